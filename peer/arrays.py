@@ -1,0 +1,90 @@
+"""Dense arrays: their types, and the flat parameter vector with its named parts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+Vector: TypeAlias = NDArray[np.float64]
+"""One axis of float64."""
+
+Matrix: TypeAlias = NDArray[np.float64]
+"""Two axes of float64."""
+
+Labels: TypeAlias = NDArray[np.int64]
+"""One axis of int64: the number of a class."""
+
+DTYPES: Final[Mapping[str, np.dtype[Any]]] = {"f8": np.dtype("<f8"), "f4": np.dtype("<f4")}
+"""Number formats on the wire, by the name that experiments and headers use."""
+
+
+@final
+@dataclass(frozen=True)
+class Layout:
+    """Names and shapes of the parts of the flat parameter vector w, in their order.
+
+    Parameters
+    ----------
+    shapes : tuple of (str, tuple of int)
+        Parts in the order in which they stand in w, each row-major.
+    """
+
+    shapes: tuple[tuple[str, tuple[int, ...]], ...]
+
+    @property
+    def size(self) -> int:
+        """Number of parameters p."""
+        return sum(math.prod(shape) for _, shape in self.shapes)
+
+    def slices(self) -> Iterator[tuple[str, tuple[int, ...], slice]]:
+        """Name, shape and place of each part."""
+        start = 0
+        for name, shape in self.shapes:
+            stop = start + math.prod(shape)
+            yield name, shape, slice(start, stop)
+            start = stop
+
+    def unflatten(self, w: Vector) -> dict[str, NDArray[np.float64]]:
+        """Parts of w by name; views where w allows it."""
+        return {name: w[place].reshape(shape) for name, shape, place in self.slices()}
+
+    def flatten(self, parts: Mapping[str, NDArray[Any]]) -> Vector:
+        """The vector w of these parts.
+
+        Raises
+        ------
+        ValueError
+            A part is missing, left over, of another shape, not numeric, or not finite.
+        """
+        extra = sorted(set(parts) - {name for name, _ in self.shapes})
+        if extra:
+            raise ValueError(f"array {extra[0]!r} belongs to no layer of the model")
+        w = np.empty(self.size)
+        for name, shape, place in self.slices():
+            if name not in parts:
+                raise ValueError(f"array {name!r} of shape {shape} is missing")
+            part = parts[name]
+            if part.shape != shape or part.dtype.kind not in "fiu":
+                raise ValueError(f"array {name!r}: expected numbers of shape {shape}, found {part.dtype} {part.shape}")
+            w[place] = part.reshape(-1)
+            if not np.isfinite(w[place]).all():
+                raise ValueError(f"array {name!r}: expected finite numbers, found nan or infinity")
+        return w
+
+
+def is_finite(array: NDArray[Any]) -> bool:
+    """Whether every entry is finite; one pass of a dot product in all but extreme cases."""
+    flat = array.reshape(-1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = np.dot(flat, flat)
+    return bool(np.isfinite(total)) or bool(np.isfinite(flat).all())
+
+
+def rounded(vector: Vector, dtype: np.dtype[Any]) -> Vector:
+    """What a receiver sees of `vector` when it is sent as `dtype`; `vector` itself for float64."""
+    return vector if dtype == vector.dtype else vector.astype(dtype).astype(np.float64)

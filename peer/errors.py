@@ -1,0 +1,102 @@
+"""Everything that can go wrong, by whose fault it is.
+
+::
+
+    PeerError
+    |- ConfigError(ValueError)       ours, before the start: key, value, what is accepted
+    |- RemoteError(sender, round)    theirs
+    |  |- WireError                  bytes that are no valid message
+    |  `- ProtocolError              a valid message that is not allowed now
+    |- NeighborsLate(TimeoutError)   round, missing, waited_s
+    `- SolveError(ArithmeticError)   nan/inf; "iterations used up" is a result, not an error
+
+`decode` raises only WireError, `receive` only ProtocolError; anything else is our bug and
+stops the peer. Policy lives in `peer.process` alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from topology import PeerId
+
+
+class PeerError(Exception):
+    """An error of this system; its text is one line for the user."""
+
+
+class ConfigError(PeerError, ValueError):
+    """A setting or input file that cannot be used.
+
+    Parameters
+    ----------
+    key : str
+        The setting ("step.alpha") or file it is about.
+    problem : str
+        What was expected and what was found.
+    """
+
+    def __init__(self, key: str, problem: str) -> None:
+        super().__init__(f"{key}: {problem}")
+        self.key = key
+        self.problem = problem
+
+
+class RemoteError(PeerError):
+    """Something another peer, or a stranger, did.
+
+    Parameters
+    ----------
+    cause : str
+        Short constant name of what is wrong ("stale", "shape"), by which it is counted.
+    problem : str
+        What was expected and what was found.
+    sender : int or None
+        Peer it came from, None where that is not known.
+    n : int or None
+        Round it is about.
+    """
+
+    def __init__(self, cause: str, problem: str, sender: PeerId | None = None, n: int | None = None) -> None:
+        where = [f"peer {sender}"] * (sender is not None) + [f"round {n}"] * (n is not None)
+        super().__init__(", ".join(where) + (": " if where else "") + problem)
+        self.cause = cause
+        self.sender = sender
+        self.n = n
+
+
+class WireError(RemoteError):
+    """Bytes that are no valid message."""
+
+
+class ProtocolError(RemoteError):
+    """A valid message that is not allowed now."""
+
+
+class DisagreementError(ProtocolError):
+    """Two peers that cannot train together: other settings, or the same id twice. Both stop."""
+
+
+class NeighborsLate(PeerError, TimeoutError):  # noqa: N818  (the name is part of the interface)
+    """Neighbors that did not come within `patience_s`.
+
+    Parameters
+    ----------
+    n : int
+        Round that waits.
+    missing : sequence of int
+        Peers it waits for.
+    waited_s : float
+        Seconds waited.
+    """
+
+    def __init__(self, n: int, missing: Sequence[PeerId], waited_s: float) -> None:
+        peers = ("peer " if len(missing) == 1 else "peers ") + ", ".join(map(str, missing))
+        super().__init__(f"round {n}: {peers} did not come within {waited_s:.1f} s")
+        self.n = n
+        self.missing = tuple(missing)
+        self.waited_s = waited_s
+
+
+class SolveError(PeerError, ArithmeticError):
+    """The numbers broke down: nan or infinity where a finite number has to be."""

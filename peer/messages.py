@@ -1,0 +1,102 @@
+"""What peers say to each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, final
+
+from peer.arrays import Vector
+from topology import PeerId
+
+PROTOCOL: int = 1
+"""Version of the messages and of their wire format; peers of different versions do not talk."""
+
+Part: TypeAlias = Literal["y", "z"]
+"""The two tensors of a share."""
+
+
+@final
+@dataclass(frozen=True)
+class Hello:
+    """Who I am, with which settings, what I know of the others, and what I have of yours.
+
+    Parameters
+    ----------
+    sender : int
+        The peer that speaks.
+    instance : str
+        Drawn anew by every process, so that two peers with one id are told apart.
+    purpose : str
+        "ask" opens a connection and asks for an answer; "answer" gives it, and asks for the
+        shares that got lost with an older connection; "news" spreads what was learned.
+    n : int
+        Round of the sender; it needs no share of an older one.
+    held : tuple of (int, str)
+        Rounds and parts of the receiver's shares that the sender has already.
+    settings : mapping
+        Every setting that all peers must share, as text. Empty in news.
+    n_samples : mapping
+        Number of samples of every peer that the sender knows of, itself included.
+    n_classes : int
+        Largest label known, plus one; 0 where there are no labels.
+    """
+
+    sender: PeerId
+    instance: str
+    purpose: Literal["ask", "answer", "news"]
+    n: int
+    held: tuple[tuple[int, Part], ...]
+    settings: Mapping[str, str]
+    n_samples: Mapping[PeerId, int]
+    n_classes: int
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Share:
+    """(z_i, y_i) of a round: what a neighbor mixes in (7) and (8). One a neighbor and round.
+
+    y is known before the surrogate is solved. A large one goes ahead, and the share comes in
+    two pieces, one with y and one with z; a small one waits for z and comes as one piece.
+
+    Parameters
+    ----------
+    sender : int
+        Agent i.
+    n : int
+        Round.
+    floor : int
+        The sender never asks again for shares of rounds below this one.
+    objective : float
+        Tracker of the mean of g_i(w_i), mixed as y is.
+    y, z : Vector or None
+        (p,), or None where the piece does not carry it.
+    """
+
+    sender: PeerId
+    n: int
+    floor: int
+    objective: float
+    y: Vector | None
+    z: Vector | None
+
+
+@final
+@dataclass(frozen=True)
+class Bye:
+    """The sender needs nothing more.
+
+    Parameters
+    ----------
+    sender : int
+        The peer that leaves.
+    reason : str
+        Empty when its run is complete; else why it gave up, for good.
+    """
+
+    sender: PeerId
+    reason: str
+
+
+Message: TypeAlias = Hello | Share | Bye

@@ -1,0 +1,1 @@
+"""The workshop: maps, losses, regularizers, surrogates of the training problem, and their solvers."""

@@ -1,0 +1,190 @@
+"""Strongly convex stand-ins for the training problem around the current point: (5), (11), (12).
+
+A surrogate makes a `Subproblem`, the smooth part h of what (5) minimizes,
+
+    h(w) = g~_i(w; w_i) + pi_i'(w - w_i),
+
+and `peer.optim.solvers` minimizes h + r.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias, final
+
+import numpy as np
+
+from peer.arrays import Matrix, Vector
+from peer.optim.losses import Loss
+from peer.optim.models import Model
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class FirstOrder:
+    """h(w) = slope'(w - center) + tau/2 ||w - center||^2.
+
+    Parameters
+    ----------
+    center : Vector
+        w_i, (p,).
+    slope : Vector
+        Gradient of h at the center, grad g_i(w_i) + pi_i = I y_i, (p,).
+    tau : float
+        Strong convexity, > 0.
+    scale : float
+        Largest entry of the vectors that cancel at a solution, for relative residuals.
+    """
+
+    center: Vector
+    slope: Vector
+    tau: float
+    scale: float
+
+    def gradient(self, w: Vector) -> Vector:
+        """Derivative of h, (p,)."""
+        return self.slope + self.tau * (w - self.center)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Linearized:
+    """h(w) = weight sum_m l(y_m, f_m + J_m (w - center)) + pi'(w - center) + tau/2 ||w - center||^2.
+
+    Parameters
+    ----------
+    center : Vector
+        w_i, (p,).
+    outputs : Matrix
+        f_m at the center, (m, q).
+    jacobian : Matrix
+        J at the center, (m*q, p).
+    loss : Loss
+        l with the targets of the m samples.
+    weight : float
+        kappa * s.
+    pi : Vector
+        What the others want, (4), (p,).
+    tau : float
+        Strong convexity, > 0.
+    scale : float
+        Largest entry of the vectors that cancel at a solution, for relative residuals.
+    """
+
+    center: Vector
+    outputs: Matrix
+    jacobian: Matrix
+    loss: Loss
+    weight: float
+    pi: Vector
+    tau: float
+    scale: float
+
+    def value(self, w: Vector) -> float:
+        """h(w)."""
+        d = w - self.center
+        loss = self.weight * self.loss.value(self.outputs_at(w))
+        return loss + float(np.dot(self.pi, d)) + 0.5 * self.tau * float(np.dot(d, d))
+
+    def gradient(self, w: Vector) -> Vector:
+        """Derivative of h, (p,)."""
+        slope = self.loss.gradient(self.outputs_at(w)).reshape(-1)
+        return np.asarray(self.weight * (self.jacobian.T @ slope) + self.pi + self.tau * (w - self.center))
+
+    def outputs_at(self, w: Vector) -> Matrix:
+        """Linearized outputs f + J (w - center), (m, q)."""
+        return np.asarray(self.outputs + (self.jacobian @ (w - self.center)).reshape(self.outputs.shape))
+
+    def curvature_root(self, w: Vector) -> Matrix:
+        """R, (m*q, p), with R'R + tau Id = second derivative of h at w."""
+        root = np.sqrt(self.weight)
+        if self.loss.quadratic:
+            return root * self.jacobian
+        m, q = self.outputs.shape
+        blocks = self.loss.curvature_root(self.outputs_at(w))
+        tangents = self.jacobian.reshape(m, q, -1)
+        return (root * (blocks.transpose(0, 2, 1) @ tangents)).reshape(self.jacobian.shape)
+
+
+Subproblem: TypeAlias = FirstOrder | Linearized
+
+
+class Surrogate(Protocol):
+    """Makes the subproblem of (5) around a point."""
+
+    @property
+    def kappa(self) -> float:
+        """Multiple of the agent's own curvature that is used; (4) is pi = I y - kappa grad g."""
+
+    @property
+    def tau(self) -> float:
+        """Strong convexity, > 0."""
+
+    def around(self, w: Vector, gradient: Vector, pi: Vector, data: Data) -> Subproblem:
+        """The subproblem at w, (p,), with grad g_i(w), (p,), and pi_i, (p,)."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Data:
+    """What g_i is made of: s * sum of l(y_m, f(w; x_m)).
+
+    Parameters
+    ----------
+    model : Model
+        f.
+    inputs : Matrix
+        x, (m, d).
+    loss : Loss
+        l with the targets y inside.
+    weight : float
+        s of (2).
+    """
+
+    model: Model
+    inputs: Matrix
+    loss: Loss
+    weight: float
+
+
+@final
+@dataclass(frozen=True)
+class Full:
+    """(12): g_i by its gradient alone. The curvature cancels, so that kappa does not matter here."""
+
+    tau: float
+
+    @property
+    def kappa(self) -> float:
+        """1, as in the paper."""
+        return 1.0
+
+    def around(self, w: Vector, gradient: Vector, pi: Vector, data: Data) -> FirstOrder:
+        """The subproblem at w."""
+        return FirstOrder(w, gradient + pi, self.tau, scale=_largest(gradient, pi))
+
+
+@final
+@dataclass(frozen=True)
+class Partial:
+    """(11): the network is linearized, the loss is kept; `kappa` = I for curvature "network"."""
+
+    tau: float
+    kappa: float = 1.0
+
+    def around(self, w: Vector, gradient: Vector, pi: Vector, data: Data) -> Linearized:
+        """The subproblem at w."""
+        return Linearized(
+            center=w,
+            outputs=data.model.forward(w, data.inputs),
+            jacobian=data.model.jacobian(w, data.inputs).reshape(-1, w.size),
+            loss=data.loss,
+            weight=self.kappa * data.weight,
+            pi=pi,
+            tau=self.tau,
+            scale=_largest(self.kappa * gradient, pi),
+        )
+
+
+def _largest(*vectors: Vector) -> float:
+    return max(float(np.max(np.abs(vector), initial=0.0)) for vector in vectors)

@@ -1,0 +1,65 @@
+"""g_i: a shard of data, seen through a model and a loss, with a regularizer and a surrogate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+
+from peer.arrays import Vector
+from peer.optim.regularizers import Regularizer
+from peer.optim.solvers import Solution, solve
+from peer.optim.surrogates import Data, Surrogate
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """The part of (1) that agent i can see.
+
+    Parameters
+    ----------
+    data : Data
+        Model, inputs, loss with targets, and s of (2).
+    regularizer : Regularizer
+        r.
+    surrogate : Surrogate
+        What stands in for g_i in (5).
+    tolerance : float
+        Relative residual of the inner solver.
+    """
+
+    data: Data
+    regularizer: Regularizer
+    surrogate: Surrogate
+    tolerance: float
+
+    @property
+    def kappa(self) -> float:
+        """Multiple of the agent's own curvature in the surrogate; 1, or I for curvature "network"."""
+        return self.surrogate.kappa
+
+    def value(self, w: Vector) -> float:
+        """g_i(w)."""
+        return self.data.weight * self.data.loss.value(self.data.model.forward(w, self.data.inputs))
+
+    def gradient(self, w: Vector) -> Vector:
+        """Grad g_i(w), (p,)."""
+        data = self.data
+        slope = data.loss.gradient(data.model.forward(w, data.inputs))
+        return data.weight * data.model.vjp(w, data.inputs, slope)
+
+    def best_response(self, w: Vector, gradient: Vector, pi: Vector) -> Solution:
+        """Minimizer w~ of (5) at w, (p,), with grad g_i(w), (p,), and pi_i, (p,).
+
+        Raises
+        ------
+        SolveError
+            nan or infinity came in or out.
+        """
+        return solve(self.surrogate.around(w, gradient, pi, self.data), self.regularizer, self.tolerance)
+
+    def stationarity(self, w: Vector, gradient: Vector) -> float:
+        """||w - prox_r(w - gradient)||_inf, where `gradient` is (an estimate of) grad G(w)."""
+        return float(np.max(np.abs(w - self.regularizer.prox(w - gradient, 1.0)), initial=0.0))
