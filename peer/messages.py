@@ -27,6 +27,8 @@ class Hello:
         The peer that speaks.
     instance : str
         Drawn anew by every process, so that two peers with one id are told apart.
+    incarnation : int
+        How often the sender was resumed from a checkpoint.
     purpose : str
         "ask" opens a connection and asks for an answer; "answer" gives it, and asks for the
         shares that got lost with an older connection; "news" spreads what was learned.
@@ -44,6 +46,7 @@ class Hello:
 
     sender: PeerId
     instance: str
+    incarnation: int
     purpose: Literal["ask", "answer", "news"]
     n: int
     held: tuple[tuple[int, Part], ...]

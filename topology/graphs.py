@@ -42,14 +42,16 @@ class Graph:
     Raises
     ------
     TopologyError
-        An edge names an agent that does not exist, joins an agent to itself, or is not
-        written with the smaller end first.
+        There is no agent; or an edge names an agent that does not exist, joins an agent to
+        itself, or is not written with the smaller end first.
     """
 
     n_agents: int
     edges: frozenset[Edge]
 
     def __post_init__(self) -> None:
+        if self.n_agents < 1:
+            raise TopologyError(f"a graph of {self.n_agents} agents: expected at least 1")
         for i, j in self.edges:
             if not 0 <= i < j < self.n_agents:
                 raise TopologyError(f"edge ({i}, {j}): expected 0 <= i < j < {self.n_agents}")
@@ -81,6 +83,10 @@ class Graph:
 
         return sorted(sorted(component) for component in nx.connected_components(self.networkx()))
 
+    def is_connected(self) -> bool:
+        """Whether every agent can reach every other one."""
+        return len(self.components()) == 1
+
     def networkx(self) -> nx.Graph[int]:
         """The same graph as a networkx object."""
         import networkx as nx
@@ -91,9 +97,22 @@ class Graph:
         return graph
 
 
-def unit_hash(text: str) -> float:
-    """Number in [0, 1) that only depends on `text`: blake2b(text) / 2^64, the same on every machine."""
-    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big") / 2.0**64
+def hash64(text: str) -> int:
+    """Integer in [0, 2^64) that only depends on `text`, the same on every machine and version.
+
+    The 8-byte BLAKE2b digest (digest_size = 8, not a longer one cut off) of the UTF-8 text, read
+    with the most significant byte first. Docstrings write blake2b(text) for it.
+    """
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big")
+
+
+def happens(text: str, probability: float) -> bool:
+    """Whether blake2b(text) / 2^64 < probability: True for `probability` of all texts.
+
+    Exact: scaling by a power of two does not round and Python compares int with float exactly,
+    whereas the quotient as a float could round up to 1 and so miss even with probability 1.
+    """
+    return hash64(text) < probability * 2.0**64
 
 
 def ring(n_agents: int) -> Graph:
@@ -136,13 +155,16 @@ def exponential(n_agents: int) -> Graph:
 def erdos_renyi(n_agents: int, probability: float, seed: int) -> Graph:
     """Erdos-Renyi graph: each pair linked with `probability`; the first connected one of 100 draws.
 
-    Edge {i, j} of draw k is kept iff blake2b(f"{seed}:{k}:{i}:{j}") / 2^64 < probability. Where
-    no draw is connected the first one is returned, and the check of the schedule refuses it.
+    Edge {i, j}, i < j, of draw k is kept iff blake2b(f"{seed}:erdos-renyi:{k}:{i}:{j}") / 2^64 <
+    probability. The name in the text keeps the draws apart from those of a schedule of the same
+    seed: with the text of `RandomLinks`, all links of draw k would be up together in round k.
+    Where no draw is connected the first one is returned, and the check of the schedule refuses it.
     """
 
     def draw(attempt: int) -> Graph:
+        text = f"{seed}:erdos-renyi:{attempt}"
         pairs = combinations(range(n_agents), 2)
-        return Graph.of(n_agents, ((i, j) for i, j in pairs if unit_hash(f"{seed}:{attempt}:{i}:{j}") < probability))
+        return Graph.of(n_agents, ((i, j) for i, j in pairs if happens(f"{text}:{i}:{j}", probability)))
 
     return _first_connected(draw)
 
@@ -150,12 +172,13 @@ def erdos_renyi(n_agents: int, probability: float, seed: int) -> Graph:
 def geometric(n_agents: int, radius: float, seed: int) -> Graph:
     """Random geometric graph: points in the unit square, linked when nearer than `radius`.
 
-    Point i of draw k has the coordinates blake2b(f"{seed}:{k}:x:{i}") / 2^64, and y likewise;
-    the first connected one of 100 draws, as in `erdos_renyi`.
+    Point i of draw k has the coordinates blake2b(f"{seed}:geometric:{k}:x:{i}") / 2^64, and y
+    likewise; the first connected one of 100 draws, as in `erdos_renyi`.
     """
 
     def draw(attempt: int) -> Graph:
-        points = [tuple(unit_hash(f"{seed}:{attempt}:{axis}:{i}") for axis in "xy") for i in range(n_agents)]
+        text = f"{seed}:geometric:{attempt}"
+        points = [tuple(hash64(f"{text}:{axis}:{i}") / 2.0**64 for axis in "xy") for i in range(n_agents)]
         pairs = combinations(range(n_agents), 2)
         return Graph.of(n_agents, ((i, j) for i, j in pairs if math.dist(points[i], points[j]) < radius))
 
@@ -181,8 +204,10 @@ def family(name: str, n_agents: int, *, probability: float, radius: float, seed:
     Raises
     ------
     TopologyError
-        No such family.
+        No such family, or no agent.
     """
+    if n_agents < 1:
+        raise TopologyError(f"a graph of {n_agents} agents: expected at least 1")
     families: dict[str, Callable[[], Graph]] = {
         "ring": lambda: ring(n_agents),
         "grid": lambda: grid(n_agents),
@@ -209,7 +234,7 @@ def _first_connected(draw: Callable[[int], Graph]) -> Graph:
     first = draw(0)
     graph = first
     for attempt in range(1, ATTEMPTS):
-        if len(graph.components()) == 1:
+        if graph.is_connected():
             return graph
         graph = draw(attempt)
-    return first
+    return graph if graph.is_connected() else first

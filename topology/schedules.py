@@ -7,14 +7,14 @@ and it draws no random numbers, so it is the same on every machine and version.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 from typing import Final, Protocol, final
 
-from topology.graphs import Edge, Graph, PeerId, TopologyError, unit_hash
+from topology.graphs import FAMILIES, Edge, Graph, PeerId, TopologyError, family, happens, hash64
 
 SCHEDULES: Final = ("static", "random-links", "matchings", "one-peer-exponential", "file")
 """Names that experiments use for the schedules below."""
@@ -89,7 +89,8 @@ class RandomLinks:
 class Matchings:
     """In every round a maximal matching of a base graph: nobody has more than one neighbor.
 
-    The links are taken greedily in the order of blake2b(f"{seed}:{n}:{i}:{j}"), i < j.
+    The links {i, j}, i < j, are taken greedily in the order of blake2b(f"{seed}:{n}:{i}:{j}"),
+    and of (i, j) should two of these be equal.
     """
 
     base: Graph
@@ -138,10 +139,23 @@ class OnePeerExponential:
 @final
 @dataclass(frozen=True)
 class Replay:
-    """Given graphs in their order, repeated from the start when the run is longer."""
+    """Given graphs in their order, repeated from the start when the run is longer.
+
+    Raises
+    ------
+    TopologyError
+        There is no graph, or one of them is of another number of agents.
+    """
 
     n_agents: int
     graphs: tuple[Graph, ...]
+
+    def __post_init__(self) -> None:
+        if not self.graphs:
+            raise TopologyError("a replay of no graphs: expected at least one")
+        for n, graph in enumerate(self.graphs):
+            if graph.n_agents != self.n_agents:
+                raise TopologyError(f"round {n}: expected a graph of {self.n_agents} agents, found {graph.n_agents}")
 
     @property
     def period(self) -> int:
@@ -155,13 +169,14 @@ class Replay:
 
 @lru_cache(maxsize=512)
 def _random_links(schedule: RandomLinks, n: int) -> Graph:
-    kept = ((i, j) for i, j in schedule.base.edges if unit_hash(f"{schedule.seed}:{n}:{i}:{j}") < schedule.probability)
+    text = f"{schedule.seed}:{n}"
+    kept = ((i, j) for i, j in schedule.base.edges if happens(f"{text}:{i}:{j}", schedule.probability))
     return Graph(schedule.n_agents, frozenset(kept))
 
 
 @lru_cache(maxsize=512)
 def _matching(schedule: Matchings, n: int) -> Graph:
-    ordered = sorted((unit_hash(f"{schedule.seed}:{n}:{i}:{j}"), (i, j)) for i, j in schedule.base.edges)
+    ordered = sorted((hash64(f"{schedule.seed}:{n}:{i}:{j}"), (i, j)) for i, j in schedule.base.edges)
     taken: set[PeerId] = set()
     kept: list[Edge] = []
     for _, edge in ordered:
@@ -169,6 +184,69 @@ def _matching(schedule: Matchings, n: int) -> Graph:
             taken.update(edge)
             kept.append(edge)
     return Graph(schedule.n_agents, frozenset(kept))
+
+
+def make(
+    name: str,
+    graph: str,
+    n_agents: int,
+    *,
+    probability: float,
+    radius: float,
+    link_probability: float,
+    path: Path | None,
+    seed: int,
+) -> Schedule:
+    """Schedule that plain settings describe.
+
+    Parameters
+    ----------
+    name : str
+        static, random-links, matchings, one-peer-exponential or file.
+    graph : str
+        Family of the base graph, as in `graphs.family`; one-peer-exponential and file have none.
+    n_agents : int
+        Number of agents I.
+    probability : float
+        Of a link of an Erdos-Renyi graph, in [0, 1].
+    radius : float
+        Of neighborhood in a geometric graph, positive; side lengths of the unit square.
+    link_probability : float
+        Of a link to be up in a round of random-links, in [0, 1].
+    path : Path or None
+        The schedule file of `file`.
+    seed : int
+        Root of the random families and schedules.
+
+    Raises
+    ------
+    TopologyError
+        A name is not known, a number is out of its range (used or not: it is a mistake), or the
+        schedule file is missing or malformed.
+    """
+    if name not in SCHEDULES:
+        raise TopologyError(f"schedule {name!r}: expected one of {', '.join(SCHEDULES)}")
+    if graph not in FAMILIES:
+        raise TopologyError(f"graph {graph!r}: expected one of {', '.join(FAMILIES)}")
+    if n_agents < 1:
+        raise TopologyError(f"peers {n_agents}: expected at least 1")
+    for key, value in (("probability", probability), ("link probability", link_probability)):
+        if not 0.0 <= value <= 1.0:  # written so that nan is refused too
+            raise TopologyError(f"{key} {value}: expected a number in [0, 1]")
+    if not radius > 0.0:
+        raise TopologyError(f"radius {radius}: expected a positive number")
+    if name == "one-peer-exponential":
+        return OnePeerExponential(n_agents)
+    if name == "file":
+        if path is None:
+            raise TopologyError("schedule 'file': expected the path of a schedule file, found none")
+        return load(path, n_agents)
+    base = family(graph, n_agents, probability=probability, radius=radius, seed=seed)
+    if name == "random-links":
+        return RandomLinks(base, link_probability, seed)
+    if name == "matchings":
+        return Matchings(base, seed)
+    return Static(base)
 
 
 def rounds_to_show(schedule: Schedule, n_rounds: int) -> range:
@@ -189,7 +267,8 @@ def connectivity_window(schedule: Schedule, n_rounds: int) -> int:
     ----------
     schedule : Schedule
     n_rounds : int
-        Length of the run; a periodic schedule is looked at as if it ran for ever.
+        Length of the run. A schedule whose period fits into it is looked at as if it ran for
+        ever; of any other one only these rounds count, and only the windows that lie in them.
 
     Returns
     -------
@@ -203,10 +282,9 @@ def connectivity_window(schedule: Schedule, n_rounds: int) -> int:
     """
     whole = union(schedule, n_rounds).components()
     if len(whole) > 1:
-        named = ", ".join("{" + ", ".join(map(str, component)) + "}" for component in whole[:8])
-        more = f" and {len(whole) - 8} more" if len(whole) > 8 else ""
-        raise TopologyError(f"the union of all rounds falls apart into {len(whole)} components: {named}{more}")
-    if schedule.period is not None:
+        named = _few(["{" + _few(list(map(str, component)), 12) + "}" for component in whole], 8)
+        raise TopologyError(f"the union of all rounds falls apart into {len(whole)} components: {named}")
+    if schedule.period is not None and schedule.period <= n_rounds:
         starts, end = schedule.period, 2 * schedule.period
     else:
         starts, end = n_rounds, n_rounds
@@ -217,6 +295,10 @@ def connectivity_window(schedule: Schedule, n_rounds: int) -> int:
             return max(window, end - start + 1)
         window = max(window, length)
     return window
+
+
+def _few(names: list[str], limit: int) -> str:
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
 def _rounds_until_connected(schedule: Schedule, start: int, end: int) -> int | None:
@@ -235,9 +317,18 @@ def _rounds_until_connected(schedule: Schedule, start: int, end: int) -> int | N
 
 
 def save(schedule: Schedule, n_rounds: int, path: Path) -> None:
-    """Write the schedule as JSON lines `{"n": 0, "edges": [[0, 1], [2, 5]]}`; one period if it has one."""
-    with path.open("w", encoding="utf-8") as file:
-        file.writelines(line + "\n" for line in lines(schedule, n_rounds))
+    """Write the schedule as JSON lines `{"n": 0, "edges": [[0, 1], [2, 5]]}`; one period if it has one.
+
+    Raises
+    ------
+    TopologyError
+        The file cannot be written.
+    """
+    try:
+        with path.open("w", encoding="utf-8", newline="\n") as file:
+            file.writelines(line + "\n" for line in lines(schedule, n_rounds))
+    except OSError as error:
+        raise TopologyError(f"{path}: cannot write the schedule: {error.strerror}") from error
 
 
 def lines(schedule: Schedule, n_rounds: int) -> Iterator[str]:
@@ -263,24 +354,33 @@ def load(path: Path, n_agents: int) -> Replay:
     """
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise TopologyError(f"{path}: expected a schedule file, found {error}") from error
+    except OSError as error:
+        raise TopologyError(f"{path}: cannot read the schedule: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        number = error.object.count(b"\n", 0, error.start) + 1
+        raise TopologyError(f"{path}, line {number}: expected JSON in UTF-8, found {error.reason}") from error
+    except ValueError as error:  # a path that no system call takes
+        raise TopologyError(f"{str(path)!r}: cannot read the schedule: {error}") from error
     graphs: list[Graph] = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    silent = Graph(n_agents, frozenset())
+    # not splitlines(): that also splits where no editor and no other JSON lines reader does
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
-            n, graph = _round_of(json.loads(line), n_agents)
+            n, graph = _round_of(_parsed(line), n_agents)
             if n < len(graphs):
                 raise TopologyError(f"n = {n} after n = {len(graphs) - 1}: expected ascending rounds")
             if n - len(graphs) > MAX_GAP:
-                raise TopologyError(f"n = {n} after n = {len(graphs) - 1}: more than {MAX_GAP} rounds without links")
-        except (ValueError, TypeError, KeyError) as error:
+                raise TopologyError(f"n = {_shown(n)} leaves more than {MAX_GAP} rounds before it without links")
+        except TopologyError as error:
             raise TopologyError(f"{path}, line {number}: {error}") from error
-        graphs.extend(Graph(n_agents, frozenset()) for _ in range(n - len(graphs)))
+        except RecursionError as error:  # brackets in brackets in brackets
+            raise TopologyError(f"{path}, line {number}: expected a round, found JSON nested too deeply") from error
+        graphs.extend([silent] * (n - len(graphs)))
         graphs.append(graph)
     if not graphs:
-        raise TopologyError(f"{path}: expected at least one round, found none")
+        raise TopologyError(f"{path}, line 1: expected at least one round, found none")
     return Replay(n_agents, tuple(graphs))
 
 
@@ -288,19 +388,42 @@ MAX_GAP: Final = 100_000
 """Rounds without links that one line of a file may imply: beyond it the number is a mistake."""
 
 
+def _parsed(line: str) -> object:
+    try:
+        return json.loads(line, object_pairs_hook=_without_repetitions)
+    except json.JSONDecodeError as error:
+        raise TopologyError(f"column {error.colno}: expected JSON, found: {error.msg}") from error
+    except TopologyError:  # of _without_repetitions; it is a ValueError too
+        raise
+    except ValueError as error:  # a whole number of more digits than Python reads
+        raise TopologyError(f"expected a round, found JSON that cannot be read: {error}") from error
+
+
+def _without_repetitions(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) < len(pairs):  # json would silently take the last
+        raise TopologyError(f"expected every key once, found {_shown([key for key, _ in pairs])}")
+    return found
+
+
 def _round_of(found: object, n_agents: int) -> tuple[int, Graph]:
     if not isinstance(found, dict) or set(found) != {"n", "edges"}:
-        raise TopologyError(f'expected an object with the keys "n" and "edges", found {json.dumps(found)[:80]}')
+        raise TopologyError(f'expected an object with the keys "n" and "edges", found {_shown(found)}')
     n, edges = found["n"], found["edges"]
     if not isinstance(n, int) or isinstance(n, bool) or n < 0:
-        raise TopologyError(f'"n": expected a round number, found {json.dumps(n)[:80]}')
+        raise TopologyError(f'"n": expected a round number, found {_shown(n)}')
     if not isinstance(edges, list) or not all(_is_pair(edge) for edge in edges):
-        raise TopologyError(f'"edges": expected a list of pairs [i, j], found {json.dumps(edges)[:80]}')
+        raise TopologyError(f'"edges": expected a list of pairs [i, j], found {_shown(edges)}')
     for i, j in edges:
         if i == j or not (0 <= i < n_agents and 0 <= j < n_agents):
-            raise TopologyError(f"edge [{i}, {j}]: expected two different peers in 0..{n_agents - 1}")
+            raise TopologyError(f"edge {_shown([i, j])}: expected two different peers in 0..{n_agents - 1}")
     return n, Graph.of(n_agents, ((i, j) for i, j in edges))
 
 
+def _shown(found: object) -> str:
+    text = json.dumps(found)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
 def _is_pair(edge: object) -> bool:
-    return isinstance(edge, Sequence) and len(edge) == 2 and all(type(end) is int for end in edge)
+    return isinstance(edge, list) and len(edge) == 2 and all(type(end) is int for end in edge)

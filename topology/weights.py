@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
 from topology.graphs import Graph, PeerId
-from topology.schedules import Schedule, connectivity_window, rounds_to_show
+from topology.schedules import Schedule, connectivity_window
 
 
 def metropolis(graph: Graph, i: PeerId) -> Mapping[PeerId, float]:
@@ -22,7 +23,8 @@ def metropolis(graph: Graph, i: PeerId) -> Mapping[PeerId, float]:
     """
     neighbors = graph.neighbors(i)
     weights = {j: 1.0 / (1.0 + max(len(neighbors), graph.degree(j))) for j in neighbors}
-    weights[i] = 1.0 - sum(weights.values())
+    # fsum is the exact sum, rounded once: the builtin sum rounds differently before and after Python 3.12
+    weights[i] = 1.0 - math.fsum(weights.values())
     return dict(sorted(weights.items()))
 
 
@@ -38,9 +40,10 @@ def mixing_matrix(graph: Graph) -> NDArray[np.float64]:
 def mixing_rate(schedule: Schedule, n_rounds: int) -> float:
     """Factor by which consensus alone is sure to shrink the disagreement in a round, on average.
 
-    The largest ||C[n+B-1] ... C[n] - 11'/I||_2^(1/B) over consecutive windows of the run, B the
-    connectivity window; for a static graph the second largest modulus of an eigenvalue of C.
-    0 is agreement at once, 1 is never.
+    The largest ||C[n+B-1] ... C[n] - 11'/I||_2^(1/B) over the windows n = 0, B, 2B, ... that the
+    run consists of, B the connectivity window; for a static graph the second largest modulus of an
+    eigenvalue of C. 0 is agreement at once, 1 is never. As in `connectivity_window`, a schedule
+    whose period fits into n_rounds is looked at as if it ran for ever.
 
     Raises
     ------
@@ -49,9 +52,13 @@ def mixing_rate(schedule: Schedule, n_rounds: int) -> float:
     """
     window = connectivity_window(schedule, n_rounds)
     mean = np.full((schedule.n_agents, schedule.n_agents), 1.0 / schedule.n_agents)
-    last = len(rounds_to_show(schedule, n_rounds))
+    period = schedule.period
+    if period is not None and period <= n_rounds:  # 0, B, 2B, ... meets every multiple of the common divisor
+        starts = range(0, period, math.gcd(period, window))
+    else:
+        starts = range(0, n_rounds - window + 1, window)
     worst = 0.0
-    for start in range(0, max(1, last - window + 1), window):
+    for start in starts:
         product = np.eye(schedule.n_agents)
         for n in range(start, start + window):
             product = mixing_matrix(schedule.graph(n)) @ product

@@ -17,11 +17,11 @@ from peer.optim.surrogates import FirstOrder, Linearized, Subproblem
 MAX_ITERATIONS: Final = 500
 """Of Newton on the face; a few tens are needed, the rest is for problems of extreme condition."""
 
-HALVINGS: Final = 30
-"""Of a Newton step before it is given up: 2^-30 of a step moves nothing that matters."""
+HALVINGS: Final = 40
+"""Of the interval in which a step ends: one that is still shorter, 2^-40, moves nothing that matters."""
 
-DECREASE: Final = 1e-4
-"""Share of the strong convexity that a step's decrease has to show (Nocedal & Wright, ch. 3)."""
+PRECISION: Final = 1e-3
+"""Relative, of the length of a step: far better than the model that it comes from."""
 
 
 @final
@@ -35,7 +35,8 @@ class Solution:
         w~, (p,).
     residual : float
         ||w - prox_r(w - grad h(w))||_inf relative to the largest entry of the vectors that
-        cancel there: kappa grad g_i, pi_i and the regularizer's weight.
+        cancel there: kappa grad g_i, pi_i and the regularizer's gradient or weight. Where all
+        of them are below rounding at 1, so is the problem, and it is relative to that.
     iterations : int
         Linear systems solved, or 1 for a proximal step.
     method : str
@@ -85,7 +86,8 @@ def residual(subproblem: Subproblem, regularizer: Regularizer, w: Vector) -> flo
 
 
 def _residual(subproblem: Subproblem, regularizer: Regularizer, w: Vector, gradient: Vector) -> float:
-    scale = max(subproblem.scale, regularizer.scale, np.finfo(np.float64).tiny)
+    penalty = float(np.max(np.abs(regularizer.gradient(w)), initial=0.0))
+    scale = max(subproblem.scale, regularizer.scale, penalty, np.finfo(np.float64).eps)
     return float(np.max(np.abs(w - regularizer.prox(w - gradient, 1.0)), initial=0.0)) / scale
 
 
@@ -155,41 +157,69 @@ def damped_system(root: Matrix, damping: Vector) -> Callable[[Vector], Vector]:
 def proximal_newton(subproblem: Linearized, regularizer: Regularizer, tolerance: float) -> Solution:
     """Minimizer of h + r by steps to the minimizer of the second-order model of h, plus r.
 
-    A step is taken whole where it halves the residual, else shortened until the objective
-    decreases. Since h is strongly convex the residual bounds the distance to the minimizer, and
-    either rule converges: to the minimizer, from everywhere, quadratically at the end; for a
-    squared loss the model is exact and one step is enough. Departs from the source (J. Lee,
-    Y. Sun, M. Saunders, "Proximal Newton-type methods", SIAM J. Optim. 2014) in the first rule,
-    which goes on where differences of objectives are lost to rounding.
+    A step is taken whole where it halves the lowest residual so far, which can happen only
+    finitely often; else it ends at the minimizer on its line, so that the objective decreases.
+    Since h is strongly convex this converges: to the minimizer, from everywhere, quadratically at
+    the end; for a squared loss the model is exact and one step is enough. Departs from the source
+    (J. Lee, Y. Sun, M. Saunders, "Proximal Newton-type methods", SIAM J. Optim. 2014):
+
+    1. The first rule, which goes on where differences of objectives are lost to rounding.
+    2. The search is nearly exact, which costs little as outputs are linear on a line. Where a loss
+       is saturated its curvature is no guide, and steps are too long by orders of magnitude.
     """
     w, iterations = subproblem.center, 0
     gradient = subproblem.gradient(w)
-    error = _residual(subproblem, regularizer, w, gradient)
+    error = lowest = _residual(subproblem, regularizer, w, gradient)
     while error > tolerance and iterations < MAX_ITERATIONS:
         model = SecondOrder(w, gradient, subproblem.curvature_root(w), subproblem.tau)
-        target, systems = model_minimizer(model, regularizer)
+        w_next, systems = model_minimizer(model, regularizer)
         iterations += systems
-        w_next = _search(subproblem, regularizer, w, target, error)
         gradient = subproblem.gradient(w_next)
         error_next = _residual(subproblem, regularizer, w_next, gradient)
-        if not error_next < error and not _decreases(subproblem, regularizer, w, w_next):
+        if error_next > 0.5 * lowest:
+            w_next = _on_line(subproblem, regularizer, w, w_next)
+            gradient = subproblem.gradient(w_next)
+            error_next = _residual(subproblem, regularizer, w_next, gradient)
+        if not error_next < lowest and not _decreases(subproblem, regularizer, w, w_next):
             break  # neither measure improves any more: rounding
-        w, error = w_next, error_next
+        w, error, lowest = w_next, error_next, min(error_next, lowest)
     return Solution(w, error, iterations, "proximal-newton")
 
 
-def _search(subproblem: Linearized, regularizer: Regularizer, w: Vector, target: Vector, error: float) -> Vector:
-    if residual(subproblem, regularizer, target) <= 0.5 * error:
-        return target
-    before = _objective(subproblem, regularizer, w)
-    direction, length = target - w, 1.0
-    share = 0.5 * DECREASE * subproblem.tau * float(np.dot(direction, direction))
+def _on_line(subproblem: Linearized, regularizer: Regularizer, w: Vector, target: Vector) -> Vector:
+    direction = target - w
+    smooth = subproblem.slope_along(w, direction)
+
+    def slope(t: float) -> float:
+        return smooth(t) + float(np.dot(regularizer.gradient(w + t * direction), direction))
+
+    length = descent(slope)
+    return target if length == 1.0 else w + length * direction
+
+
+def descent(slope: Callable[[float], float]) -> float:
+    """How far to go on a line down a convex function with this derivative: to its minimum, or 1.
+
+    Parameters
+    ----------
+    slope : callable
+        t -> derivative, or a subgradient where there is a kink.
+
+    Returns
+    -------
+    float
+        In [0, 1]; at most `PRECISION` short of the minimizer, never beyond, so that the function
+        has decreased. 0 where it does not descend at all: that is rounding.
+    """
+    if slope(1.0) <= 0.0:
+        return 1.0
+    below, above = 0.0, 1.0
     for _ in range(HALVINGS):
-        point = w + length * direction
-        if _objective(subproblem, regularizer, point) < before - length * share:
-            return point
-        length *= 0.5
-    return w
+        if above - below <= PRECISION * above:
+            break
+        middle = 0.5 * (below + above)
+        below, above = (middle, above) if slope(middle) <= 0.0 else (below, middle)
+    return below
 
 
 @final
@@ -217,6 +247,18 @@ class SecondOrder:
         v = self.center - (self.slope + self.root.T @ u) / self.tau
         return regularizer.prox(v, 1.0 / self.tau)
 
+    def dual_slope_along(self, regularizer: Regularizer, u: Vector, direction: Vector) -> Callable[[float], float]:
+        """Derivative by t of phi(u + t direction) in `model_minimizer`, where one t costs no product with R."""
+        v = self.center - (self.slope + self.root.T @ u) / self.tau
+        across = self.root.T @ direction
+        linear, square = float(np.dot(u, direction)), float(np.dot(direction, direction))
+
+        def slope(t: float) -> float:
+            x = regularizer.prox(v - (t / self.tau) * across, 1.0 / self.tau)
+            return linear + t * square - float(np.dot(across, x - self.center))
+
+        return slope
+
 
 def model_minimizer(model: SecondOrder, regularizer: Regularizer) -> tuple[Vector, int]:
     """Minimizer of a second-order model plus r, and the number of linear systems it took.
@@ -229,47 +271,42 @@ def model_minimizer(model: SecondOrder, regularizer: Regularizer) -> tuple[Vecto
 
     phi is strongly convex with the gradient u - R d(u), d(u) by one proximal map, and a
     generalized second derivative Id + R_A R_A'/tau over the coordinates A that are not held
-    at a kink. The face A found, the last system is solved on it in the primal variables, in
-    which nothing is lost to small tau.
+    at a kink. Steps are taken as in `proximal_newton`. One that is taken whole and stays in the
+    face it started from has found it; the last system is solved on that face in the primal
+    variables, in which nothing is lost to small tau.
     """
     if regularizer.smooth:
         return _on_face(model, regularizer, model.center), 1
     u, systems = np.zeros(model.root.shape[0]), 1
     x = model.from_dual(regularizer, u)
+    slope = u - model.root @ (x - model.center)
+    lowest = float(np.linalg.norm(slope))
     while systems < MAX_ITERATIONS:
         systems += 1
-        slope = u - model.root @ (x - model.center)
         across = model.root[:, regularizer.face(x)].T / np.sqrt(model.tau)
         direction = -damped_system(across, np.ones_like(u))(slope)
-        u_next = _dual_search(model, regularizer, u, slope, direction)
-        if u_next is None:
-            break  # rounding: the dual value does not decrease any more
-        x_next = model.from_dual(regularizer, u_next)
-        settled = np.array_equal(np.sign(x_next), np.sign(x))
-        u, x = u_next, x_next
+        u_next, x_next = u + direction, model.from_dual(regularizer, u + direction)
+        slope = u_next - model.root @ (x_next - model.center)
+        whole = float(np.linalg.norm(slope)) <= 0.5 * lowest
+        if not whole:
+            length = descent(model.dual_slope_along(regularizer, u, direction))
+            whole = length == 1.0
+            if length == 0.0:
+                break  # rounding
+            if not whole:
+                u_next = u + length * direction
+                x_next = model.from_dual(regularizer, u_next)
+                slope = u_next - model.root @ (x_next - model.center)
+        settled = whole and _same_face(regularizer, x, x_next)
+        u, x, lowest = u_next, x_next, min(lowest, float(np.linalg.norm(slope)))
         if settled:
             break
     return _on_face(model, regularizer, x), systems
 
 
-def _dual_search(
-    model: SecondOrder, regularizer: Regularizer, u: Vector, slope: Vector, direction: Vector
-) -> Vector | None:
-    before, descent = _dual(model, regularizer, u), float(np.dot(slope, direction))
-    length = 1.0
-    for _ in range(HALVINGS):
-        u_next = u + length * direction
-        if _dual(model, regularizer, u_next) <= before + DECREASE * length * descent:
-            return u_next
-        length *= 0.5
-    return None
-
-
-def _dual(model: SecondOrder, regularizer: Regularizer, u: Vector) -> float:
-    x = model.from_dual(regularizer, u)
-    d = x - model.center
-    linear = float(np.dot(model.slope + model.root.T @ u, d))
-    return 0.5 * float(np.dot(u, u)) - linear - 0.5 * model.tau * float(np.dot(d, d)) - regularizer.value(x)
+def _same_face(regularizer: Regularizer, x: Vector, x_next: Vector) -> bool:
+    faces = regularizer.face(x), regularizer.face(x_next)
+    return np.array_equal(*faces) and np.array_equal(regularizer.onto_face(x_next, x), x_next)
 
 
 def _on_face(model: SecondOrder, regularizer: Regularizer, x: Vector) -> Vector:

@@ -9,6 +9,8 @@ and `peer.optim.solvers` minimizes h + r.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias, final
 
@@ -95,15 +97,28 @@ class Linearized:
         """Linearized outputs f + J (w - center), (m, q)."""
         return np.asarray(self.outputs + (self.jacobian @ (w - self.center)).reshape(self.outputs.shape))
 
+    def slope_along(self, w: Vector, direction: Vector) -> Callable[[float], float]:
+        """Derivative by t of h(w + t direction), where one t costs no product with J."""
+        outputs = self.outputs_at(w)
+        tangent = (self.jacobian @ direction).reshape(outputs.shape)
+        linear = float(np.dot(self.pi + self.tau * (w - self.center), direction))
+        square = self.tau * float(np.dot(direction, direction))
+
+        def slope(t: float) -> float:
+            loss = float(np.vdot(self.loss.gradient(outputs + t * tangent), tangent))
+            return self.weight * loss + linear + t * square
+
+        return slope
+
     def curvature_root(self, w: Vector) -> Matrix:
         """R, (m*q, p), with R'R + tau Id = second derivative of h at w."""
-        root = np.sqrt(self.weight)
+        root = math.sqrt(self.weight)
         if self.loss.quadratic:
             return root * self.jacobian
         m, q = self.outputs.shape
         blocks = self.loss.curvature_root(self.outputs_at(w))
         tangents = self.jacobian.reshape(m, q, -1)
-        return (root * (blocks.transpose(0, 2, 1) @ tangents)).reshape(self.jacobian.shape)
+        return np.asarray(root * (blocks.transpose(0, 2, 1) @ tangents)).reshape(self.jacobian.shape)
 
 
 Subproblem: TypeAlias = FirstOrder | Linearized

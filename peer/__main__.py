@@ -1,0 +1,284 @@
+"""The command line: `peer`, or `python -m peer`. Each command imports what it needs, and nothing before."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from peer import __version__
+from peer.errors import ConfigError
+
+if TYPE_CHECKING:
+    from peer.settings import Experiment
+
+FILE = click.Path(path_type=Path, dir_okay=False)
+FOLDER = click.Path(path_type=Path, file_okay=False)
+DEFAULT = Path(__file__).with_name("default.toml")
+
+
+def main() -> None:
+    """Entry point. One BLAS thread a peer, unless the environment says otherwise: peers share the cores."""
+    for library in ("OPENBLAS", "OMP", "MKL", "VECLIB_MAXIMUM"):
+        os.environ.setdefault(f"{library}_NUM_THREADS", "1")
+    try:
+        code = cli.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        code = 130
+    except click.ClickException as error:
+        context = error.ctx if isinstance(error, click.UsageError) else None
+        command = context.command_path if context is not None else "peer"
+        complain(f"{error.format_message()}; `{command} --help` says what it takes")
+        code = 2
+    except ConfigError as error:
+        complain(str(error))
+        code = 2
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else 0)  # a computation that was interrupted may still run on its thread
+
+
+def complain(line: str) -> None:
+    """One line on stderr."""
+    click.echo("peer: " + " ".join(line.split()), err=True)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="peer")
+def cli() -> None:
+    """Train one network across peers that talk only to their neighbors."""
+
+
+def with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The option that overrides settings."""
+    option = click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting.")
+    return option(command)
+
+
+@cli.command()
+@click.argument("experiment", type=FILE, required=False)
+@click.option("--peers", type=int, help="Number of peers, instead of the experiment's.")
+@click.option("--out", type=FOLDER, help="Run directory; runs/NAME where it is not given.")
+@click.option("--central", is_flag=True, help="Train the same network centrally too, and show both.")
+@with_settings
+def launch(
+    experiment: Path | None, peers: int | None, out: Path | None, central: bool, overrides: tuple[str, ...]
+) -> int:
+    r"""Start every peer of EXPERIMENT on this host; without a file, of the built-in one.
+
+    \b
+    peer launch
+    peer launch examples/digits.toml --peers 12 --set step.alpha=0.2
+    """
+    from peer import launch as launcher
+    from peer import settings
+
+    given = (*overrides, *([f"peers={peers}"] if peers is not None else []))
+    what = settings.read(experiment or DEFAULT, given)
+    run_dir = out or free_folder(Path("runs"), what.name)
+    watchers: list[Any] = []
+
+    def watch(run_dir: Path, resolved: Experiment) -> launcher.Watcher:
+        from rich.console import Console
+
+        from peer.console import Progress
+
+        watchers.append(Progress(Console(), run_dir, resolved))
+        return watchers[0]  # type: ignore[no-any-return]
+
+    outcome = launcher.launch(what, run_dir, watch)
+    if outcome.code != 0:
+        complain(outcome.line)
+        return outcome.code
+    return summarize(run_dir, outcome.seconds, central or experiment is None)
+
+
+def summarize(run_dir: Path, seconds: float, central: bool) -> int:
+    """Write and show the summary of a run."""
+    from rich.console import Console
+
+    from peer import settings, summary
+    from peer.console import show_summary
+
+    found = summary.of_run(settings.read(run_dir / "experiment.toml"), run_dir, seconds, central)
+    summary.write(found, run_dir / "summary.json")
+    show_summary(Console(), found, run_dir)
+    return 0
+
+
+def free_folder(parent: Path, name: str) -> Path:
+    """A folder of this name that does not exist yet, numbered where there are some already."""
+    candidates = (parent / (name if k == 1 else f"{name}-{k}") for k in range(1, 1_000_000))
+    return next(folder for folder in candidates if not folder.exists())
+
+
+@cli.command()
+@click.argument("experiment", type=FILE)
+@click.option("--id", "me", type=int, required=True, help="Which peer this is, 0-based.")
+@click.option("--out", type=FOLDER, help="Run directory; runs/NAME where it is not given.")
+@click.option("--resume", is_flag=True, help="Go on from the last checkpoint in the run directory.")
+@with_settings
+def run(experiment: Path, me: int, out: Path | None, resume: bool, overrides: tuple[str, ...]) -> int:
+    r"""Run one standalone peer of EXPERIMENT.
+
+    \b
+    peer run examples/three.toml --id 0
+    """
+    from peer import config, keys, settings
+    from peer.process import Assignment
+    from peer.process import run as run_peer
+    from peer.transport import Keys, is_loopback, public_of
+
+    what = settings.read(experiment, overrides)
+    if not 0 <= me < what.peers:
+        raise ConfigError("--id", f"expected 0 to {what.peers - 1}, found {me}")
+    run_dir = out or Path("runs") / what.name
+    what = with_shards(what, run_dir)
+    transport = what.transport
+    if not transport.addresses:
+        raise ConfigError("transport.addresses", "expected an address for each peer, found none")
+    folder = run_dir / "peers" / f"{me:03d}"
+    if not resume and any((folder / name).exists() for name in ("checkpoint.npz", "final.npz")):
+        raise ConfigError("--out", f"{folder} holds a run already; --resume goes on with it, another --out keeps it")
+    pair = None
+    if transport.security == "curve":
+        if not transport.keys:
+            raise ConfigError("transport.keys", f"expected a folder that `peer keys DIR --peers {what.peers}` wrote")
+        secret, public = keys.read(Path(transport.keys), me, what.peers)
+        pair = Keys(secret, public_of(secret), public)
+    elif not all(is_loopback(address) for address in transport.addresses):
+        raise ConfigError("transport.security", "expected curve: none is for addresses of the loopback only")
+    ground = config.aside(config.ground, what)
+    code, line = run_peer(Assignment(what, ground, me, run_dir, pair, None, resume))
+    if line:
+        click.echo(f"peer {me}: {line}", err=True)
+    return code
+
+
+def with_shards(experiment: Experiment, run_dir: Path) -> Experiment:
+    """The experiment, a named data set replaced by the shards that were cut from it."""
+    import msgspec
+
+    if experiment.data.path:
+        return experiment
+    folder = run_dir / "shards"
+    if not folder.is_dir():
+        name, n = experiment.data.dataset, experiment.peers
+        raise ConfigError("data", f"expected shards; `peer shard {name} --peers {n} --out {folder}` cuts them")
+    data = msgspec.structs.replace(experiment.data, path=str(folder / "peer-{id:03d}.npz"))
+    return msgspec.structs.replace(experiment, data=data)
+
+
+@cli.command()
+@click.argument("dataset")
+@click.option("--peers", type=int, required=True, help="Number of shards.")
+@click.option("--out", type=FOLDER, required=True, help="Folder for peer-000.npz, ... and test.npz.")
+@click.option("--partition", default="iid", show_default=True, help="iid, dirichlet or label-sorted.")
+@click.option("--dirichlet-alpha", default=0.5, show_default=True, help="Small is unequal.")
+@click.option("--test-fraction", default=0.25, show_default=True, help="Part that is held out.")
+@click.option("--standardize/--raw", default=True, show_default=True, help="To mean 0 and deviation 1.")
+@click.option("--loss", default="cross_entropy", help="squared makes real targets of classes.")
+@click.option("--seed", default=0, show_default=True, help="Root of all randomness.")
+def shard(
+    dataset: str,
+    peers: int,
+    out: Path,
+    partition: str,
+    dirichlet_alpha: float,
+    test_fraction: float,
+    standardize: bool,
+    loss: str,
+    seed: int,
+) -> int:
+    r"""Cut DATASET (breast-cancer, diabetes, digits, wine) into one file a peer, and a test set.
+
+    \b
+    peer shard breast-cancer --peers 3 --out shards
+    peer shard digits --peers 8 --out shards --partition label-sorted
+    """
+    from peer import settings
+    from peer.data import Cut
+
+    tree = {
+        "peers": peers,
+        "seed": seed,
+        "data": {
+            "dataset": dataset,
+            "partition": partition,
+            "dirichlet_alpha": dirichlet_alpha,
+            "test_fraction": test_fraction,
+        },
+        "objective": {"loss": "squared" if dataset == "diabetes" else loss},
+    }
+    what = settings.from_tree(tree)
+    if out.exists() and any(out.iterdir()):
+        raise ConfigError("--out", f"expected an empty folder, found files in {out}; nothing is replaced")
+    cut = Cut(dataset, peers, seed, what.objective.loss, partition, dirichlet_alpha, test_fraction, standardize)
+    for path in cut.write(out):
+        click.echo(path)
+    return 0
+
+
+@cli.command()
+@click.argument("experiment", type=FILE)
+@with_settings
+def check(experiment: Path, overrides: tuple[str, ...]) -> int:
+    r"""Validate EXPERIMENT, and print what it comes to; start nothing.
+
+    \b
+    peer check examples/digits.toml
+    """
+    import tempfile
+
+    from peer import config, settings, wire
+    from peer import launch as launcher
+    from topology.weights import mixing_rate
+
+    what = settings.read(experiment, overrides)
+    ground = config.aside(config.ground, what)
+    rate = config.aside(mixing_rate, ground.schedule, what.iterations)
+    with tempfile.TemporaryDirectory() as folder:
+        resolved = config.aside(launcher.with_cut_shards, what, Path(folder))
+        facts = config.aside(config.rehearse, resolved)
+    form = wire.Format(what.run_id, what.peers, facts.n_parameters, what.transport.wire_dtype)
+    degrees = [len(neighbors) for neighbors in ground.union]
+    click.echo(settings.to_toml(what))
+    for label, value in (
+        ("samples", ", ".join(map(str, facts.n_samples))),
+        ("network", " - ".join(map(str, facts.widths))),
+        ("parameters", facts.n_parameters),
+        ("bytes a neighbor and round", wire.share_bytes(form)),
+        ("connectivity window", f"{ground.window} rounds"),
+        ("mixing rate", f"{rate:.6f} a round"),
+        ("neighbors over the run", f"{min(degrees)} to {max(degrees)}"),
+    ):
+        click.echo(f"# {label}: {value}")
+    return 0
+
+
+@cli.command()
+@click.argument("folder", type=FOLDER, metavar="DIR")
+@click.option("--peers", type=int, required=True, help="Number of key pairs.")
+def keys(folder: Path, peers: int) -> int:
+    r"""Make CURVE key pairs in DIR: public.toml for all, peer-000.secret, ... for one host each.
+
+    \b
+    peer keys keys --peers 3
+    """
+    from peer import keys as key_files
+    from peer.settings import MAX_PEERS
+    from peer.transport import new_key_pair
+
+    if not 1 <= peers <= MAX_PEERS:
+        raise ConfigError("--peers", f"expected 1 to {MAX_PEERS}, found {peers}")
+    for path in key_files.write(folder, {peer: new_key_pair() for peer in range(peers)}):
+        click.echo(path)
+    return 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""Snapshots of a peer between two rounds, replaced atomically."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+import numpy as np
+
+from peer import npz
+from peer.arrays import Vector
+from peer.errors import ConfigError
+from peer.messages import Share
+from topology import PeerId
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """All that a peer needs to go on as if nothing had happened.
+
+    Parameters
+    ----------
+    run_id : str
+        The run it belongs to.
+    digest : str
+        Of the settings it was made with.
+    incarnation : int
+        How often the peer had been resumed.
+    n : int
+        Round that comes next.
+    vectors : mapping of str to Vector
+        The agent's vectors at its start, each (p,).
+    scalars : mapping of str to float
+        The agent's numbers at its start.
+    kept : tuple of Share
+        Own shares of earlier rounds that neighbors may still ask for, whole.
+    """
+
+    run_id: str
+    digest: str
+    incarnation: int
+    n: int
+    vectors: Mapping[str, Vector]
+    scalars: Mapping[str, float]
+    kept: tuple[Share, ...]
+
+
+def save(path: Path, checkpoint: Checkpoint) -> None:
+    """Put a checkpoint in the place of the last one."""
+    kept = checkpoint.kept
+    arrays = {name: np.array(getattr(checkpoint, name)) for name in ("run_id", "digest", "incarnation", "n")}
+    arrays |= {f"vector.{name}": vector for name, vector in checkpoint.vectors.items()}
+    arrays |= {f"scalar.{name}": np.array(value) for name, value in checkpoint.scalars.items()}
+    arrays |= {
+        "kept.n": np.array([share.n for share in kept], dtype=np.int64),
+        "kept.objective": np.array([share.objective for share in kept], dtype=np.float64),
+        "kept.y": np.array([share.y for share in kept], dtype=np.float64),
+        "kept.z": np.array([share.z for share in kept], dtype=np.float64),
+    }
+    npz.save(path, arrays)
+
+
+def load(path: Path, run_id: str, digest: str, me: PeerId) -> Checkpoint:
+    """Read a checkpoint of this run.
+
+    Raises
+    ------
+    ConfigError
+        There is none, it is torn, or it belongs to another run or other settings. The file stays.
+    """
+    try:
+        found = npz.load(path)
+        checkpoint = Checkpoint(
+            run_id=str(found["run_id"]),
+            digest=str(found["digest"]),
+            incarnation=int(found["incarnation"]),
+            n=int(found["n"]),
+            vectors={name[7:]: array for name, array in found.items() if name.startswith("vector.")},
+            scalars={name[7:]: float(array) for name, array in found.items() if name.startswith("scalar.")},
+            kept=tuple(
+                Share(me, int(n), 0, float(objective), y, z)
+                for n, objective, y, z in zip(
+                    found["kept.n"], found["kept.objective"], found["kept.y"], found["kept.z"], strict=True
+                )
+            ),
+        )
+    except KeyError as error:
+        raise ConfigError("--resume", f"{path}: expected a checkpoint, found no {error} in it") from error
+    except ValueError as error:
+        raise ConfigError("--resume", str(error)) from error
+    if (checkpoint.run_id, checkpoint.digest) != (run_id, digest):
+        raise ConfigError("--resume", f"{path}: expected a checkpoint of this run, found one of other settings")
+    return checkpoint

@@ -1,0 +1,348 @@
+"""From settings to objects: schedule, problem, first parameters, keys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from hashlib import blake2b
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar, final
+
+import numpy as np
+
+from peer import npz, shards
+from peer.arrays import Vector
+from peer.errors import ConfigError
+from peer.optim.losses import Loss, Squared, cross_entropy
+from peer.optim.models import MLP
+from peer.optim.regularizers import L1, L2, NoRegularizer, Regularizer
+from peer.optim.steps import Constant, Diminishing, StepRule
+from peer.optim.surrogates import Data, Full, Partial, Surrogate
+from peer.problem import Problem
+from peer.settings import Experiment
+from peer.shards import Shard
+from topology import PeerId, Schedule, TopologyError, schedules
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def aside(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Result of a function that is called in a short-lived child process.
+
+    What it imports (networkx, scikit-learn) never weighs on this process, or on the peers that
+    are forked from it. To be called before any thread or ZeroMQ context exists.
+    """
+    with ProcessPoolExecutor(1, mp_context=get_context("fork")) as child:
+        return child.submit(function, *args, **kwargs).result()
+
+
+# ---- topology ------------------------------------------------------------------------------
+
+
+@final
+@dataclass(frozen=True)
+class Ground:
+    """A schedule that is known to connect all peers.
+
+    Parameters
+    ----------
+    schedule : Schedule
+        Who meets whom.
+    window : int
+        Smallest B such that any B consecutive rounds connect all.
+    union : tuple of tuple of int
+        All neighbors that a peer ever has, by peer.
+    digest : str
+        Of the links of all rounds, so that peers with different schedule files find out.
+    """
+
+    schedule: Schedule
+    window: int
+    union: tuple[tuple[PeerId, ...], ...]
+    digest: str
+
+
+def ground(experiment: Experiment) -> Ground:
+    """Schedule of an experiment, checked; call it `aside`, for it imports networkx.
+
+    Raises
+    ------
+    ConfigError
+        No valid schedule, or one that never connects; names its components.
+    """
+    schedule = schedule_of(experiment)
+    try:
+        window = schedules.connectivity_window(schedule, experiment.iterations)
+    except TopologyError as error:
+        raise ConfigError("topology", str(error)) from error
+    union = schedules.union(schedule, experiment.iterations)
+    digest = short_digest("\n".join(schedules.lines(schedule, experiment.iterations)))
+    return Ground(schedule, window, tuple(union.neighbors(i) for i in range(experiment.peers)), digest)
+
+
+def schedule_of(experiment: Experiment) -> Schedule:
+    """Schedule of an experiment, whether it connects or not.
+
+    Raises
+    ------
+    ConfigError
+        The family or file gives no valid schedule.
+    """
+    topology, n, seed = experiment.topology, experiment.peers, experiment.seed
+    try:
+        return schedules.make(
+            topology.schedule,
+            topology.graph,
+            n,
+            probability=topology.probability,
+            radius=topology.radius,
+            link_probability=topology.link_probability,
+            path=Path(topology.path) if topology.path else None,
+            seed=seed,
+        )
+    except TopologyError as error:
+        raise ConfigError("topology", str(error)) from error
+
+
+# ---- problem -------------------------------------------------------------------------------
+
+
+def model_of(experiment: Experiment, shard: Shard, n_classes: int, initial: Initial) -> MLP:
+    """The network: its outputs as `model.outputs`, the initial parameters, or the data say.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    shard : Shard
+        Some of the data.
+    n_classes : int
+        Largest label of all peers plus one; 0 where there are no labels.
+    initial : Initial
+        Given parameters, if any.
+
+    Raises
+    ------
+    ConfigError
+        The data and the settings contradict each other.
+    """
+    settings = experiment.model
+    if shard.targets is not None and experiment.objective.loss == "squared":
+        implied = shard.targets.shape[1]
+    elif shard.labels is not None:
+        implied = 1 if n_classes <= 2 else n_classes
+    else:
+        raise ConfigError("objective.loss", f"cross_entropy needs integer labels; {shard.path} has real targets")
+    q = settings.outputs or initial.n_outputs or implied
+    return MLP((shard.x.shape[1], *settings.hidden, q), settings.activation)
+
+
+def loss_of(experiment: Experiment, shard: Shard, q: int) -> Loss:
+    """The loss with the shard's targets inside.
+
+    Raises
+    ------
+    ConfigError
+        Targets of another width than the model's q outputs, or labels out of range.
+    """
+    if shard.labels is not None and (shard.targets is None or experiment.objective.loss == "cross_entropy"):
+        highest = max(q - 1, 1)
+        if shard.labels.max() > highest:
+            found = f"{shard.path}: expected labels in 0..{highest} for {q} outputs, found {shard.labels.max()}"
+            raise ConfigError("data.path", found)
+        if experiment.objective.loss == "cross_entropy":
+            return cross_entropy(shard.labels, q)
+        return Squared(codes_of(shard, q)[shard.labels])
+    targets = shard.targets
+    if targets is None or targets.shape[1] != q:
+        width = None if targets is None else targets.shape[1]
+        raise ConfigError("data.path", f"{shard.path}: expected y with the model's {q} columns, found {width}")
+    return Squared(targets)
+
+
+def codes_of(shard: Shard, q: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """What a squared loss takes as the targets of the classes, (n_classes, q): as the file says, or 0/1 codes."""
+    if shard.codes is not None:
+        return shard.codes
+    return np.array([[0.0], [1.0]]) if q == 1 else np.eye(q)
+
+
+def problem_of(experiment: Experiment, model: MLP, shard: Shard, n_samples_total: int) -> Problem:
+    """g_i with all that belongs to it.
+
+    Raises
+    ------
+    ConfigError
+        The shard does not fit the model.
+    """
+    if shard.x.shape[1] != model.n_inputs:
+        found = f"{shard.path}: expected x with the model's {model.n_inputs} columns, found {shard.x.shape[1]}"
+        raise ConfigError("data.path", found)
+    weight = 1.0 / n_samples_total if experiment.objective.scale == "mean" else 1.0
+    data = Data(model, shard.x, loss_of(experiment, shard, model.n_outputs), weight)
+    regularizer = regularizer_of(experiment, model)
+    return Problem(data, regularizer, surrogate_of(experiment), experiment.surrogate.tolerance)
+
+
+def regularizer_of(experiment: Experiment, model: MLP) -> Regularizer:
+    """r, its strength 0 for biases where they are left out."""
+    objective = experiment.objective
+    strength = np.full(model.layout.size, objective.strength)
+    if not objective.regularize_biases:
+        for name, _, place in model.layout.slices():
+            if name.endswith(".bias"):
+                strength[place] = 0.0
+    families: Mapping[str, Callable[[], Regularizer]] = {
+        "none": NoRegularizer,
+        "l2": lambda: L2(strength),
+        "l1": lambda: L1(strength),
+    }
+    return families[objective.regularizer]()
+
+
+def surrogate_of(experiment: Experiment) -> Surrogate:
+    """(11) or (12)."""
+    settings, tau = experiment.surrogate, float(experiment.surrogate.tau)
+    if settings.kind == "full":
+        return Full(tau)
+    return Partial(tau, float(experiment.peers) if settings.curvature == "network" else 1.0)
+
+
+def step_of(experiment: Experiment) -> StepRule:
+    """(10), or a constant step."""
+    return Diminishing(experiment.step.mu) if experiment.step.rule == "diminishing" else Constant()
+
+
+# ---- first parameters ----------------------------------------------------------------------
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Initial:
+    """Parameters to start from, if they are given.
+
+    Parameters
+    ----------
+    path : str
+        Of the file; empty where the parameters are drawn.
+    parts : dict
+        Arrays by name.
+    """
+
+    path: str
+    parts: dict[str, np.ndarray[Any, Any]]
+
+    @property
+    def n_outputs(self) -> int:
+        """Rows of the last layer's weights; 0 where nothing is given."""
+        last = max((name for name in self.parts if name.endswith(".weight")), key=_layer_number, default=None)
+        return 0 if last is None or not self.parts[last].shape else int(self.parts[last].shape[0])
+
+    def vector(self, model: MLP, seed: int) -> Vector:
+        """w_i[0], (p,): as given, or drawn from the seed, then the same for all.
+
+        Raises
+        ------
+        ConfigError
+            The given arrays are not those of the model.
+        """
+        if not self.parts:
+            return model.initial(np.random.default_rng([seed, 0]))
+        try:
+            return model.layout.flatten(self.parts)
+        except ValueError as error:
+            raise ConfigError("model.initial", f"{self.path}: {error}") from error
+
+
+def initial_of(experiment: Experiment, me: PeerId) -> Initial:
+    """The file of initial parameters of a peer; its name may hold {id}.
+
+    Raises
+    ------
+    ConfigError
+        The file is missing or no npz.
+    """
+    path = experiment.model.initial
+    if not path:
+        return Initial("", {})
+    try:
+        return Initial(path, npz.load(Path(path.replace("{id}", str(me)))))
+    except ValueError as error:
+        raise ConfigError("model.initial", str(error)) from error
+
+
+def _layer_number(name: str) -> int:
+    return next((int(word) for word in name.split(".") if word.isdigit()), 0)
+
+
+def digest(settings: Mapping[str, str]) -> str:
+    """Short name of a set of settings, the same on every machine."""
+    return short_digest("\n".join(f"{key}={value}" for key, value in sorted(settings.items())))
+
+
+def short_digest(text: str) -> str:
+    """Short name of a text; long enough that no two ever share one by chance."""
+    return blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+# ---- rehearsal -----------------------------------------------------------------------------
+
+
+@final
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a run before it starts.
+
+    Parameters
+    ----------
+    n_samples : tuple of int
+        Of each peer.
+    widths : tuple of int
+        Of the network, (d, hidden ..., q).
+    n_parameters : int
+        p.
+    """
+
+    n_samples: tuple[int, ...]
+    widths: tuple[int, ...]
+    n_parameters: int
+
+
+def rehearse(experiment: Experiment) -> Facts:
+    """Do all that peers do before round 0, for all peers, where all files are at hand.
+
+    Raises
+    ------
+    ConfigError
+        What would stop one of them.
+    """
+    found = [shard_of(experiment, peer) for peer in range(experiment.peers)]
+    n_classes = max(shard.n_classes for shard in found)
+    n_samples = tuple(shard.n_samples for shard in found)
+    models = []
+    for peer, shard in enumerate(found):
+        initial = initial_of(experiment, peer)
+        models.append(model_of(experiment, shard, n_classes, initial))
+        if models[-1] != models[0]:
+            raise ConfigError(
+                "data.path", f"{shard.path}: expected widths {models[0].widths}, found {models[-1].widths}"
+            )
+        problem_of(experiment, models[0], shard, sum(n_samples))
+        initial.vector(models[0], experiment.seed)
+    if experiment.data.test_path:
+        test = shards.read(Path(experiment.data.test_path), "data.test_path")
+        problem_of(experiment, models[0], test, sum(n_samples))
+    return Facts(n_samples, models[0].widths, models[0].layout.size)
+
+
+def shard_of(experiment: Experiment, peer: PeerId) -> Shard:
+    """A peer's samples.
+
+    Raises
+    ------
+    ConfigError
+        The file is missing, or cannot be used.
+    """
+    return shards.read(shards.path_of(experiment.data.path, peer))

@@ -1,0 +1,127 @@
+"""What a person sees of a launch: live progress, and the summary at the end. Imports rich; never in a peer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, final
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from peer.launch import Watcher, new_metrics
+from peer.settings import Experiment
+from topology import PeerId
+
+PLAIN_S: Final = 2.0
+"""Between two lines where there is no terminal."""
+
+BAR: Final = 24
+"""Characters of the progress bar."""
+
+
+@final
+class Progress(Watcher):
+    """Round, objective, residual, disagreement and bytes a second, from what the peers journal.
+
+    Parameters
+    ----------
+    console : Console
+        Where to show it: redrawn in place on a terminal, else a line every PLAIN_S.
+    run_dir : Path
+    experiment : Experiment
+    """
+
+    def __init__(self, console: Console, run_dir: Path, experiment: Experiment) -> None:
+        self._console = console
+        self._run_dir = run_dir
+        self._experiment = experiment
+        self._began_s = self._said_s = time.monotonic()
+        self._offsets: dict[PeerId, int] = {}
+        self._last: dict[PeerId, dict[str, Any]] = {}
+        self._bytes = 0
+        self._said_round = -1
+        self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
+        if self._live is not None:
+            self._live.start()
+
+    def look(self) -> None:
+        """Read the newest lines, and show them."""
+        for peer, lines in new_metrics(self._run_dir, self._offsets, self._experiment.peers).items():
+            self._bytes += sum(line["bytes_sent"] for line in lines)
+            self._last[peer] = lines[-1]
+        now = time.monotonic()
+        if self._live is not None:
+            self._live.update(self._text(), refresh=True)
+        elif self._round != self._said_round and now - self._said_s >= PLAIN_S:
+            self._said_s, self._said_round = now, self._round
+            self._console.print(self._text(), highlight=False, soft_wrap=True)
+
+    @property
+    def _round(self) -> int:
+        """Rounds that all peers have done."""
+        if len(self._last) < self._experiment.peers:
+            return 0
+        return 1 + min(int(line["iteration"]) for line in self._last.values())
+
+    def _text(self) -> str:
+        total, n = self._experiment.iterations, self._round
+        elapsed = time.monotonic() - self._began_s
+        if len(self._last) < self._experiment.peers:
+            return f"{len(self._last)} of {self._experiment.peers} peers have begun   {elapsed:.0f} s"
+        filled = BAR * n // total
+        bar = "━" * filled + "─" * (BAR - filled)
+        lines = self._last.values()
+        objective = sum(line["objective_estimate"] for line in lines) / len(lines)
+        residual = max(line["residual"] for line in lines)
+        disagreement = sum(line["disagreement"] for line in lines) / len(lines)
+        rate = self._bytes / max(elapsed, 1e-9)
+        return (
+            f"{bar} round {n}/{total}   objective {objective:.6g}   residual {residual:.1e}   "
+            f"disagreement {disagreement:.1e}   {size(rate)}/s   {elapsed:.0f} s"
+        )
+
+    def close(self) -> None:
+        """Show the last state, and leave the line standing."""
+        self.look()
+        if self._live is not None:
+            self._live.stop()
+        if self._last:
+            self._console.print(self._text(), highlight=False, soft_wrap=True)
+
+
+def size(n_bytes: float) -> str:
+    """A number of bytes for a person."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if n_bytes < 1000.0 or unit == "GB":
+            break
+        n_bytes /= 1000.0
+    return f"{n_bytes:.0f} {unit}" if unit == "B" else f"{n_bytes:.1f} {unit}"
+
+
+def show_summary(console: Console, summary: Mapping[str, Any], run_dir: Path) -> None:
+    """The table at the end of a launch, with the test metrics of the consensus model."""
+    central = summary.get("central")
+    table = Table(
+        title=f"{summary['name']}: {summary['peers']} peers, {summary['iterations']} rounds", title_justify="left"
+    )
+    table.add_column("")
+    table.add_column("consensus of the peers", justify="right")
+    if central:
+        table.add_column("trained centrally", justify="right")
+
+    def row(label: str, mine: str, other: str = "") -> None:
+        table.add_row(label, mine, *([other] if central else []))
+
+    for label, key in (("objective", "objective"), ("stationarity", "stationarity")):
+        row(label, f"{summary[key]:.6g}", f"{central[key]:.6g}" if central else "")
+    row("disagreement", f"{summary['disagreement']:.2e}", "-")
+    for name, value in summary["test"].items():
+        shown = f"{value:.4f}"
+        row(f"test {name}", shown, f"{central['test'][name]:.4f}" if central else "")
+    row("seconds", f"{summary['seconds']:.1f}", f"{central['seconds']:.1f}" if central else "")
+    row("sent", size(summary["bytes"]), "-")
+    console.print(table)
+    console.print(f"{run_dir}/summary.json", highlight=False, soft_wrap=True)

@@ -1,0 +1,172 @@
+"""Cutting a data set into shards: partitions that are reproducible from the seed. Never imported by a running peer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from peer import npz
+from peer.arrays import Labels, Matrix
+from peer.errors import ConfigError
+
+TARGET_BINS: Final = 10
+"""Classes that real targets are sorted into where a partition needs classes."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """How a data set is cut; the settings of `[data]`.
+
+    Parameters
+    ----------
+    dataset : str
+        breast-cancer, diabetes, digits or wine.
+    n_peers : int
+        Shards to make.
+    seed : int
+        Root of all randomness.
+    loss : str
+        With "squared", classes become real targets; with "cross_entropy" they stay labels.
+    partition : str
+        iid; dirichlet, the classes shared out in proportions drawn from Dir(dirichlet_alpha)
+        (Hsu, Qi, Brown 2019); label-sorted, contiguous pieces of the sorted set.
+    dirichlet_alpha : float
+        Small is unequal.
+    test_fraction : float
+        Held out, with the same share of every class.
+    standardize : bool
+        Inputs, and the targets of a squared loss, to mean 0 and deviation 1 of the training part.
+    """
+
+    dataset: str
+    n_peers: int
+    seed: int
+    loss: str
+    partition: str = "iid"
+    dirichlet_alpha: float = 0.5
+    test_fraction: float = 0.25
+    standardize: bool = True
+
+    def write(self, folder: Path) -> list[Path]:
+        """Write `peer-000.npz`, ... and, where something is held out, `test.npz`; the files written.
+
+        Raises
+        ------
+        ConfigError
+            No such data set, or more peers than samples.
+        """
+        x, labels, targets = _load(self.dataset, self.loss)
+        train, test = self._split(targets if labels is None else labels, labels is not None)
+        if len(train) < self.n_peers:
+            raise ConfigError("peers", f"expected at most one peer a sample, {len(train)}; found {self.n_peers}")
+        if self.standardize:
+            x = _standardized(x, train)
+        arrays: dict[str, NDArray[Any]] = {"x": x}
+        if labels is None:
+            arrays["y"] = _standardized(targets, train) if self.standardize else targets
+        elif self.loss == "squared":
+            codes = _codes(int(labels.max()) + 1)
+            y = codes[labels]
+            if self.standardize:
+                codes = (codes - y[train].mean(axis=0)) / _deviation(y[train])
+            arrays |= {"y": codes[labels], "labels": labels}
+        else:
+            arrays["y"] = labels
+        rows = [train[part] for part in self._parts(_classes(labels, targets)[train])]
+        folder.mkdir(parents=True, exist_ok=True)
+        files = [(folder / f"peer-{peer:03d}.npz", part) for peer, part in enumerate(rows)]
+        files += [(folder / "test.npz", test)] * (len(test) > 0)
+        for path, part in files:
+            constant: dict[str, NDArray[Any]] = {"codes": codes} if "labels" in arrays else {}
+            npz.save(path, {name: array[part] for name, array in arrays.items()} | constant)
+        return [path for path, _ in files]
+
+    def _split(self, classes: NDArray[np.generic], stratify: bool) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        from sklearn.model_selection import train_test_split
+
+        rows = np.arange(len(classes))
+        if self.test_fraction == 0.0:
+            return rows, rows[:0]
+        train, test = train_test_split(
+            rows,
+            test_size=self.test_fraction,
+            random_state=self.seed % 2**32,
+            stratify=classes if stratify else None,
+        )
+        return np.asarray(train), np.asarray(test)
+
+    def _parts(self, classes: Labels) -> list[NDArray[np.intp]]:
+        rng = np.random.default_rng([self.seed, 1])
+        shuffled = rng.permutation(len(classes))
+        if self.partition == "iid":
+            return list(np.array_split(shuffled, self.n_peers))
+        in_order = shuffled[np.argsort(classes[shuffled], kind="stable")]
+        if self.partition == "label-sorted":
+            return list(np.array_split(in_order, self.n_peers))
+        parts: list[list[NDArray[np.intp]]] = [[] for _ in range(self.n_peers)]
+        for c in np.unique(classes):
+            members = in_order[classes[in_order] == c]
+            shares = np.cumsum(rng.dirichlet(np.full(self.n_peers, self.dirichlet_alpha)))[:-1]
+            for part, piece in zip(parts, np.split(members, (shares * len(members)).astype(int)), strict=True):
+                part.append(piece)
+        return _without_empty([np.concatenate(part) for part in parts])
+
+
+def _without_empty(parts: Sequence[NDArray[np.intp]]) -> list[NDArray[np.intp]]:
+    """The parts, the largest ones giving a sample to each empty one."""
+    filled = list(parts)
+    for k, part in enumerate(parts):
+        if len(part) == 0:
+            largest = max(range(len(filled)), key=lambda i: len(filled[i]))
+            filled[k], filled[largest] = filled[largest][-1:], filled[largest][:-1]
+    return filled
+
+
+def _load(dataset: str, loss: str) -> tuple[Matrix, Labels | None, Matrix]:
+    try:
+        from sklearn import datasets
+    except ModuleNotFoundError as error:
+        needed = "expected scikit-learn, which has the data sets: pip install 'next-peer[datasets]'"
+        raise ConfigError("data.dataset", needed) from error
+    loaders = {
+        "breast-cancer": datasets.load_breast_cancer,
+        "diabetes": datasets.load_diabetes,
+        "digits": datasets.load_digits,
+        "wine": datasets.load_wine,
+    }
+    if dataset not in loaders:
+        raise ConfigError("data.dataset", f"expected one of {', '.join(loaders)}; found {dataset!r}")
+    bunch = loaders[dataset]()
+    x, y = np.asarray(bunch.data, dtype=np.float64), np.asarray(bunch.target)
+    if dataset == "diabetes":
+        if loss != "squared":
+            raise ConfigError("objective.loss", f"expected squared: {dataset} has real targets; found {loss}")
+        return x, None, y.astype(np.float64)[:, None]
+    return x, y.astype(np.int64), y.astype(np.float64)[:, None]
+
+
+def _codes(n_classes: int) -> Matrix:
+    """Targets of the classes: one column 0, 1 for two classes, one column a class for more."""
+    return np.array([[0.0], [1.0]]) if n_classes == 2 else np.eye(n_classes)
+
+
+def _classes(labels: Labels | None, targets: Matrix) -> Labels:
+    if labels is not None:
+        return labels
+    edges = np.quantile(targets[:, 0], np.linspace(0, 1, TARGET_BINS + 1)[1:-1])
+    return np.asarray(np.searchsorted(edges, targets[:, 0]), dtype=np.int64)
+
+
+def _standardized(array: Matrix, train: NDArray[np.intp]) -> Matrix:
+    return np.asarray((array - array[train].mean(axis=0)) / _deviation(array[train]))
+
+
+def _deviation(array: Matrix) -> Matrix:
+    deviation = array.std(axis=0)
+    return np.where(deviation > 0.0, deviation, 1.0)

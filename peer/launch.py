@@ -1,0 +1,320 @@
+"""Every peer of an experiment as a process of its own on this host, forked from one warm parent.
+
+The parent has imported what a peer needs, and nothing else, and opened no ZeroMQ context; what
+imports more (networkx, scikit-learn) runs `aside` beforehand. So the peers share its memory and
+are up in milliseconds. It binds their ports itself, hands each peer its listening socket, makes
+the keys of the run, and watches.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import platform
+import secrets
+import selectors
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final, final
+
+import msgspec
+
+from peer import config, process, settings
+from peer.errors import ConfigError
+from peer.process import BAD_INPUT, BROKEN, DONE, INTERRUPTED, LOST, Assignment
+from peer.settings import Experiment
+from peer.transport import Keys, is_loopback, new_key_pair
+from topology import PeerId, schedules
+
+TICK_S: Final = 0.2
+"""Between two looks at the peers' journals: often enough for the eye."""
+
+GRACE_S: Final = 5.0
+"""What the other peers get to end once one is lost; then they are killed."""
+
+SOFTWARE: Final = ("next-peer", "numpy", "scipy", "pyzmq", "msgpack", "msgspec", "networkx")
+"""Packages whose versions a run directory records."""
+
+
+@final
+@dataclass(frozen=True)
+class Outcome:
+    """How a launch ended.
+
+    Parameters
+    ----------
+    code : int
+        Exit code.
+    line : str
+        What went wrong, in one line; empty if nothing did.
+    seconds : float
+        From the first fork to the last peer's end.
+    """
+
+    code: int
+    line: str
+    seconds: float
+
+
+def prepare(experiment: Experiment, run_dir: Path) -> tuple[Experiment, config.Ground]:
+    """Check everything that can be checked before the start, cut the shards, and write the run directory.
+
+    Nothing is on the disk before all checks have passed.
+
+    Raises
+    ------
+    ConfigError
+        Anything that keeps the run from starting.
+    """
+    if (run_dir / "peers").exists() or (run_dir / "summary.json").exists():
+        raise ConfigError("--out", f"expected a folder without a run, found one in {run_dir}; nothing is replaced")
+    local = [address for address in experiment.transport.addresses if not is_loopback(address)]
+    if local:
+        raise ConfigError("transport.addresses", f"launch starts peers on this host only, found {local[0]}")
+    ground = config.aside(config.ground, experiment)
+    experiment = config.aside(with_cut_shards, experiment, run_dir / "shards")
+    config.aside(config.rehearse, experiment)
+    if not experiment.run.id:
+        run = msgspec.structs.replace(experiment.run, id=f"{experiment.name}-{secrets.token_hex(4)}")
+        experiment = msgspec.structs.replace(experiment, run=run)
+    return experiment, ground
+
+
+def with_cut_shards(experiment: Experiment, folder: Path) -> Experiment:
+    """The experiment with its data set cut into a folder; call it `aside`, for it imports scikit-learn."""
+    from peer.data import Cut
+
+    data = experiment.data
+    if data.path:
+        return experiment
+    files = Cut(
+        dataset=data.dataset,
+        n_peers=experiment.peers,
+        seed=experiment.seed,
+        loss=experiment.objective.loss,
+        partition=data.partition,
+        dirichlet_alpha=data.dirichlet_alpha,
+        test_fraction=data.test_fraction,
+        standardize=data.standardize,
+    ).write(folder)
+    test_path = str(files[-1].absolute()) if data.test_fraction else ""
+    path = str(folder.absolute() / "peer-{id:03d}.npz")
+    data = msgspec.structs.replace(data, path=path, test_path=test_path)
+    return msgspec.structs.replace(experiment, data=data)
+
+
+def record(experiment: Experiment, ground: config.Ground, run_dir: Path) -> None:
+    """Write `experiment.toml` and `schedule.jsonl`: with the shards, enough to recompute the run."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    software = {name: metadata.version(name) for name in SOFTWARE} | {"python": platform.python_version()}
+    tree = msgspec.structs.replace(experiment, software=software)
+    (run_dir / "experiment.toml").write_text(settings.to_toml(tree), encoding="utf-8")
+    schedules.save(ground.schedule, experiment.iterations, run_dir / "schedule.jsonl")
+
+
+def listeners(experiment: Experiment) -> list[socket.socket]:
+    """A listening socket for every peer: at its address, or at a free port of the loopback.
+
+    Raises
+    ------
+    ConfigError
+        An address is none, or in use.
+    """
+    found: list[socket.socket] = []
+    for address in experiment.transport.addresses or ["tcp://127.0.0.1:0"] * experiment.peers:
+        host, _, port = address.removeprefix("tcp://").rpartition(":")
+        try:
+            family, kind, number, _, place = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)[0]
+            listener = socket.socket(family, kind, number)
+            found.append(listener)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(place)
+            listener.listen(experiment.peers)
+        except (OSError, ValueError) as error:
+            for listener in found:
+                listener.close()
+            raise ConfigError("transport.addresses", f"cannot listen on {address}: {error}") from error
+    return found
+
+
+def with_addresses(experiment: Experiment, sockets: list[socket.socket]) -> Experiment:
+    """The experiment with the addresses of its listening sockets."""
+    names = [listener.getsockname()[:2] for listener in sockets]
+    addresses = tuple(f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}" for host, port in names)
+    return msgspec.structs.replace(
+        experiment, transport=msgspec.structs.replace(experiment.transport, addresses=addresses)
+    )
+
+
+def launch(experiment: Experiment, run_dir: Path, watch: Callable[[Path, Experiment], Watcher]) -> Outcome:
+    """Run every peer to its end.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        As `read`.
+    run_dir : Path
+        Made by this call.
+    watch : callable
+        Makes, once the peers are forked, what is told of their progress.
+
+    Raises
+    ------
+    ConfigError
+        Anything that keeps the run from starting; then nothing was written.
+    """
+    sockets = listeners(experiment)
+    try:
+        experiment, ground = prepare(with_addresses(experiment, sockets), run_dir)
+        record(experiment, ground, run_dir)
+    except BaseException:
+        for listener in sockets:
+            listener.close()
+        raise
+    began = time.monotonic()
+    with _fleet(experiment, ground, run_dir, sockets) as fleet:
+        code, line = fleet.supervise(watch(run_dir, experiment))
+    return Outcome(code, line, time.monotonic() - began)
+
+
+class Watcher:
+    """Is told how the peers get on; this one keeps silent."""
+
+    def look(self) -> None:
+        """Some time has passed."""
+
+    def close(self) -> None:
+        """The peers have ended."""
+
+
+@final
+@dataclass(eq=False)
+class _Fleet:
+    """Child processes by peer, each with the pipe on which it reports its end."""
+
+    pids: dict[PeerId, int]
+    pipes: dict[PeerId, int]
+    ended: dict[PeerId, tuple[int, str]]
+
+    def supervise(self, watcher: Watcher) -> tuple[int, str]:
+        """Wait for all; when one is lost, end the others."""
+        stopped_s: float | None = None
+        interrupted: list[int] = []
+        first: dict[PeerId, tuple[int, str]] = {}
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda number, _: interrupted.append(number))
+        with selectors.DefaultSelector() as selector:
+            for peer, pipe in self.pipes.items():
+                selector.register(pipe, selectors.EVENT_READ, peer)
+            while self.pids:
+                for key, _ in selector.select(TICK_S):
+                    selector.unregister(key.fileobj)
+                    self._collect(key.data)
+                watcher.look()
+                failed = {peer: end for peer, end in self.ended.items() if end[0] != DONE}
+                if stopped_s is None and (failed or interrupted):
+                    first, stopped_s = failed, time.monotonic()
+                    self._signal(signal.SIGTERM)
+                if stopped_s is not None and time.monotonic() - stopped_s > GRACE_S:
+                    self._signal(signal.SIGKILL)
+        watcher.close()
+        if interrupted:
+            return INTERRUPTED, "interrupted; every peer has written a checkpoint"
+        return _verdict(first)
+
+    def _collect(self, peer: PeerId) -> None:
+        with os.fdopen(self.pipes.pop(peer), "rb") as pipe:
+            said = pipe.read()
+        _, status = os.waitpid(self.pids.pop(peer), 0)
+        code = os.waitstatus_to_exitcode(status)
+        if code < 0:
+            self.ended[peer] = code, f"ended by {signal.Signals(-code).name}"
+        else:
+            self.ended[peer] = code, said.decode("utf-8", "replace")
+
+    def _signal(self, number: signal.Signals) -> None:
+        for pid in self.pids.values():
+            os.kill(pid, number)
+
+
+def _verdict(failed: Mapping[PeerId, tuple[int, str]]) -> tuple[int, str]:
+    """Exit code and line for the peers that failed first: the cause, not those who noticed it."""
+    if not failed:
+        return DONE, ""
+    causes = {peer: end for peer, end in failed.items() if end[0] not in (LOST, INTERRUPTED)} or failed
+    peer, (code, line) = min(causes.items())
+    return (code if code in (BAD_INPUT, BROKEN) else LOST), f"peer {peer} was lost: {line or f'exit code {code}'}"
+
+
+@contextmanager
+def _fleet(
+    experiment: Experiment, ground: config.Ground, run_dir: Path, sockets: list[socket.socket]
+) -> Iterator[_Fleet]:
+    secure = experiment.transport.security == "curve"
+    pairs = {peer: new_key_pair() for peer in range(experiment.peers)} if secure else {}
+    public = {peer: pair[0] for peer, pair in pairs.items()}
+    fleet = _Fleet({}, {}, {})
+    gc.collect()
+    gc.freeze()  # what is alive now stays shared with the peers: the collector does not touch it
+    try:
+        for peer in range(experiment.peers):
+            keys = Keys(pairs[peer][1], pairs[peer][0], public) if secure else None
+            assignment = Assignment(experiment, ground, peer, run_dir, keys, sockets[peer])
+            reader, writer = os.pipe()
+            pid = os.fork()
+            if pid == 0:
+                for pipe in [reader, *fleet.pipes.values()]:
+                    os.close(pipe)
+                for other in sockets:
+                    if other is not sockets[peer]:
+                        other.close()
+                _child(assignment, writer)
+            os.close(writer)
+            fleet.pids[peer], fleet.pipes[peer] = pid, reader
+        for listener in sockets:
+            listener.close()
+        yield fleet
+    finally:
+        fleet._signal(signal.SIGKILL)
+        gc.unfreeze()
+
+
+def _child(assignment: Assignment, writer: int) -> None:
+    """The life of a forked peer; never returns."""
+    code, line = 1, ""
+    try:
+        code, line = process.run(assignment)
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except BaseException as error:
+        line = f"a bug of this program: {error!r}"
+        sys.excepthook(type(error), error, error.__traceback__)
+    finally:
+        with os.fdopen(writer, "wb") as pipe:
+            pipe.write(line.encode())
+        os._exit(code)
+
+
+def new_metrics(run_dir: Path, offsets: dict[PeerId, int], peers: int) -> dict[PeerId, list[dict[str, Any]]]:
+    """The lines of every peer's metrics that came since the last call, by peer; moves `offsets` on."""
+    found: dict[PeerId, list[dict[str, Any]]] = {}
+    for peer in range(peers):
+        path = run_dir / "peers" / f"{peer:03d}" / "metrics.jsonl"
+        if not path.exists():
+            continue
+        with path.open("rb") as file:
+            file.seek(offsets.get(peer, 0))
+            text = file.read()
+        whole = text.rfind(b"\n") + 1
+        offsets[peer] = offsets.get(peer, 0) + whole
+        if whole:
+            found[peer] = [json.loads(line) for line in text[:whole].splitlines()]
+    return found

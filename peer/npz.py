@@ -1,0 +1,44 @@
+"""npz files: read whole or not at all, replaced atomically."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def load(path: Path) -> dict[str, NDArray[Any]]:
+    """All arrays of an npz file, by name.
+
+    Raises
+    ------
+    ValueError
+        There is no file, it cannot be read, it is torn, or it is no npz; says which. Nothing is
+        unpickled.
+    """
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except FileNotFoundError as error:
+        raise ValueError(f"expected a file at {path}, found none") from error
+    except (AttributeError, TypeError) as error:  # a single array, as .npy holds it
+        raise ValueError(f"{path}: expected an npz file with named arrays, found another kind") from error
+    except (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+        problem = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{path}: expected a whole npz file, found: {problem}") from error
+
+
+def save(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write an npz file beside `path`, to the disk, and put it in its place: readers find the old or the new one."""
+    beside = path.with_name(path.name + ".part")
+    with beside.open("wb") as file:
+        np.savez(file, allow_pickle=False, **dict(arrays))
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)

@@ -1,0 +1,485 @@
+"""One peer process: the only event loop, the clock, the threads, and the policy on errors.
+
+Policy: what a stranger or a neighbor sends wrongly is dropped, counted, and journaled once; a
+neighbor that is late is waited for until `patience_s`; a neighbor with other settings, before
+round 0, stops both; a neighbor that gives up for good stops its neighbors, and they theirs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import signal
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Final, ParamSpec, TypeVar, final
+
+import numpy as np
+
+from peer import agent, checkpoint, config, npz, settings, wire
+from peer.arrays import DTYPES, Vector
+from peer.checkpoint import Checkpoint
+from peer.errors import ConfigError, DisagreementError, NeighborsLate, PeerError, RemoteError, SolveError
+from peer.journal import Journal, truncate_metrics
+from peer.messages import Bye, Hello, Message, Share
+from peer.optim.models import MLP
+from peer.problem import Problem
+from peer.roster import Roster
+from peer.rounds import Rounds
+from peer.transport import Keys, Transport
+from topology import PeerId
+from topology.weights import metropolis
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+AHEAD_BYTES: Final = 1 << 16
+"""From this size on y goes ahead of z. Below it a second message costs more than it hides (80 KB: TRANSPORT)."""
+
+FAREWELL_S: Final = 2.0
+"""How long a peer that stops by an error tries to tell those that do not know it yet."""
+
+DONE, BAD_INPUT, LOST, BROKEN, INTERRUPTED = 0, 2, 3, 4, 130
+"""Exit codes."""
+
+
+class NeighborLeft(PeerError):  # noqa: N818  (it is a fact about them, not our error)
+    """A neighbor gave up for good."""
+
+
+CODES: Final[Mapping[type[PeerError], int]] = {
+    ConfigError: BAD_INPUT,
+    DisagreementError: BAD_INPUT,
+    NeighborsLate: LOST,
+    NeighborLeft: LOST,
+    SolveError: BROKEN,
+}
+"""Exit code of each error that ends a peer."""
+
+
+@final
+@dataclass(frozen=True)
+class Assignment:
+    """What one peer process is to do.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        With addresses.
+    ground : Ground
+        Its schedule.
+    me : int
+        Which peer it is.
+    run_dir : Path
+        Where `peers/000/` and its like are.
+    keys : Keys or None
+        None for security = "none".
+    listener : socket or None
+        Already listening at the peer's address.
+    resume : bool
+        From the last checkpoint.
+    """
+
+    experiment: settings.Experiment
+    ground: config.Ground
+    me: PeerId
+    run_dir: Path
+    keys: Keys | None
+    listener: socket.socket | None = None
+    resume: bool = False
+
+    @property
+    def folder(self) -> Path:
+        """Folder of this peer in the run directory."""
+        return self.run_dir / "peers" / f"{self.me:03d}"
+
+
+def run(assignment: Assignment) -> tuple[int, str]:
+    """Run a peer to its end.
+
+    Returns
+    -------
+    int
+        Exit code.
+    str
+        One line on what went wrong; empty if nothing did.
+    """
+    return asyncio.run(_run(assignment))
+
+
+async def _run(assignment: Assignment) -> tuple[int, str]:
+    try:
+        peer = _Peer(assignment)
+    except ConfigError as error:
+        return BAD_INPUT, str(error)
+    work = asyncio.ensure_future(peer.work())
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, work.cancel)
+    code, line, offender = 1, "", None
+    try:
+        await work
+        code = DONE
+    except asyncio.CancelledError:
+        code, line = INTERRUPTED, "interrupted"
+    except PeerError as error:
+        code, line = next(code for kind, code in CODES.items() if isinstance(error, kind)), str(error)
+        offender = error.sender if isinstance(error, DisagreementError) else None
+    except BaseException as error:
+        line = f"a bug of this program: {error!r}"
+        raise
+    finally:
+        await peer.end(code, line, offender)
+        await peer.close()
+    return code, line
+
+
+@final
+class _Peer:
+    """The parts of one peer, and what connects them."""
+
+    def __init__(self, assignment: Assignment) -> None:
+        experiment, me = assignment.experiment, assignment.me
+        self.assignment, self.experiment, self.me = assignment, experiment, me
+        self.shard = config.shard_of(experiment, me)
+        self.initial = config.initial_of(experiment, me)
+        self.neighbors = assignment.ground.union[me]
+        facts = {"columns of x": self.shard.x.shape[1], "schedule": assignment.ground.digest}
+        common = settings.shared(experiment, **facts)
+        self.digest = config.digest(common)
+        self.last = self._last_checkpoint()
+        incarnation = 0 if self.last is None else self.last.incarnation + 1
+        self.roster = Roster(
+            me=me,
+            instance=secrets.token_hex(8),
+            incarnation=incarnation,
+            settings=common,
+            n_agents=experiment.peers,
+            n_samples=self.shard.n_samples,
+            n_classes=self.shard.n_classes,
+        )
+        every = experiment.run.checkpoint_every
+        first = 0 if self.last is None else self.last.n
+        self.rounds = Rounds(
+            me,
+            assignment.ground.schedule,
+            experiment.iterations,
+            experiment.run.patience_s,
+            every,
+            n=first,
+            floor=first,
+        )
+        self.form = wire.Format(experiment.run_id, experiment.peers, 0, experiment.transport.wire_dtype)
+        self.changed = asyncio.Event()
+        self.said_bye: set[PeerId] = set()
+        self.greeted: set[PeerId] = set()
+        self.dropped: Counter[str] = Counter()
+        self.state: agent.State | None = None
+        self.complete = False
+        self.mathematics = ThreadPoolExecutor(1, thread_name_prefix="mathematics")
+        widest = 8 * self._guess_of_parameters()
+        self.transport = Transport(
+            me, assignment.keys, max(widest, wire.MAX_HEADER_BYTES), self.connected, self.disconnected, self.refused
+        )
+        try:
+            self.transport.bind(experiment.transport.addresses[me], assignment.listener)
+            for j in self.neighbors:
+                self.transport.connect(j, experiment.transport.addresses[j])
+        except ConfigError:
+            self.transport.abandon()
+            raise
+        if assignment.resume:
+            truncate_metrics(assignment.folder, first)
+        self.journal = Journal(assignment.folder, assignment.resume)
+        self.began_s = time.monotonic()
+        self.event("start", id=me, n=first, samples=self.shard.n_samples, neighbors=self.neighbors)
+
+    def _last_checkpoint(self) -> Checkpoint | None:
+        if not self.assignment.resume:
+            return None
+        return checkpoint.load(self.checkpoint_path, self.experiment.run_id, self.digest, self.me)
+
+    def _guess_of_parameters(self) -> int:
+        """An upper bound on p while the number of classes is still unknown."""
+        q = max(self.experiment.model.outputs, self.initial.n_outputs, wire.MAX_CLASSES >> 8)
+        return MLP((self.shard.x.shape[1], *self.experiment.model.hidden, q), "tanh").layout.size
+
+    def event(self, kind: str, **facts: object) -> None:
+        """Journal something that happened."""
+        self.journal.event(kind, time.monotonic() - self.began_s, **facts)
+
+    # ---- connections and messages ----------------------------------------------------------
+
+    def connected(self, j: PeerId) -> None:
+        """A connection to a neighbor is up: greet, and ask what it lacks."""
+        self.rounds.connected(j)
+        if self.send(j, self.roster.hello("ask", self.rounds.n, self.rounds.held_of(j))):
+            self.greeted.add(j)
+            self.changed.set()
+        if self.complete:
+            self.send(j, Bye(self.me, ""))
+
+    def disconnected(self, j: PeerId) -> None:
+        """A connection to a neighbor broke."""
+        self.rounds.disconnected(j)
+        if j not in self.said_bye:
+            self.event("disconnected", peer=j)
+
+    def refused(self, j: PeerId) -> None:
+        """A neighbor does not know this peer's key."""
+        self.journal.once("refused", j, time.monotonic() - self.began_s, peer=j, problem="it does not know our key")
+
+    def send(self, j: PeerId, message: Message) -> bool:
+        """Send if the connection is up; a share that is not sent is sent again when it is."""
+        sent = self.transport.send(j, wire.encode(message, self.form))
+        if not sent:
+            self.rounds.disconnected(j)
+        return sent
+
+    async def listen(self) -> None:
+        """Take in messages until everybody has said goodbye."""
+        while self.said_bye != set(self.neighbors):
+            await self.take()
+
+    async def take(self) -> None:
+        """Take in one message, or drop it."""
+        try:
+            came_from, frames = await self.transport.receive()
+            message = wire.decode(frames, self.form)
+            if message.sender != came_from:
+                raise RemoteError("identity", f"it says it is peer {message.sender}", came_from)
+            if message.sender not in self.neighbors:
+                raise RemoteError("stranger", "it is not a neighbor", message.sender)
+            if isinstance(message, Share):
+                self.rounds.receive(message)
+            elif isinstance(message, Hello):
+                self.take_hello(message)
+            else:
+                self.take_bye(message)
+        except RemoteError as error:
+            if isinstance(error, DisagreementError) and not self.roster.began:
+                raise
+            self.dropped[error.cause] += 1
+            now = time.monotonic() - self.began_s
+            self.journal.once("dropped", (error.cause, error.sender), now, cause=error.cause, problem=str(error))
+        self.changed.set()
+
+    def take_hello(self, hello: Hello) -> None:
+        """Learn from a Hello, spread the news, answer, and send what its sender lacks."""
+        j = hello.sender
+        if self.roster.receive(hello):
+            for k in self.neighbors:
+                self.send(k, self.roster.hello("news", self.rounds.n))
+        if hello.purpose == "ask":
+            self.send(j, self.roster.hello("answer", self.rounds.n, self.rounds.held_of(j)))
+        elif hello.purpose == "answer":
+            for share in self.rounds.owed(hello):
+                self.send(j, share)
+
+    def take_bye(self, bye: Bye) -> None:
+        """A neighbor is done, or gave up."""
+        if bye.reason and not self.complete:
+            raise NeighborLeft(f"round {self.rounds.n}: peer {bye.sender} gave up: {bye.reason}")
+        self.said_bye.add(bye.sender)
+
+    async def until(self, condition: Callable[[], bool], deadline_s: float) -> bool:
+        """Wait for a condition that a message may bring about; False if the deadline passed first."""
+        while not condition():
+            self.changed.clear()
+            try:
+                async with asyncio.timeout_at(deadline_s):
+                    await self.changed.wait()
+            except TimeoutError:
+                return condition()
+        return True
+
+    # ---- the run ---------------------------------------------------------------------------
+
+    async def work(self) -> None:
+        """From the first Hello to the last Bye."""
+        await self.meet()
+        problem, model = self.begin()
+        try:
+            async with asyncio.TaskGroup() as both:
+                listening = both.create_task(self.listen())
+                await self.train(problem, model)
+                await self.part()
+                listening.cancel()
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+
+    async def meet(self) -> None:
+        """Wait until all peers' sample counts are known.
+
+        Raises
+        ------
+        NeighborsLate
+            Names those that did not come.
+        DisagreementError
+            A neighbor runs with other settings.
+        """
+        began, patience = time.monotonic(), self.experiment.run.patience_s
+        try:
+            async with asyncio.timeout(patience):
+                while self.roster.missing:
+                    await self.take()
+        except TimeoutError as error:
+            raise NeighborsLate(0, self.roster.missing, time.monotonic() - began) from error
+        self.roster.began = True
+        self.event("ready", samples=self.roster.n_samples_total)
+
+    def begin(self) -> tuple[Problem, MLP]:
+        """The problem, now that M and the number of classes are known, and the first state.
+
+        Raises
+        ------
+        ConfigError
+            The shard, the initial parameters and the model do not fit.
+        """
+        experiment, last = self.experiment, self.last
+        model = config.model_of(experiment, self.shard, self.roster.n_classes, self.initial)
+        problem = config.problem_of(experiment, model, self.shard, self.roster.n_samples_total)
+        self.form = replace(self.form, n_parameters=model.layout.size)
+        w = self.initial.vector(model, experiment.seed)
+        if last is not None:
+            self.state = agent.State(n=last.n, **last.vectors, **last.scalars)  # type: ignore[arg-type]
+            self.rounds.keep(last.kept)
+        else:
+            self.state = agent.initial(problem, w, experiment.step.alpha)
+            npz.save(self.assignment.folder / "initial.npz", model.layout.unflatten(w))
+        if experiment.run.checkpoint_every:
+            checkpoint.save(self.checkpoint_path, self.snapshot(self.state))
+        return problem, model
+
+    async def train(self, problem: Problem, model: MLP) -> None:
+        """All rounds, and the result."""
+        state = self.state
+        assert state is not None
+        every = self.experiment.run.checkpoint_every
+        while state.n < self.experiment.iterations:
+            state = await self.round(problem, state)
+            self.state = state
+            if every == 0:
+                self.rounds.floor = state.n
+            elif state.n % every == 0:
+                await self.compute(checkpoint.save, self.checkpoint_path, self.snapshot(state))
+                self.rounds.floor = state.n
+        npz.save(self.assignment.folder / "final.npz", model.layout.unflatten(state.w))
+        self.event("done", n=state.n)
+
+    async def part(self) -> None:
+        """Say goodbye, and stay until the neighbors, which may still need shares again, have said so too."""
+        self.complete = True
+        for j in self.neighbors:
+            self.send(j, Bye(self.me, ""))
+        everybody = set(self.neighbors)
+        patience_s = asyncio.get_running_loop().time() + self.experiment.run.patience_s
+        if not await self.until(lambda: self.said_bye >= everybody, patience_s):
+            self.event("left", without=sorted(everybody - self.said_bye))
+
+    async def round(self, problem: Problem, state: agent.State) -> agent.State:
+        """One round of NEXT; the state after it.
+
+        Raises
+        ------
+        NeighborsLate
+            Names the round and the missing neighbors.
+        SolveError
+            The numbers broke down.
+        """
+        rounds, experiment = self.rounds, self.experiment
+        graph = self.assignment.ground.schedule.graph(state.n)
+        sent, received, began = self.transport.bytes_sent, self.transport.bytes_received, time.monotonic()
+        rounds.begin()
+        ahead = state.y.nbytes >= AHEAD_BYTES
+        if ahead:
+            self.offer(state.objective, state.y, None)
+        proposal = await self.compute(agent.propose, problem, state, experiment.peers)
+        self.offer(state.objective, None if ahead else state.y, proposal.z)
+        solved = time.monotonic()
+        await self.wait_for_neighbors()
+        waited = time.monotonic()
+        shares = rounds.advance()
+        weights = metropolis(graph, self.me)
+        dtype = DTYPES[experiment.transport.wire_dtype]
+        rule = config.step_of(experiment)
+        following = await self.compute(agent.absorb, problem, state, proposal, shares, weights, rule, dtype)
+        self.journal.round(
+            iteration=state.n,
+            time_s=time.monotonic() - self.began_s,
+            objective_local=state.value,
+            objective_estimate=experiment.peers * state.objective + problem.regularizer.value(state.w),
+            residual=problem.stationarity(state.w, experiment.peers * state.y),
+            disagreement=float(np.sum((following.w - proposal.z) ** 2)),
+            alpha=state.alpha,
+            tau=problem.surrogate.tau,
+            solver=proposal.solution.method,
+            solver_residual=proposal.solution.residual,
+            solver_iterations=proposal.solution.iterations,
+            solve_s=solved - began,
+            wait_s=waited - solved,
+            bytes_sent=self.transport.bytes_sent - sent,
+            bytes_received=self.transport.bytes_received - received,
+            neighbors=list(graph.neighbors(self.me)),
+            dropped=dict(self.dropped),
+        )
+        return following
+
+    def offer(self, objective: float, y: Vector | None, z: Vector | None) -> None:
+        """Send the own share, or a piece of it, to the neighbors of the round."""
+        for j, share in self.rounds.offer(objective, y, z):
+            self.send(j, share)
+
+    async def wait_for_neighbors(self) -> None:
+        """Wait until the shares of all neighbors of the round are here, or one is late."""
+        rounds = self.rounds
+        loop = asyncio.get_running_loop()
+        rounds.wait_from(loop.time())
+        while not await self.until(lambda: not rounds.missing, rounds.deadline_s):
+            rounds.check_late(loop.time())
+
+    async def compute(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Result of a computation on the thread of the mathematics, while messages are served."""
+        return await asyncio.get_running_loop().run_in_executor(self.mathematics, lambda: function(*args, **kwargs))
+
+    # ---- the end ---------------------------------------------------------------------------
+
+    @property
+    def checkpoint_path(self) -> Path:
+        """Where the last checkpoint is."""
+        return self.assignment.folder / "checkpoint.npz"
+
+    def snapshot(self, state: agent.State) -> Checkpoint:
+        """Checkpoint at the start of a round."""
+        numbers = {item.name: getattr(state, item.name) for item in fields(state) if item.name != "n"}
+        vectors = {name: value for name, value in numbers.items() if isinstance(value, np.ndarray)}
+        scalars = {name: value for name, value in numbers.items() if name not in vectors}
+        kept = tuple(share for share in self.rounds.kept() if share.n < state.n)
+        run_id, incarnation = self.experiment.run_id, self.roster.incarnation
+        return Checkpoint(run_id, self.digest, incarnation, state.n, vectors, scalars, kept)
+
+    async def end(self, code: int, line: str, offender: PeerId | None) -> None:
+        """Journal how it ended; checkpoint if it was interrupted; tell the neighbors if it failed.
+
+        An offender, with whom no run is possible, must first hear of this peer's settings.
+        """
+        if code == INTERRUPTED and self.state is not None and self.experiment.run.checkpoint_every:
+            checkpoint.save(self.checkpoint_path, self.snapshot(self.state))
+        if offender is not None:
+            deadline_s = asyncio.get_running_loop().time() + FAREWELL_S
+            await self.until(lambda: offender in self.greeted, deadline_s)
+        if code not in (DONE, INTERRUPTED):
+            for j in self.neighbors:
+                self.send(j, Bye(self.me, line))
+        self.event("end", code=code, problem=line, dropped=dict(self.dropped))
+
+    async def close(self) -> None:
+        """Let go of everything."""
+        self.mathematics.shutdown(wait=False, cancel_futures=True)
+        await self.transport.close()
+        self.journal.close()

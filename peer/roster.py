@@ -1,0 +1,111 @@
+"""Before round 0: who is here, with the same settings, and how many samples all have together.
+
+Peers know only their neighbors. Each says what it knows, its own sample count at first, and
+says it again whenever it has learned something; so after as many exchanges as the graph's
+diameter everybody knows everybody's count, and with it M. No network, no clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, final
+
+from peer.errors import DisagreementError
+from peer.messages import Hello, Part
+from topology import PeerId
+
+
+@final
+@dataclass(eq=False)
+class Roster:
+    """What one peer knows of all.
+
+    Parameters
+    ----------
+    me : int
+        This peer.
+    instance : str
+        Drawn anew by every process.
+    incarnation : int
+        How often this peer was resumed from a checkpoint.
+    settings : mapping
+        What all peers must share, as text.
+    n_agents : int
+        Number of peers I.
+    n_samples : int
+        Samples of this peer.
+    n_classes : int
+        Largest label of this peer plus one; 0 where there are no labels.
+    """
+
+    me: PeerId
+    instance: str
+    incarnation: int
+    settings: Mapping[str, str]
+    n_agents: int
+    n_samples: int
+    n_classes: int
+    counts: dict[PeerId, int] = field(default_factory=dict, init=False)
+    began: bool = field(default=False, init=False)
+    _processes: dict[PeerId, tuple[int, str]] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        self.counts[self.me] = self.n_samples
+
+    def hello(
+        self, purpose: Literal["ask", "answer", "news"], n: int, held: tuple[tuple[int, Part], ...] = ()
+    ) -> Hello:
+        """What to say now, in round n, holding these pieces of the receiver's shares."""
+        settings = {} if purpose == "news" else self.settings
+        return Hello(
+            self.me, self.instance, self.incarnation, purpose, n, held, settings, dict(self.counts), self.n_classes
+        )
+
+    def receive(self, hello: Hello) -> bool:
+        """Learn from a Hello; whether there was news in it.
+
+        Raises
+        ------
+        DisagreementError
+            Other settings ("settings", names them), another sample count of a peer than
+            known ("counts"), or, after the start, a second process with a peer's id that is
+            not its resumption ("twin").
+        """
+        j = hello.sender
+        process = (hello.incarnation, hello.instance)
+        known = self._processes.get(j, process)
+        if self.began and process != known and hello.incarnation <= known[0]:
+            raise DisagreementError("twin", "a second process with this id, not resumed from a checkpoint", j)
+        if hello.purpose != "news":
+            self._compare(hello)
+        for peer, count in hello.n_samples.items():
+            if self.counts.get(peer, count) != count:
+                here = self.counts[peer]
+                raise DisagreementError("counts", f"peer {peer} has {count} samples there, {here} here", j)
+        news = not hello.n_samples.keys() <= self.counts.keys() or hello.n_classes > self.n_classes
+        self.counts.update(hello.n_samples)
+        self.n_classes = max(self.n_classes, hello.n_classes)
+        self._processes[j] = process
+        return news
+
+    def _compare(self, hello: Hello) -> None:
+        keys = sorted(self.settings.keys() | hello.settings.keys())
+        other = [key for key in keys if self.settings.get(key) != hello.settings.get(key)]
+        if other:
+            named = "; ".join(
+                f"{key} is {hello.settings.get(key, 'absent')} there, {self.settings.get(key, 'absent')} here"
+                for key in other[:4]
+            )
+            more = f"; and {len(other) - 4} more" if len(other) > 4 else ""
+            raise DisagreementError("settings", f"it runs with other settings: {named}{more}", hello.sender)
+
+    @property
+    def missing(self) -> tuple[PeerId, ...]:
+        """Peers whose sample count is not known yet, ascending."""
+        return tuple(j for j in range(self.n_agents) if j not in self.counts)
+
+    @property
+    def n_samples_total(self) -> int:
+        """M, once nobody is missing."""
+        return sum(self.counts.values())

@@ -1,0 +1,205 @@
+"""The round machine: which shares a peer waits for, holds, and still owes. No network, no clock.
+
+A round is begun, shares are received in any order, and when all of the round's neighbors are
+here it is advanced. Two neighbors that do not meet may drift apart by several rounds, but not
+further than one meeting: a peer sends its share of the meeting after next only when it has got
+the neighbor's share of the next one. So of each neighbor at most the share of the current
+round and that of the next meeting come. Only to a peer that was resumed from a checkpoint,
+`catch_up` rounds back at most, all that it missed may come at once.
+
+A share that got lost with a broken connection is sent again: every own share is kept until the
+neighbors that it is for have said, by `floor`, that they will never ask for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Final, final
+
+from peer.arrays import Vector
+from peer.errors import NeighborsLate, ProtocolError
+from peer.messages import Hello, Part, Share
+from topology import PeerId, Schedule
+
+MEETINGS: Final = 2
+"""Shares of one neighbor that can be here in an undisturbed run: of the current round and the next meeting."""
+
+
+@final
+@dataclass(eq=False)
+class Rounds:
+    """The shares of one peer's run, round by round.
+
+    Parameters
+    ----------
+    me : int
+        This peer.
+    schedule : Schedule
+        Who meets whom.
+    n_rounds : int
+        Length of the run.
+    patience_s : float
+        How long a neighbor may stay late, seconds.
+    catch_up : int
+        Rounds that a resumed peer can be behind: those between two checkpoints.
+    n : int
+        Round to start from.
+    floor : int
+        This peer never asks again for shares of rounds below it.
+    """
+
+    me: PeerId
+    schedule: Schedule
+    n_rounds: int
+    patience_s: float
+    catch_up: int = 0
+    n: int = 0
+    floor: int = 0
+    waiting_since_s: float = field(default=0.0, init=False)
+    neighbors: tuple[PeerId, ...] = field(default=(), init=False)
+    _held: dict[PeerId, dict[int, Share]] = field(default_factory=dict, init=False)
+    _kept: dict[int, Share] = field(default_factory=dict, init=False)
+    _floors: dict[PeerId, int] = field(default_factory=dict, init=False)
+    _sent: dict[PeerId, set[tuple[int, Part]]] = field(default_factory=dict, init=False)
+
+    # ---- the round -------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Begin round n with its neighbors."""
+        self.neighbors = self.schedule.graph(self.n).neighbors(self.me)
+
+    def receive(self, share: Share) -> None:
+        """Take a neighbor's share, or a piece of it.
+
+        Raises
+        ------
+        ProtocolError
+            A share of a round that is over ("stale"), a piece that is here already
+            ("duplicate"), of a round in which the two do not meet ("neighbor"), or of a
+            meeting beyond the next ("ahead"). None of them changes anything.
+        """
+        j, n = share.sender, share.n
+        if n < self.n:
+            raise ProtocolError("stale", f"its share comes in round {self.n}", j, n)
+        if n >= self.n_rounds or j not in self.schedule.graph(n).neighbors(self.me):
+            raise ProtocolError("neighbor", "it is not a neighbor in that round", j, n)
+        held = self._held.setdefault(j, {})
+        if n not in held:
+            if n != self.n and len(held.keys() - {self.n}) + 1 >= MEETINGS + self.catch_up:
+                raise ProtocolError("ahead", f"its shares of rounds {sorted(held)} are not used up", j, n)
+            held[n] = share
+        else:
+            old = held[n]
+            if (share.y is None or old.y is not None) and (share.z is None or old.z is not None):
+                raise ProtocolError("duplicate", "this share is here already", j, n)
+            y, z = (share.y if old.y is None else old.y), (share.z if old.z is None else old.z)
+            held[n] = replace(old, y=y, z=z, floor=max(old.floor, share.floor))
+        self._acknowledge(j, share.floor)
+
+    @property
+    def missing(self) -> tuple[PeerId, ...]:
+        """Neighbors of the current round whose share is not whole, ascending."""
+        return tuple(j for j in self.neighbors if not self._whole(j))
+
+    def _whole(self, j: PeerId) -> bool:
+        share = self._held.get(j, {}).get(self.n)
+        return share is not None and share.y is not None and share.z is not None
+
+    def wait_from(self, now: float) -> None:
+        """The own part of the round is done at `now`, seconds; from here on neighbors can be late."""
+        self.waiting_since_s = now
+
+    @property
+    def deadline_s(self) -> float:
+        """When the neighbors that are still missing are late; on the clock of `wait_from`."""
+        return self.waiting_since_s + self.patience_s
+
+    def check_late(self, now: float) -> None:
+        """Give up if the deadline has passed.
+
+        Raises
+        ------
+        NeighborsLate
+            Names the missing neighbors and the round.
+        """
+        if now >= self.deadline_s and self.missing:
+            raise NeighborsLate(self.n, self.missing, now - self.waiting_since_s)
+
+    def advance(self) -> dict[PeerId, Share]:
+        """Hand out the shares of the round's neighbors, all of them whole, and go to the next round."""
+        if self.missing:
+            raise ValueError(f"round {self.n}: the shares of {self.missing} are missing")
+        shares = {j: self._held[j].pop(self.n) for j in self.neighbors}
+        self.n += 1
+        self.neighbors = ()
+        return shares
+
+    # ---- own shares ------------------------------------------------------------------------
+
+    def offer(self, objective: float, y: Vector | None, z: Vector | None) -> list[tuple[PeerId, Share]]:
+        """Own share of the current round, or a piece of it: what to send to whom now.
+
+        It is kept for neighbors whose connection is down, or breaks.
+        """
+        piece = Share(self.me, self.n, self.floor, objective, y, z)
+        if self.neighbors:
+            kept = self._kept.get(self.n, piece)
+            self._kept[self.n] = replace(kept, y=kept.y if y is None else y, z=kept.z if z is None else z)
+        return [(j, sent) for j in self.neighbors if j in self._sent and (sent := self._unsent(j, piece, ()))]
+
+    def connected(self, j: PeerId) -> None:
+        """A connection to j is up; nothing was sent over it yet."""
+        self._sent[j] = set()
+
+    def disconnected(self, j: PeerId) -> None:
+        """The connection to j is down; what was sent over it may be lost."""
+        self._sent.pop(j, None)
+
+    def owed(self, hello: Hello) -> list[Share]:
+        """Own shares that a peer lacks: of rounds from its own on, but for what it holds or is on its way."""
+        j = hello.sender
+        if j not in self._sent:
+            return []
+        due = (share for n, share in sorted(self._kept.items()) if n >= hello.n and self._meets(j, n))
+        return [piece for share in due if (piece := self._unsent(j, share, hello.held))]
+
+    def held_of(self, j: PeerId) -> tuple[tuple[int, Part], ...]:
+        """Rounds and parts of j's shares that are here."""
+        shares = sorted(self._held.get(j, {}).items())
+        return tuple((n, part) for n, share in shares for part in _parts(share))
+
+    def kept(self) -> list[Share]:
+        """Own shares that a neighbor may still ask for, oldest first."""
+        return [share for _, share in sorted(self._kept.items())]
+
+    def keep(self, shares: Iterable[Share]) -> None:
+        """Own shares of earlier rounds, from a checkpoint."""
+        self._kept.update((share.n, share) for share in shares)
+
+    def _unsent(self, j: PeerId, share: Share, held: Iterable[tuple[int, Part]]) -> Share | None:
+        missing = [
+            part for part in _parts(share) if (share.n, part) not in self._sent[j] and (share.n, part) not in held
+        ]
+        self._sent[j].update((share.n, part) for part in missing)
+        if not missing:
+            return None
+        y, z = (share.y if "y" in missing else None), (share.z if "z" in missing else None)
+        return replace(share, y=y, z=z, floor=self.floor)
+
+    def _meets(self, j: PeerId, n: int) -> bool:
+        return j in self.schedule.graph(n).neighbors(self.me)
+
+    def _acknowledge(self, j: PeerId, floor: int) -> None:
+        if floor <= self._floors.get(j, 0):
+            return
+        self._floors[j] = floor
+        for n in [n for n in self._kept if n < self.n]:
+            if all(self._floors.get(k, 0) > n for k in self.schedule.graph(n).neighbors(self.me)):
+                del self._kept[n]
+        for k, sent in self._sent.items():
+            sent.difference_update([(n, part) for n, part in sent if n < self._floors.get(k, 0)])
+
+
+def _parts(share: Share) -> list[Part]:
+    return [part for part, vector in (("y", share.y), ("z", share.z)) if vector is not None]  # type: ignore[misc]

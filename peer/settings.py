@@ -1,0 +1,354 @@
+"""The experiment file: what may stand in it, and its checks. INTERFACES of other tools rely on these names."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, get_type_hints
+
+import msgspec
+import tomli_w
+
+from peer.errors import ConfigError
+from topology.graphs import FAMILIES
+from topology.schedules import SCHEDULES
+
+
+class Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[data]`: a named data set to be cut, or the pattern of the files that are cut already."""
+
+    dataset: str = ""
+    path: str = ""  # with {id}, 0-based; relative to the experiment file
+    test_path: str = ""
+    partition: str = "iid"
+    dirichlet_alpha: float = 0.5  # strongly unequal, as in Hsu, Qi & Brown 2019
+    test_fraction: float = 0.25  # scikit-learn's default
+    standardize: bool = True
+
+
+class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[model]`: a multilayer perceptron."""
+
+    hidden: tuple[int, ...] = (10,)
+    activation: str = "tanh"
+    initial: str = ""  # relative to the experiment file; empty: drawn from the seed, the same for all
+    outputs: int = 0  # 0: as many as the data, or the initial parameters, say
+
+
+class Objective(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[objective]`: (1) and (2)."""
+
+    loss: str = "squared"
+    regularizer: str = "l2"
+    strength: float = 1e-3
+    regularize_biases: bool = True
+    scale: str = "mean"
+
+
+class Surrogate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[surrogate]`: (11) or (12)."""
+
+    kind: str = "partial"
+    curvature: str = "local"  # the paper's
+    tau: float | str = 1.0
+    blocks: int = 1
+    tolerance: float = 1e-8
+
+
+class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[step]`: (10)."""
+
+    rule: str = "constant"
+    alpha: float = 0.1
+    mu: float = 0.0
+
+
+class Topology(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[topology]`: who meets whom, when, and with what weight."""
+
+    graph: str = "erdos-renyi"
+    probability: float = 0.3
+    radius: float = 0.5  # of geometric graphs, in the unit square
+    schedule: str = "static"
+    link_probability: float = 0.5
+    path: str = ""  # of schedule "file"; relative to the experiment file
+    weights: str = "metropolis"
+
+
+class Run(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[run]`."""
+
+    mode: str = "rounds"
+    checkpoint_every: int = 10
+    tolerance: float = 0.0
+    patience_s: float = 60.0
+    id: str = ""  # what tells runs of one experiment apart; empty: its name
+
+
+class Transport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[transport]`."""
+
+    wire_dtype: str = "f8"
+    security: str = "curve"
+    keys: str = ""  # directory that `peer keys` wrote; relative to the experiment file
+    addresses: tuple[str, ...] = ()
+
+
+class Experiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A whole experiment."""
+
+    name: str = "experiment"
+    seed: int = 0
+    peers: int = 8
+    iterations: int = 300
+    data: Data = Data()
+    model: Model = Model()
+    objective: Objective = Objective()
+    surrogate: Surrogate = Surrogate()
+    step: Step = Step()
+    topology: Topology = Topology()
+    run: Run = Run()
+    transport: Transport = Transport()
+    software: Mapping[str, str] = {}  # versions that a finished run used; for the record only
+
+    @property
+    def run_id(self) -> str:
+        """What all messages of the run carry."""
+        return self.run.id or self.name
+
+
+MAX_PEERS: Final = 100_000
+"""Beyond it the number is a mistake: a process each would not start."""
+
+MAX_CHECKPOINT_EVERY: Final = 1_000
+"""Neighbors keep their shares of that many rounds in memory."""
+
+LOCAL: Final = frozenset(
+    {"data.path", "data.test_path", "model.initial", "topology.path", "transport.addresses", "transport.keys", "name"}
+)
+"""Settings that may differ between the peers of one run: where things are on each host, not what they are."""
+
+LATER: Final[Mapping[str, Mapping[str, str]]] = {
+    "objective.regularizer": {"elastic_net": "none, l2, l1", "group_l2": "none, l2, l1"},
+    "surrogate.tau": {"auto": "a number > 0"},
+    "step.rule": {"auto": "constant, diminishing"},
+    "run.mode": {"async": "rounds"},
+}
+"""Words that the file format reserves, and what this version has instead."""
+
+CHOICES: Final[Mapping[str, Sequence[str]]] = {
+    "data.partition": ("iid", "dirichlet", "label-sorted"),
+    "data.dataset": ("", "breast-cancer", "diabetes", "digits", "wine"),
+    "model.activation": ("tanh", "relu", "sigmoid"),
+    "objective.loss": ("squared", "cross_entropy"),
+    "objective.regularizer": ("none", "l2", "l1"),
+    "objective.scale": ("mean", "sum"),
+    "surrogate.kind": ("partial", "full"),
+    "surrogate.curvature": ("local", "network"),
+    "step.rule": ("constant", "diminishing"),
+    "topology.graph": FAMILIES,
+    "topology.schedule": SCHEDULES,
+    "topology.weights": ("metropolis",),
+    "run.mode": ("rounds",),
+    "transport.wire_dtype": ("f8", "f4"),
+    "transport.security": ("curve", "none"),
+}
+
+RANGES: Final[Mapping[str, tuple[float, float, str]]] = {
+    # key: low, high, and what is accepted; both ends included unless the text says otherwise
+    "seed": (0, 2**63 - 1, "an integer >= 0"),
+    "peers": (1, MAX_PEERS, f"1 to {MAX_PEERS}"),
+    "iterations": (1, 2**31, "an integer >= 1"),
+    "data.dirichlet_alpha": (1e-6, 1e6, "a number > 0"),
+    "data.test_fraction": (0.0, 0.9, "0 to 0.9"),
+    "model.outputs": (0, 2**20, "an integer >= 0"),
+    "objective.strength": (0.0, math.inf, "a number >= 0"),
+    "surrogate.tau": (5e-324, math.inf, "a number > 0"),
+    "surrogate.blocks": (1, 1, "1 (blocks are not in this version)"),
+    "surrogate.tolerance": (1e-15, 1.0, "1e-15 to 1"),
+    "step.alpha": (5e-324, 1.0, "0 < alpha <= 1"),
+    "step.mu": (0.0, math.inf, "a number >= 0"),
+    "topology.probability": (0.0, 1.0, "0 to 1"),
+    "topology.radius": (0.0, 2.0, "0 to 2"),
+    "topology.link_probability": (0.0, 1.0, "0 to 1"),
+    "run.checkpoint_every": (0, MAX_CHECKPOINT_EVERY, f"0 (never) to {MAX_CHECKPOINT_EVERY}"),
+    "run.tolerance": (0.0, 0.0, "0 (stopping early is not in this version)"),
+    "run.patience_s": (1e-3, 1e9, "a number of seconds > 0"),
+}
+
+
+def read(path: Path, overrides: Sequence[str] = ()) -> Experiment:
+    """Experiment of a TOML file, checked, with its paths made absolute.
+
+    Parameters
+    ----------
+    path : Path
+        The file; paths in it are relative to its folder.
+    overrides : sequence of str
+        "key=value" each, the value as TOML would write it; a word without quotes is text. Paths
+        in them are relative to the current folder.
+
+    Raises
+    ------
+    ConfigError
+        Names the file or key, what was expected and what was found.
+    """
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(str(path), f"expected an experiment file, found: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(str(path), f"expected TOML, found: {error}") from error
+    _anchor(tree, path.parent)
+    override(tree, overrides)
+    return from_tree(tree)
+
+
+def override(tree: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Put "key=value" settings into a tree of settings.
+
+    Raises
+    ------
+    ConfigError
+        Not of that form.
+    """
+    given: dict[str, Any] = {}
+    for item in overrides:
+        key, equals, text = item.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError("--set", f"expected key=value, found {item!r}")
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text
+        *tables, last = key.strip().split(".")
+        place = given
+        for table in tables:
+            place = place.setdefault(table, {})
+        place[last] = value
+    _anchor(given, Path.cwd())
+    _merge(tree, given)
+
+
+def _merge(tree: dict[str, Any], given: Mapping[str, Any]) -> None:
+    for key, value in given.items():
+        if isinstance(value, dict) and isinstance(tree.get(key), dict):
+            _merge(tree[key], value)
+        else:
+            tree[key] = value
+
+
+def _anchor(tree: Mapping[str, Any], folder: Path) -> None:
+    for key in ("data.path", "data.test_path", "model.initial", "topology.path", "transport.keys"):
+        table, _, name = key.partition(".")
+        section = tree.get(table)
+        if isinstance(section, dict) and isinstance(section.get(name), str) and section[name]:
+            section[name] = str((folder / section[name]).absolute())
+
+
+def from_tree(tree: Mapping[str, Any]) -> Experiment:
+    """Experiment of nested tables, checked.
+
+    Raises
+    ------
+    ConfigError
+        Names the key, what was expected and what was found.
+    """
+    _refuse_unknown(tree, Experiment, "")
+    try:
+        experiment = msgspec.convert(tree, Experiment)
+    except msgspec.ValidationError as error:
+        problem, _, place = str(error).partition(" - at `$.")
+        raise ConfigError(place.rstrip("`") or "experiment", problem.replace("`", "")) from error
+    check(experiment)
+    return experiment
+
+
+def _refuse_unknown(tree: Mapping[str, Any], struct: type, prefix: str) -> None:
+    known = {key: kind for key, kind in get_type_hints(struct).items() if not key.startswith("_")}
+    for key, value in tree.items():
+        if key not in known:
+            near = difflib.get_close_matches(key, [*known, *flat(Experiment())], n=1, cutoff=0.5)
+            hint = f"; did you mean {prefix}{near[0]}?" if near else f"; known here: {', '.join(known)}"
+            raise ConfigError(prefix + key, f"unknown key{hint}")
+        kind = known[key]
+        if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+            if not isinstance(value, dict):
+                raise ConfigError(prefix + key, f"expected a table [{key}], found {value!r}")
+            _refuse_unknown(value, kind, f"{prefix}{key}.")
+
+
+def flat(experiment: Experiment) -> dict[str, Any]:
+    """Every setting by its dotted key, the record of versions excepted."""
+    tree = msgspec.to_builtins(experiment)
+    tree.pop("software")
+    top = {key: value for key, value in tree.items() if not isinstance(value, dict)}
+    inner = {
+        f"{key}.{name}": value
+        for key, table in tree.items()
+        if isinstance(table, dict)
+        for name, value in table.items()
+    }
+    return top | inner
+
+
+def check(experiment: Experiment) -> None:
+    """Check each setting by itself, and those that depend on each other.
+
+    Raises
+    ------
+    ConfigError
+        Names the key, what was expected and what was found.
+    """
+    settings = flat(experiment)
+    for key, later in LATER.items():
+        if settings[key] in later:
+            raise ConfigError(key, f"{settings[key]!r} is not in this version; expected {later[settings[key]]}")
+    for key, choices in CHOICES.items():
+        if settings[key] not in choices:
+            shown = ", ".join(choice for choice in choices if choice)
+            raise ConfigError(key, f"expected one of {shown}; found {settings[key]!r}")
+    for key, (low, high, accepted) in RANGES.items():
+        value = settings[key]
+        if isinstance(value, str) or not low <= value <= high or math.isinf(value):
+            raise ConfigError(key, f"expected {accepted}, found {value!r}")
+    _check_together(experiment)
+
+
+def _check_together(experiment: Experiment) -> None:
+    data, step, transport = experiment.data, experiment.step, experiment.transport
+    if not data.dataset and not data.path:
+        raise ConfigError("data", "expected dataset = a name, or path = a pattern of shard files; found neither")
+    if data.path and experiment.peers > 1 and "{id" not in data.path:
+        raise ConfigError("data.path", f"expected a pattern with {{id}}, one file a peer; found {data.path!r}")
+    try:
+        data.path.format(id=0)
+    except (ValueError, KeyError, IndexError) as error:
+        raise ConfigError("data.path", f"expected a pattern with {{id}}, found {data.path!r}") from error
+    if not experiment.name or "/" in experiment.name or len(experiment.run_id) > 200:
+        raise ConfigError("name", f"expected a name of 1 to 200 characters without /, found {experiment.name!r}")
+    if any(width < 1 for width in experiment.model.hidden):
+        raise ConfigError("model.hidden", f"expected widths >= 1, found {list(experiment.model.hidden)}")
+    if step.rule == "diminishing" and not 0.0 < step.mu * step.alpha < 1.0:
+        raise ConfigError("step.mu", f"expected 0 < mu < 1/alpha for diminishing steps, found {step.mu}")
+    if step.rule == "constant" and step.mu != 0.0:
+        raise ConfigError("step.mu", f'expected 0 with rule = "constant", found {step.mu}')
+    if experiment.topology.schedule == "file" and not experiment.topology.path:
+        raise ConfigError("topology.path", 'expected a file for schedule = "file", found none')
+    if transport.addresses and len(transport.addresses) != experiment.peers:
+        found = len(transport.addresses)
+        raise ConfigError("transport.addresses", f"expected one for each of {experiment.peers} peers, found {found}")
+
+
+def shared(experiment: Experiment, **facts: object) -> dict[str, str]:
+    """What all peers of a run must agree on, as text by key; `facts` are derived ones to agree on too."""
+    settings = {key: value for key, value in flat(experiment).items() if key not in LOCAL}
+    return {key: repr(value) for key, value in sorted((settings | facts).items())}
+
+
+def to_toml(experiment: Experiment) -> str:
+    """The whole experiment as a TOML file, defaults filled in."""
+    return tomli_w.dumps(msgspec.to_builtins(experiment))

@@ -1,0 +1,110 @@
+"""Files of samples: one a peer, which nobody else opens, and the held-out test set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from peer import npz
+from peer.arrays import Labels, Matrix
+from peer.errors import ConfigError
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Shard:
+    """Samples of one file.
+
+    Parameters
+    ----------
+    path : Path
+        Where they came from, for messages.
+    x : Matrix
+        Inputs, (m, d).
+    targets : Matrix or None
+        Real targets, (m, q).
+    labels : Labels or None
+        Numbers of classes, (m,), where the set has classes.
+    codes : Matrix or None
+        What a squared loss takes as the target of each class, (n_classes, q).
+    """
+
+    path: Path
+    x: Matrix
+    targets: Matrix | None
+    labels: Labels | None
+    codes: Matrix | None
+
+    @property
+    def n_samples(self) -> int:
+        """Number of samples m."""
+        return len(self.x)
+
+    @property
+    def n_classes(self) -> int:
+        """Largest label plus one, or 0 where there are none."""
+        return 0 if self.labels is None else int(self.labels.max()) + 1
+
+
+def path_of(pattern: str, peer: int) -> Path:
+    """Shard file of a peer: the pattern with {id} filled in, plain or, as `peer shard` writes it, in three digits."""
+    plain = Path(pattern.format(id=peer))
+    padded = Path(pattern.replace("{id}", f"{peer:03d}").format(id=peer))
+    return padded if padded.exists() and not plain.exists() else plain
+
+
+def read(path: Path, key: str = "data.path") -> Shard:
+    """Samples of a file: x (m, d) and y, (m, q) or (m,) of real targets, or (m,) of integer labels.
+
+    Raises
+    ------
+    ConfigError
+        The file is missing, torn or empty, an array is missing or of a wrong shape or kind,
+        there is nan or infinity in it, or a negative label.
+    """
+    try:
+        arrays = npz.load(path)
+    except ValueError as error:
+        raise ConfigError(key, str(error)) from error
+    x, y = (_array(arrays, name, path, key) for name in ("x", "y"))
+    if x.ndim != 2 or x.shape[0] == 0 or x.shape[1] == 0:
+        raise ConfigError(key, f"{path}: expected x of shape (m, d), found {x.shape}")
+    if y.shape[:1] != x.shape[:1] or y.ndim > 2 or 0 in y.shape:
+        raise ConfigError(key, f"{path}: expected y with the {len(x)} rows of x, found shape {y.shape}")
+    if y.dtype.kind in "iub" and y.ndim == 1:
+        return Shard(path, _finite(x, "x", path, key), None, _labels(y, "y", path, key), _codes(arrays, path, key))
+    targets = _finite(y.reshape(len(y), -1), "y", path, key)
+    labels = _labels(arrays["labels"], "labels", path, key) if "labels" in arrays else None
+    if labels is not None and labels.shape != (len(x),):
+        raise ConfigError(key, f"{path}: expected a label for each of {len(x)} samples, found {labels.shape}")
+    return Shard(path, _finite(x, "x", path, key), targets, labels, _codes(arrays, path, key))
+
+
+def _array(arrays: Mapping[str, NDArray[Any]], name: str, path: Path, key: str) -> NDArray[Any]:
+    if name not in arrays:
+        raise ConfigError(key, f"{path}: expected arrays x and y, found {', '.join(arrays) or 'none'}")
+    if arrays[name].dtype.kind not in "fiub":
+        raise ConfigError(key, f"{path}: expected numbers in {name}, found {arrays[name].dtype}")
+    return arrays[name]
+
+
+def _finite(array: NDArray[Any], name: str, path: Path, key: str) -> Matrix:
+    bad = np.argwhere(~np.isfinite(array))
+    if len(bad):
+        raise ConfigError(key, f"{path}: expected finite numbers, found nan or infinity in {name}, row {bad[0][0]}")
+    return np.ascontiguousarray(array, dtype=np.float64)
+
+
+def _labels(array: NDArray[Any], name: str, path: Path, key: str) -> Labels:
+    if array.size and array.min() < 0:
+        raise ConfigError(key, f"{path}: expected labels >= 0 in {name}, found {array.min()}")
+    return np.ascontiguousarray(array, dtype=np.int64)
+
+
+def _codes(arrays: Mapping[str, NDArray[Any]], path: Path, key: str) -> Matrix | None:
+    return _finite(arrays["codes"], "codes", path, key) if "codes" in arrays else None

@@ -1,0 +1,318 @@
+"""Frames between this process and its neighbors over ZeroMQ; the only file that knows it.
+
+One ROUTER, bound, receives from all; one DEALER a neighbor sends. Connections are CURVE-encrypted,
+and a key is bound to its peer's id: libzmq asks the small ZAP server here for every connection,
+and stamps each frame with the id it answers.
+
+Everything runs in the event loop of `peer.process`. Sockets' descriptors are edge-triggered, so
+a socket is always read until it is empty.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, cast, final
+from urllib.parse import urlsplit
+
+import zmq
+from zmq.utils import z85
+
+from peer.errors import ConfigError, WireError
+from peer.wire import Frame
+from topology import PeerId
+
+HANDSHAKE_MS: Final = 5_000
+"""A connection that has not shaken hands by then is closed: a stranger's must not hold descriptors for long."""
+
+HEARTBEAT_MS: Final = 5_000
+"""Between pings; twice that without an answer closes the connection, which finds a frozen or unplugged host."""
+
+RECONNECT_MS: Final = (20, 1_000)
+"""First and longest pause between attempts to connect: any start order costs little, an absent peer less."""
+
+LINGER_MS: Final = 2_000
+"""What is still to be sent when a peer ends gets this long."""
+
+QUEUE_MESSAGES: Final = 1_000
+"""High-water marks. The protocol bounds what can be queued to two shares a neighbor, a catch-up after a
+resumption excepted; this only bounds what a flood can do before the reader gets to it."""
+
+ZAP_ENDPOINT: Final = "inproc://zeromq.zap.01"
+
+
+@final
+@dataclass(frozen=True)
+class Keys:
+    """CURVE keys of one peer, in Z85 text.
+
+    Parameters
+    ----------
+    secret, public : str
+        This peer's pair.
+    peers : mapping of int to str
+        Public key of every peer that may talk to this one.
+    """
+
+    secret: str
+    public: str
+    peers: Mapping[PeerId, str]
+
+
+def new_key_pair() -> tuple[str, str]:
+    """A fresh CURVE key pair, (public, secret), each 40 characters of Z85; needs no context."""
+    public, secret = zmq.curve_keypair()
+    return public.decode(), secret.decode()
+
+
+def public_of(secret: str) -> str:
+    """Public key of a secret one, both Z85."""
+    return zmq.curve_public(secret.encode()).decode()
+
+
+class Transport:
+    """Sends to neighbors, receives from anybody allowed.
+
+    Parameters
+    ----------
+    me : int
+        This peer.
+    keys : Keys or None
+        None talks in the clear, which `peer.config` allows on loopback only.
+    max_frame_bytes : int
+        A larger frame closes the connection it came over.
+    on_connect, on_disconnect : callable
+        Called with a neighbor whose connection, outwards, comes up after a handshake, or breaks.
+    on_refusal : callable
+        Called with a neighbor that refuses this peer's key.
+    """
+
+    def __init__(
+        self,
+        me: PeerId,
+        keys: Keys | None,
+        max_frame_bytes: int,
+        on_connect: Callable[[PeerId], None],
+        on_disconnect: Callable[[PeerId], None],
+        on_refusal: Callable[[PeerId], None],
+    ) -> None:
+        self._me = me
+        self._keys = keys
+        self._max_frame_bytes = max_frame_bytes
+        self._on_connect = on_connect
+        self._on_disconnect = on_disconnect
+        self._on_refusal = on_refusal
+        self._loop = asyncio.get_running_loop()
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._links: dict[PeerId, _Link] = {}
+        self._readable = asyncio.Event()
+        self._zap = self._serve_zap(keys) if keys is not None else None
+        self._router = self._receiver()
+        self.bytes_sent = 0
+        self.bytes_received = 0
+
+    def _receiver(self) -> zmq.Socket[bytes]:
+        router = self._context.socket(zmq.ROUTER)
+        self._limit(router)
+        router.setsockopt(zmq.ROUTER_HANDOVER, 1)
+        if self._keys is not None:
+            router.setsockopt(zmq.CURVE_SERVER, 1)
+            router.setsockopt(zmq.CURVE_SECRETKEY, self._keys.secret.encode())
+            router.setsockopt(zmq.ZAP_DOMAIN, b"peer")
+        self._loop.add_reader(router.FD, self._readable.set)
+        return router
+
+    def _limit(self, end: zmq.Socket[bytes]) -> None:
+        for option, value in (
+            (zmq.LINGER, LINGER_MS),
+            (zmq.MAXMSGSIZE, self._max_frame_bytes),
+            (zmq.HANDSHAKE_IVL, HANDSHAKE_MS),
+            (zmq.HEARTBEAT_IVL, HEARTBEAT_MS),
+            (zmq.HEARTBEAT_TIMEOUT, 2 * HEARTBEAT_MS),
+            (zmq.SNDHWM, QUEUE_MESSAGES),
+            (zmq.RCVHWM, QUEUE_MESSAGES),
+            (zmq.IPV6, 1),
+        ):
+            end.setsockopt(option, value)
+
+    # ---- connections -----------------------------------------------------------------------
+
+    def bind(self, address: str, listener: socket.socket | None = None) -> None:
+        """Listen on an address, or on a socket that listens there already.
+
+        Raises
+        ------
+        ConfigError
+            The address cannot be bound; a port in use is named.
+        """
+        if listener is not None:
+            self._router.setsockopt(zmq.USE_FD, listener.detach())
+        try:
+            self._router.bind(address)
+        except zmq.ZMQError as error:
+            busy = f"; is another peer with id {self._me} running?" if error.errno == zmq.EADDRINUSE else ""
+            raise ConfigError("transport.addresses", f"cannot listen on {address}: {error.strerror}{busy}") from error
+
+    def connect(self, j: PeerId, address: str) -> None:
+        """Keep a connection to neighbor j, from now on.
+
+        Raises
+        ------
+        ConfigError
+            The address is none.
+        """
+        dealer = self._context.socket(zmq.DEALER)
+        self._limit(dealer)
+        dealer.setsockopt(zmq.ROUTING_ID, identity(self._me))
+        dealer.setsockopt(zmq.IMMEDIATE, 1)
+        dealer.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS[0])
+        dealer.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MS[1])
+        if self._keys is not None:
+            dealer.setsockopt(zmq.CURVE_SERVERKEY, self._keys.peers[j].encode())
+            dealer.setsockopt(zmq.CURVE_PUBLICKEY, self._keys.public.encode())
+            dealer.setsockopt(zmq.CURVE_SECRETKEY, self._keys.secret.encode())
+        events = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+        link = _Link(address, dealer, dealer.get_monitor_socket(events))
+        self._links[j] = link
+        self._loop.add_reader(link.monitor.FD, self._watch, j)
+        try:
+            dealer.connect(address)
+        except zmq.ZMQError as error:
+            raise ConfigError(
+                "transport.addresses", f"{address!r} is no address of peer {j}: {error.strerror}"
+            ) from error
+        self._watch(j)
+
+    def _watch(self, j: PeerId) -> None:
+        link = self._links[j]
+        while (event := _receive_now(link.monitor)) is not None:
+            code = int.from_bytes(event[0].bytes[:2], "little")
+            if code == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                self._on_connect(j)
+            elif code == zmq.EVENT_DISCONNECTED:
+                self._on_disconnect(j)
+            elif code == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+                self._on_refusal(j)  # libzmq does not try again by itself
+                self._loop.call_later(RECONNECT_MS[1] / 1e3, self._reconnect, link)
+
+    def _reconnect(self, link: _Link) -> None:
+        if not link.dealer.closed:
+            link.dealer.disconnect(link.address)
+            link.dealer.connect(link.address)
+
+    def _serve_zap(self, keys: Keys) -> zmq.Socket[bytes]:
+        ids = {bytes(z85.decode(key.encode())): j for j, key in keys.peers.items()}
+        zap = self._context.socket(zmq.REP)
+        zap.setsockopt(zmq.LINGER, 0)
+        zap.bind(ZAP_ENDPOINT)
+
+        def answer() -> None:
+            while (request := _receive_now(zap)) is not None:
+                version, number, *_, key = (frame.bytes for frame in request)
+                allowed = key in ids
+                status = [b"200", b"OK", identity(ids[key])] if allowed else [b"400", b"unknown key", b""]
+                zap.send_multipart([version, number, *status, b""])
+
+        self._loop.add_reader(zap.FD, answer)
+        return zap
+
+    # ---- frames ----------------------------------------------------------------------------
+
+    def send(self, j: PeerId, frames: Sequence[Frame]) -> bool:
+        """Hand frames to libzmq for neighbor j; False where the connection is down. Never blocks.
+
+        Frames are not copied: arrays behind them must not change any more.
+        """
+        dealer = self._links[j].dealer
+        sent = _send_now(dealer, frames) or (
+            # a connection that has just come up is seen only when the socket's events are looked at
+            bool(_events(dealer) & zmq.POLLOUT) and _send_now(dealer, frames)
+        )
+        if sent:
+            self.bytes_sent += sum(map(len, frames))
+        return sent
+
+    async def receive(self) -> tuple[PeerId, list[Frame]]:
+        """The next message from anybody: the peer that its key (or, in the clear, its identity) stands for.
+
+        Raises
+        ------
+        WireError
+            A message from a connection that names no peer, or not the one its key stands for.
+        """
+        while (parts := _receive_now(self._router)) is None:
+            self._readable.clear()
+            if not _events(self._router) & zmq.POLLIN:
+                await self._readable.wait()
+        envelope, *rest = parts
+        self.bytes_received += sum(len(frame) for frame in rest)
+        claimed = envelope.bytes
+        if self._keys is not None and (not rest or str(rest[0].get("User-Id")).encode("latin-1") != claimed):
+            raise WireError("identity", "its id is not that of its key")
+        if not claimed.startswith(b"peer-") or not claimed[5:].isdigit():
+            raise WireError("identity", "it does not say which peer it is")
+        return int(claimed[5:]), [frame.buffer for frame in rest]
+
+    async def close(self) -> None:
+        """Close every socket; what was handed to `send` gets LINGER_MS to leave."""
+        self._close_sockets()
+        await asyncio.to_thread(self._context.term)
+
+    def abandon(self) -> None:
+        """Close every socket at once, and what was not sent is lost."""
+        self._close_sockets(linger=0)
+        self._context.term()
+
+    def _close_sockets(self, linger: int | None = None) -> None:
+        ends = [self._router, *(link.dealer for link in self._links.values())]
+        readers = [self._router, *(link.monitor for link in self._links.values())]
+        if self._zap is not None:
+            ends.append(self._zap)
+            readers.append(self._zap)
+        for reader in readers:
+            self._loop.remove_reader(reader.FD)
+        for link in self._links.values():
+            link.dealer.disable_monitor()
+            link.monitor.close(0)
+        for end in ends:
+            end.close(linger)
+
+
+@final
+@dataclass(frozen=True)
+class _Link:
+    address: str
+    dealer: zmq.Socket[bytes]
+    monitor: zmq.Socket[bytes]
+
+
+def identity(j: PeerId) -> bytes:
+    """Name of peer j on its connections, and in the answers of the ZAP server."""
+    return b"peer-%d" % j
+
+
+def is_loopback(address: str) -> bool:
+    """Whether a tcp address is one of this host only."""
+    host = urlsplit(address).hostname or ""
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
+def _events(end: zmq.Socket[bytes]) -> int:
+    return cast(int, end.EVENTS)
+
+
+def _receive_now(end: zmq.Socket[bytes]) -> list[zmq.Frame] | None:
+    try:
+        return end.recv_multipart(zmq.NOBLOCK, copy=False)
+    except zmq.Again:
+        return None
+
+
+def _send_now(end: zmq.Socket[bytes], frames: Sequence[Frame]) -> bool:
+    try:
+        end.send_multipart(frames, zmq.NOBLOCK, copy=False)
+    except zmq.Again:
+        return False
+    return True

@@ -1,0 +1,241 @@
+"""Messages to frames and back: one msgpack header, then raw little-endian tensors.
+
+A share is `[header][y][z]`, or one of the two; the other messages are a header alone. Tensors
+are not copied, neither out nor in: what `decode` returns looks into the received frames.
+Nothing here knows the network; whose connection the frames came over, the transport checks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias, TypeVar, cast, final
+
+import msgpack
+import numpy as np
+
+from peer.arrays import DTYPES, Vector, is_finite
+from peer.errors import WireError
+from peer.messages import PROTOCOL, Bye, Hello, Message, Part, Share
+
+Frame: TypeAlias = bytes | memoryview
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+MAX_HEADER_BYTES: Final = 1 << 20
+"""Of a header: a Hello that lists a sample count for each of 50,000 peers fits."""
+
+MAX_REASON: Final = 500
+"""Characters of a Bye's reason: one line for a user."""
+
+MAX_ROUND: Final = 2**53
+"""Rounds that every JSON reader can count."""
+
+MAX_HELD: Final = 4096
+"""Pieces that a peer can hold of one neighbor: two a round of the largest catch-up, see `peer.rounds`."""
+
+MAX_SAMPLES: Final = 2**53
+"""Samples of one peer that a float64 can count."""
+
+MAX_CLASSES: Final = 2**20
+"""Classes of a data set; a larger label is a mistake in the file."""
+
+PARTS: Final[tuple[Part, ...]] = ("y", "z")
+
+
+@final
+@dataclass(frozen=True)
+class Format:
+    """What all messages of a run have in common; anything else is refused.
+
+    Parameters
+    ----------
+    run : str
+        Name of the run.
+    n_agents : int
+        Number of peers I.
+    n_parameters : int
+        p; 0 while it is not known, when no share can be decoded.
+    dtype : str
+        Tensor format on the wire, f8 or f4.
+    """
+
+    run: str
+    n_agents: int
+    n_parameters: int
+    dtype: str
+
+    @property
+    def max_frame_bytes(self) -> int:
+        """Size of the largest frame that can be valid."""
+        return max(MAX_HEADER_BYTES, self.n_parameters * DTYPES[self.dtype].itemsize)
+
+
+def encode(message: Message, form: Format) -> list[Frame]:
+    """Frames of a message; the tensors' frames are views of its arrays, which must not change any more."""
+    header: dict[str, Any] = {"v": PROTOCOL, "run": form.run, "from": message.sender}
+    if isinstance(message, Share):
+        tensors = {part: vector for part in PARTS if (vector := getattr(message, part)) is not None}
+        header |= {"kind": "share", "n": message.n, "floor": message.floor, "objective": message.objective}
+        header |= {"dtype": form.dtype, "parts": list(tensors)}
+        return [msgpack.packb(header), *(_raw(vector, form.dtype) for vector in tensors.values())]
+    if isinstance(message, Bye):
+        header |= {"kind": "bye", "reason": message.reason[:MAX_REASON]}
+    else:
+        header |= {"kind": "hello", "instance": message.instance, "purpose": message.purpose}
+        header |= {
+            "incarnation": message.incarnation,
+            "n": message.n,
+            "held": message.held,
+            "settings": dict(message.settings),
+        }
+        header |= {"n_samples": dict(message.n_samples), "n_classes": message.n_classes}
+    return [msgpack.packb(header)]
+
+
+def share_bytes(form: Format) -> int:
+    """Bytes of a whole share in one piece, about: header and two tensors."""
+    header = encode(Share(form.n_agents, 1_000, 1_000, 0.5, None, None), form)[0]
+    return len(header) + 2 * len(PARTS) + 2 * form.n_parameters * DTYPES[form.dtype].itemsize
+
+
+def _raw(vector: Vector, dtype: str) -> memoryview:
+    return np.ascontiguousarray(vector, dtype=DTYPES[dtype]).data.cast("B")
+
+
+def decode(frames: Sequence[Frame], form: Format) -> Message:
+    """Message of some frames, every field checked.
+
+    Parameters
+    ----------
+    frames : sequence of bytes or memoryview
+        As they came, without the envelope.
+    form : Format
+        What a valid message of this run looks like.
+
+    Returns
+    -------
+    Message
+        A share's tensors are read-only views of the frames where the wire carries float64.
+
+    Raises
+    ------
+    WireError
+        Anything that is no valid message; names the cause.
+    """
+    if not frames or len(frames[0]) > MAX_HEADER_BYTES:
+        raise WireError("size", f"expected a header of up to {MAX_HEADER_BYTES} bytes")
+    try:
+        header = msgpack.unpackb(frames[0], strict_map_key=False)
+    except Exception as error:  # msgpack documents no common base of what it raises on malformed bytes
+        raise WireError("header", "expected a msgpack header") from error
+    fields = _Fields(header)
+    version, run = fields.integer("v", 0, 2**31), fields.text("run", 200)
+    if version != PROTOCOL:
+        raise WireError("version", f"expected protocol version {PROTOCOL}, found {version}")
+    if run != form.run:
+        raise WireError("run", f"expected run {form.run!r}, found {run!r}")
+    sender = fields.integer("from", 0, form.n_agents)
+    kind = fields.choice("kind", ("share", "hello", "bye"))
+    if kind == "share":
+        return _share(fields, sender, frames[1:], form)
+    if len(frames) != 1:
+        raise WireError("frames", f"expected no tensors after a {kind}, found {len(frames) - 1}", sender)
+    if kind == "bye":
+        return Bye(sender, fields.text("reason", MAX_REASON))
+    return _hello(fields, sender, form)
+
+
+def _share(fields: _Fields, sender: int, tensors: Sequence[Frame], form: Format) -> Share:
+    n, floor = fields.integer("n", 0, MAX_ROUND), fields.integer("floor", 0, MAX_ROUND)
+    objective = fields.values.get("objective")
+    if not isinstance(objective, float) or not np.isfinite(objective):
+        raise WireError("nonfinite", "objective: expected a finite number", sender, n)
+    if fields.values.get("dtype") != form.dtype:
+        raise WireError("dtype", f"expected tensors in {form.dtype}, found {fields.values.get('dtype')!r}", sender, n)
+    parts = fields.values.get("parts")
+    if parts not in (["y"], ["z"], ["y", "z"]) or len(tensors) != len(parts):
+        raise WireError("frames", f"expected a tensor for each of {parts!r}, found {len(tensors)}", sender, n)
+    found = {part: _tensor(tensor, form, sender, n) for part, tensor in zip(parts, tensors, strict=True)}
+    return Share(sender, n, floor, objective, found.get("y"), found.get("z"))
+
+
+def _tensor(frame: Frame, form: Format, sender: int, n: int) -> Vector:
+    dtype = DTYPES[form.dtype]
+    expected = form.n_parameters * dtype.itemsize
+    if len(frame) != expected:
+        raise WireError("shape", f"expected a tensor of {expected} bytes, found {len(frame)}", sender, n)
+    vector = np.frombuffer(frame, dtype=dtype)
+    if not is_finite(vector):
+        raise WireError("nonfinite", "expected finite numbers, found nan or infinity", sender, n)
+    return vector.astype(np.float64, copy=False)
+
+
+def _hello(fields: _Fields, sender: int, form: Format) -> Hello:
+    held = fields.values.get("held")
+    if not isinstance(held, list) or len(held) > MAX_HELD or not all(_is_held(item) for item in held):
+        raise WireError("header", "held: expected pairs of a round and a part", sender)
+    settings = fields.mapping("settings", str, str)
+    n_samples = fields.mapping("n_samples", int, int)
+    if not all(0 <= peer < form.n_agents and 0 < count < MAX_SAMPLES for peer, count in n_samples.items()):
+        raise WireError("header", "n_samples: expected a positive number for each peer", sender)
+    return Hello(
+        sender=sender,
+        instance=fields.text("instance", 64),
+        incarnation=fields.integer("incarnation", 0, 2**31),
+        purpose=cast(Any, fields.choice("purpose", ("ask", "answer", "news"))),
+        n=fields.integer("n", 0, MAX_ROUND),
+        held=tuple((n, part) for n, part in held),
+        settings=settings,
+        n_samples=n_samples,
+        n_classes=fields.integer("n_classes", 0, MAX_CLASSES),
+    )
+
+
+def _is_held(item: object) -> bool:
+    return isinstance(item, list) and len(item) == 2 and _is_integer(item[0]) and item[0] >= 0 and item[1] in PARTS
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+@final
+@dataclass(frozen=True)
+class _Fields:
+    """A decoded header, whose fields are taken out with their type checked."""
+
+    values: Mapping[str, object]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.values, dict):
+            raise WireError("header", "expected a msgpack map")
+
+    def integer(self, key: str, low: int, high: int) -> int:
+        """Integer in low <= value < high."""
+        value = self.values.get(key)
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value < high:
+            raise WireError("header", f"{key}: expected an integer in {low}..{high - 1}")
+        return value
+
+    def text(self, key: str, longest: int) -> str:
+        """Text of up to `longest` characters."""
+        value = self.values.get(key)
+        if not isinstance(value, str) or len(value) > longest:
+            raise WireError("header", f"{key}: expected text of up to {longest} characters")
+        return value
+
+    def choice(self, key: str, allowed: Sequence[str]) -> str:
+        """One of the allowed words."""
+        value = self.values.get(key)
+        if not isinstance(value, str) or value not in allowed:
+            raise WireError("header", f"{key}: expected one of {', '.join(allowed)}")
+        return value
+
+    def mapping(self, key: str, keys: type[K], values: type[V]) -> dict[K, V]:
+        """Map whose keys and values have just these types."""
+        found = self.values.get(key)
+        if not isinstance(found, dict) or not all(type(k) is keys and type(v) is values for k, v in found.items()):
+            raise WireError("header", f"{key}: expected a map of {keys.__name__} to {values.__name__}")
+        return found

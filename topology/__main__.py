@@ -1,0 +1,218 @@
+"""Command line of the package: prints, checks, draws and saves a schedule without starting a peer."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import Any, Final, final
+
+import click
+
+from topology.graphs import FAMILIES, TopologyError
+from topology.schedules import SCHEDULES, Schedule, connectivity_window, lines, make, rounds_to_show, union
+from topology.schedules import save as save_schedule
+from topology.weights import mixing_rate
+
+
+@final
+@dataclass(frozen=True)
+class Asked:
+    """What the common options of a command line describe.
+
+    Parameters
+    ----------
+    schedule : Schedule
+    n_rounds : int
+        Length of the run.
+    title : str
+        The schedule in the words of the options.
+    """
+
+    schedule: Schedule
+    n_rounds: int
+    title: str
+
+
+# The defaults are those of the experiment file that `peer` takes, so that both talk of the same graph.
+COMMON: Final = (
+    click.option("--graph", default="erdos-renyi", show_default=True, help=f"Base graph: {', '.join(FAMILIES)}."),
+    click.option("--peers", type=int, default=8, show_default=True, help="Number of agents."),
+    click.option("--probability", type=float, default=0.3, show_default=True, help="Of a link of erdos-renyi."),
+    click.option("--radius", type=float, default=0.5, show_default=True, help="Of neighborhood in geometric."),
+    click.option("--schedule", default="static", show_default=True, help=f"One of {', '.join(SCHEDULES)}."),
+    click.option(
+        "--link-probability",
+        type=float,
+        default=0.5,
+        show_default=True,
+        help="Of a link to be up in a round of random-links.",
+    ),
+    click.option("--file", type=click.Path(path_type=Path), help="The schedule file of --schedule file."),
+    click.option("--seed", type=int, default=7, show_default=True, help="Root of everything random."),
+    click.option("--rounds", type=click.IntRange(min=1), default=300, show_default=True, help="Length of the run."),
+)
+
+
+def describes_schedule(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the common options, and pass it the `Asked` that they describe."""
+
+    @wraps(command)
+    def asking(
+        graph: str,
+        peers: int,
+        probability: float,
+        radius: float,
+        schedule: str,
+        link_probability: float,
+        file: Path | None,
+        seed: int,
+        rounds: int,
+        **own: Path,
+    ) -> None:
+        if file is not None and schedule != "file":
+            raise TopologyError(f"--file {file}: expected together with --schedule file, found --schedule {schedule}")
+        made = make(
+            schedule,
+            graph,
+            peers,
+            probability=probability,
+            radius=radius,
+            link_probability=link_probability,
+            path=file,
+            seed=seed,
+        )
+        base = {"one-peer-exponential": "", "file": f" {file}"}.get(schedule, f" on {graph}")
+        command(Asked(made, rounds, schedule + base), **own)
+
+    for option in reversed(COMMON):
+        asking = option(asking)
+    return asking
+
+
+class OneLine(click.Group):
+    """Commands that end bad input with one line on stderr and exit code 2, be it click's finding or ours."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  (as click declares it)
+        """Run the command line, as `click.Group.main`."""
+        try:
+            return super().main(*args, **{**kwargs, "standalone_mode": False})
+        except click.ClickException as error:
+            problem = " ".join(error.format_message().split())
+        except TopologyError as error:
+            problem = str(error)
+        except click.Abort:
+            sys.exit(130)
+        click.echo(f"topology: {problem}", err=True)
+        sys.exit(2)
+
+
+@click.group(cls=OneLine, invoke_without_command=True)
+@click.pass_context
+def main(context: click.Context) -> None:
+    """Print, check, draw or save a schedule: which peers are linked in which round.
+
+    Every command takes the same options to describe the schedule and needs no running peer.
+    """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+@main.command(
+    epilog="\b\n"
+    "Example: three rounds in which each link of a ring is up with probability 1/2\n"
+    "  python -m topology show --graph ring --schedule random-links --rounds 3\n"
+)
+@describes_schedule
+def show(asked: Asked) -> None:
+    """Print the links of every round.
+
+    They come as JSON lines, one period if they repeat.
+    """
+    for line in lines(asked.schedule, asked.n_rounds):
+        click.echo(line)
+
+
+@main.command(
+    epilog="\b\n"
+    "Example: is a sparse geometric graph of 20 peers connected?\n"
+    "  python -m topology check --graph geometric --peers 20 --radius 0.3\n"
+)
+@describes_schedule
+def check(asked: Asked) -> None:
+    """Check that everybody reaches everybody.
+
+    Says how many consecutive rounds that takes, and how fast repeated averaging agrees.
+    """
+    schedule, n_rounds = asked.schedule, asked.n_rounds
+    window = connectivity_window(schedule, n_rounds)
+    rate = mixing_rate(schedule, n_rounds)
+    shown = [schedule.graph(n) for n in rounds_to_show(schedule, n_rounds)]
+    agents = range(schedule.n_agents)
+    whole = union(schedule, n_rounds)
+    seen = "" if schedule.period and schedule.period <= n_rounds else f" (looked at {n_rounds} rounds)"
+    rows = [
+        ("schedule", asked.title),
+        ("agents", f"{schedule.n_agents}"),
+        ("period", f"{schedule.period or 'none'}{seen}"),
+        ("links", f"{len(whole.edges)}"),
+        ("degrees", _spread([whole.degree(i) for i in agents])),
+    ]
+    if len(shown) > 1:
+        rows += [
+            ("links in a round", _spread([len(graph.edges) for graph in shown])),
+            ("degrees in a round", _spread([graph.degree(i) for graph in shown for i in agents])),
+        ]
+    rows += [
+        ("window", f"{window} (rounds in a row whose links, put together, always connect everybody)"),
+        ("mixing rate", f"{rate:.6f} (of disagreement, left after a round; 0 is agreement at once, 1 is never)"),
+    ]
+    for name, value in rows:
+        click.echo(f"{name:<19} {value}")
+
+
+@main.command(
+    epilog="\b\n"
+    "Example: who meets whom in the matchings of a grid\n"
+    "  python -m topology draw --graph grid --peers 12 --schedule matchings --out grid.png\n"
+)
+@describes_schedule
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Picture: .png, .svg or .pdf.")
+def draw(asked: Asked, out: Path) -> None:
+    """Draw the links into a picture.
+
+    All links of the run and, if they change, the first rounds beside them.
+    """
+    try:
+        from topology import draw as pictures  # only here: the other commands do without matplotlib
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != "matplotlib":
+            raise
+        raise click.ClickException("draw needs matplotlib: pip install 'next-peer[report]'") from error
+    pictures.draw(asked.schedule, asked.n_rounds, out, asked.title)
+
+
+@main.command(
+    epilog="\b\n"
+    "Example: fix 500 rounds of random links, then check what was written\n"
+    "  python -m topology save --schedule random-links --rounds 500 --out links.jsonl\n"
+    "  python -m topology check --schedule file --file links.jsonl\n"
+)
+@describes_schedule
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Schedule file to write, JSON lines.")
+def save(asked: Asked, out: Path) -> None:
+    """Write the links of every round to a file.
+
+    It holds what `show` prints, and --schedule file reads it again.
+    """
+    save_schedule(asked.schedule, asked.n_rounds, out)
+
+
+def _spread(counts: list[int]) -> str:
+    return f"min {min(counts)}, mean {sum(counts) / len(counts):.2f}, max {max(counts)}"
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m topology")

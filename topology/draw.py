@@ -1,0 +1,166 @@
+"""Pictures of schedules. The only file of the package that needs matplotlib (the extra `report`)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Final
+
+import networkx as nx
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+from topology.graphs import Edge, Graph, PeerId, TopologyError
+from topology.schedules import Matchings, OnePeerExponential, RandomLinks, Schedule, rounds_to_show, union
+
+PICTURES: Final = (".png", ".svg", ".pdf")
+"""Name endings, hence formats, that `draw` writes."""
+
+ROUNDS: Final = 6
+"""First rounds shown beside the union: as many as keep their links readable on a page."""
+
+NAMED: Final = 60
+"""Agents up to which the circles of the union have room for a number."""
+
+FLATTEST: Final = 0.4
+"""Least height of a drawing relative to its width: a path would leave no room for the headings."""
+
+# The palette of Okabe and Ito, told apart with every kind of color vision and in gray.
+UP: Final = "#0072B2"
+IDLE: Final = "#B9BEC3"
+INK: Final = "#22272B"
+PAPER: Final = "#FFFFFF"
+
+Point = tuple[float, float]
+
+
+def draw(schedule: Schedule, n_rounds: int, path: Path, title: str) -> None:
+    """Draw the union of all links and, if they change, the first rounds beside it.
+
+    Parameters
+    ----------
+    schedule : Schedule
+    n_rounds : int
+        Length of the run.
+    path : Path
+        Picture to write; its ending chooses the format.
+    title : str
+        First words of the heading.
+
+    Raises
+    ------
+    TopologyError
+        No such format, or the picture cannot be written.
+    """
+    if path.suffix.lower() not in PICTURES:
+        raise TopologyError(f"{path}: expected the name of a picture, ending in {', '.join(PICTURES)}")
+    figure = picture(schedule, n_rounds, title)
+    try:
+        figure.savefig(path, dpi=200, facecolor=PAPER)
+    except OSError as error:
+        raise TopologyError(f"{path}: cannot write the picture: {error.strerror}") from error
+
+
+def picture(schedule: Schedule, n_rounds: int, title: str) -> Figure:
+    """The figure that `draw` writes."""
+    whole = union(schedule, n_rounds)
+    ground = _ground(schedule, whole)
+    points = positions(ground, circular=isinstance(schedule, OnePeerExponential))
+    idle = ground.edges - whole.edges
+    shown = rounds_to_show(schedule, n_rounds)[:ROUNDS]
+    heading = f"{title}   ·   {_count(schedule.n_agents, 'agent')}, {_count(len(whole.edges), 'link')}"
+    margins = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12)
+    height = max(FLATTEST, max(y for _, y in points.values()))
+    if len(rounds_to_show(schedule, n_rounds)) == 1:
+        figure = Figure(figsize=(6.4, 0.8 + 6.0 * height), layout=margins)
+        _panel(figure.add_subplot(), points, up=whole.edges, idle=idle, large=True)
+    else:
+        n_columns = math.ceil(len(shown) / 2)
+        figure = Figure(figsize=(5.6 + 2.8 * n_columns, 1.2 + 5.6 * height), layout=margins)
+        cells = figure.add_gridspec(2, 2 + n_columns)
+        axes = figure.add_subplot(cells[:, :2])
+        _panel(axes, points, up=whole.edges, idle=idle, large=True)
+        axes.set_title(f"all links of {_extent(schedule, n_rounds)}", color=INK, fontsize=11)
+        for n in shown:
+            axes = figure.add_subplot(cells[n // n_columns, 2 + n % n_columns])
+            up = schedule.graph(n).edges
+            _panel(axes, points, up=up, idle=ground.edges - up, large=False)
+            axes.set_title(f"round {n}: {_count(len(up), 'link')} up", color=INK, fontsize=9)
+    figure.suptitle(heading, color=INK, fontsize=13)
+    return figure
+
+
+def positions(graph: Graph, *, circular: bool = False) -> Mapping[PeerId, Point]:
+    """Where to draw each agent, in the square [-1, 1]^2, which the drawing touches.
+
+    On a circle if asked for, or if turning by one place maps the graph onto itself, as it does a
+    ring, an exponential and a complete graph. Else by the layout of Kamada and Kawai, which makes
+    drawn distances follow the number of hops, its longest extent laid across the page; agents that
+    cannot reach each other are kept one hop farther apart than any that can. Agent 0 is on the left
+    and in the upper half.
+    """
+    n_agents = graph.n_agents
+    turned = Graph.of(n_agents, (((i + 1) % n_agents, (j + 1) % n_agents) for i, j in graph.edges))
+    if circular or n_agents <= 2 or turned == graph:
+        angles = [math.pi / 2 - 2 * math.pi * i / n_agents for i in range(n_agents)]
+        return {i: (math.cos(angle), math.sin(angle)) for i, angle in enumerate(angles)}
+    linked = graph.networkx()
+    hops = dict(nx.all_pairs_shortest_path_length(linked))
+    far = 1 + max(max(reached.values()) for reached in hops.values())
+    hops = {i: {j: reached.get(j, far) for j in range(n_agents)} for i, reached in hops.items()}
+    found = nx.kamada_kawai_layout(linked, dist=hops)
+    points = np.array([found[i] for i in range(n_agents)])
+    points -= points.mean(axis=0)
+    points = points @ np.linalg.svd(points, full_matrices=False)[2].T
+    points *= np.where(points[0] * (-1, 1) < 0, -1, 1)  # the signs of singular vectors are anybody's
+    middle = (points.max(axis=0) + points.min(axis=0)) / 2
+    points = (points - middle) / np.abs(points - middle).max()
+    return {i: (float(x), float(y)) for i, (x, y) in enumerate(points)}
+
+
+def _panel(
+    axes: Axes, points: Mapping[PeerId, Point], *, up: Iterable[Edge], idle: Iterable[Edge], large: bool
+) -> None:
+    many = len(points) > NAMED
+    for edges, color, width in ((idle, IDLE, 0.8), (up, UP, 1.4 if large else 2.0)):
+        segments = [(points[i], points[j]) for i, j in sorted(edges)]
+        axes.add_collection(LineCollection(segments, colors=color, linewidths=width / 2 if many else width, zorder=1))
+    x, y = zip(*points.values(), strict=True)
+    named = large and not many
+    size = 260 * min(1.0, 20 / len(points)) if named else min(40.0, 1200 / len(points))
+    axes.scatter(
+        x,
+        y,
+        s=size,
+        color=PAPER if named else INK,
+        edgecolors=INK,
+        linewidths=1.2 if named else 0.0,
+        zorder=2,
+        clip_on=False,
+    )
+    if named:
+        for i, point in points.items():
+            axes.annotate(str(i), point, ha="center", va="center_baseline", fontsize=0.5 * math.sqrt(size), color=INK)
+    height = max(FLATTEST, max(y))
+    axes.set(aspect="equal", xlim=(-1.1, 1.1), ylim=(-0.1 - height, 0.1 + height))
+    axes.set_axis_off()
+
+
+def _ground(schedule: Schedule, whole: Graph) -> Graph:
+    """Every link that may ever be up, for a layout that does not depend on the length of the run."""
+    return schedule.base if isinstance(schedule, (RandomLinks, Matchings)) else whole
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + "s" * (number != 1)
+
+
+def _extent(schedule: Schedule, n_rounds: int) -> str:
+    n_shown = len(rounds_to_show(schedule, n_rounds))
+    if schedule.period is not None and schedule.period <= n_rounds:
+        return f"the {n_shown} rounds that repeat"
+    return _count(n_shown, "round")
