@@ -9,6 +9,7 @@ for neural networks of S. Scardapane, P. Di Lorenzo (2017). Departures:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, final
@@ -138,7 +139,8 @@ def absorb(
     """
     w = mix(proposal.z, {j: share.z for j, share in shares.items()}, weights, wire_dtype)
     y = mix(state.y, {j: share.y for j, share in shares.items()}, weights, wire_dtype)
-    objective = sum(c * (shares[j].objective if j in shares else state.objective) for j, c in sorted(weights.items()))
+    seen = {j: shares[j].objective if j in shares else state.objective for j in weights}
+    objective = math.fsum(weight * seen[j] for j, weight in weights.items())
     gradient, value = problem.gradient(w), problem.value(w)
     y += gradient - state.gradient
     if not (is_finite(y) and is_finite(w) and np.isfinite(value)):

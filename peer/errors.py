@@ -37,9 +37,12 @@ class ConfigError(PeerError, ValueError):
     """
 
     def __init__(self, key: str, problem: str) -> None:
-        super().__init__(f"{key}: {problem}")
+        super().__init__(key, problem)  # both, so that it can be sent from one process to another
         self.key = key
         self.problem = problem
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.problem}"
 
 
 class RemoteError(PeerError):

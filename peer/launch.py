@@ -76,9 +76,6 @@ def prepare(experiment: Experiment, run_dir: Path) -> tuple[Experiment, config.G
     """
     if (run_dir / "peers").exists() or (run_dir / "summary.json").exists():
         raise ConfigError("--out", f"expected a folder without a run, found one in {run_dir}; nothing is replaced")
-    local = [address for address in experiment.transport.addresses if not is_loopback(address)]
-    if local:
-        raise ConfigError("transport.addresses", f"launch starts peers on this host only, found {local[0]}")
     ground = config.aside(config.ground, experiment)
     experiment = config.aside(with_cut_shards, experiment, run_dir / "shards")
     config.aside(config.rehearse, experiment)
@@ -132,6 +129,8 @@ def listeners(experiment: Experiment) -> list[socket.socket]:
     for address in experiment.transport.addresses or ["tcp://127.0.0.1:0"] * experiment.peers:
         host, _, port = address.removeprefix("tcp://").rpartition(":")
         try:
+            if not is_loopback(address):
+                raise ValueError("launch starts peers on this host only")
             family, kind, number, _, place = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)[0]
             listener = socket.socket(family, kind, number)
             found.append(listener)
@@ -251,7 +250,9 @@ def _verdict(failed: Mapping[PeerId, tuple[int, str]]) -> tuple[int, str]:
         return DONE, ""
     causes = {peer: end for peer, end in failed.items() if end[0] not in (LOST, INTERRUPTED)} or failed
     peer, (code, line) = min(causes.items())
-    return (code if code in (BAD_INPUT, BROKEN) else LOST), f"peer {peer} was lost: {line or f'exit code {code}'}"
+    if code in (BAD_INPUT, LOST, BROKEN):
+        return code, f"peer {peer}: {line}"
+    return LOST, f"peer {peer} was lost: {line or f'exit code {code}'}"
 
 
 @contextmanager

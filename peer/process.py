@@ -41,6 +41,10 @@ T = TypeVar("T")
 AHEAD_BYTES: Final = 1 << 16
 """From this size on y goes ahead of z. Below it a second message costs more than it hides (80 KB: TRANSPORT)."""
 
+NEWS_S: Final = 0.02
+"""News of other peers are gathered for so long before they are passed on: 64 peers on a ring would else
+send 8,000 of them."""
+
 FAREWELL_S: Final = 2.0
 """How long a peer that stops by an error tries to tell those that do not know it yet."""
 
@@ -180,6 +184,7 @@ class _Peer:
         self.greeted: set[PeerId] = set()
         self.dropped: Counter[str] = Counter()
         self.state: agent.State | None = None
+        self.news: asyncio.TimerHandle | None = None
         self.complete = False
         self.mathematics = ThreadPoolExecutor(1, thread_name_prefix="mathematics")
         widest = 8 * self._guess_of_parameters()
@@ -272,14 +277,19 @@ class _Peer:
     def take_hello(self, hello: Hello) -> None:
         """Learn from a Hello, spread the news, answer, and send what its sender lacks."""
         j = hello.sender
-        if self.roster.receive(hello):
-            for k in self.neighbors:
-                self.send(k, self.roster.hello("news", self.rounds.n))
+        if self.roster.receive(hello) and self.news is None:
+            self.news = asyncio.get_running_loop().call_later(NEWS_S, self.spread)
         if hello.purpose == "ask":
             self.send(j, self.roster.hello("answer", self.rounds.n, self.rounds.held_of(j)))
         elif hello.purpose == "answer":
             for share in self.rounds.owed(hello):
                 self.send(j, share)
+
+    def spread(self) -> None:
+        """Tell all neighbors what was learned of the others."""
+        self.news = None
+        for j in self.neighbors:
+            self.send(j, self.roster.hello("news", self.rounds.n))
 
     def take_bye(self, bye: Bye) -> None:
         """A neighbor is done, or gave up."""
@@ -303,7 +313,7 @@ class _Peer:
     async def work(self) -> None:
         """From the first Hello to the last Bye."""
         await self.meet()
-        problem, model = self.begin()
+        problem, model = await self.begin()
         try:
             async with asyncio.TaskGroup() as both:
                 listening = both.create_task(self.listen())
@@ -330,10 +340,13 @@ class _Peer:
                     await self.take()
         except TimeoutError as error:
             raise NeighborsLate(0, self.roster.missing, time.monotonic() - began) from error
+        if self.news is not None:  # no share may overtake the news that its receiver needs to begin
+            self.news.cancel()
+            self.spread()
         self.roster.began = True
         self.event("ready", samples=self.roster.n_samples_total)
 
-    def begin(self) -> tuple[Problem, MLP]:
+    async def begin(self) -> tuple[Problem, MLP]:
         """The problem, now that M and the number of classes are known, and the first state.
 
         Raises
@@ -350,7 +363,7 @@ class _Peer:
             self.state = agent.State(n=last.n, **last.vectors, **last.scalars)  # type: ignore[arg-type]
             self.rounds.keep(last.kept)
         else:
-            self.state = agent.initial(problem, w, experiment.step.alpha)
+            self.state = await self.compute(agent.initial, problem, w, experiment.step.alpha)
             npz.save(self.assignment.folder / "initial.npz", model.layout.unflatten(w))
         if experiment.run.checkpoint_every:
             checkpoint.save(self.checkpoint_path, self.snapshot(self.state))
@@ -445,7 +458,12 @@ class _Peer:
 
     async def compute(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Result of a computation on the thread of the mathematics, while messages are served."""
-        return await asyncio.get_running_loop().run_in_executor(self.mathematics, lambda: function(*args, **kwargs))
+
+        def computed() -> T:
+            with np.errstate(all="ignore"):  # what overflows ends in nan or infinity, and is found there
+                return function(*args, **kwargs)
+
+        return await asyncio.get_running_loop().run_in_executor(self.mathematics, computed)
 
     # ---- the end ---------------------------------------------------------------------------
 

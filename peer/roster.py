@@ -94,7 +94,8 @@ class Roster:
         other = [key for key in keys if self.settings.get(key) != hello.settings.get(key)]
         if other:
             named = "; ".join(
-                f"{key} is {hello.settings.get(key, 'absent')} there, {self.settings.get(key, 'absent')} here"
+                f"{_short(key)} is {_short(hello.settings.get(key, 'absent'))} there, "
+                f"{_short(self.settings.get(key, 'absent'))} here"
                 for key in other[:4]
             )
             more = f"; and {len(other) - 4} more" if len(other) > 4 else ""
@@ -109,3 +110,7 @@ class Roster:
     def n_samples_total(self) -> int:
         """M, once nobody is missing."""
         return sum(self.counts.values())
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 100 else text[:100] + "..."

@@ -133,6 +133,7 @@ class Rounds:
         shares = {j: self._held[j].pop(self.n) for j in self.neighbors}
         self.n += 1
         self.neighbors = ()
+        self._release()  # a neighbor that was ahead may have said its floor before the round was over here
         return shares
 
     # ---- own shares ------------------------------------------------------------------------
@@ -194,11 +195,14 @@ class Rounds:
         if floor <= self._floors.get(j, 0):
             return
         self._floors[j] = floor
+        self._release()
+        for k, sent in self._sent.items():
+            sent.difference_update([(n, part) for n, part in sent if n < self._floors.get(k, 0)])
+
+    def _release(self) -> None:
         for n in [n for n in self._kept if n < self.n]:
             if all(self._floors.get(k, 0) > n for k in self.schedule.graph(n).neighbors(self.me)):
                 del self._kept[n]
-        for k, sent in self._sent.items():
-            sent.difference_update([(n, part) for n, part in sent if n < self._floors.get(k, 0)])
 
 
 def _parts(share: Share) -> list[Part]:

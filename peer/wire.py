@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from reprlib import repr as shown
 from typing import Any, Final, TypeAlias, TypeVar, cast, final
 
 import msgpack
@@ -28,6 +29,9 @@ MAX_HEADER_BYTES: Final = 1 << 20
 
 MAX_REASON: Final = 500
 """Characters of a Bye's reason: one line for a user."""
+
+MAX_SETTING: Final = 10_000
+"""Characters of a setting's value: the widths of many layers fit."""
 
 MAX_ROUND: Final = 2**53
 """Rounds that every JSON reader can count."""
@@ -81,7 +85,8 @@ def encode(message: Message, form: Format) -> list[Frame]:
         header |= {"dtype": form.dtype, "parts": list(tensors)}
         return [msgpack.packb(header), *(_raw(vector, form.dtype) for vector in tensors.values())]
     if isinstance(message, Bye):
-        header |= {"kind": "bye", "reason": message.reason[:MAX_REASON]}
+        reason = "".join(letter if letter.isprintable() else " " for letter in message.reason[:MAX_REASON])
+        header |= {"kind": "bye", "reason": reason}
     else:
         header |= {"kind": "hello", "instance": message.instance, "purpose": message.purpose}
         header |= {
@@ -153,17 +158,20 @@ def _share(fields: _Fields, sender: int, tensors: Sequence[Frame], form: Format)
     if not isinstance(objective, float) or not np.isfinite(objective):
         raise WireError("nonfinite", "objective: expected a finite number", sender, n)
     if fields.values.get("dtype") != form.dtype:
-        raise WireError("dtype", f"expected tensors in {form.dtype}, found {fields.values.get('dtype')!r}", sender, n)
+        found = shown(fields.values.get("dtype"))  # short, however long or deep it is
+        raise WireError("dtype", f"expected tensors in {form.dtype}, found {found}", sender, n)
     parts = fields.values.get("parts")
     if parts not in (["y"], ["z"], ["y", "z"]) or len(tensors) != len(parts):
-        raise WireError("frames", f"expected a tensor for each of {parts!r}, found {len(tensors)}", sender, n)
-    found = {part: _tensor(tensor, form, sender, n) for part, tensor in zip(parts, tensors, strict=True)}
-    return Share(sender, n, floor, objective, found.get("y"), found.get("z"))
+        raise WireError("frames", f"expected a tensor for each of {shown(parts)}, found {len(tensors)}", sender, n)
+    vectors = {part: _tensor(tensor, form, sender, n) for part, tensor in zip(parts, tensors, strict=True)}
+    return Share(sender, n, floor, objective, vectors.get("y"), vectors.get("z"))
 
 
 def _tensor(frame: Frame, form: Format, sender: int, n: int) -> Vector:
     dtype = DTYPES[form.dtype]
     expected = form.n_parameters * dtype.itemsize
+    if not expected:
+        raise WireError("shape", "expected no tensor while the number of parameters is not known", sender, n)
     if len(frame) != expected:
         raise WireError("shape", f"expected a tensor of {expected} bytes, found {len(frame)}", sender, n)
     vector = np.frombuffer(frame, dtype=dtype)
@@ -177,6 +185,8 @@ def _hello(fields: _Fields, sender: int, form: Format) -> Hello:
     if not isinstance(held, list) or len(held) > MAX_HELD or not all(_is_held(item) for item in held):
         raise WireError("header", "held: expected pairs of a round and a part", sender)
     settings = fields.mapping("settings", str, str)
+    if not all(_is_line(key) and _is_line(value) for key, value in settings.items()):
+        raise WireError("header", f"settings: expected printable text of up to {MAX_SETTING} characters", sender)
     n_samples = fields.mapping("n_samples", int, int)
     if not all(0 <= peer < form.n_agents and 0 < count < MAX_SAMPLES for peer, count in n_samples.items()):
         raise WireError("header", "n_samples: expected a positive number for each peer", sender)
@@ -194,7 +204,14 @@ def _hello(fields: _Fields, sender: int, form: Format) -> Hello:
 
 
 def _is_held(item: object) -> bool:
-    return isinstance(item, list) and len(item) == 2 and _is_integer(item[0]) and item[0] >= 0 and item[1] in PARTS
+    if not isinstance(item, list) or len(item) != 2 or not _is_integer(item[0]):
+        return False
+    return 0 <= item[0] < MAX_ROUND and item[1] in PARTS
+
+
+def _is_line(text: str) -> bool:
+    """Whether it can be shown to a user: what a peer says must not clear somebody's terminal."""
+    return len(text) <= MAX_SETTING and text.isprintable()
 
 
 def _is_integer(value: object) -> bool:
@@ -220,10 +237,10 @@ class _Fields:
         return value
 
     def text(self, key: str, longest: int) -> str:
-        """Text of up to `longest` characters."""
+        """Printable text of up to `longest` characters."""
         value = self.values.get(key)
-        if not isinstance(value, str) or len(value) > longest:
-            raise WireError("header", f"{key}: expected text of up to {longest} characters")
+        if not isinstance(value, str) or len(value) > longest or not value.isprintable():
+            raise WireError("header", f"{key}: expected printable text of up to {longest} characters")
         return value
 
     def choice(self, key: str, allowed: Sequence[str]) -> str:

@@ -84,7 +84,7 @@ def describes_schedule(command: Callable[..., None]) -> Callable[..., None]:
             path=file,
             seed=seed,
         )
-        base = {"one-peer-exponential": "", "file": f" {file}"}.get(schedule, f" on {graph}")
+        base = {"one-peer-exponential": "", "file": f" {file and file.name}"}.get(schedule, f" on {graph}")
         command(Asked(made, rounds, schedule + base), **own)
 
     for option in reversed(COMMON):

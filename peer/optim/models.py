@@ -141,7 +141,7 @@ class MLP:
         cotangent = np.broadcast_to(np.eye(q), (m, q, q))
         for k, (W, _) in reversed(list(enumerate(self._layers(w)))):
             outer = cotangent[:, :, :, None] * values[k][:, None, None, :]
-            J[:, :, places[2 * k]] = outer.reshape(m, q, -1)
+            J[:, :, places[2 * k]] = outer.reshape(m, q, W.size)
             J[:, :, places[2 * k + 1]] = cotangent
             if k > 0:
                 cotangent = (cotangent @ W) * self._slope(values[k])[:, None, :]

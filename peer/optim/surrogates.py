@@ -117,7 +117,7 @@ class Linearized:
             return root * self.jacobian
         m, q = self.outputs.shape
         blocks = self.loss.curvature_root(self.outputs_at(w))
-        tangents = self.jacobian.reshape(m, q, -1)
+        tangents = self.jacobian.reshape(m, q, self.center.size)
         return np.asarray(root * (blocks.transpose(0, 2, 1) @ tangents)).reshape(self.jacobian.shape)
 
 

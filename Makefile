@@ -1,0 +1,33 @@
+# Each target makes what it needs, a virtual environment first. PYTHON is any Python from 3.11 on.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+
+.PHONY: demo test bench clean
+
+demo: $(VENV)/demo        ## the main job on a real data set: 8 peers learn to diagnose tumors
+	$(BIN)/peer launch
+
+test: $(VENV)/dev         ## style, types, layers and every test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/pytest -n 2 --dist worksteal
+
+bench: $(VENV)/dev        ## ratios to raw sockets, and what a fleet weighs
+	$(BIN)/python -m benchmarks.exchange
+	$(BIN)/python -m benchmarks.fleet
+
+clean:
+	rm -rf $(VENV)
+
+$(VENV)/demo: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[datasets]'
+	touch $@
+
+$(VENV)/dev: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@

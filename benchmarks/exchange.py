@@ -1,0 +1,424 @@
+"""Rounds of a ring of 8 peers, each sending 2p doubles to its 2 neighbors: ours against bare sockets.
+
+`raw` is what the sockets of this host can do: one TCP connection an edge, epoll, a header of 16
+bytes, `sendmsg` out of one array and `recv_into` into one array that are used again and again.
+`ours` are the parts of a peer, driven as `peer.process` drives them: the transport in asyncio,
+every message encoded, decoded and checked, the round machine, a fresh array a round because a
+queued one must not change, a line in the journal; only the mathematics is left out. `curve` is
+the same, encrypted. Every measurement forks its own peers from this process, and the variants
+take turns, so that what else this host does hits all of them; the processor time, which depends
+less on that, is printed beside the rate.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as peers run; numpy reads it when it is imported
+
+import asyncio
+import gc
+import json
+import select
+import signal
+import socket
+import struct
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Final, final
+
+import click
+import numpy as np
+
+from peer import wire
+from peer.arrays import Vector
+from peer.errors import RemoteError
+from peer.journal import Journal
+from peer.messages import Share
+from peer.process import AHEAD_BYTES
+from peer.rounds import Rounds
+from peer.transport import Keys, Transport, new_key_pair
+from topology import PeerId
+from topology.graphs import ring
+from topology.schedules import Static
+
+N_PEERS: Final = 8
+"""Size of the ring: enough for a queue to build up anywhere, on any number of cores."""
+
+TARGETS: Final[Mapping[int, float]] = {100_000: 0.65, 1_000_000: 0.9}
+"""Smallest ratio of rounds a second, ours to raw, by the number of parameters."""
+
+TARGET_BYTES: Final = 4_000_000_000
+"""What all peers together send in one measurement, unless `--rounds` says otherwise: about a second."""
+
+MAX_ROUNDS: Final = 2_000
+"""Of one measurement, for small messages."""
+
+WARM_UP: Final = 5
+"""Rounds, or a fifth of the measured ones where these are more, that do not count: connections and caches warm up."""
+
+PATIENCE_S: Final = 60.0
+"""A peer of a measurement that has not ended by then never will."""
+
+HEADER: Final = struct.Struct("<QQ")
+"""Of a raw message: round, and bytes that follow."""
+
+
+@final
+@dataclass(frozen=True)
+class Cell:
+    """What the peers of one measurement are to do.
+
+    Parameters
+    ----------
+    p : int
+        Length of each of the two vectors that make a share.
+    n_rounds : int
+        Rounds that count.
+    folder : Path
+        For the journals.
+    keys : tuple of Keys or None
+        Of each peer; None talks in the clear.
+    """
+
+    p: int
+    n_rounds: int
+    folder: Path
+    keys: tuple[Keys, ...] | None
+
+    @property
+    def warm_up(self) -> int:
+        """Rounds before those that count."""
+        return max(WARM_UP, self.n_rounds // 5)
+
+
+Moment = tuple[float, float]
+"""Seconds on the clock that all processes of a host share, and of processor time of one of them."""
+
+Interval = tuple[Moment, Moment]
+"""Start and end of the rounds that count."""
+
+
+def now() -> Moment:
+    """The present moment."""
+    return time.monotonic(), time.process_time()
+
+
+# ---- bare sockets --------------------------------------------------------------------------
+
+
+@final
+@dataclass(eq=False)
+class _Line:
+    """One TCP connection to a neighbor, which does not block, and how far its round is."""
+
+    end: socket.socket
+    size: int
+    inbox: memoryview = field(init=False)
+    received: int = 0
+    sent: int = 0
+
+    def __post_init__(self) -> None:
+        self.end.setblocking(False)
+        self.end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.inbox = np.zeros(self.size, np.uint8).data
+
+    def push(self, frames: Sequence[memoryview]) -> bool:
+        """Send what the kernel takes of the frames; whether it took anything."""
+        rest, skip = [], self.sent
+        for frame in frames:
+            if skip < len(frame):
+                rest.append(frame[skip:])
+            skip = max(0, skip - len(frame))
+        try:
+            done = self.end.sendmsg(rest)
+        except BlockingIOError:
+            return False
+        self.sent += done
+        return True
+
+    def pull(self) -> bool:
+        """Receive what the kernel has of this round; whether it had anything."""
+        try:
+            done = self.end.recv_into(self.inbox[self.received :])
+        except BlockingIOError:
+            return False
+        if not done:
+            raise ConnectionResetError("a neighbor is gone")
+        self.received += done
+        return True
+
+
+def raw(cell: Cell, me: PeerId, listener: socket.socket, addresses: Sequence[tuple[str, int]]) -> Interval:
+    """A peer of bare sockets."""
+    following = socket.create_connection(addresses[(me + 1) % N_PEERS])
+    preceding, _ = listener.accept()
+    payload = 16 * cell.p
+    y, z = np.zeros(cell.p), np.zeros(cell.p)
+    header = bytearray(HEADER.size)
+    frames = [memoryview(header), y.data.cast("B"), z.data.cast("B")]
+    lines = [_Line(end, HEADER.size + payload) for end in (preceding, following)]
+    began = now()
+    with select.epoll() as poll:
+        for line in lines:
+            poll.register(line.end, select.EPOLLIN | select.EPOLLOUT | select.EPOLLET)
+        for n in range(cell.warm_up + cell.n_rounds):
+            if n == cell.warm_up:
+                began = now()
+            HEADER.pack_into(header, 0, n, payload)
+            for line in lines:
+                line.sent = line.received = 0
+            while True:
+                moved = False
+                for line in lines:
+                    if line.sent < line.size:
+                        moved |= line.push(frames)
+                    if line.received < line.size:
+                        moved |= line.pull()
+                if all(line.sent == line.received == line.size for line in lines):
+                    break
+                if not moved:
+                    poll.poll()
+            if any(HEADER.unpack_from(line.inbox) != (n, payload) for line in lines):
+                raise ValueError(f"round {n}: a neighbor sent another round")
+    return began, now()
+
+
+# ---- ours ----------------------------------------------------------------------------------
+
+
+def ours(cell: Cell, me: PeerId, listener: socket.socket, addresses: Sequence[tuple[str, int]]) -> Interval:
+    """A peer of the parts of `peer`."""
+    return asyncio.run(_ours(cell, me, listener, addresses))
+
+
+async def _ours(cell: Cell, me: PeerId, listener: socket.socket, addresses: Sequence[tuple[str, int]]) -> Interval:
+    peer = _Peer(cell, me)
+    names = [f"tcp://{host}:{port}" for host, port in addresses]
+    peer.transport.bind(names[me], listener)
+    for j in peer.neighbors:
+        peer.transport.connect(j, names[j])
+    async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as both:
+        listening = both.create_task(peer.listen())
+        await peer.until(lambda: peer.up == set(peer.neighbors))
+        began = now()
+        for n in range(cell.warm_up + cell.n_rounds):
+            if n == cell.warm_up:
+                began = now()
+            await peer.round(n)
+        ended = now()
+        listening.cancel()
+    await peer.transport.close()
+    return began, ended
+
+
+@final
+class _Peer:
+    """The parts of one peer, connected as in `peer.process`."""
+
+    def __init__(self, cell: Cell, me: PeerId) -> None:
+        schedule = Static(ring(N_PEERS))
+        self.cell, self.me = cell, me
+        self.neighbors = schedule.graph(0).neighbors(me)
+        self.form = wire.Format("benchmark", N_PEERS, cell.p, "f8")
+        self.rounds = Rounds(me, schedule, cell.warm_up + cell.n_rounds, PATIENCE_S)
+        self.journal = Journal(cell.folder / f"{me:03d}", resume=False)
+        self.changed = asyncio.Event()
+        self.up: set[PeerId] = set()
+        self.transport = Transport(
+            me,
+            None if cell.keys is None else cell.keys[me],
+            2 * self.form.max_frame_bytes,  # in a run, too, it is set before p is known, and generous
+            self.connected,
+            self.rounds.disconnected,
+            lambda j: None,
+        )
+
+    def connected(self, j: PeerId) -> None:
+        """A connection to a neighbor is up."""
+        self.rounds.connected(j)
+        self.up.add(j)
+        self.changed.set()
+
+    def send(self, objective: float, y: Vector | None, z: Vector | None) -> None:
+        """Send the own share, or a piece of it, to the neighbors."""
+        for j, share in self.rounds.offer(objective, y, z):
+            if not self.transport.send(j, wire.encode(share, self.form)):
+                raise ConnectionError(f"the connection to {j} is down")
+
+    async def listen(self) -> None:
+        """Take in shares until cancelled; a wrong one ends the measurement."""
+        while True:
+            came_from, frames = await self.transport.receive()
+            message = wire.decode(frames, self.form)
+            if message.sender != came_from:
+                raise RemoteError("identity", f"it says it is peer {message.sender}", came_from)
+            if isinstance(message, Share):
+                self.rounds.receive(message)
+            self.changed.set()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait for a condition that a message may bring about."""
+        deadline_s = asyncio.get_running_loop().time() + PATIENCE_S
+        while not condition():
+            self.changed.clear()
+            async with asyncio.timeout_at(deadline_s):
+                await self.changed.wait()
+
+    async def round(self, n: int) -> None:
+        """One round without its mathematics, which would make the two arrays."""
+        rounds, transport = self.rounds, self.transport
+        sent, received, began = transport.bytes_sent, transport.bytes_received, time.monotonic()
+        rounds.begin()
+        y = np.full(self.cell.p, float(n))
+        ahead = y.nbytes >= AHEAD_BYTES
+        if ahead:
+            self.send(0.5, y, None)
+        z = np.full(self.cell.p, -float(n))
+        self.send(0.5, None if ahead else y, z)
+        solved = time.monotonic()
+        rounds.wait_from(solved)
+        await self.until(lambda: not rounds.missing)
+        waited = time.monotonic()
+        shares = rounds.advance()
+        rounds.floor = rounds.n
+        if any(share.y is None or share.z is None or share.y[0] != n or share.z[-1] != -n for share in shares.values()):
+            raise ValueError(f"round {n}: a neighbor sent another round")
+        self.journal.round(
+            iteration=n,
+            time_s=waited,
+            solve_s=solved - began,
+            wait_s=waited - solved,
+            bytes_sent=transport.bytes_sent - sent,
+            bytes_received=transport.bytes_received - received,
+            neighbors=list(self.neighbors),
+        )
+
+
+# ---- measuring -----------------------------------------------------------------------------
+
+Variant = Callable[[Cell, PeerId, socket.socket, Sequence[tuple[str, int]]], Interval]
+
+VARIANTS: Final[Mapping[str, Variant]] = {"raw": raw, "ours": ours, "curve": ours}
+
+
+def measure(variant: Variant, cell: Cell) -> Moment:
+    """Seconds a round of a ring of freshly forked peers, and processor seconds of all of them together.
+
+    Parameters
+    ----------
+    variant : callable
+        The life of one peer.
+    cell : Cell
+        What it is to do.
+
+    Raises
+    ------
+    RuntimeError
+        A peer failed, or did not end in time.
+    """
+    listeners = [socket.create_server(("127.0.0.1", 0), backlog=N_PEERS) for _ in range(N_PEERS)]
+    addresses = [listener.getsockname()[:2] for listener in listeners]
+    reader, writer = os.pipe()
+    pids = []
+    for me in range(N_PEERS):
+        pid = os.fork()
+        if pid == 0:
+            _child(variant, cell, me, listeners, addresses, writer)
+        pids.append(pid)
+    os.close(writer)
+    for listener in listeners:
+        listener.close()
+    try:
+        with os.fdopen(reader, "rb") as pipe:
+            lines = pipe.read().splitlines()
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+    intervals: list[Interval] = [json.loads(line) for line in lines]
+    if len(intervals) != N_PEERS:
+        raise RuntimeError(f"{N_PEERS - len(intervals)} of {N_PEERS} peers failed")
+    elapsed_s = max(end for _, (end, _) in intervals) - min(start for (start, _), _ in intervals)
+    return elapsed_s / cell.n_rounds, sum(end - start for (_, start), (_, end) in intervals) / cell.n_rounds
+
+
+def _child(
+    variant: Variant,
+    cell: Cell,
+    me: PeerId,
+    listeners: Sequence[socket.socket],
+    addresses: Sequence[tuple[str, int]],
+    writer: int,
+) -> None:
+    """The life of a forked peer; never returns."""
+    try:
+        signal.alarm(int(2 * PATIENCE_S))
+        for other in listeners:
+            if other is not listeners[me]:
+                other.close()
+        interval = variant(cell, me, listeners[me], addresses)
+        os.write(writer, (json.dumps(interval) + "\n").encode())
+    except BaseException as error:
+        click.echo(f"peer {me}: {error!r}", err=True)
+    finally:
+        sys.stderr.flush()
+        os._exit(0)
+
+
+def spread(values: Sequence[float]) -> str:
+    """Median of some values, and between what they lie."""
+    return f"{median(values):7.4g} {f'({min(values):.4g}..{max(values):.4g})':19}"
+
+
+def new_keys() -> tuple[Keys, ...]:
+    """Keys for every peer of the ring."""
+    pairs = [new_key_pair() for _ in range(N_PEERS)]
+    public = {j: pair[0] for j, pair in enumerate(pairs)}
+    return tuple(Keys(secret, own, public) for own, secret in pairs)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.option("--p", "sizes", type=int, multiple=True, default=(1_000, 100_000, 1_000_000), help="Parameters.")
+@click.option("--rounds", type=int, default=0, help="Rounds of a measurement; 0 for about a second of them.")
+@click.option("--repeats", type=int, default=7, help="Measurements of each variant.")
+@click.option("--variant", "names", type=click.Choice(tuple(VARIANTS)), multiple=True, default=tuple(VARIANTS))
+def main(sizes: tuple[int, ...], rounds: int, repeats: int, names: tuple[str, ...]) -> None:
+    """Rounds a second of a ring of 8 peers, with bare sockets and with ours, and their ratio."""
+    gc.collect()
+    gc.freeze()
+    keys = new_keys()
+    for p in sizes:
+        share_bytes = 16 * p
+        round_bytes = 2 * N_PEERS * share_bytes
+        n_rounds = rounds or max(10, min(MAX_ROUNDS, TARGET_BYTES // round_bytes))
+        found: dict[str, list[Moment]] = {name: [] for name in names}
+        with tempfile.TemporaryDirectory() as folder:
+            for _ in range(repeats):
+                for name in names:
+                    cell = Cell(p, n_rounds, Path(folder), keys if name == "curve" else None)
+                    found[name].append(measure(VARIANTS[name], cell))
+        click.echo(f"p = {p:,}: {n_rounds} rounds of {round_bytes / 1e6:,.1f} MB, median of {repeats} (least..most)")
+        for name, moments in found.items():
+            rates = [1 / elapsed_s for elapsed_s, _ in moments]
+            cpu_ms = [1e3 * cpu_s for _, cpu_s in moments]
+            line = f"  {name:9} {spread(rates)} rounds/s  {median(rates) * round_bytes / 1e6:5.0f} MB/s"
+            click.echo(f"{line}  processor {spread(cpu_ms)} ms/round")
+        for name in (name for name in names if name != "raw" and "raw" in names):
+            pairs = list(zip(found["raw"], found[name], strict=True))
+            ratios = [bare / one for (bare, _), (one, _) in pairs]
+            line = (
+                f"  {name + '/raw':9} {spread(ratios)}{'':23}  processor {spread([a / b for (_, a), (_, b) in pairs])}"
+            )
+            if name == "ours" and p in TARGETS:
+                line += f"  target {TARGETS[p]} {'met' if median(ratios) >= TARGETS[p] else 'missed'}"
+            click.echo(line)
+
+
+if __name__ == "__main__":
+    main()

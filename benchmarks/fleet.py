@@ -1,0 +1,166 @@
+"""64 peers on this host, as `peer launch` starts them: how fast they are ready, and what memory each holds.
+
+A peer is ready when it knows the sample counts of all others, so that round 0 can begin; its
+journal says so. Memory is the proportional set size: pages that several processes share, those
+of the warm parent above all, count in equal parts.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as peers run; numpy reads it when it is imported
+
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from statistics import median
+from typing import Final
+
+import click
+import numpy as np
+
+from peer import settings
+from peer.launch import Watcher, launch
+from peer.settings import Experiment
+
+TARGET_S: Final = 2.0
+"""Longest time from the first fork to the last peer's being ready."""
+
+TARGET_MB: Final = 10.0
+"""Largest proportional set size of a peer."""
+
+LOOK_S: Final = 0.005
+"""Between two looks for peers that are ready: 1/400 of the target."""
+
+N_SAMPLES, N_FEATURES = 32, 10
+"""Of a shard: small, so that what is measured is the peer."""
+
+
+def write_shards(folder: Path, n_peers: int) -> None:
+    """Shard files of two classes that a line divides, with noise."""
+    rng = np.random.default_rng(7)
+    direction = rng.standard_normal(N_FEATURES)
+    for i in range(n_peers):
+        x = rng.standard_normal((N_SAMPLES, N_FEATURES))
+        y = (x @ direction + rng.standard_normal(N_SAMPLES) > 0).astype(np.int64)
+        np.savez(folder / f"peer-{i:03d}.npz", x=x, y=y)
+
+
+def experiment_of(folder: Path, n_peers: int, n_rounds: int, security: str) -> Experiment:
+    """The peers of these shards on a ring."""
+    return settings.from_tree(
+        {
+            "name": "fleet",
+            "peers": n_peers,
+            "iterations": n_rounds,
+            "data": {"path": str(folder / "peer-{id:03d}.npz")},
+            "objective": {"loss": "cross_entropy"},
+            "topology": {"graph": "ring"},
+            "transport": {"security": security},
+        }
+    )
+
+
+def children() -> list[int]:
+    """Processes that this one has started and that have not ended."""
+    return [int(pid) for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()]
+
+
+def proportional_mb() -> list[float]:
+    """Proportional set size of each child, MB; of one that is just ending, none."""
+    found = []
+    for pid in children():
+        with suppress(ProcessLookupError, FileNotFoundError):
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+            found += [int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("Pss:")]
+    return found
+
+
+class Stopwatch(Watcher):
+    """Looks at the clock when the last peer is ready, and at the memory then and in the middle of the run.
+
+    Parameters
+    ----------
+    run_dir : Path
+    experiment : Experiment
+    forked_s : float
+        When the first peer was forked, on the monotonic clock.
+    """
+
+    def __init__(self, run_dir: Path, experiment: Experiment, forked_s: float) -> None:
+        folders = [run_dir / "peers" / f"{i:03d}" for i in range(experiment.peers)]
+        self.metrics = folders[0] / "metrics.jsonl"
+        self.middle = experiment.iterations // 2
+        self.all_forked_s = time.monotonic() - forked_s
+        waiting = [folder / "log.jsonl" for folder in folders]
+        while waiting and time.monotonic() - forked_s < experiment.run.patience_s:
+            waiting = [log for log in waiting if not (log.exists() and '"ready"' in log.read_text(encoding="utf-8"))]
+            time.sleep(LOOK_S)
+        self.ready_s = time.monotonic() - forked_s
+        self.n_waiting = len(waiting)
+        self.ready_mb = proportional_mb()
+        self.middle_mb: list[float] = []
+
+    def look(self) -> None:
+        """Some time has passed."""
+        if not self.middle_mb and self.metrics.read_text(encoding="utf-8").count("\n") >= self.middle:
+            mb = proportional_mb()
+            self.middle_mb = mb if len(mb) == len(self.ready_mb) else []
+
+
+def fork_times() -> Callable[[], Sequence[float]]:
+    """When this process forked, from now on, on the monotonic clock."""
+    times: list[float] = []
+    os.register_at_fork(before=lambda: times.append(time.monotonic()))
+    return lambda: times
+
+
+def verdict(values: Sequence[float], target: float, unit: str) -> str:
+    """Median and largest of some values against the most that the largest may be."""
+    if not values:
+        return "not measured: the run was over too soon"
+    met = "met" if max(values) < target else "missed"
+    return f"median {median(values):.2f}, most {max(values):.2f} {unit}; target < {target:g} {unit} {met}"
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.option("--peers", type=click.IntRange(3), default=64, help="Number of peers.")
+@click.option("--rounds", type=int, default=200, help="Length of a run.")
+@click.option("--repeats", type=int, default=3, help="Number of runs.")
+@click.option("--security", type=click.Choice(("curve", "none")), default="curve", help="Of the connections.")
+def main(peers: int, rounds: int, repeats: int, security: str) -> None:
+    """Seconds until a fleet is ready, and memory of a peer then and in the middle of its run."""
+    forks = fork_times()
+    forked, ready, ready_mb, middle_mb = [], [], [], []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_shards(folder, peers)
+        experiment = experiment_of(folder, peers, rounds, security)
+        for k in range(repeats):
+            watches: list[Stopwatch] = []
+
+            def watch(run_dir: Path, experiment: Experiment, watches: list[Stopwatch] = watches) -> Watcher:
+                watches.append(Stopwatch(run_dir, experiment, forks()[-peers]))
+                return watches[0]
+
+            outcome = launch(experiment, folder / f"run-{k}", watch)
+            if outcome.code != 0 or watches[0].n_waiting:
+                click.echo(f"{watches[0].n_waiting} peers were not ready in time; {outcome.line}", err=True)
+                sys.exit(1)
+            forked.append(watches[0].all_forked_s)
+            ready.append(watches[0].ready_s)
+            ready_mb += watches[0].ready_mb
+            middle_mb += watches[0].middle_mb
+    click.echo(f"{peers} peers on a ring, security {security}, {repeats} runs of {rounds} rounds")
+    click.echo(f"  all forked          median {median(forked):.2f}, most {max(forked):.2f} s")
+    click.echo(f"  all ready           {verdict(ready, TARGET_S, 's')}")
+    click.echo(f"  memory, all ready   {verdict(ready_mb, TARGET_MB, 'MB')}")
+    click.echo(f"  memory, half way    {verdict(middle_mb, TARGET_MB, 'MB')}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Tests: laws for whole families, examples a module, simulations and real runs."""

@@ -1,0 +1,1 @@
+"""Real processes and sockets, started as users start them."""

@@ -1,0 +1,121 @@
+"""Final weights of real peers against the independent program of tests/reference.py."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests import reference
+from tests.integration.lab import Array, Lab, flat
+
+PEERS, ROUNDS, INPUTS = 4, 25, 3
+
+EDGES: list[list[tuple[int, int]]] = [
+    [(0, 1), (2, 3)],
+    [],
+    [(1, 2)],
+    [(0, 3), (1, 3), (0, 2)],
+    [(0, 1), (1, 2), (2, 3)],
+]
+"""Links that come and go; no round connects all."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One combination of settings."""
+
+    loss: str = "squared"
+    outputs: int = 1
+    regularizer: str = "l2"
+    kind: str = "partial"
+    curvature: str = "local"
+    scale: str = "mean"
+    rule: str = "constant"
+    activation: str = "tanh"
+    hidden: tuple[int, ...] = (4,)
+    tau: float = 1.0
+    biases: bool = True
+
+    @property
+    def tolerance(self) -> float:
+        """What the case has to agree to."""
+        closed = self.kind == "full" or (self.loss == "squared" and self.regularizer != "l1")
+        return 1e-9 if closed else 1e-6
+
+
+CASES = [
+    Case(),
+    Case(regularizer="none", curvature="network", scale="sum", tau=5.0, rule="diminishing", outputs=2),
+    Case(regularizer="l1", hidden=(5, 3), activation="sigmoid", biases=False),
+    Case(kind="full", regularizer="l1", activation="relu", rule="diminishing", tau=3.0),
+    Case(kind="full", loss="cross_entropy", outputs=3, scale="sum", tau=40.0),
+    Case(loss="cross_entropy", outputs=1, curvature="network", rule="diminishing"),
+    Case(loss="cross_entropy", outputs=3, regularizer="l1", scale="sum", tau=4.0),
+    Case(loss="cross_entropy", outputs=3, regularizer="none", hidden=()),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_final_weights_equal_those_of_an_independent_program(lab: Lab, case: Case) -> None:
+    rng = np.random.default_rng(CASES.index(case))
+    widths = (INPUTS, *case.hidden, case.outputs)
+    shards = [(rng.normal(size=(m, INPUTS)), _targets(rng, m, case)) for m in (7, 12, 5, 9)]
+    layers: dict[str, Array] = {}
+    for k, (width_in, width_out) in enumerate(pairwise(widths)):
+        layers[f"layers.{k}.weight"] = rng.normal(size=(width_out, width_in)) / np.sqrt(width_in)
+        layers[f"layers.{k}.bias"] = 0.1 * rng.normal(size=width_out)
+    np.savez(lab.folder / "initial.npz", **layers)  # type: ignore[arg-type]
+    mu = 0.3 if case.rule == "diminishing" else 0.0
+    strength = 0.0 if case.regularizer == "none" else 0.02
+    experiment = lab.experiment(
+        peers=PEERS,
+        iterations=ROUNDS,
+        data={"path": lab.shards(shards)},
+        model={"hidden": case.hidden, "activation": case.activation, "initial": "initial.npz"},
+        objective={
+            "loss": case.loss,
+            "regularizer": case.regularizer,
+            "strength": strength,
+            "scale": case.scale,
+            "regularize_biases": case.biases,
+        },
+        surrogate={"kind": case.kind, "curvature": case.curvature, "tau": case.tau, "tolerance": 1e-12},
+        step={"rule": case.rule, "alpha": 0.3, "mu": mu},
+        topology={"schedule": "file", "path": lab.schedule(EDGES)},
+        transport={"security": "curve"},
+    )
+    run_dir = lab.launch(experiment)
+
+    w0 = np.concatenate([part.reshape(-1) for part in layers.values()])
+    penalized = np.concatenate([np.full(p.size, float(case.biases or p.ndim == 2)) for p in layers.values()])
+    loss = case.loss if case.loss == "squared" else "logistic" if case.outputs == 1 else "softmax"
+    setting = reference.Setting(
+        shards=shards,
+        widths=widths,
+        activation=case.activation,
+        loss=loss,
+        regularizer=case.regularizer,
+        strength=strength,
+        penalized=penalized,
+        scale=case.scale,
+        kind=case.kind,
+        curvature=case.curvature,
+        tau=case.tau,
+        alpha=0.3,
+        mu=mu,
+        edges=EDGES,
+    )
+    expected = reference.run(setting, w0, ROUNDS)[0][-1]
+    found = np.stack([flat(run_dir, peer) for peer in range(PEERS)])
+    assert np.abs(expected - w0).max() > 1e-2, "the case moves nothing, so it shows nothing"
+    assert np.abs(found - expected).max() < case.tolerance
+
+
+def _targets(rng: np.random.Generator, m: int, case: Case) -> Any:
+    if case.loss == "squared":
+        return rng.normal(size=(m, case.outputs))
+    return rng.integers(0, max(case.outputs, 2), size=m)

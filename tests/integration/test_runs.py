@@ -1,0 +1,246 @@
+"""Runs as users start them: by launch, by hand with keys, interrupted and resumed; always the same bits."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.integration.lab import (
+    Lab,
+    end,
+    events,
+    flat,
+    free_addresses,
+    json_lines,
+    metrics,
+    parameters,
+    same_finals,
+    wait_until,
+)
+
+PEERS = 4
+
+
+def _tree(lab: Lab, **more: Any) -> dict[str, Any]:
+    rng = np.random.default_rng(5)
+    shards = [(rng.normal(size=(m, 3)), rng.integers(0, 3, size=m)) for m in (8, 5, 11, 6)]
+    shards[0][1][:] = np.arange(8) % 3
+    return {
+        "seed": 11,
+        "peers": PEERS,
+        "iterations": 40,
+        "data": {"path": lab.shards(shards)},
+        "model": {"hidden": [4]},
+        "objective": {"loss": "cross_entropy", "regularizer": "l1"},
+        "topology": {"graph": "complete", "schedule": "random-links", "link_probability": 0.4},
+    } | more
+
+
+def test_two_runs_give_identical_parameters_and_the_directory_tells_all(lab: Lab) -> None:
+    experiment = lab.experiment(**_tree(lab))
+    one, other = lab.launch(experiment, "one"), lab.launch(experiment, "other")
+    same_finals(one, other, PEERS)
+
+    resolved = tomllib.loads((one / "experiment.toml").read_text())
+    assert resolved["surrogate"]["tau"] == 1.0, "defaults are filled in"
+    assert resolved["software"]["numpy"] == np.__version__
+    assert [line["n"] for line in json_lines(one / "schedule.jsonl")] == list(range(40))
+    summary = json.loads((one / "summary.json").read_text())
+    assert summary["peers"] == len(summary["per_peer"]) == PEERS
+    mean = np.mean([flat(one, peer) for peer in range(PEERS)], axis=0)
+    spread = np.mean([np.sum((flat(one, peer) - mean) ** 2) for peer in range(PEERS)])
+    assert summary["disagreement"] == pytest.approx(spread)
+    for peer in range(PEERS):
+        rounds = metrics(one, peer)
+        assert [line["iteration"] for line in rounds] == list(range(40))
+        assert {"objective_local", "objective_estimate", "residual", "alpha", "tau", "solve_s", "wait_s"} <= rounds[
+            0
+        ].keys()
+        meetings = json_lines(one / "schedule.jsonl")
+        for line, graph in zip(rounds, meetings, strict=True):
+            expected = sorted(a + b - peer for a, b in graph["edges"] if peer in (a, b))
+            assert line["neighbors"] == expected
+            assert line["time_s"] > 0.0
+    # one message to each neighbor a round, and a few Hellos
+    p = flat(one, 0).size
+    sent = sum(line["bytes_sent"] for peer in range(PEERS) for line in metrics(one, peer))
+    shares = 2 * sum(len(graph["edges"]) for graph in json_lines(one / "schedule.jsonl"))
+    assert shares * 16 * p < sent < shares * (16 * p + 300)
+
+
+def test_the_resolved_experiment_gives_the_same_run_again(lab: Lab) -> None:
+    one = lab.launch(lab.experiment(**_tree(lab)), "one")
+    again = lab.launch(one / "experiment.toml", "again", "--set", "transport.addresses=[]")
+    same_finals(one, again, PEERS)
+
+
+def test_peers_by_hand_with_keys_end_as_launch_does(lab: Lab) -> None:
+    launched = lab.launch(lab.experiment(**_tree(lab)), "launched")
+    assert lab.run("keys", "keys", "--peers", str(PEERS)).returncode == 0
+    transport = {"addresses": free_addresses(PEERS), "keys": "keys"}
+    by_hand = lab.experiment("by-hand", **_tree(lab, transport=transport))
+    # in the reverse order, so that the first ones have nobody to talk to for a while
+    processes = [lab.start("run", by_hand, "--id", str(peer), "--out", "hand") for peer in reversed(range(PEERS))]
+    for process in processes:
+        code, errors = end(process)
+        assert (code, errors) == (0, "")
+    same_finals(launched, lab.folder / "hand", PEERS)
+
+
+def test_a_peer_with_a_key_of_its_own_making_is_refused(lab: Lab) -> None:
+    for folder in ("keys", "others"):
+        assert lab.run("keys", folder, "--peers", str(PEERS)).returncode == 0
+    addresses, run = free_addresses(PEERS), {"patience_s": 2.0, "id": "same"}
+    files = [
+        lab.experiment(name, **_tree(lab, run=run, transport={"addresses": addresses, "keys": folder}))
+        for name, folder in (("listed", "keys"), ("stranger", "others"))
+    ]
+    processes = [lab.start("run", file, "--id", str(k), "--out", "out") for k, file in enumerate(files)]
+    for process in processes:
+        code, errors = end(process)
+        assert code == 3, errors
+        assert "round 0" in errors
+    assert all(event["event"] != "ready" for peer in (0, 1) for event in events(lab.folder / "out", peer))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+def test_an_interrupted_launch_has_journaled_everything(lab: Lab, number: signal.Signals) -> None:
+    experiment = lab.experiment(**_tree(lab, iterations=1_000_000))
+    launched = lab.start("launch", experiment, "--out", "out")
+    run_dir = lab.folder / "out"
+    wait_until(lambda: all(len(metrics(run_dir, peer)) > 3 for peer in range(PEERS)), launched)
+    code, errors = end(launched, number)
+    assert code == 130
+    assert errors.strip() == "peer: interrupted; every peer has written a checkpoint"
+    for peer in range(PEERS):
+        last = events(run_dir, peer)[-1]
+        assert (last["event"], last["code"]) == ("end", 130)
+        folder = run_dir / "peers" / f"{peer:03d}"
+        assert (folder / "metrics.jsonl").read_text().endswith("}\n")
+        with np.load(folder / "checkpoint.npz") as archive:
+            assert archive["n"] == len(metrics(run_dir, peer))
+
+
+def test_a_killed_peer_resumes_and_nothing_has_happened(lab: Lab) -> None:
+    rounds = 300
+    launched = lab.launch(lab.experiment(**_tree(lab, iterations=rounds)), "launched")
+    transport = {"addresses": free_addresses(PEERS), "security": "none"}
+    experiment = lab.experiment("by-hand", **_tree(lab, iterations=rounds, transport=transport))
+    run_dir = lab.folder / "hand"
+    processes = [lab.start("run", experiment, "--id", str(peer), "--out", "hand") for peer in range(PEERS)]
+    for victim, n in ((2, 35), (0, 90), (2, 171)):
+        wait_until(lambda victim=victim, n=n: len(metrics(run_dir, victim)) > n, processes[victim])  # type: ignore[misc]
+        os.killpg(processes[victim].pid, signal.SIGKILL)
+        assert end(processes[victim])[0] == -signal.SIGKILL
+        assert len(metrics(run_dir, victim)) < rounds, "it was killed too late to show anything"
+        processes[victim] = lab.start("run", experiment, "--id", str(victim), "--out", "hand", "--resume")
+    for process in processes:
+        code, errors = end(process)
+        assert (code, errors) == (0, "")
+    same_finals(launched, run_dir, PEERS)
+    for peer in range(PEERS):
+        assert [line["iteration"] for line in metrics(run_dir, peer)] == list(range(rounds))
+
+
+def test_a_whole_run_that_was_interrupted_resumes(lab: Lab) -> None:
+    rounds = 300
+    launched = lab.launch(lab.experiment(**_tree(lab, iterations=rounds)), "launched")
+    transport = {"addresses": free_addresses(PEERS), "security": "none"}
+    experiment = lab.experiment("by-hand", **_tree(lab, iterations=rounds, transport=transport))
+    run_dir = lab.folder / "hand"
+    processes = [lab.start("run", experiment, "--id", str(peer), "--out", "hand") for peer in range(PEERS)]
+    wait_until(lambda: len(metrics(run_dir, 1)) > 40, processes[1])
+    for process in processes:
+        process.send_signal(signal.SIGTERM)
+    assert [end(process)[0] for process in processes] == [130] * PEERS
+    resumed = [lab.start("run", experiment, "--id", str(peer), "--out", "hand", "--resume") for peer in range(PEERS)]
+    for process in resumed:
+        code, errors = end(process)
+        assert (code, errors) == (0, "")
+    same_finals(launched, run_dir, PEERS)
+
+
+def test_single_precision_on_the_wire_costs_half_and_little_accuracy(lab: Lab) -> None:
+    exact = lab.launch(lab.experiment(**_tree(lab)), "exact")
+    short = lab.launch(lab.experiment("short", **_tree(lab, transport={"wire_dtype": "f4"})), "short")
+    for peer in range(PEERS):
+        difference = np.abs(flat(exact, peer) - flat(short, peer)).max()
+        assert 0.0 < difference < 1e-4
+
+
+def test_one_peer_alone_is_central_training(lab: Lab) -> None:
+    rng = np.random.default_rng(8)
+    x = rng.normal(size=(30, 3))
+    data = {"path": lab.shards([(x, x @ np.ones((3, 1)))])}
+    experiment = lab.experiment(
+        peers=1, data=data, iterations=200, model={"hidden": []}, objective={"regularizer": "none"}, step={"alpha": 0.5}
+    )
+    found = parameters(lab.launch(experiment), 0)
+    assert np.abs(found["layers.0.weight"] - 1.0).max() < 1e-9
+
+
+def test_shard_and_check(lab: Lab) -> None:
+    cut = lab.run("shard", "wine", "--peers", "3", "--out", "cut", "--partition", "label-sorted", "--seed", "4")
+    assert cut.returncode == 0
+    names = [Path(line).name for line in cut.stdout.splitlines()]
+    assert names == ["peer-000.npz", "peer-001.npz", "peer-002.npz", "test.npz"]
+    experiment = lab.experiment(
+        peers=3,
+        iterations=20,
+        data={"path": "cut/peer-{id}.npz", "test_path": "cut/test.npz"},
+        model={"hidden": [5]},
+        objective={"loss": "cross_entropy"},
+        topology={"graph": "ring"},
+    )
+    before = sorted(lab.folder.iterdir())
+    checked = lab.run("check", experiment)
+    assert checked.returncode == 0, checked.stderr
+    assert sorted(lab.folder.iterdir()) == before
+    assert "# parameters: 88" in checked.stdout, checked.stdout
+    assert "# connectivity window: 1 rounds" in checked.stdout
+    assert tomllib.loads(checked.stdout)["surrogate"]["tau"] == 1.0
+    run_dir = lab.launch(experiment)
+    assert json.loads((run_dir / "summary.json").read_text())["test"]["accuracy"] > 0.5
+
+
+@pytest.mark.parametrize(
+    ("dataset", "loss", "metric"),
+    [("diabetes", "squared", "r2"), ("wine", "squared", "accuracy"), ("digits", "cross_entropy", "accuracy")],
+)
+def test_every_data_set_trains_from_its_name(lab: Lab, dataset: str, loss: str, metric: str) -> None:
+    experiment = lab.experiment(
+        peers=3,
+        iterations=30,
+        data={"dataset": dataset, "partition": "dirichlet"},
+        model={"hidden": [3]},
+        objective={"loss": loss, "strength": 1e-3},
+        surrogate={"kind": "full", "tau": 2.0},
+        step={"alpha": 0.5},
+        topology={"graph": "complete"},
+    )
+    run_dir = lab.launch(experiment)
+    summary = json.loads((run_dir / "summary.json").read_text())
+    assert metric in summary["test"]
+    assert (run_dir / "shards" / "test.npz").exists()
+    first, last = metrics(run_dir, 0)[0], metrics(run_dir, 0)[-1]
+    assert last["objective_estimate"] < first["objective_estimate"]
+
+
+def test_the_built_in_experiment_is_as_good_as_central_training(lab: Lab) -> None:
+    done = lab.run("launch")
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((lab.folder / "runs" / "wdbc" / "summary.json").read_text())
+    assert summary["peers"] == 8
+    assert summary["test"]["accuracy"] >= summary["central"]["test"]["accuracy"] - 1e-12
+    assert summary["objective"] < 1.001 * summary["central"]["objective"]
+    assert "trained centrally" in done.stdout
+    again = lab.run("launch", "--set", "iterations=2")
+    assert again.returncode == 0, again.stderr
+    assert (lab.folder / "runs" / "wdbc-2").exists()

@@ -1,0 +1,217 @@
+"""What holds for every graph, schedule and weight: one function a law, AssertionError where it is broken.
+
+The right-hand sides are written from the documentation and share no code with the package.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import final
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from topology.graphs import Edge, Graph, TopologyError
+from topology.schedules import Matchings, OnePeerExponential, RandomLinks, Schedule, connectivity_window, load, save
+from topology.weights import metropolis, mixing_matrix, mixing_rate
+
+ROUNDING = 1e-14
+"""Of sums of a few dozen numbers below 1."""
+
+
+@final
+@dataclass(frozen=True)
+class Finite:
+    """A schedule without period that knows no round beyond its end: who looks farther, fails."""
+
+    n_agents: int
+    graphs: tuple[Graph, ...]
+
+    @property
+    def period(self) -> None:
+        return
+
+    def graph(self, n: int) -> Graph:
+        assert 0 <= n < len(self.graphs), f"round {n} is not in the run"
+        return self.graphs[n]
+
+
+def documented_hash(text: str) -> int:
+    """blake2b(text) of the documentation: 8 bytes, most significant first."""
+    number = 0
+    for byte in hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest():
+        number = 256 * number + byte
+    return number
+
+
+def reachable(n_agents: int, edges: Iterable[Edge]) -> list[set[int]]:
+    """Components by merging sets, ordered by their smallest agent."""
+    groups = [{i} for i in range(n_agents)]
+    for edge in edges:
+        met = [group for group in groups if not group.isdisjoint(edge)]
+        groups = [group for group in groups if group.isdisjoint(edge)] + [set().union(*met)]
+    return sorted(groups, key=min)
+
+
+def neighborhood_is_symmetric(graph: Graph) -> None:
+    """Neighbors are ascending, never oneself, mutual, and exactly the links of the graph."""
+    for i in range(graph.n_agents):
+        neighbors = graph.neighbors(i)
+        assert list(neighbors) == sorted(set(neighbors) - {i})
+        assert graph.degree(i) == len(neighbors)
+        assert all(i in graph.neighbors(j) for j in neighbors)
+    assert {(i, j) for i in range(graph.n_agents) for j in graph.neighbors(i) if i < j} == graph.edges
+
+
+def components_are_right(graph: Graph) -> None:
+    """Components are those found by merging sets."""
+    expected = reachable(graph.n_agents, graph.edges)
+    assert graph.components() == [sorted(group) for group in expected]
+    assert graph.is_connected() == (len(expected) == 1)
+
+
+def doubly_stochastic(graph: Graph) -> None:
+    """C is symmetric bit for bit, nonnegative, supported by the graph, with rows and columns of sum 1."""
+    C = mixing_matrix(graph)
+    assert np.array_equal(C, C.T)
+    assert np.all(C >= 0.0)
+    assert np.all(np.diag(C) > 0.0)
+    np.testing.assert_allclose(C.sum(axis=0), 1.0, rtol=0.0, atol=ROUNDING)
+    np.testing.assert_allclose(C.sum(axis=1), 1.0, rtol=0.0, atol=ROUNDING)
+    for i, j in combinations(range(graph.n_agents), 2):
+        assert (C[i, j] > 0.0) == ((i, j) in graph.edges)
+    for i in range(graph.n_agents):
+        row = metropolis(graph, i)
+        assert list(row) == sorted({i, *graph.neighbors(i)})
+        assert all(C[i, j] == weight for j, weight in row.items())
+
+
+def metropolis_is_as_written(graph: Graph) -> None:
+    """Equation (3): c_ij = 1 / (1 + max(d_i, d_j)) on links."""
+    degrees = [sum(i in edge for edge in graph.edges) for i in range(graph.n_agents)]
+    C = mixing_matrix(graph)
+    for i, j in graph.edges:
+        assert C[i, j] == 1.0 / (1.0 + max(degrees[i], degrees[j]))
+
+
+def mean_is_preserved(graph: Graph, x: NDArray[np.float64]) -> None:
+    """Averaging with C changes no mean and enlarges no disagreement."""
+    mixed = mixing_matrix(graph) @ x
+    scale = max(1.0, float(np.abs(x).max()))
+    np.testing.assert_allclose(mixed.mean(axis=0), x.mean(axis=0), rtol=0.0, atol=ROUNDING * scale)
+    before, after = (float(np.linalg.norm(v - v.mean(axis=0))) for v in (x, mixed))
+    assert after <= before * (1.0 + ROUNDING) + ROUNDING * scale
+
+
+def links_obey_the_rule(schedule: RandomLinks, n: int) -> None:
+    """Link {i, j}, i < j, is up in round n iff blake2b(f"{seed}:{n}:{i}:{j}") / 2^64 < probability."""
+    up = schedule.graph(n)
+    for i, j in combinations(range(schedule.n_agents), 2):
+        # multiplied out: whole numbers on both sides, so nothing rounds
+        numerator, denominator = schedule.probability.as_integer_ratio()
+        below = documented_hash(f"{schedule.seed}:{n}:{i}:{j}") * denominator < numerator * 2**64
+        assert ((i, j) in up.edges) == ((i, j) in schedule.base.edges and below)
+
+
+def matching_is_maximal(schedule: Matchings, n: int) -> None:
+    """Nobody has two neighbors, and no link of the base could be added."""
+    up = schedule.graph(n).edges
+    busy = [i for edge in up for i in edge]
+    assert up <= schedule.base.edges
+    assert len(busy) == len(set(busy))
+    assert all(i in busy or j in busy for i, j in schedule.base.edges)
+
+
+def matching_is_greedy(schedule: Matchings, n: int) -> None:
+    """A link is missing exactly if one that was taken before it shares an end with it."""
+    up = schedule.graph(n).edges
+
+    def order(edge: Edge) -> tuple[int, Edge]:
+        return documented_hash(f"{schedule.seed}:{n}:{edge[0]}:{edge[1]}"), edge
+
+    for edge in schedule.base.edges:
+        blocked = any(order(other) < order(edge) and set(other) & set(edge) for other in up)
+        assert (edge in up) != blocked
+
+
+def one_peer_averages_exactly(bits: int, x: NDArray[np.float64]) -> None:
+    """After log2 I rounds, started anywhere, everybody has the mean; integers show it without rounding."""
+    n_agents = 2**bits
+    schedule = OnePeerExponential(n_agents)
+    for start in range(bits + 1):
+        mixed = x
+        for n in range(start, start + bits):
+            mixed = mixing_matrix(schedule.graph(n)) @ mixed
+        assert np.array_equal(mixed, np.full_like(x, x.sum() / n_agents))
+
+
+def window_is_smallest(schedule: Schedule, n_rounds: int) -> None:
+    """The window is the smallest B that brute force over all windows finds, and none exists if it raises."""
+    forever = schedule.period is not None and schedule.period <= n_rounds
+    n_distinct = schedule.period if forever and schedule.period else n_rounds
+
+    def connects(start: int, length: int) -> bool:
+        edges = {edge for n in range(start, start + length) for edge in schedule.graph(n).edges}
+        return len(reachable(schedule.n_agents, edges)) == 1
+
+    def all_connect(length: int) -> bool:
+        starts = range(n_distinct) if forever else range(n_distinct - length + 1)
+        return all(connects(start, length) for start in starts)
+
+    expected = next((length for length in range(1, n_distinct + 1) if all_connect(length)), None)
+    if expected is None:
+        with pytest.raises(TopologyError, match="falls apart"):
+            connectivity_window(schedule, n_rounds)
+    else:
+        assert connectivity_window(schedule, n_rounds) == expected
+
+
+def components_are_named(schedule: Schedule, n_rounds: int) -> None:
+    """The refusal of a schedule that never connects says which agents are cut off from which."""
+    edges = {edge for n in range(n_rounds) for edge in schedule.graph(n).edges}
+    groups = reachable(schedule.n_agents, edges)
+    assert len(groups) > 1, "this law is about schedules that never connect"
+    with pytest.raises(TopologyError) as refusal:
+        connectivity_window(schedule, n_rounds)
+    named = ", ".join("{" + ", ".join(map(str, sorted(group))) + "}" for group in groups)
+    assert str(refusal.value) == f"the union of all rounds falls apart into {len(groups)} components: {named}"
+
+
+def rate_is_worst_window(schedule: Schedule, n_rounds: int) -> None:
+    """The mixing rate is the worst of the windows that the run consists of, and below 1."""
+    window = connectivity_window(schedule, n_rounds)
+    forever = schedule.period is not None and schedule.period <= n_rounds
+    n_windows = schedule.period if forever and schedule.period else n_rounds // window
+    norms = []
+    for start in range(0, n_windows * window, window):
+        product = np.eye(schedule.n_agents)
+        for n in range(start, start + window):
+            product = mixing_matrix(schedule.graph(n)) @ product
+        norms.append(np.linalg.norm(product - 1.0 / schedule.n_agents, 2))
+    rate = mixing_rate(schedule, n_rounds)
+    assert rate**window == pytest.approx(max(norms), rel=1e-9, abs=1e-9)
+    assert rate < 1.0
+
+
+def survives_a_file(schedule: Schedule, n_rounds: int, path: Path) -> None:
+    """Saved and loaded, a schedule has the same links in every round of the run."""
+    save(schedule, n_rounds, path)
+    again = load(path, schedule.n_agents)
+    for n in range(n_rounds):
+        assert again.graph(n) == schedule.graph(n), f"round {n}"
+
+
+def refused_in_line(path: Path, n_agents: int, number: int) -> str:
+    """Loading fails with one line of text that names the file and the line; returns the rest of it."""
+    with pytest.raises(TopologyError) as refusal:
+        load(path, n_agents)
+    text = str(refusal.value)
+    where = f"{path}, line {number}: "
+    assert text.startswith(where)
+    assert "\n" not in text
+    return text.removeprefix(where)

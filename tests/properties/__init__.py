@@ -1,0 +1,1 @@
+"""The laws, applied by Hypothesis to every member of every family."""

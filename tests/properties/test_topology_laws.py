@@ -1,0 +1,226 @@
+"""The laws of `tests.laws_topology`, applied to random members of every family."""
+
+from __future__ import annotations
+
+import json
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from tests import laws_topology as laws
+from topology import graphs, schedules
+from topology.graphs import FAMILIES, Graph
+from topology.schedules import Matchings, OnePeerExponential, RandomLinks, Replay, Schedule, Static
+
+# No deadline: the first call of each test imports networkx, and the time of a run is no law.
+settings.register_profile("topology", deadline=None, max_examples=60)
+few = settings(settings.get_profile("topology"))
+
+seeds = st.integers(-(2**70), 2**70)
+rounds = st.integers(0, 10**9)
+
+
+@st.composite
+def random_graphs(draw: st.DrawFn, n_agents: int | None = None, max_agents: int = 9) -> Graph:
+    """Any graph at all: connected or not, with isolated agents or without."""
+    n = draw(st.integers(1, max_agents)) if n_agents is None else n_agents
+    pairs = list(combinations(range(n), 2))
+    return Graph(n, frozenset(draw(st.sets(st.sampled_from(pairs)) if pairs else st.just(set()))))
+
+
+@st.composite
+def family_members(draw: st.DrawFn) -> Graph:
+    return graphs.family(
+        draw(st.sampled_from(FAMILIES)),
+        draw(st.integers(1, 14)),
+        probability=draw(st.floats(0.0, 1.0)),
+        radius=draw(st.floats(0.01, 2.0)),
+        seed=draw(seeds),
+    )
+
+
+@st.composite
+def rounds_of_links(draw: st.DrawFn, max_rounds: int = 7) -> tuple[Graph, ...]:
+    """A few rounds, each with few links, so that windows of more than one round are the rule."""
+    n = draw(st.integers(1, 5))
+    pairs = list(combinations(range(n), 2))
+    edges = st.sets(st.sampled_from(pairs), max_size=3) if pairs else st.just(set[tuple[int, int]]())
+    return tuple(Graph(n, frozenset(links)) for links in draw(st.lists(edges, min_size=1, max_size=max_rounds)))
+
+
+@st.composite
+def any_schedules(draw: st.DrawFn) -> Schedule:
+    base, seed = draw(random_graphs(max_agents=6)), draw(seeds)
+    found = draw(rounds_of_links())
+    schedules: list[Schedule] = [
+        Static(base),
+        RandomLinks(base, draw(st.floats(0.0, 1.0)), seed),
+        Matchings(base, seed),
+        OnePeerExponential(base.n_agents),
+        Replay(found[0].n_agents, found),
+    ]
+    return draw(st.sampled_from(schedules))
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("schedules") / "schedule.jsonl"
+
+
+@few
+@given(st.one_of(random_graphs(), family_members()))
+def test_neighborhoods_and_components(graph: Graph) -> None:
+    laws.neighborhood_is_symmetric(graph)
+    laws.components_are_right(graph)
+
+
+@few
+@given(st.one_of(random_graphs(), family_members()))
+def test_metropolis_is_symmetric_and_doubly_stochastic(graph: Graph) -> None:
+    laws.doubly_stochastic(graph)
+    laws.metropolis_is_as_written(graph)
+
+
+@few
+@given(st.data(), random_graphs())
+def test_averaging_preserves_the_mean(data: st.DataObject, graph: Graph) -> None:
+    x = data.draw(hnp.arrays(np.float64, (graph.n_agents, 2), elements=st.floats(-1e6, 1e6)))
+    laws.mean_is_preserved(graph, x)
+
+
+@few
+@given(random_graphs(), st.floats(0.0, 1.0), seeds, rounds)
+def test_random_links_obey_the_documented_rule(base: Graph, probability: float, seed: int, n: int) -> None:
+    laws.links_obey_the_rule(RandomLinks(base, probability, seed), n)
+
+
+@few
+@given(random_graphs(), seeds, rounds)
+def test_matchings_are_maximal_and_greedy(base: Graph, seed: int, n: int) -> None:
+    schedule = Matchings(base, seed)
+    laws.matching_is_maximal(schedule, n)
+    laws.matching_is_greedy(schedule, n)
+
+
+@few
+@given(any_schedules(), st.lists(st.integers(0, 50), min_size=1))
+def test_schedules_are_pure_and_symmetric(schedule: Schedule, asked: list[int]) -> None:
+    first = [schedule.graph(n) for n in asked]
+    schedules._random_links.cache_clear()
+    schedules._matching.cache_clear()
+    # asked again in another order: what was asked before must not matter
+    assert [schedule.graph(n) for n in reversed(asked)] == first[::-1]
+    for n, graph in zip(asked, first, strict=True):
+        assert graph.n_agents == schedule.n_agents
+        laws.neighborhood_is_symmetric(graph)
+        if schedule.period is not None:
+            assert schedule.graph(n + schedule.period) == graph
+
+
+@few
+@given(st.data(), st.integers(0, 5))
+def test_one_peer_exponential_averages_exactly(data: st.DataObject, bits: int) -> None:
+    x = data.draw(hnp.arrays(np.float64, 2**bits, elements=st.integers(-(2**20), 2**20)))
+    laws.one_peer_averages_exactly(bits, x)
+
+
+@few
+@given(rounds_of_links(), st.integers(1, 16))
+def test_window_of_a_periodic_schedule(found: tuple[Graph, ...], n_rounds: int) -> None:
+    laws.window_is_smallest(Replay(found[0].n_agents, found), n_rounds)
+
+
+@few
+@given(rounds_of_links(max_rounds=12))
+def test_window_of_a_schedule_without_period(found: tuple[Graph, ...]) -> None:
+    laws.window_is_smallest(laws.Finite(found[0].n_agents, found), len(found))
+
+
+@few
+@given(random_graphs(max_agents=5), st.floats(0.1, 1.0), seeds, st.integers(1, 30))
+def test_window_of_random_links_and_matchings(base: Graph, probability: float, seed: int, n_rounds: int) -> None:
+    laws.window_is_smallest(RandomLinks(base, probability, seed), n_rounds)
+    laws.window_is_smallest(Matchings(base, seed), n_rounds)
+
+
+@few
+@given(rounds_of_links())
+def test_a_schedule_that_never_connects_names_its_components(found: tuple[Graph, ...]) -> None:
+    n_agents = found[0].n_agents + 1  # the last agent never has a link
+    apart = tuple(Graph(n_agents, graph.edges) for graph in found)
+    laws.components_are_named(Replay(n_agents, apart), len(apart))
+    laws.components_are_named(laws.Finite(n_agents, apart), len(apart))
+
+
+@few
+@given(st.booleans(), rounds_of_links(), st.integers(1, 16))
+def test_mixing_rate_is_that_of_the_worst_window(periodic: bool, found: tuple[Graph, ...], n_rounds: int) -> None:
+    schedule: Schedule = Replay(found[0].n_agents, found) if periodic else laws.Finite(found[0].n_agents, found)
+    n_rounds = n_rounds if periodic else len(found)
+    assume(len(laws.reachable(schedule.n_agents, schedules.union(schedule, n_rounds).edges)) == 1)
+    laws.rate_is_worst_window(schedule, n_rounds)
+
+
+@few
+@given(schedule=any_schedules(), n_rounds=st.integers(1, 12))
+def test_file_round_trip(schedule: Schedule, n_rounds: int, path: Path) -> None:
+    laws.survives_a_file(schedule, n_rounds, path)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["n", "edges", "m"]), inner),
+    max_leaves=8,
+)
+no_round = st.one_of(
+    json_values.map(json.dumps),
+    st.fixed_dictionaries({"n": json_values, "edges": json_values}).map(json.dumps),
+    st.fixed_dictionaries({"n": st.just(5), "edges": st.lists(st.lists(st.integers(-2, 9)), min_size=1)}).map(
+        json.dumps
+    ),
+    st.text().filter(lambda text: text.strip() and not {"\n", "\r"} & set(text)),
+)
+
+
+def is_round(line: str, earliest: int, n_agents: int) -> bool:
+    """Whether a line is valid after rounds 0..earliest-1, written as the documentation says."""
+    try:
+        found: Any = json.loads(line)
+    except ValueError:
+        return False
+    if not isinstance(found, dict) or found.keys() != {"n", "edges"}:
+        return False
+    n, edges = found["n"], found["edges"]
+    if type(n) is not int or not earliest <= n <= earliest + schedules.MAX_GAP or not isinstance(edges, list):
+        return False
+    agents = list(range(n_agents))
+    return all(
+        isinstance(edge, list)
+        and len(edge) == 2
+        and all(type(end) is int and end in agents for end in edge)
+        and edge[0] != edge[1]
+        for edge in edges
+    )
+
+
+@settings(few, max_examples=200)
+@given(good=st.integers(0, 3), bad=no_round)
+def test_malformed_lines_are_refused_by_file_and_line(good: int, bad: str, path: Path) -> None:
+    assume(not is_round(bad, earliest=good, n_agents=4))
+    lines = [json.dumps({"n": n, "edges": [[0, 1], [3, 2]]}) for n in range(good)]
+    path.write_text("\n".join([*lines, bad, "never looked at"]), encoding="utf-8", newline="\n")
+    laws.refused_in_line(path, n_agents=4, number=good + 1)
+
+
+@few
+@given(good=st.integers(0, 3), junk=st.binary(max_size=8))
+def test_bytes_that_are_no_text_are_refused_by_file_and_line(good: int, junk: bytes, path: Path) -> None:
+    # 0xff begins no character of UTF-8
+    path.write_bytes(b'{"n": 0, "edges": []}\n' * good + b"\xff" + junk.replace(b"\n", b"").replace(b"\r", b""))
+    laws.refused_in_line(path, n_agents=4, number=good + 1)

@@ -1,0 +1,131 @@
+"""Agents that mix, track and solve one by one reproduce the whole method in stacked matrices, round by round."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from itertools import pairwise, product
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from peer.optim.losses import Logistic, Loss, Softmax, Squared
+from peer.optim.models import MLP
+from peer.optim.regularizers import L1, L2, NoRegularizer, Regularizer
+from peer.optim.steps import Constant, Diminishing
+from peer.optim.surrogates import Data, Full, Partial
+from peer.problem import Problem
+from tests import reference
+from tests.instances import exchange, separable_labels
+from tests.reference import Setting
+from topology import Graph
+
+SAMPLES = (3, 11, 6, 1)
+"""Unequal shards; the dual systems of the small ones meet the primal ones of the large ones."""
+
+EDGES = (((0, 1), (2, 3)), ((1, 2),), (), ((0, 3), (1, 3), (2, 3)))
+"""No round is connected but the last; one is empty; their union is."""
+
+WIDTHS = {"squared": (3, 4, 2), "logistic": (3, 4, 1), "softmax": (3, 4, 3)}
+
+N_ROUNDS = 12
+
+
+def setting_of(loss: str, regularizer: str, kind: str, curvature: str, scale: str, mu: float, seed: int) -> Setting:
+    """A run on random shards; tau grows with s, as "sum" has the larger curvature and gradients."""
+    rng = np.random.default_rng(seed)
+    widths = WIDTHS[loss]
+    X = rng.standard_normal((sum(SAMPLES), widths[0]))
+    Y: NDArray[np.float64] | NDArray[np.int64] = np.sin(2.0 * X[:, : widths[-1]])
+    if loss != "squared":
+        Y = separable_labels(rng, X, max(2, widths[-1]))
+    ends = np.cumsum((0, *SAMPLES))
+    shards = [(X[start:stop], Y[start:stop]) for start, stop in pairwise(ends)]
+    sizes = [(width_out, width_in) for width_in, width_out in pairwise(widths)]
+    penalized = np.concatenate([np.repeat((1.0, 0.0), (out * n_in, out)) for out, n_in in sizes])
+    size = 1.0 if scale == "mean" else float(sum(SAMPLES))
+    tau = size * (1.0 if kind == "full" else 0.3 if curvature == "network" else 0.6)
+    return Setting(
+        shards=shards,
+        widths=widths,
+        activation="tanh",
+        loss=loss,
+        regularizer=regularizer,
+        strength=0.02 * size,
+        penalized=penalized,
+        scale=scale,
+        kind=kind,
+        curvature=curvature,
+        tau=tau,
+        alpha=0.5,
+        mu=mu,
+        edges=EDGES,
+    )
+
+
+def problems_of(setting: Setting) -> Iterator[Problem]:
+    """The same as our objects."""
+    strength = setting.strength * setting.penalized
+    regularizers: dict[str, Regularizer] = {"none": NoRegularizer(), "l2": L2(strength), "l1": L1(strength)}
+    kappa = float(len(setting.shards)) if setting.curvature == "network" else 1.0
+    surrogate = Full(setting.tau) if setting.kind == "full" else Partial(setting.tau, kappa)
+    n_samples = sum(len(x) for x, _ in setting.shards)
+    weight = 1.0 if setting.scale == "sum" else 1.0 / n_samples
+    for x, y in setting.shards:
+        losses: dict[str, type[Squared] | type[Logistic] | type[Softmax]]
+        losses = {"squared": Squared, "logistic": Logistic, "softmax": Softmax}
+        loss: Loss = losses[setting.loss](y)
+        model = MLP(setting.widths, setting.activation)
+        yield Problem(Data(model, x, loss, weight), regularizers[setting.regularizer], surrogate, tolerance=1e-13)
+
+
+def compare(setting: Setting, starts: NDArray[np.float64], tolerance: float) -> None:
+    """All rounds of all agents within `tolerance`, relative to the largest entry; and (9) to rounding."""
+    problems = list(problems_of(setting))
+    rule = Diminishing(setting.mu) if setting.mu > 0.0 else Constant()
+    graphs = [Graph.of(len(problems), edges) for edges in setting.edges]
+    rows = np.broadcast_to(starts, (len(problems), starts.shape[-1]))
+    W, Y, G = reference.run(setting, starts, N_ROUNDS)
+    assert np.ptp(W[-1] - W[0]) > 0.1, "a run that goes nowhere shows nothing"
+    for n, (states, _) in enumerate(exchange(problems, list(rows), setting.alpha, rule, graphs, N_ROUNDS)):
+        w, y, gradient = (np.stack([getattr(s, name) for s in states]) for name in ("w", "y", "gradient"))
+        np.testing.assert_allclose(w, W[n], rtol=0.0, atol=tolerance * np.max(np.abs(W)), err_msg=f"w, round {n}")
+        np.testing.assert_allclose(y, Y[n], rtol=0.0, atol=tolerance * np.max(np.abs(Y)), err_msg=f"y, round {n}")
+        rounding = 1e-14 * (n + 1) * np.max(np.abs(G[: n + 1]))
+        np.testing.assert_allclose(y.sum(axis=0), gradient.sum(axis=0), rtol=0.0, atol=rounding, err_msg="(9)")
+
+
+@pytest.mark.parametrize("mu", [0.0, 0.2], ids=["constant", "diminishing"])
+@pytest.mark.parametrize("regularizer", ["none", "l2", "l1"])
+@pytest.mark.parametrize(("kind", "curvature"), [("full", "local"), ("partial", "local"), ("partial", "network")])
+@pytest.mark.parametrize("loss", ["squared", "logistic", "softmax"])
+def test_agents_reproduce_the_method(loss: str, kind: str, curvature: str, regularizer: str, mu: float) -> None:
+    scale = "sum" if mu > 0.0 else "mean"
+    setting = setting_of(loss, regularizer, kind, curvature, scale, mu, seed=5)
+    rng = np.random.default_rng(6)
+    w0 = MLP(setting.widths, setting.activation).initial(rng)
+    compare(setting, w0, 1e-9)
+
+
+@pytest.mark.parametrize(("activation", "regularizer"), list(product(["relu", "sigmoid"], ["l2", "l1"])))
+def test_agents_reproduce_the_method_from_different_starts(activation: str, regularizer: str) -> None:
+    setting = setting_of("squared", regularizer, "partial", "network", "mean", 0.1, seed=7)
+    setting = dataclasses.replace(setting, activation=activation)
+    rng = np.random.default_rng(8)
+    model = MLP(setting.widths, activation)
+    compare(setting, np.stack([model.initial(rng) for _ in setting.shards]), 1e-9)
+
+
+def test_the_reference_can_tell_a_wrong_method_from_a_right_one() -> None:
+    setting = setting_of("squared", "l1", "partial", "network", "mean", 0.1, seed=9)
+    w0 = MLP(setting.widths, setting.activation).initial(np.random.default_rng(10))
+    right = reference.run(setting, w0, N_ROUNDS)[0][-1]
+    for wrong in (
+        dataclasses.replace(setting, curvature="local"),
+        dataclasses.replace(setting, kind="full"),
+        dataclasses.replace(setting, mu=0.0),
+        dataclasses.replace(setting, penalized=np.ones_like(setting.penalized)),
+        dataclasses.replace(setting, edges=EDGES[1:]),
+    ):
+        assert np.max(np.abs(reference.run(wrong, w0, N_ROUNDS)[0][-1] - right)) > 1e-5

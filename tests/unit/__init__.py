@@ -1,0 +1,1 @@
+"""Examples and edge cases, a file a module."""

@@ -1,0 +1,93 @@
+"""The flat parameter vector, its named parts, and numbers as they look after the wire."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from peer.arrays import DTYPES, Layout, is_finite, rounded
+
+LAYOUT = Layout((("weight", (2, 3)), ("empty", (0, 4)), ("bias", (2,)), ("scalar", ())))
+
+
+def parts() -> dict[str, NDArray[Any]]:
+    return {
+        "weight": np.arange(6.0).reshape(2, 3),
+        "empty": np.zeros((0, 4)),
+        "bias": np.array([6.0, 7.0]),
+        "scalar": np.array(8.0),
+    }
+
+
+def test_parts_stand_in_the_order_of_the_layout_row_major() -> None:
+    assert LAYOUT.size == 9
+    np.testing.assert_array_equal(LAYOUT.flatten(dict(reversed(parts().items()))), np.arange(9.0))
+    assert [(name, place) for name, _, place in LAYOUT.slices()] == [
+        ("weight", slice(0, 6)),
+        ("empty", slice(6, 6)),
+        ("bias", slice(6, 8)),
+        ("scalar", slice(8, 9)),
+    ]
+
+
+def test_unflattened_parts_are_views() -> None:
+    w = np.arange(9.0)
+    found = LAYOUT.unflatten(w)
+    assert found.keys() == parts().keys()
+    assert {name: part.shape for name, part in found.items()} == dict(LAYOUT.shapes)
+    found["bias"][0] = -1.0
+    assert w[6] == -1.0
+
+
+def test_numbers_of_other_kinds_become_float64() -> None:
+    w = LAYOUT.flatten({name: part.astype(np.int16) for name, part in parts().items()})
+    assert w.dtype == np.float64
+    np.testing.assert_array_equal(w, np.arange(9.0))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"bias": None}, "array 'bias' of shape (2,) is missing"),
+        ({"more": np.zeros(1)}, "array 'more' belongs to no layer of the model"),
+        ({"weight": np.zeros((3, 2))}, "array 'weight': expected numbers of shape (2, 3), found float64 (3, 2)"),
+        ({"weight": np.zeros(6)}, "array 'weight': expected numbers of shape (2, 3), found float64 (6,)"),
+        ({"bias": np.array(["a", "b"])}, "array 'bias': expected numbers of shape (2,), found <U1 (2,)"),
+        ({"bias": np.array([1j, 0j])}, "array 'bias': expected numbers of shape (2,), found complex128 (2,)"),
+        ({"bias": np.array([True, False])}, "array 'bias': expected numbers of shape (2,), found bool (2,)"),
+        ({"bias": np.array([0.0, np.nan])}, "array 'bias': expected finite numbers, found nan or infinity"),
+        ({"bias": np.array([0.0, -np.inf])}, "array 'bias': expected finite numbers, found nan or infinity"),
+    ],
+)
+def test_what_does_not_fit_is_named(change: dict[str, NDArray[Any] | None], message: str) -> None:
+    changed = {name: part for name, part in {**parts(), **change}.items() if part is not None}
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        LAYOUT.flatten(changed)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("place", [0, 57, 99])
+def test_one_bad_number_is_found(bad: float, place: int) -> None:
+    array = np.ones((10, 10))
+    assert is_finite(array)
+    array.flat[place] = bad
+    assert not is_finite(array)
+
+
+def test_numbers_whose_squares_overflow_are_finite() -> None:
+    assert is_finite(np.full(10, 1e300))
+    assert is_finite(np.zeros(0))
+    assert not is_finite(np.array([1e300, np.inf, -np.inf]))
+
+
+def test_rounding_is_what_a_float32_receiver_sees() -> None:
+    vector = np.array([1.0, 1.0 + 2.0**-30, 1.0 / 3.0])
+    assert rounded(vector, DTYPES["f8"]) is vector
+    seen = rounded(vector, DTYPES["f4"])
+    assert seen.dtype == np.float64
+    np.testing.assert_array_equal(seen, [1.0, 1.0, float(np.float32(1.0 / 3.0))])
+    np.testing.assert_array_equal(rounded(seen, DTYPES["f4"]), seen)

@@ -1,0 +1,57 @@
+"""Penalties by hand: prox, faces, and parameters that are not regularized."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from peer.optim.regularizers import L1, L2, NoRegularizer, Regularizer
+
+STRENGTH = np.array([1.0, 1.0, 0.0, 2.0])
+W = np.array([3.0, -0.5, -4.0, 0.0])
+
+
+def test_none_leaves_everything_as_it_is() -> None:
+    r = NoRegularizer()
+    assert (r.value(W), r.scale, r.smooth) == (0.0, 0.0, True)
+    np.testing.assert_array_equal(r.prox(W, 7.0), W)
+    np.testing.assert_array_equal(r.onto_face(W, 0.0 * W), W)
+
+
+def test_l2_by_hand() -> None:
+    r = L2(STRENGTH)
+    assert (r.value(W), r.smooth) == (0.5 * (9.0 + 0.25), True)
+    np.testing.assert_array_equal(r.gradient(W), [3.0, -0.5, 0.0, 0.0])
+    np.testing.assert_array_equal(r.prox(W, 0.5), [2.0, -1.0 / 3.0, -4.0, 0.0])
+    np.testing.assert_array_equal(r.curvature(W), STRENGTH)
+    assert r.face(W).all()
+
+
+def test_l1_by_hand() -> None:
+    r = L1(STRENGTH)
+    assert (r.value(W), r.scale, r.smooth) == (3.5, 2.0, False)
+    np.testing.assert_array_equal(r.gradient(W), [1.0, -1.0, 0.0, 0.0])
+    np.testing.assert_array_equal(r.prox(W, 1.0), [2.0, 0.0, -4.0, 0.0])
+    np.testing.assert_array_equal(r.face(W), [True, True, True, False])
+
+
+def test_thresholds_are_met_exactly() -> None:
+    r = L1(np.ones(3))
+    np.testing.assert_array_equal(r.prox(np.array([0.25, -0.25, np.nextafter(0.25, 1.0)]), 0.25) != 0.0, [0, 0, 1])
+
+
+def test_what_is_not_regularized_is_free_at_zero() -> None:
+    r = L1(np.array([0.0, 1.0]))
+    np.testing.assert_array_equal(r.face(np.zeros(2)), [True, False])
+    np.testing.assert_array_equal(r.onto_face(np.array([-5.0, -5.0]), np.array([3.0, 3.0])), [-5.0, 0.0])
+
+
+def test_faces_of_l1_end_where_a_sign_changes() -> None:
+    r = L1(np.ones(4))
+    of = np.array([1.0, 1.0, -1.0, 0.0])
+    np.testing.assert_array_equal(r.onto_face(np.array([2.0, -2.0, 2.0, 2.0]), of), [2.0, 0.0, 0.0, 0.0])
+
+
+@pytest.mark.parametrize("r", [L1(np.zeros(0)), L2(np.zeros(0))])
+def test_no_parameters_cost_nothing(r: Regularizer) -> None:
+    assert (r.value(np.zeros(0)), r.scale) == (0.0, 0.0)
