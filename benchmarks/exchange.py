@@ -44,7 +44,7 @@ from peer.process import AHEAD_BYTES
 from peer.rounds import Rounds
 from peer.transport import Keys, Transport, new_key_pair
 from topology import PeerId
-from topology.graphs import ring
+from topology.graphs import Graph
 from topology.schedules import Static
 
 N_PEERS: Final = 8
@@ -222,7 +222,7 @@ class _Peer:
     """The parts of one peer, connected as in `peer.process`."""
 
     def __init__(self, cell: Cell, me: PeerId) -> None:
-        schedule = Static(ring(N_PEERS))
+        schedule = Static(Graph.of(N_PEERS, [(i, (i + 1) % N_PEERS) for i in range(N_PEERS)]))
         self.cell, self.me = cell, me
         self.neighbors = schedule.graph(0).neighbors(me)
         self.form = wire.Format("benchmark", N_PEERS, cell.p, "f8")

@@ -153,7 +153,7 @@ def run(experiment: Path, me: int, out: Path | None, resume: bool, overrides: tu
     elif not all(is_loopback(address) for address in transport.addresses):
         raise ConfigError("transport.security", "expected curve: none is for addresses of the loopback only")
     ground = config.aside(config.ground, what)
-    code, line = run_peer(Assignment(what, ground, me, run_dir, pair, None, resume))
+    code, line = run_peer(Assignment(what, ground, me, run_dir, pair, resume=resume))
     if line:
         click.echo(f"peer {me}: {line}", err=True)
     return code
@@ -236,10 +236,12 @@ def check(experiment: Path, overrides: tuple[str, ...]) -> int:
 
     from peer import config, settings, wire
     from peer import launch as launcher
+    from topology.schedules import connectivity_window
     from topology.weights import mixing_rate
 
     what = settings.read(experiment, overrides)
     ground = config.aside(config.ground, what)
+    window = config.aside(connectivity_window, ground.schedule, what.iterations)
     rate = config.aside(mixing_rate, ground.schedule, what.iterations)
     with tempfile.TemporaryDirectory() as folder:
         resolved = config.aside(launcher.with_cut_shards, what, Path(folder))
@@ -252,7 +254,7 @@ def check(experiment: Path, overrides: tuple[str, ...]) -> int:
         ("network", " - ".join(map(str, facts.widths))),
         ("parameters", facts.n_parameters),
         ("bytes a neighbor and round", wire.share_bytes(form)),
-        ("connectivity window", f"{ground.window} rounds"),
+        ("connectivity window", f"{window} rounds"),
         ("mixing rate", f"{rate:.6f} a round"),
         ("neighbors over the run", f"{min(degrees)} to {max(degrees)}"),
     ):

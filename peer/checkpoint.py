@@ -73,6 +73,9 @@ def load(path: Path, run_id: str, digest: str, me: PeerId) -> Checkpoint:
     """
     try:
         found = npz.load(path)
+    except ValueError as error:
+        raise ConfigError("--resume", str(error)) from error
+    try:
         checkpoint = Checkpoint(
             run_id=str(found["run_id"]),
             digest=str(found["digest"]),
@@ -89,8 +92,8 @@ def load(path: Path, run_id: str, digest: str, me: PeerId) -> Checkpoint:
         )
     except KeyError as error:
         raise ConfigError("--resume", f"{path}: expected a checkpoint, found no {error} in it") from error
-    except ValueError as error:
-        raise ConfigError("--resume", str(error)) from error
+    except (TypeError, ValueError) as error:
+        raise ConfigError("--resume", f"{path}: expected a checkpoint, found other arrays: {error}") from error
     if (checkpoint.run_id, checkpoint.digest) != (run_id, digest):
         raise ConfigError("--resume", f"{path}: expected a checkpoint of this run, found one of other settings")
     return checkpoint

@@ -51,16 +51,13 @@ class Ground:
     ----------
     schedule : Schedule
         Who meets whom.
-    window : int
-        Smallest B such that any B consecutive rounds connect all.
     union : tuple of tuple of int
         All neighbors that a peer ever has, by peer.
     digest : str
-        Of the links of all rounds, so that peers with different schedule files find out.
+        Of a schedule file's links, so that peers with different files find out; empty where there is none.
     """
 
     schedule: Schedule
-    window: int
     union: tuple[tuple[PeerId, ...], ...]
     digest: str
 
@@ -75,12 +72,12 @@ def ground(experiment: Experiment) -> Ground:
     """
     schedule = schedule_of(experiment)
     try:
-        window = schedules.connectivity_window(schedule, experiment.iterations)
+        union = schedules.connected_union(schedule, experiment.iterations)
     except TopologyError as error:
         raise ConfigError("topology", str(error)) from error
-    union = schedules.union(schedule, experiment.iterations)
-    digest = short_digest("\n".join(schedules.lines(schedule, experiment.iterations)))
-    return Ground(schedule, window, tuple(union.neighbors(i) for i in range(experiment.peers)), digest)
+    from_file = experiment.topology.schedule == "file"
+    digest = short_digest("\n".join(schedules.lines(schedule, experiment.iterations))) if from_file else ""
+    return Ground(schedule, tuple(union.neighbors(i) for i in range(experiment.peers)), digest)
 
 
 def schedule_of(experiment: Experiment) -> Schedule:

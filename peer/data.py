@@ -59,7 +59,7 @@ class Cut:
         Raises
         ------
         ConfigError
-            No such data set, or more peers than samples.
+            No such data set, more peers than samples, or a fraction that holds out too little or too much.
         """
         x, labels, targets = _load(self.dataset, self.loss)
         train, test = self._split(targets if labels is None else labels, labels is not None)
@@ -93,12 +93,15 @@ class Cut:
         rows = np.arange(len(classes))
         if self.test_fraction == 0.0:
             return rows, rows[:0]
-        train, test = train_test_split(
-            rows,
-            test_size=self.test_fraction,
-            random_state=self.seed % 2**32,
-            stratify=classes if stratify else None,
-        )
+        try:
+            train, test = train_test_split(
+                rows,
+                test_size=self.test_fraction,
+                random_state=self.seed % 2**32,
+                stratify=classes if stratify else None,
+            )
+        except ValueError as error:  # too few samples on one side for one of each class
+            raise ConfigError("data.test_fraction", f"cannot hold out {self.test_fraction}: {error}") from error
         return np.asarray(train), np.asarray(test)
 
     def _parts(self, classes: Labels) -> list[NDArray[np.intp]]:

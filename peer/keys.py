@@ -63,7 +63,7 @@ def read(folder: Path, peer: PeerId, n_agents: int) -> tuple[str, dict[PeerId, s
         raise ConfigError("transport.keys", f"expected key files in {folder}: {error}; {hint}") from error
     except ValueError as error:
         raise ConfigError("transport.keys", f"{folder / PUBLIC_NAME}: expected TOML, found: {error}") from error
-    public = {int(name): key for name, key in listed.items() if name.isdigit()}
+    public = {int(name): key for name, key in listed.items() if name.isascii() and name.isdigit()}
     for i in range(n_agents):
         if not isinstance(public.get(i), str) or not Z85_KEY.fullmatch(public[i]):
             raise ConfigError("transport.keys", f"{folder / PUBLIC_NAME}: expected a key for peer {i}, found none")

@@ -208,8 +208,9 @@ class _Fleet:
         stopped_s: float | None = None
         interrupted: list[int] = []
         first: dict[PeerId, tuple[int, str]] = {}
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in process.SIGNALS:
             signal.signal(number, lambda number, _: interrupted.append(number))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, process.SIGNALS)
         with selectors.DefaultSelector() as selector:
             for peer, pipe in self.pipes.items():
                 selector.register(pipe, selectors.EVENT_READ, peer)
@@ -263,16 +264,18 @@ def _fleet(
     pairs = {peer: new_key_pair() for peer in range(experiment.peers)} if secure else {}
     public = {peer: pair[0] for peer, pair in pairs.items()}
     fleet = _Fleet({}, {}, {})
+    lifeline, held = os.pipe()  # its end tells the peers that this process is gone, however it went
+    signal.pthread_sigmask(signal.SIG_BLOCK, process.SIGNALS)  # until everybody can handle them
     gc.collect()
     gc.freeze()  # what is alive now stays shared with the peers: the collector does not touch it
     try:
         for peer in range(experiment.peers):
             keys = Keys(pairs[peer][1], pairs[peer][0], public) if secure else None
-            assignment = Assignment(experiment, ground, peer, run_dir, keys, sockets[peer])
+            assignment = Assignment(experiment, ground, peer, run_dir, keys, sockets[peer], lifeline)
             reader, writer = os.pipe()
             pid = os.fork()
             if pid == 0:
-                for pipe in [reader, *fleet.pipes.values()]:
+                for pipe in [reader, held, *fleet.pipes.values()]:
                     os.close(pipe)
                 for other in sockets:
                     if other is not sockets[peer]:
@@ -285,6 +288,8 @@ def _fleet(
         yield fleet
     finally:
         fleet._signal(signal.SIGKILL)
+        os.close(lifeline)
+        os.close(held)
         gc.unfreeze()
 
 

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import os
+import threading
+import struct
 import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+FOREIGN: Final = (
+    *(OSError, ValueError, EOFError, KeyError, MemoryError, OverflowError, NotImplementedError, RuntimeError),
+    *(zipfile.BadZipFile, zlib.error, struct.error),
+)
+"""What zipfile and numpy raise on files that are no npz, or not whole."""
 
 
 def load(path: Path) -> dict[str, NDArray[Any]]:
@@ -24,19 +32,24 @@ def load(path: Path) -> dict[str, NDArray[Any]]:
     """
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+            arrays = {name: archive[name] for name in archive.files}
     except FileNotFoundError as error:
         raise ValueError(f"expected a file at {path}, found none") from error
     except (AttributeError, TypeError) as error:  # a single array, as .npy holds it
         raise ValueError(f"{path}: expected an npz file with named arrays, found another kind") from error
-    except (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+    except FOREIGN as error:
         problem = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path}: expected a whole npz file, found: {problem}") from error
+    strange = next((name for name, array in arrays.items() if not isinstance(array, np.ndarray)), None)
+    if strange is not None:
+        raise ValueError(f"{path}: expected an npz file with arrays only, found {strange!r} in it")
+    return arrays
 
 
 def save(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Write an npz file beside `path`, to the disk, and put it in its place: readers find the old or the new one."""
-    beside = path.with_name(path.name + ".part")
+    # a name of its own for each thread: an interrupted peer writes while its mathematics may be writing too
+    beside = path.with_name(f"{path.name}.{threading.current_thread().name}.part")
     with beside.open("wb") as file:
         np.savez(file, allow_pickle=False, **dict(arrays))
         file.flush()

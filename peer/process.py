@@ -56,6 +56,9 @@ class NeighborLeft(PeerError):  # noqa: N818  (it is a fact about them, not our 
     """A neighbor gave up for good."""
 
 
+SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
+"""What interrupts a peer: it writes a checkpoint and ends."""
+
 CODES: Final[Mapping[type[PeerError], int]] = {
     ConfigError: BAD_INPUT,
     DisagreementError: BAD_INPUT,
@@ -85,6 +88,8 @@ class Assignment:
         None for security = "none".
     listener : socket or None
         Already listening at the peer's address.
+    lifeline : int or None
+        Descriptor that becomes readable when the process that started this one is gone.
     resume : bool
         From the last checkpoint.
     """
@@ -95,6 +100,7 @@ class Assignment:
     run_dir: Path
     keys: Keys | None
     listener: socket.socket | None = None
+    lifeline: int | None = None
     resume: bool = False
 
     @property
@@ -123,8 +129,11 @@ async def _run(assignment: Assignment) -> tuple[int, str]:
         return BAD_INPUT, str(error)
     work = asyncio.ensure_future(peer.work())
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in SIGNALS:
         loop.add_signal_handler(number, work.cancel)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    if assignment.lifeline is not None:
+        loop.add_reader(assignment.lifeline, work.cancel)
     code, line, offender = 1, "", None
     try:
         await work
@@ -138,6 +147,8 @@ async def _run(assignment: Assignment) -> tuple[int, str]:
         line = f"a bug of this program: {error!r}"
         raise
     finally:
+        if assignment.lifeline is not None:
+            loop.remove_reader(assignment.lifeline)
         await peer.end(code, line, offender)
         await peer.close()
     return code, line

@@ -228,6 +228,8 @@ def override(tree: dict[str, Any], overrides: Sequence[str]) -> None:
         place = given
         for table in tables:
             place = place.setdefault(table, {})
+            if not isinstance(place, dict):
+                raise ConfigError("--set", f"expected {table} as a table or as a value, found both")
         place[last] = value
     _anchor(given, Path.cwd())
     _merge(tree, given)
@@ -326,10 +328,12 @@ def _check_together(experiment: Experiment) -> None:
         raise ConfigError("data.path", f"expected a pattern with {{id}}, one file a peer; found {data.path!r}")
     try:
         data.path.format(id=0)
-    except (ValueError, KeyError, IndexError) as error:
+    except (ValueError, LookupError, AttributeError, TypeError) as error:
         raise ConfigError("data.path", f"expected a pattern with {{id}}, found {data.path!r}") from error
     if not experiment.name or "/" in experiment.name or len(experiment.run_id) > 200:
         raise ConfigError("name", f"expected a name of 1 to 200 characters without /, found {experiment.name!r}")
+    if not (experiment.name + experiment.run_id).isprintable():
+        raise ConfigError("name", f"expected printable characters, found {experiment.run_id!r}")
     if any(width < 1 for width in experiment.model.hidden):
         raise ConfigError("model.hidden", f"expected widths >= 1, found {list(experiment.model.hidden)}")
     if step.rule == "diminishing" and not 0.0 < step.mu * step.alpha < 1.0:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from peer import npz
 from peer.arrays import Labels, Matrix
 from peer.errors import ConfigError
+from peer.wire import MAX_CLASSES
 
 
 @final
@@ -65,7 +66,8 @@ def read(path: Path, key: str = "data.path") -> Shard:
     ------
     ConfigError
         The file is missing, torn or empty, an array is missing or of a wrong shape or kind,
-        there is nan or infinity in it, or a negative label.
+        there is nan or infinity in it, or a label that is negative or too
+        large, or codes that do not fit the labels.
     """
     try:
         arrays = npz.load(path)
@@ -77,12 +79,13 @@ def read(path: Path, key: str = "data.path") -> Shard:
     if y.shape[:1] != x.shape[:1] or y.ndim > 2 or 0 in y.shape:
         raise ConfigError(key, f"{path}: expected y with the {len(x)} rows of x, found shape {y.shape}")
     if y.dtype.kind in "iub" and y.ndim == 1:
-        return Shard(path, _finite(x, "x", path, key), None, _labels(y, "y", path, key), _codes(arrays, path, key))
+        classes = _labels(y, "y", path, key)
+        return Shard(path, _finite(x, "x", path, key), None, classes, _codes(arrays, classes, path, key))
     targets = _finite(y.reshape(len(y), -1), "y", path, key)
     labels = _labels(arrays["labels"], "labels", path, key) if "labels" in arrays else None
     if labels is not None and labels.shape != (len(x),):
         raise ConfigError(key, f"{path}: expected a label for each of {len(x)} samples, found {labels.shape}")
-    return Shard(path, _finite(x, "x", path, key), targets, labels, _codes(arrays, path, key))
+    return Shard(path, _finite(x, "x", path, key), targets, labels, _codes(arrays, labels, path, key))
 
 
 def _array(arrays: Mapping[str, NDArray[Any]], name: str, path: Path, key: str) -> NDArray[Any]:
@@ -101,10 +104,20 @@ def _finite(array: NDArray[Any], name: str, path: Path, key: str) -> Matrix:
 
 
 def _labels(array: NDArray[Any], name: str, path: Path, key: str) -> Labels:
+    if array.dtype.kind not in "iub":
+        raise ConfigError(key, f"{path}: expected integer labels in {name}, found {array.dtype}")
     if array.size and array.min() < 0:
         raise ConfigError(key, f"{path}: expected labels >= 0 in {name}, found {array.min()}")
+    if array.size and array.max() >= MAX_CLASSES:
+        raise ConfigError(key, f"{path}: expected labels < {MAX_CLASSES} in {name}, found {array.max()}")
     return np.ascontiguousarray(array, dtype=np.int64)
 
 
-def _codes(arrays: Mapping[str, NDArray[Any]], path: Path, key: str) -> Matrix | None:
-    return _finite(arrays["codes"], "codes", path, key) if "codes" in arrays else None
+def _codes(arrays: Mapping[str, NDArray[Any]], labels: Labels | None, path: Path, key: str) -> Matrix | None:
+    if "codes" not in arrays:
+        return None
+    codes = _finite(_array(arrays, "codes", path, key), "codes", path, key)
+    n_classes = 0 if labels is None else int(labels.max()) + 1
+    if codes.ndim != 2 or len(codes) < n_classes:
+        raise ConfigError(key, f"{path}: expected codes, a row for each of {n_classes} classes, found {codes.shape}")
+    return codes

@@ -36,6 +36,11 @@ class Finite:
     def period(self) -> None:
         return
 
+    @property
+    def links(self) -> Graph:
+        """Every link that can be up in some round."""
+        return Graph(self.n_agents, self.graphs[0].edges.union(*(graph.edges for graph in self.graphs)))
+
     def graph(self, n: int) -> Graph:
         assert 0 <= n < len(self.graphs), f"round {n} is not in the run"
         return self.graphs[n]

@@ -159,7 +159,7 @@ def accelerated(
     v = w = start
     for _ in range(int(80.0 / root) + 10):
         w_last, w = w, prox(v - step * gradient(v), step)
-        if np.linalg.norm(v - w) * 2.0 * largest / least < 1e-12:
+        if np.linalg.norm(v - w) * 2.0 * largest / least < 1e-11:
             break
         v = w + momentum * (w - w_last)
     return w

@@ -7,10 +7,9 @@ and it draws no random numbers, so it is the same on every machine and version.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import chain
 from pathlib import Path
 from typing import Final, Protocol, final
 
@@ -30,6 +29,10 @@ class Schedule(Protocol):
     @property
     def period(self) -> int | None:
         """Rounds after which the schedule repeats itself; None if it never does."""
+
+    @property
+    def links(self) -> Graph:
+        """Every link that can be up in some round."""
 
     def graph(self, n: int) -> Graph:
         """Links E[n] of round n."""
@@ -51,6 +54,11 @@ class Static:
     def period(self) -> int:
         """Rounds after which the schedule repeats itself."""
         return 1
+
+    @property
+    def links(self) -> Graph:
+        """Every link that can be up in some round."""
+        return self.base
 
     def graph(self, n: int) -> Graph:
         """Links E[n] of round n."""
@@ -79,6 +87,11 @@ class RandomLinks:
         """The schedule never repeats itself."""
         return
 
+    @property
+    def links(self) -> Graph:
+        """Every link that can be up in some round."""
+        return self.base
+
     def graph(self, n: int) -> Graph:
         """Links E[n] of round n."""
         return _random_links(self, n)
@@ -106,6 +119,11 @@ class Matchings:
         """The schedule never repeats itself."""
         return
 
+    @property
+    def links(self) -> Graph:
+        """Every link that can be up in some round."""
+        return self.base
+
     def graph(self, n: int) -> Graph:
         """Links E[n] of round n."""
         return _matching(self, n)
@@ -128,6 +146,11 @@ class OnePeerExponential:
     def period(self) -> int:
         """Rounds after which the schedule repeats itself, ceil(log2 I)."""
         return max(1, (self.n_agents - 1).bit_length())
+
+    @property
+    def links(self) -> Graph:
+        """Every link that can be up in some round."""
+        return _together(self.graph(n) for n in range(self.period))
 
     def graph(self, n: int) -> Graph:
         """Links E[n] of round n."""
@@ -161,6 +184,11 @@ class Replay:
     def period(self) -> int:
         """Rounds after which the schedule repeats itself."""
         return len(self.graphs)
+
+    @property
+    def links(self) -> Graph:
+        """Every link that can be up in some round."""
+        return _together(self.graphs)
 
     def graph(self, n: int) -> Graph:
         """Links E[n] of round n."""
@@ -256,8 +284,33 @@ def rounds_to_show(schedule: Schedule, n_rounds: int) -> range:
 
 def union(schedule: Schedule, n_rounds: int) -> Graph:
     """Every link that is up in at least one of the first n_rounds rounds."""
-    graphs = (schedule.graph(n) for n in rounds_to_show(schedule, n_rounds))
-    return Graph(schedule.n_agents, frozenset(chain.from_iterable(graph.edges for graph in graphs)))
+    possible, found = schedule.links.edges, set[Edge]()
+    for n in rounds_to_show(schedule, n_rounds):
+        found |= schedule.graph(n).edges
+        if len(found) == len(possible):
+            break  # there are no others: a long run need not be looked through
+    return Graph(schedule.n_agents, frozenset(found))
+
+
+def connected_union(schedule: Schedule, n_rounds: int) -> Graph:
+    """As `union`, of a schedule that connects all agents in the end.
+
+    Raises
+    ------
+    TopologyError
+        It does not; names its components.
+    """
+    whole = union(schedule, n_rounds)
+    parts = whole.components()
+    if len(parts) > 1:
+        named = _few(["{" + _few(list(map(str, part)), 12) + "}" for part in parts], 8)
+        raise TopologyError(f"the union of all rounds falls apart into {len(parts)} components: {named}")
+    return whole
+
+
+def _together(graphs: Iterable[Graph]) -> Graph:
+    first, *more = graphs
+    return Graph(first.n_agents, first.edges.union(*(graph.edges for graph in more)))
 
 
 def connectivity_window(schedule: Schedule, n_rounds: int) -> int:
@@ -280,10 +333,7 @@ def connectivity_window(schedule: Schedule, n_rounds: int) -> int:
     TopologyError
         Not even the union of all rounds is connected; names its components.
     """
-    whole = union(schedule, n_rounds).components()
-    if len(whole) > 1:
-        named = _few(["{" + _few(list(map(str, component)), 12) + "}" for component in whole], 8)
-        raise TopologyError(f"the union of all rounds falls apart into {len(whole)} components: {named}")
+    connected_union(schedule, n_rounds)  # refuses what never connects
     if schedule.period is not None and schedule.period <= n_rounds:
         starts, end = schedule.period, 2 * schedule.period
     else:

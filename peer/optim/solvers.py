@@ -125,7 +125,7 @@ def damped_system(root: Matrix, damping: Vector) -> Callable[[Vector], Vector]:
     Raises
     ------
     SolveError
-        nan, infinity, or a matrix that is not positive definite to rounding.
+        The matrix is not positive definite to rounding. Where it holds nan, so does x.
     """
     k, p = root.shape
     try:
@@ -145,7 +145,9 @@ def damped_system(root: Matrix, damping: Vector) -> Callable[[Vector], Vector]:
             def once(b: Vector) -> Vector:
                 return b / damping - scaled.T @ linalg.cho_solve(dual, scaled @ b, check_finite=False)
     except linalg.LinAlgError as error:
-        raise SolveError("the surrogate's matrix is not positive definite: its data are nan or infinite") from error
+        raise SolveError(
+            "the surrogate's matrix is not positive definite to rounding: tau is too small beside its curvature"
+        ) from error
 
     def refined(b: Vector) -> Vector:
         x = once(b)

@@ -43,7 +43,7 @@ def _torn(path: Path, **_: Array) -> None:
 def _replace(**arrays: Any) -> Callable[..., None]:
     def write(path: Path, x: Array, y: Array) -> None:
         made = {name: make(x.copy(), y.copy()) for name, make in arrays.items()}
-        np.savez(path, **{"x": x, "y": y} | made)  # type: ignore[arg-type]
+        np.savez(path, **{"x": x, "y": y} | made)
 
     return write
 

@@ -112,7 +112,7 @@ def test_a_peer_with_a_key_of_its_own_making_is_refused(lab: Lab) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
 def test_an_interrupted_launch_has_journaled_everything(lab: Lab, number: signal.Signals) -> None:
-    experiment = lab.experiment(**_tree(lab, iterations=1_000_000))
+    experiment = lab.experiment(**_tree(lab, iterations=1_000_000, topology={"graph": "ring"}))
     launched = lab.start("launch", experiment, "--out", "out")
     run_dir = lab.folder / "out"
     wait_until(lambda: all(len(metrics(run_dir, peer)) > 3 for peer in range(PEERS)), launched)
@@ -126,6 +126,16 @@ def test_an_interrupted_launch_has_journaled_everything(lab: Lab, number: signal
         assert (folder / "metrics.jsonl").read_text().endswith("}\n")
         with np.load(folder / "checkpoint.npz") as archive:
             assert archive["n"] == len(metrics(run_dir, peer))
+
+
+def test_peers_do_not_outlive_a_launch_that_is_killed(lab: Lab) -> None:
+    experiment = lab.experiment(**_tree(lab, iterations=1_000_000, topology={"graph": "ring"}))
+    launched = lab.start("launch", experiment, "--out", "out")
+    run_dir = lab.folder / "out"
+    wait_until(lambda: all(len(metrics(run_dir, peer)) > 3 for peer in range(PEERS)), launched)
+    # the pipes of the command are closed when the last of its processes is gone
+    assert end(launched, signal.SIGKILL)[0] == -signal.SIGKILL
+    assert [events(run_dir, peer)[-1]["code"] for peer in range(PEERS)] == [130] * PEERS
 
 
 def test_a_killed_peer_resumes_and_nothing_has_happened(lab: Lab) -> None:
@@ -241,6 +251,6 @@ def test_the_built_in_experiment_is_as_good_as_central_training(lab: Lab) -> Non
     assert summary["test"]["accuracy"] >= summary["central"]["test"]["accuracy"] - 1e-12
     assert summary["objective"] < 1.001 * summary["central"]["objective"]
     assert "trained centrally" in done.stdout
-    again = lab.run("launch", "--set", "iterations=2")
+    again = lab.run("launch", "--set", "iterations=30")
     assert again.returncode == 0, again.stderr
     assert (lab.folder / "runs" / "wdbc-2").exists()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from peer.optim.steps import Constant, Diminishing, StepRule
@@ -26,7 +28,7 @@ def test_a_diminishing_step_by_hand() -> None:
 def test_diminishing_steps_have_an_infinite_sum_and_finite_squares(mu: float) -> None:
     """They fall like 1/(mu n): 1/alpha grows by at least mu each round, and by little more."""
     found = steps(Diminishing(mu), 1.0, 10_000)
-    assert all(0.0 < after < before for before, after in zip(found, found[1:], strict=False))
+    assert all(0.0 < after < before for before, after in pairwise(found))
     assert mu * 10_000 <= 1.0 / found[-1] <= 1.1 * mu * 10_000 + 100.0
 
 

@@ -1,0 +1,192 @@
+"""One round of one agent by hand, what is conserved over all of them, and numbers that break down."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, final
+
+import numpy as np
+import pytest
+
+from peer import agent
+from peer.agent import Proposal, State
+from peer.arrays import Vector
+from peer.errors import SolveError
+from peer.messages import Share
+from peer.optim.models import MLP
+from peer.optim.regularizers import L1
+from peer.optim.solvers import Solution
+from peer.optim.steps import Constant, Diminishing
+from peer.optim.surrogates import Partial
+from peer.problem import Problem
+from tests.instances import F4, F8, data_of, exchange, parameters_of
+from topology import Graph
+from topology.graphs import complete, ring
+
+
+@final
+@dataclass(frozen=True)
+class Bowl:
+    """g_i = 1/2 ||w||^2, whose best response is w - gradient - pi - 1, so that every term is seen."""
+
+    kappa: float = 1.0
+
+    def value(self, w: Vector) -> float:
+        return 0.5 * float(np.dot(w, w))
+
+    def gradient(self, w: Vector) -> Vector:
+        return w.copy()
+
+    def best_response(self, w: Vector, gradient: Vector, pi: Vector) -> Solution:
+        return Solution(w - gradient - pi - 1.0, 0.0, 1, "by hand")
+
+
+def state(w: list[float], y: list[float], alpha: float = 0.5) -> State:
+    here = np.array(w)
+    return State(3, here, np.array(y), here.copy(), 0.5 * float(np.dot(here, here)), 10.0, alpha)
+
+
+def share(sender: int, y: list[float] | None, z: list[float] | None, objective: float = 0.0) -> Share:
+    halves = [None if half is None else np.array(half) for half in (y, z)]
+    return Share(sender=sender, n=3, floor=0, objective=objective, y=halves[0], z=halves[1])
+
+
+def test_the_start() -> None:
+    w = np.array([3.0, 4.0])
+    found = agent.initial(Bowl(), w, 0.25)
+    assert (found.n, found.value, found.objective, found.alpha) == (0, 12.5, 12.5, 0.25)
+    for vector in (found.w, found.y, found.gradient):
+        np.testing.assert_array_equal(vector, w)
+
+
+@pytest.mark.parametrize("kappa", [1.0, 4.0])
+def test_a_proposal_by_hand(kappa: float) -> None:
+    """By (4), pi = 4 y - kappa g; then w~ = w - g - pi - 1 and z = w + (w~ - w)/2."""
+    before = state([2.0, -2.0], [1.0, 0.5])
+    found = agent.propose(Bowl(kappa), before, n_agents=4)
+    pi = np.array([4.0, 2.0]) - kappa * np.array([2.0, -2.0])
+    np.testing.assert_array_equal(found.solution.w, np.array([0.0, 0.0]) - pi - 1.0)
+    np.testing.assert_array_equal(found.z, np.array([2.0, -2.0]) + 0.5 * (found.solution.w - np.array([2.0, -2.0])))
+    np.testing.assert_array_equal(before.w, [2.0, -2.0])
+
+
+def absorbed(weights: dict[int, float], shares: dict[int, Share], wire_dtype: np.dtype[Any] = F8) -> State:
+    before = state([2.0, -2.0], [1.0, 0.5])
+    proposal = Proposal(Solution(before.w, 0.0, 1, "by hand"), np.array([8.0, 0.0]))
+    return agent.absorb(Bowl(), before, proposal, shares, weights, Diminishing(0.5), wire_dtype)
+
+
+def test_a_round_by_hand() -> None:
+    found = absorbed(
+        {0: 0.25, 1: 0.5, 4: 0.25}, {0: share(0, [4.0, 0.0], [0.0, 4.0], 2.0), 4: share(4, [0.0, 0.0], [4.0, 4.0], 6.0)}
+    )
+    w = np.array([5.0, 2.0])
+    np.testing.assert_array_equal(found.w, w)
+    np.testing.assert_array_equal(found.y, np.array([1.5, 0.25]) + w - np.array([2.0, -2.0]))
+    np.testing.assert_array_equal(found.gradient, w)
+    assert (found.n, found.value, found.alpha) == (4, 14.5, 0.5 * (1.0 - 0.25))
+    assert found.objective == (0.25 * 2.0 + 0.5 * 10.0 + 0.25 * 6.0) + 14.5 - 4.0
+
+
+def test_an_agent_without_neighbors_takes_its_own() -> None:
+    found = absorbed({1: 1.0}, {})
+    np.testing.assert_array_equal(found.w, [8.0, 0.0])
+    np.testing.assert_array_equal(found.y, [1.0 + 8.0 - 2.0, 0.5 + 0.0 + 2.0])
+
+
+def test_what_came_in_is_left_alone() -> None:
+    theirs = share(0, [4.0, 0.0], [0.0, 4.0])
+    absorbed({0: 0.5, 1: 0.5}, {0: theirs})
+    assert theirs.y is not None
+    assert theirs.z is not None
+    np.testing.assert_array_equal([theirs.y, theirs.z], [[4.0, 0.0], [0.0, 4.0]])
+
+
+@pytest.mark.parametrize("half", [share(0, None, [0.0, 4.0]), share(0, [4.0, 0.0], None)])
+def test_half_a_share_is_a_bug(half: Share) -> None:
+    with pytest.raises(ValueError, match="the share of agent 0 is not whole"):
+        absorbed({0: 0.5, 1: 0.5}, {0: half})
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("spot", ["y", "z"])
+@pytest.mark.filterwarnings("ignore:.*encountered:RuntimeWarning")
+def test_nan_and_infinity_from_others_stop_the_round(spot: str, bad: float) -> None:
+    broken = share(0, [4.0, bad], [0.0, 4.0]) if spot == "y" else share(0, [4.0, 0.0], [0.0, bad])
+    with pytest.raises(SolveError, match=r"^round 3: parameters, objective or gradient are nan or infinite$"):
+        absorbed({0: 0.5, 1: 0.5}, {0: broken})
+
+
+@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")
+def test_a_value_that_overflows_stops_the_round() -> None:
+    with pytest.raises(SolveError, match="round 3"):
+        absorbed({0: 0.5, 1: 0.5}, {0: share(0, [0.0, 0.0], [1e200, 0.0])})
+
+
+def test_sums_do_not_depend_on_the_order_of_arrival() -> None:
+    rng = np.random.default_rng(0)
+    theirs = {j: rng.standard_normal(5) for j in (7, 2, 9, 4)}
+    weights = {j: rng.random() for j in (9, 3, 2, 7, 4)}
+    own = rng.standard_normal(5)
+    first = agent.mix(own, theirs, weights, F8)
+    for _ in range(5):
+        keys = list(theirs)
+        rng.shuffle(keys)
+        again = agent.mix(
+            own, {j: theirs[j] for j in keys}, dict(sorted(weights.items(), key=lambda _: rng.random())), F8
+        )
+        np.testing.assert_array_equal(again, first)
+
+
+def test_a_sender_keeps_what_rounding_took() -> None:
+    """With float32 shares two agents average what both see, and each adds the rest of its own: the sum stands."""
+    a, b = np.array([1.0 + 2.0**-30]), np.array([3.0])
+    mixed_a = agent.mix(a, {1: b}, {0: 0.5, 1: 0.5}, F4)
+    mixed_b = agent.mix(b, {0: np.array([1.0])}, {0: 0.5, 1: 0.5}, F4)
+    assert mixed_a[0] == 2.0 + 2.0**-30
+    assert mixed_b[0] == 2.0
+
+
+def problems_of(n_agents: int) -> list[Problem]:
+    rng = np.random.default_rng(1)
+    model = MLP((3, 4, 2), "tanh")
+    return [
+        Problem(
+            data_of(rng, "softmax", model, 2 + i, 0.05), L1(np.full(26, 0.01)), Partial(0.5, float(n_agents)), 1e-13
+        )
+        for i in range(n_agents)
+    ]
+
+
+@pytest.mark.parametrize("wire_dtype", [F8, F4], ids=["f8", "f4"])
+@pytest.mark.parametrize("graphs", [[ring(5)], [Graph.of(5, [(0, 1), (2, 3)]), Graph.of(5, [(1, 2), (3, 4)])]])
+def test_trackers_sum_to_the_gradients_at_every_round(graphs: list[Graph], wire_dtype: np.dtype[Any]) -> None:
+    """(9), and the same of the objective; to float64 rounding also when shares are rounded to float32."""
+    problems, rng = problems_of(5), np.random.default_rng(2)
+    starts = [parameters_of(rng, MLP((3, 4, 2), "tanh")) for _ in problems]
+    largest = 0.0
+    for n, (states, _) in enumerate(exchange(problems, starts, 0.5, Constant(), graphs, 60, wire_dtype)):
+        largest = max(largest, *(float(np.max(np.abs(s.y))) for s in states))
+        difference = sum(s.y for s in states) - sum(s.gradient for s in states)
+        assert np.max(np.abs(difference)) <= 1e-15 * (n + 5) * largest
+        assert sum(s.objective for s in states) == pytest.approx(sum(s.value for s in states), rel=1e-14 * (n + 1))
+
+
+def test_float32_shares_lose_nothing_but_digits_on_the_way() -> None:
+    """The runs stay together to float32 rounding, and are not the same."""
+    problems = problems_of(4)
+    w = parameters_of(np.random.default_rng(3), MLP((3, 4, 2), "tanh"))
+    runs = [list(exchange(problems, [w] * 4, 0.3, Constant(), [complete(4)], 40, dtype))[-1][0] for dtype in (F8, F4)]
+    exact, coarse = (np.stack([s.w for s in states]) for states in runs)
+    assert 0.0 < np.max(np.abs(exact - coarse)) <= 1e-4
+
+
+def test_mixing_keeps_the_mean_of_proposals() -> None:
+    """(7) with doubly stochastic weights moves no mass: the mean of w[n+1] is the mean of z[n]."""
+    problems = problems_of(4)
+    w = parameters_of(np.random.default_rng(4), MLP((3, 4, 2), "tanh"))
+    run = list(exchange(problems, [w] * 4, 0.5, Constant(), [Graph.of(4, [(0, 1), (0, 2), (0, 3)])], 5, F4))
+    for (_, proposals), (after, _) in pairwise(run):
+        mean = np.mean([p.z for p in proposals], axis=0)
+        np.testing.assert_allclose(np.mean([s.w for s in after], axis=0), mean, rtol=0.0, atol=1e-14)

@@ -1,0 +1,111 @@
+"""Snapshots of a peer."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from peer import checkpoint, npz
+from peer.checkpoint import Checkpoint
+from peer.errors import ConfigError
+from peer.messages import Share
+
+V = np.array([1.0, -1.0 / 3.0, 1e-300])
+WHOLE = Checkpoint(
+    run_id="run",
+    digest="abc",
+    incarnation=2,
+    n=20,
+    vectors={"w": V, "y": 2.0 * V},
+    scalars={"alpha": 0.1, "value": 1.0 / 3.0},
+    kept=(Share(4, 18, 10, 0.5, V, -V), Share(4, 19, 10, 0.25, 3.0 * V, V)),
+)
+
+
+def load(path: Path) -> Checkpoint:
+    return checkpoint.load(path, "run", "abc", 4)
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(ConfigError) as refusal:
+        load(path)
+    assert refusal.value.key == "--resume"
+    assert "\n" not in str(refusal.value)
+    assert str(path) in str(refusal.value)
+    return str(refusal.value)
+
+
+@pytest.mark.parametrize("kept", [(), WHOLE.kept[:1], WHOLE.kept])
+def test_what_is_loaded_is_what_was_saved(kept: tuple[Share, ...], tmp_path: Path) -> None:
+    """Bit for bit; the floors of kept shares are set when they are sent."""
+    path = tmp_path / "checkpoint.npz"
+    checkpoint.save(path, replace(WHOLE, kept=kept))
+    found = load(path)
+    assert (found.run_id, found.digest, found.incarnation, found.n) == ("run", "abc", 2, 20)
+    assert found.scalars == WHOLE.scalars
+    assert all(np.array_equal(found.vectors[name], WHOLE.vectors[name]) for name in ("w", "y"))
+    assert found.vectors.keys() == WHOLE.vectors.keys()
+    assert [(s.sender, s.n, s.objective) for s in found.kept] == [(s.sender, s.n, s.objective) for s in kept]
+    for share, wanted in zip(found.kept, kept, strict=True):
+        assert np.array_equal(share.y, wanted.y)  # type: ignore[arg-type]
+        assert np.array_equal(share.z, wanted.z)  # type: ignore[arg-type]
+
+
+def test_the_last_one_stays(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.npz"
+    checkpoint.save(path, WHOLE)
+    checkpoint.save(path, replace(WHOLE, n=30, kept=()))
+    assert load(path).n == 30
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_crash_while_writing_leaves_the_last_one(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.npz"
+    checkpoint.save(path, WHOLE)
+    (tmp_path / "checkpoint.npz.part").write_bytes(path.read_bytes()[:50])
+    assert load(path).n == 20
+    checkpoint.save(path, replace(WHOLE, n=30))
+    assert load(path).n == 30
+
+
+def test_torn_files_are_refused_and_stay(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.npz"
+    checkpoint.save(path, WHOLE)
+    whole = path.read_bytes()
+    for length in [*range(0, len(whole), 7), len(whole) - 1]:
+        path.write_bytes(whole[:length])
+        refused(path)
+        assert path.read_bytes() == whole[:length]
+
+
+def test_there_is_none(tmp_path: Path) -> None:
+    assert "found none" in refused(tmp_path / "checkpoint.npz")
+
+
+@pytest.mark.parametrize("other", [replace(WHOLE, run_id="another"), replace(WHOLE, digest="abd")])
+def test_foreign_ones_are_refused(other: Checkpoint, tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.npz"
+    checkpoint.save(path, other)
+    assert "other settings" in refused(path)
+
+
+def test_other_npz_files_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.npz"
+    npz.save(path, {"x": V})
+    assert "expected a checkpoint" in refused(path)
+
+
+@pytest.mark.parametrize(
+    "name", ["run_id", "digest", "incarnation", "n", "kept.n", "kept.objective", "kept.y", "kept.z"]
+)
+def test_every_array_is_needed_and_has_its_shape(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.npz"
+    checkpoint.save(path, WHOLE)
+    arrays = npz.load(path)
+    npz.save(path, {key: array for key, array in arrays.items() if key != name})
+    refused(path)
+    npz.save(path, arrays | {name: np.zeros((3, 2))})
+    refused(path)

@@ -1,0 +1,188 @@
+"""Cutting data sets into shards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from peer import npz
+from peer.data import Cut
+from peer.errors import ConfigError
+
+PARTITIONS = ("iid", "dirichlet", "label-sorted")
+SIZES = {"breast-cancer": 569, "diabetes": 442, "wine": 178}
+
+Arrays = dict[str, NDArray[Any]]
+
+
+def cut(folder: Path, **changed: Any) -> tuple[list[Arrays], Arrays | None]:
+    """Shards and the test set."""
+    values: dict[str, Any] = {"dataset": "wine", "n_peers": 5, "seed": 3, "loss": "cross_entropy", "standardize": False}
+    values |= changed
+    paths = Cut(**values).write(folder)
+    assert sorted(paths) == sorted(folder.iterdir())
+    *_, last = paths
+    test = npz.load(last) if last.name == "test.npz" else None
+    found = [npz.load(path) for path in paths if path.name != "test.npz"]
+    assert [path.name for path in paths][: len(found)] == [f"peer-{i:03d}.npz" for i in range(values["n_peers"])]
+    return found, test
+
+
+def rows(*parts: Arrays) -> Iterator[tuple[Any, ...]]:
+    """Samples with their labels, as values."""
+    for part in parts:
+        for x, y in zip(part["x"], part["y"], strict=True):
+            yield (*x.tolist(), *np.atleast_1d(y).tolist())
+
+
+@pytest.mark.parametrize("partition", PARTITIONS)
+@pytest.mark.parametrize("dataset", SIZES)
+@pytest.mark.parametrize("test_fraction", [0.0, 0.25])
+def test_shards_are_disjoint_and_complete(dataset: str, partition: str, test_fraction: float, tmp_path: Path) -> None:
+    from sklearn import datasets
+
+    load = {
+        "breast-cancer": datasets.load_breast_cancer,
+        "diabetes": datasets.load_diabetes,
+        "wine": datasets.load_wine,
+    }
+    loss = "squared" if dataset == "diabetes" else "cross_entropy"
+    parts, test = cut(tmp_path, dataset=dataset, partition=partition, test_fraction=test_fraction, loss=loss)
+    assert (test is None) == (test_fraction == 0.0)
+    everything = list(rows(*parts, *([test] if test else [])))
+    bunch = load[dataset]()
+    expected = [(*x.tolist(), y) for x, y in zip(bunch.data, bunch.target.tolist(), strict=True)]
+    assert len(everything) == SIZES[dataset]
+    assert sorted(everything) == sorted(expected)
+    held_out = 0 if test is None else len(test["x"])
+    assert held_out == int(np.ceil(test_fraction * SIZES[dataset]))
+
+
+@pytest.mark.parametrize("partition", PARTITIONS)
+def test_the_seed_says_it_all(partition: str, tmp_path: Path) -> None:
+    def files(folder: str, seed: int) -> list[list[tuple[Any, ...]]]:
+        parts, test = cut(tmp_path / folder, partition=partition, seed=seed)
+        assert test is not None
+        return [list(rows(part)) for part in [*parts, test]]
+
+    first = files("a", 3)
+    assert files("b", 3) == first
+    assert files("c", 4) != first
+    assert files("d", 2**40) == files("e", 2**40)
+
+
+@pytest.mark.parametrize("n_peers", [1, 3, 8])
+def test_iid_shards_are_of_equal_size_and_mixed(n_peers: int, tmp_path: Path) -> None:
+    parts, _ = cut(tmp_path, n_peers=n_peers)
+    sizes = [len(part["y"]) for part in parts]
+    assert max(sizes) - min(sizes) <= 1
+    assert all(len(np.unique(part["y"])) == 3 for part in parts)
+
+
+def test_label_sorted_shards_are_sorted(tmp_path: Path) -> None:
+    parts, _ = cut(tmp_path, partition="label-sorted")
+    labels = np.concatenate([part["y"] for part in parts])
+    assert np.array_equal(labels, np.sort(labels))
+    sizes = [len(part["y"]) for part in parts]
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_real_targets_are_sorted_by_their_tenths(tmp_path: Path) -> None:
+    parts, _ = cut(tmp_path, dataset="diabetes", loss="squared", partition="label-sorted", n_peers=10)
+    means = [float(part["y"].mean()) for part in parts]
+    assert means == sorted(means)
+
+
+@pytest.mark.parametrize("alpha", [1e-6, 1e-2, 0.5, 1e6])
+@pytest.mark.parametrize("n_peers", [2, 30])
+@pytest.mark.parametrize("seed", range(5))
+def test_dirichlet_shards_are_never_empty(alpha: float, n_peers: int, seed: int, tmp_path: Path) -> None:
+    parts, test = cut(tmp_path, partition="dirichlet", dirichlet_alpha=alpha, n_peers=n_peers, seed=seed)
+    assert min(len(part["y"]) for part in parts) >= 1
+    assert test is not None
+    assert sum(len(part["y"]) for part in parts) + len(test["y"]) == SIZES["wine"]
+
+
+def test_a_small_alpha_is_unequal(tmp_path: Path) -> None:
+    def purity(alpha: float) -> float:
+        parts, _ = cut(tmp_path / str(alpha), partition="dirichlet", dirichlet_alpha=alpha, dataset="breast-cancer")
+        return float(np.mean([np.bincount(part["y"]).max() / len(part["y"]) for part in parts]))
+
+    assert purity(0.01) > 0.9 > 0.75 > purity(1000.0)
+
+
+def test_one_sample_a_peer_is_the_limit(tmp_path: Path) -> None:
+    parts, _ = cut(tmp_path / "a", n_peers=178, test_fraction=0.0, partition="dirichlet", dirichlet_alpha=0.01)
+    assert [len(part["y"]) for part in parts] == [1] * 178
+    with pytest.raises(ConfigError, match=r"^peers: expected at most one peer a sample, 178; found 179$"):
+        cut(tmp_path / "b", n_peers=179, test_fraction=0.0)
+
+
+def test_the_test_set_has_the_same_share_of_every_class(tmp_path: Path) -> None:
+    parts, test = cut(tmp_path, dataset="breast-cancer")
+    assert test is not None
+    train = np.concatenate([part["y"] for part in parts])
+    assert abs(train.mean() - test["y"].mean()) < 0.01
+
+
+@pytest.mark.parametrize("dataset", ["diabetes", "breast-cancer", "wine"])
+def test_standardization_knows_the_training_part_only(dataset: str, tmp_path: Path) -> None:
+    parts, test = cut(tmp_path / "a", dataset=dataset, loss="squared", standardize=True)
+    raw_parts, raw_test = cut(tmp_path / "b", dataset=dataset, loss="squared", standardize=False)
+    assert test is not None
+    assert raw_test is not None
+    for name in ("x", "y"):
+        train = np.concatenate([part[name] for part in parts])
+        np.testing.assert_allclose(train.mean(axis=0), 0.0, atol=1e-12)
+        np.testing.assert_allclose(train.std(axis=0), 1.0, atol=1e-12)
+        raw = np.concatenate([part[name] for part in raw_parts])
+        np.testing.assert_allclose(test[name], (raw_test[name] - raw.mean(axis=0)) / raw.std(axis=0), atol=1e-10)
+        assert np.abs(test[name].mean(axis=0)).max() > 1e-6
+
+
+def test_labels_are_not_standardized(tmp_path: Path) -> None:
+    parts, _ = cut(tmp_path, standardize=True)
+    assert {int(label) for part in parts for label in part["y"]} == {0, 1, 2}
+    assert all(part["y"].dtype == np.int64 for part in parts)
+
+
+@pytest.mark.parametrize(("dataset", "q"), [("wine", 3), ("breast-cancer", 1)])
+@pytest.mark.parametrize("standardize", [True, False])
+def test_classes_of_a_squared_loss_come_with_labels_and_codes(
+    dataset: str, q: int, standardize: bool, tmp_path: Path
+) -> None:
+    parts, test = cut(tmp_path, dataset=dataset, loss="squared", standardize=standardize)
+    assert test is not None
+    for part in [*parts, test]:
+        assert part["y"].shape == (len(part["x"]), q)
+        assert np.array_equal(part["codes"][part["labels"]], part["y"])
+        assert np.array_equal(part["codes"], parts[0]["codes"])
+    if not standardize:
+        assert np.array_equal(parts[0]["codes"], np.eye(3) if q == 3 else [[0.0], [1.0]])
+
+
+@pytest.mark.parametrize(
+    ("changed", "key"),
+    [
+        ({"dataset": "iris"}, "data.dataset"),
+        ({"dataset": "diabetes"}, "objective.loss"),
+        ({"test_fraction": 0.001}, "data.test_fraction"),
+    ],
+)
+def test_what_cannot_be_cut(changed: dict[str, Any], key: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        cut(tmp_path, **changed)
+    assert refusal.value.key == key
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_constant_column_stays_finite(tmp_path: Path) -> None:
+    """Digits have pixels that are always blank."""
+    parts, test = cut(tmp_path, dataset="digits", standardize=True)
+    assert test is not None
+    assert all(np.isfinite(part["x"]).all() for part in [*parts, test])

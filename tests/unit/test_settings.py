@@ -1,0 +1,298 @@
+"""The experiment file: every mistake in it is named in one line, with what is accepted."""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from peer import settings
+from peer.errors import ConfigError
+from peer.settings import Experiment
+
+DATA: dict[str, Any] = {"data": {"dataset": "wine"}}
+
+
+def tree(key: str, value: object) -> dict[str, Any]:
+    """The smallest valid settings, and one more."""
+    table, _, name = key.rpartition(".")
+    if not table:
+        return DATA | {key: value}
+    return DATA | {table: {**DATA.get(table, {}), name: value}}
+
+
+def refused(given: dict[str, Any], key: str) -> str:
+    with pytest.raises(ConfigError) as refusal:
+        settings.from_tree(given)
+    text = str(refusal.value)
+    assert refusal.value.key == key
+    assert text.startswith(f"{key}: ")
+    assert "\n" not in text
+    return text
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "experiment.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_the_defaults_need_data_only() -> None:
+    assert settings.from_tree(DATA).peers == 8
+    assert "expected dataset" in refused({}, "data")
+
+
+@pytest.mark.parametrize(
+    ("key", "nearest"),
+    [
+        ("iteration", "iterations"),
+        ("step.alhpa", "step.alpha"),
+        ("topology.shedule", "topology.schedule"),
+        ("transport.adresses", "transport.addresses"),
+        ("surogate", "surrogate"),
+    ],
+)
+def test_unknown_keys_name_the_nearest(key: str, nearest: str) -> None:
+    assert f"did you mean {nearest}?" in refused(tree(key, 1), key)
+
+
+def test_unknown_keys_without_a_near_one_name_all() -> None:
+    text = refused(tree("step.qqq", 1), "step.qqq")
+    assert "known here: rule, alpha, mu" in text
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("peers", "8"),
+        ("peers", 8.5),
+        ("peers", True),
+        ("name", 3),
+        ("step.alpha", "0.1"),
+        ("step.alpha", [0.1]),
+        ("data.standardize", 1),
+        ("model.hidden", 10),
+        ("model.hidden", [10.5]),
+        ("model.hidden", ["10"]),
+        ("surrogate.tau", [1.0]),
+        ("transport.addresses", [1]),
+        ("run.id", 5),
+    ],
+)
+def test_types(key: str, value: object) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        settings.from_tree(tree(key, value))
+    assert refusal.value.key.startswith(key)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_value_where_a_table_belongs() -> None:
+    assert "expected a table [step]" in refused(DATA | {"step": 5}, "step")
+
+
+@pytest.mark.parametrize("key", settings.RANGES)
+def test_ranges(key: str) -> None:
+    """Both ends are accepted as far as they are finite; nothing beyond, and no nan or infinity."""
+    low, high, accepted = settings.RANGES[key]
+    whole = isinstance(settings.flat(Experiment())[key], int)
+    beyond = [low - 1, high + 1] if math.isfinite(high) else [low - 1]
+    if key == "surrogate.tau" or key == "step.alpha":
+        beyond = [0.0, -1.0, *beyond]
+    for value in beyond + ([] if whole else [math.nan, math.inf, -math.inf]):
+        text = refused(tree(key, int(value) if whole else value), key)
+        assert accepted in text
+    for value in (end for end in (low, high) if math.isfinite(end)):
+        given = tree(key, int(value) if whole else value)
+        if key == "step.mu" and value:
+            given["step"]["rule"] = "diminishing"
+        assert settings.flat(settings.from_tree(given))[key] == value
+
+
+@pytest.mark.parametrize("key", settings.CHOICES)
+def test_choices(key: str) -> None:
+    text = refused(tree(key, "no such thing"), key)
+    assert "'no such thing'" in text
+    for choice in settings.CHOICES[key]:
+        assert choice in text
+        given = tree(key, choice)
+        given = given | {"topology": given.get("topology", {}) | {"path": "x"}}
+        if key == "step.rule" and choice == "diminishing":
+            given["step"]["mu"] = 0.1
+        if key == "data.dataset" and not choice:
+            given["data"]["path"] = "{id}"
+        settings.from_tree(given)
+
+
+@pytest.mark.parametrize(("key", "word"), [(key, word) for key in settings.LATER for word in settings.LATER[key]])
+def test_words_reserved_for_later(key: str, word: str) -> None:
+    text = refused(tree(key, word), key)
+    assert "not in this version" in text
+    assert settings.LATER[key][word] in text
+
+
+def test_what_comes_in_later_versions_has_its_range() -> None:
+    assert "blocks are not in this version" in refused(tree("surrogate.blocks", 2), "surrogate.blocks")
+    assert "stopping early is not in this version" in refused(tree("run.tolerance", 0.1), "run.tolerance")
+
+
+@pytest.mark.parametrize(
+    ("given", "key"),
+    [
+        ({"data": {"path": "shard.npz"}}, "data.path"),
+        ({"data": {"path": "shard-{id.npz"}}, "data.path"),
+        ({"data": {"path": "shard-{id}-{name}.npz"}}, "data.path"),
+        ({"data": {"path": "shard-{id}-{}.npz"}}, "data.path"),
+        ({"data": {"path": "shard-{id.name}.npz"}}, "data.path"),
+        ({"data": {"path": "shard-{id[0]}.npz"}}, "data.path"),
+        ({"data": {"path": "shard-{id:q}.npz"}}, "data.path"),
+        (tree("name", ""), "name"),
+        (tree("name", "a/b"), "name"),
+        (tree("name", "a\nb"), "name"),
+        (tree("name", "x" * 201), "name"),
+        (tree("run.id", "\x1b[2J"), "name"),
+        (tree("model.hidden", [10, 0]), "model.hidden"),
+        (DATA | {"step": {"rule": "diminishing"}}, "step.mu"),
+        (DATA | {"step": {"rule": "diminishing", "alpha": 0.5, "mu": 2.0}}, "step.mu"),
+        (DATA | {"step": {"rule": "constant", "mu": 0.1}}, "step.mu"),
+        (tree("topology.schedule", "file"), "topology.path"),
+        (tree("transport.addresses", ["tcp://127.0.0.1:1"]), "transport.addresses"),
+    ],
+)
+def test_settings_that_do_not_fit_each_other(given: dict[str, Any], key: str) -> None:
+    refused(given, key)
+
+
+def test_one_peer_needs_no_pattern() -> None:
+    assert settings.from_tree({"peers": 1, "data": {"path": "all.npz"}}).data.path == "all.npz"
+
+
+# ---- files ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"peers = ", "expected TOML"),
+        (b"[data\n", "expected TOML"),
+        (b"\xff\xfe", "expected TOML"),
+        (b"peers = 1\npeers = 2\n", "expected TOML"),
+        (None, "expected an experiment file"),
+    ],
+)
+def test_files_that_are_no_experiment(content: bytes | None, problem: str, tmp_path: Path) -> None:
+    path = tmp_path / "experiment.toml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError) as refusal:
+        settings.read(path)
+    assert str(path) in str(refusal.value)
+    assert problem in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_folder_is_no_experiment(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="expected an experiment file"):
+        settings.read(tmp_path)
+
+
+def test_paths_are_relative_to_the_file_and_in_overrides_to_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    path = write(tmp_path, '[data]\npath = "s/{id}.npz"\ntest_path = "/abs/test.npz"\n[transport]\nkeys = "k"\n')
+    experiment = settings.read(path, ["model.initial=w.npz", "transport.keys=../other"])
+    assert experiment.data.path == str(tmp_path / "s/{id}.npz")
+    assert experiment.data.test_path == "/abs/test.npz"
+    assert experiment.model.initial == str(here / "w.npz")
+    assert experiment.transport.keys == str(here / "../other")
+    assert experiment.topology.path == ""
+
+
+def test_overrides(tmp_path: Path) -> None:
+    path = write(tmp_path, 'peers = 3\n[data]\ndataset = "wine"\n[step]\nalpha = 0.2\n')
+    given = [
+        "peers=5",
+        "step.rule=diminishing",
+        "step.mu = 0.5",
+        "model.hidden=[3, 4]",
+        'name="a b"',
+        "run.id=",
+        "seed=1",
+    ]
+    experiment = settings.read(path, given)
+    assert (experiment.peers, experiment.step.rule, experiment.step.mu, experiment.step.alpha) == (
+        5,
+        "diminishing",
+        0.5,
+        0.2,
+    )
+    assert (experiment.model.hidden, experiment.name, experiment.run.id, experiment.seed) == ((3, 4), "a b", "", 1)
+    assert settings.read(path, ["peers=4", "peers=6"]).peers == 6
+
+
+@pytest.mark.parametrize("given", ["peers", "=5", " = 5", ""])
+def test_overrides_of_another_form(given: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--set: expected key=value"):
+        settings.read(write(tmp_path, '[data]\ndataset = "wine"\n'), [given])
+
+
+@pytest.mark.parametrize(
+    ("given", "key"),
+    [
+        (["step.alhpa=1"], "step.alhpa"),
+        (["step=1"], "step"),
+        (["step=1", "step.alpha=0.5"], "--set"),
+        (["step.alpha.more=1"], "step.alpha"),
+        (["peers=many"], "peers"),
+        (["step..alpha=1"], "step."),
+    ],
+)
+def test_overrides_are_checked(given: list[str], key: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        settings.read(write(tmp_path, '[data]\ndataset = "wine"\n'), given)
+    assert refusal.value.key == key
+
+
+def test_what_is_written_is_read_again(tmp_path: Path) -> None:
+    text = (
+        'name = "ä \\"quoted\\""\npeers = 2\n[data]\npath = "/x/{id}.npz"\n[model]\nhidden = []\n[surrogate]\ntau = 0.25\n'
+        '[transport]\naddresses = ["tcp://a:1", "tcp://b:2"]\n[software]\nnumpy = "2.0"\n'
+    )
+    experiment = settings.read(write(tmp_path, text))
+    again = settings.read(write(tmp_path, settings.to_toml(experiment)))
+    assert again == experiment
+    assert experiment.surrogate.tau == 0.25
+    written = tomllib.loads(settings.to_toml(experiment))
+    assert written["run"]["patience_s"] == 60.0, "with the defaults filled in"
+
+
+def test_the_built_in_experiment_is_valid() -> None:
+    path = Path(settings.__file__).parent / "default.toml"
+    assert settings.read(path).data.dataset == "breast-cancer"
+
+
+# ---- what peers share ----------------------------------------------------------------------
+
+
+def test_what_all_peers_must_share() -> None:
+    one = settings.from_tree(DATA)
+    shared = settings.shared(one, **{"columns of x": 13})
+    assert shared["step.alpha"] == "0.1"
+    assert shared["columns of x"] == "13"
+    assert not settings.LOCAL & shared.keys()
+    assert all(isinstance(value, str) for value in shared.values())
+    for key in settings.LOCAL:
+        assert key in settings.flat(one), "a typo would make it shared"
+
+
+def test_where_things_are_may_differ_but_not_what_they_are() -> None:
+    one = settings.shared(settings.from_tree(DATA | {"name": "a"}))
+    assert settings.shared(settings.from_tree(DATA | {"name": "b", "transport": {"keys": "k"}})) == one
+    assert settings.shared(settings.from_tree(DATA | {"seed": 1})) != one
+    versions = DATA | {"software": {"numpy": "1"}}
+    assert settings.shared(settings.from_tree(versions)) == one

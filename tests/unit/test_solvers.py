@@ -1,0 +1,242 @@
+"""Solvers: which one is taken, closed forms, hard problems, and numbers that break down."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from peer.arrays import Vector
+from peer.errors import PeerError, SolveError
+from peer.optim.losses import Logistic, Softmax, Squared, cross_entropy
+from peer.optim.models import MLP
+from peer.optim.regularizers import L1, L2, NoRegularizer, Regularizer
+from peer.optim.solvers import (
+    MAX_ITERATIONS,
+    SecondOrder,
+    damped_system,
+    descent,
+    model_minimizer,
+    residual,
+    solve,
+)
+from peer.optim.surrogates import Data, Full, Linearized, Partial, Subproblem
+from tests import laws
+from tests.instances import LOSSES, gradient_of, linearized_of, outputs_of, separable_labels
+
+MODEL = MLP((4, 5, 2), "tanh")
+
+
+@pytest.mark.parametrize(
+    ("loss", "regularizer", "method"),
+    [
+        ("squared", NoRegularizer(), "cholesky"),
+        ("squared", L2(np.full(37, 0.1)), "cholesky"),
+        ("squared", L1(np.full(37, 0.1)), "proximal-newton"),
+        ("softmax", NoRegularizer(), "proximal-newton"),
+        ("softmax", L2(np.full(37, 0.1)), "proximal-newton"),
+        ("softmax", L1(np.full(37, 0.1)), "proximal-newton"),
+    ],
+)
+def test_closed_forms_are_used_where_they_exist(loss: str, regularizer: Regularizer, method: str) -> None:
+    h = linearized_of(np.random.default_rng(0), loss, MODEL, 6, 0.5, 1.0)
+    assert solve(h, regularizer, 1e-13).method == method
+    data = Data(MODEL, np.zeros((1, 4)), Squared(np.zeros((1, 2))), 1.0)
+    first = Full(0.5).around(h.center, h.pi, h.pi, data)
+    solution = solve(first, regularizer, 1e-13)
+    assert (solution.method, solution.iterations) == ("prox", 1)
+
+
+@pytest.mark.parametrize("m", [2, 60])
+def test_ridge_is_the_closed_form_of_the_readme(m: int) -> None:
+    """(s J'J + (tau + lambda) Id) w~ = s J'(y - f + J w_i) + tau w_i - pi_i."""
+    h = linearized_of(np.random.default_rng(1), "squared", MODEL, m, 0.3, 1.0)
+    assert isinstance(h.loss, Squared)
+    J, s, strength = h.jacobian, h.weight, np.linspace(0.0, 0.2, 37)
+    right = s * J.T @ ((h.loss.targets - h.outputs).reshape(-1) + J @ h.center) + h.tau * h.center - h.pi
+    expected = np.linalg.solve(s * J.T @ J + np.diag(h.tau + strength), right)
+    solution = solve(h, L2(strength), 1e-13)
+    np.testing.assert_allclose(solution.w, expected, rtol=0.0, atol=1e-12)
+    assert solution.residual <= 1e-13
+
+
+def test_a_lasso_takes_one_model() -> None:
+    """Its second-order model is exact: what the model's minimizer finds is the solution, to the last zero."""
+    for m in (5, 60):
+        h = linearized_of(np.random.default_rng(2), "squared", MODEL, m, 0.3, 1.0)
+        r = L1(np.full(37, 0.3))
+        x, systems = model_minimizer(SecondOrder(h.center, h.gradient(h.center), h.curvature_root(h.center), h.tau), r)
+        solution = solve(h, r, 1e-13)
+        np.testing.assert_array_equal(solution.w, x)
+        assert solution.iterations == systems <= 12
+        assert 0 < np.count_nonzero(x) < 37
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_penalty_above_all_gradients_gives_exact_zeros(loss: str) -> None:
+    rng = np.random.default_rng(3)
+    model = MLP((3, outputs_of(loss, 2)), "tanh")
+    h = linearized_of(rng, loss, model, 10, 0.5, 1.0)
+    strength = np.full(h.center.size, 1e3)
+    strength[-1] = 0.0
+    solution = solve(h, L1(strength), 1e-13)
+    assert not solution.w[:-1].any()
+    assert abs(h.gradient(solution.w)[-1]) <= 1e-10
+    assert not solve(h, L1(np.full(h.center.size, 1e3)), 1e-13).w.any()
+
+
+def separable(rng: np.random.Generator, n_classes: int, tau: float, kappa: float) -> Linearized:
+    """Correlated features, classes apart without error, a network with outputs far out: saturated losses."""
+    x = rng.standard_normal((30, 1)) + 0.1 * rng.standard_normal((30, 6))
+    labels = separable_labels(rng, x, n_classes)
+    q = 1 if n_classes == 2 else n_classes
+    model = MLP((6, 4, q), "tanh")
+    w = 10.0 * model.initial(rng)
+    data = Data(model, x, cross_entropy(labels, q), 1.0)
+    gradient = gradient_of(data, w)
+    return Partial(tau, kappa).around(w, gradient, (3.0 - kappa) * gradient, data)
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_saturated_losses_are_no_trap(n_classes: int, seed: int) -> None:
+    """Where the curvature vanishes Newton steps are too long by orders of magnitude; the search mends them."""
+    rng = np.random.default_rng(seed)
+    for tau, kappa in ((1e-2, 1.0), (1e-3, 10.0)):
+        h = separable(rng, n_classes, tau, kappa)
+        p = h.center.size
+        regularizers: tuple[Regularizer, ...] = (NoRegularizer(), L2(np.full(p, 1e-3)), L1(np.full(p, 1e-2)))
+        for r in regularizers:
+            solution = solve(h, r, 1e-13)
+            assert solution.residual <= 1e-10
+            assert solution.iterations <= 0.6 * MAX_ITERATIONS
+
+
+def test_a_short_step_within_a_face_is_not_taken_for_the_solution() -> None:
+    """Dual steps that had to be shortened may well stay in their face, which then is not the right one."""
+    worst = 0.0
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        root = 30.0 * (rng.standard_normal((20, 1)) + 0.3 * rng.standard_normal((20, 7)))
+        model = SecondOrder(rng.standard_normal(7), 10.0 * rng.standard_normal(7), root, 1e-3)
+        r = L1(np.full(7, 2.0))
+        x, _ = model_minimizer(model, r)
+        gradient = model.slope + root.T @ (root @ (x - model.center)) + model.tau * (x - model.center)
+        worst = max(worst, float(np.max(np.abs(x - r.prox(x - gradient, 1.0)))))
+    assert worst <= 1e-8
+
+
+@pytest.mark.parametrize("regularizer", [NoRegularizer(), L2(np.full(9, 0.1)), L1(np.full(9, 0.1))])
+@pytest.mark.parametrize("surrogate", [Full(0.1), Partial(0.1)])
+def test_where_every_gradient_vanishes_residuals_stay_sensible(
+    regularizer: Regularizer, surrogate: Full | Partial
+) -> None:
+    """A perfect fit: nothing but the penalty is left to compare a residual with."""
+    rng = np.random.default_rng(4)
+    model = MLP((2, 2, 1), "relu")
+    w, x = rng.standard_normal(9), rng.standard_normal((5, 2))
+    data = Data(model, x, Squared(model.forward(w, x)), 1.0)
+    solution = solve(surrogate.around(w, 0.0 * w, 0.0 * w, data), regularizer, 1e-13)
+    assert solution.residual <= 1e-13
+    assert (solution.w == w).all() == isinstance(regularizer, NoRegularizer)
+
+
+def test_at_a_solution_nothing_moves() -> None:
+    h = linearized_of(np.random.default_rng(5), "softmax", MODEL, 6, 0.5, 1.0)
+    r = L1(np.full(37, 0.01))
+    w = solve(h, r, 1e-13).w
+    again = Linearized(w, h.outputs_at(w), h.jacobian, h.loss, h.weight, h.pi + h.tau * (w - h.center), h.tau, h.scale)
+    solution = solve(again, r, 1e-12)
+    assert solution.iterations == 0
+    np.testing.assert_array_equal(solution.w, w)
+
+
+def test_a_loose_tolerance_is_met_with_less_work() -> None:
+    h = linearized_of(np.random.default_rng(6), "softmax", MODEL, 20, 0.01, 1.0)
+    r = L1(np.full(37, 0.01))
+    loose, tight = solve(h, r, 1e-2), solve(h, r, 1e-13)
+    assert 1e-13 < loose.residual <= 1e-2
+    assert loose.iterations < tight.iterations
+
+
+def test_an_unreachable_tolerance_ends_at_rounding() -> None:
+    """Not by exhaustion: iterations are few, and the residual is what rounding leaves."""
+    for loss in LOSSES:
+        model = MLP((4, 5, outputs_of(loss, 2)), "tanh")
+        h = linearized_of(np.random.default_rng(7), loss, model, 20, 0.1, 1.0)
+        solution = solve(h, L1(np.full(h.center.size, 0.01)), 0.0)
+        assert solution.residual <= 1e-13
+        assert solution.iterations <= 60
+
+
+def test_residuals_are_relative_to_what_cancels() -> None:
+    h = linearized_of(np.random.default_rng(8), "squared", MODEL, 6, 0.5, 1.0)
+    w = h.center + 0.1
+    expected = np.max(np.abs(h.gradient(w))) / h.scale
+    assert residual(h, NoRegularizer(), w) == pytest.approx(expected, rel=1e-12)
+    assert residual(h, L1(np.full(37, 1e6)), h.center) <= 1.0
+
+
+@pytest.mark.parametrize(("k", "p"), [(3, 0), (0, 3), (1, 1), (3, 3)])
+def test_systems_of_every_shape(k: int, p: int) -> None:
+    rng = np.random.default_rng(9)
+    laws.damped_system_is_solved(rng.standard_normal((k, p)), np.full(p, 0.5), rng.standard_normal(p))
+
+
+def test_primal_and_dual_form_agree() -> None:
+    """7 columns, and 7 more that are 0: the first system is solved by its primal form, the other by its dual one."""
+    rng = np.random.default_rng(10)
+    root, b, damping = rng.standard_normal((10, 7)), rng.standard_normal(7), rng.uniform(1e-4, 1.0, 7)
+    wide = np.hstack([root, np.zeros((10, 7))])
+    found = damped_system(wide, np.concatenate([damping, np.ones(7)]))(np.concatenate([b, np.ones(7)]))
+    np.testing.assert_allclose(found[:7], damped_system(root, damping)(b), rtol=1e-10)
+    np.testing.assert_allclose(found[7:], 1.0, rtol=1e-14)
+
+
+@pytest.mark.parametrize("shape", [(4, 2), (2, 4)])
+def test_matrices_that_are_not_positive_definite_are_refused(shape: tuple[int, int]) -> None:
+    with pytest.raises(SolveError, match="not positive definite to rounding: tau is too small"):
+        damped_system(np.ones(shape), np.full(shape[1], -1.0))
+
+
+@pytest.mark.parametrize("spot", ["pi", "jacobian", "outputs", "center"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("regularizer", [NoRegularizer(), L1(np.full(37, 0.1))])
+@pytest.mark.parametrize("loss", ["squared", "softmax"])
+@pytest.mark.filterwarnings("ignore:.*encountered:RuntimeWarning")
+def test_nan_and_infinity_are_an_error_not_a_result(loss: str, regularizer: Regularizer, bad: float, spot: str) -> None:
+    h = linearized_of(np.random.default_rng(11), loss, MODEL, 6, 0.5, 1.0)
+    getattr(h, spot).flat[3] = bad
+    with pytest.raises(SolveError) as caught:
+        solve(h, regularizer, 1e-13)
+    assert isinstance(caught.value, PeerError)
+    assert isinstance(caught.value, ArithmeticError)
+
+
+@pytest.mark.filterwarnings("ignore:.*encountered:RuntimeWarning")
+def test_a_first_order_step_to_nowhere_is_an_error() -> None:
+    data = Data(MODEL, np.zeros((1, 4)), Squared(np.zeros((1, 2))), 1.0)
+    bad: Vector = np.full(37, np.nan)
+    h: Subproblem = Full(0.5).around(np.zeros(37), bad, bad, data)
+    with pytest.raises(SolveError, match="no finite solution"):
+        solve(h, NoRegularizer(), 1e-13)
+
+
+def test_descent_by_hand() -> None:
+    assert descent(lambda t: t - 2.0) == 1.0
+    assert descent(lambda t: t - 1.0) == 1.0
+    assert descent(lambda t: 0.0) == 1.0
+    assert descent(lambda t: t + 1.0) == 0.0
+    assert descent(lambda t: np.nan) == 0.0
+    assert 0.2499 <= descent(lambda t: t - 0.25) <= 0.25
+
+
+@pytest.mark.parametrize("loss", [Logistic(np.array([1])), Softmax(np.array([1]))])
+def test_a_single_sample_that_is_far_on_the_wrong_side(loss: Logistic | Softmax) -> None:
+    """Its loss is linear all around, its curvature 0 to rounding: the first step is 1/tau long."""
+    q = 1 if isinstance(loss, Logistic) else 2
+    data = Data(MLP((1, q), "tanh"), np.ones((1, 1)), loss, 1.0)
+    w = np.array([-500.0, -500.0]) if q == 1 else np.array([500.0, -500.0, 500.0, -500.0])
+    h = Partial(1e-2).around(w, gradient_of(data, w), 0.0 * w, data)
+    solution = solve(h, NoRegularizer(), 1e-13)
+    assert solution.residual <= 1e-12
+    assert solution.iterations <= 40

@@ -1,0 +1,383 @@
+"""Messages to frames and back, and everything that is no message."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import Any, cast
+
+import msgpack
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from peer import wire
+from peer.arrays import DTYPES
+from peer.errors import WireError
+from peer.messages import PROTOCOL, Bye, Hello, Message, Share
+
+FORM = wire.Format("run", 5, 3, "f8")
+
+numbers = st.floats(allow_nan=False, allow_infinity=False)
+small = st.floats(allow_nan=False, allow_infinity=False, width=32)
+vectors = st.lists(small, min_size=3, max_size=3).map(lambda values: np.array(values, dtype=np.float64))
+lines = st.text(st.characters(exclude_categories=["C", "Z"]), max_size=20)
+senders = st.integers(0, 4)
+rounds = st.integers(0, wire.MAX_ROUND - 1)
+pieces = st.sampled_from([("y",), ("z",), ("y", "z")])
+hellos = st.builds(
+    Hello,
+    sender=senders,
+    instance=lines,
+    incarnation=st.integers(0, 2**31 - 1),
+    purpose=st.sampled_from(["ask", "answer", "news"]),
+    n=rounds,
+    held=st.lists(st.tuples(rounds, st.sampled_from(["y", "z"])), max_size=5).map(tuple),
+    settings=st.dictionaries(lines, lines, max_size=3),
+    n_samples=st.dictionaries(senders, st.integers(1, wire.MAX_SAMPLES - 1)),
+    n_classes=st.integers(0, wire.MAX_CLASSES - 1),
+)
+byes = st.builds(Bye, sender=senders, reason=lines)
+
+
+@st.composite
+def shares(draw: st.DrawFn) -> Share:
+    parts = draw(pieces)
+    y, z = (draw(vectors) if part in parts else None for part in ("y", "z"))
+    return Share(draw(senders), draw(rounds), draw(rounds), draw(numbers), y, z)
+
+
+def same(a: Message, b: Message) -> bool:
+    return type(a) is type(b) and all(
+        np.array_equal(getattr(a, item.name), getattr(b, item.name))
+        if isinstance(getattr(a, item.name), np.ndarray)
+        else getattr(a, item.name) == getattr(b, item.name)
+        for item in fields(a)
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@given(message=st.one_of(hellos, byes, shares()))
+def test_what_is_decoded_is_what_was_encoded(dtype: str, message: Message) -> None:
+    """With f4 the numbers are such that are f4 already."""
+    form = replace(FORM, dtype=dtype)
+    frames = wire.encode(message, form)
+    assert same(wire.decode([bytes(frame) for frame in frames], form), message)
+    assert same(wire.decode([memoryview(bytes(frame)) for frame in frames], form), message)
+
+
+def test_tensors_are_little_endian_and_not_copied() -> None:
+    y = np.array([1.0, -2.0, 0.5])
+    _, frame = wire.encode(Share(0, 0, 0, 0.0, y, None), FORM)
+    assert bytes(frame) == np.array(y, dtype="<f8").tobytes()
+    assert np.shares_memory(np.frombuffer(frame), y)
+    received = bytes(frame)
+    share = wire.decode([wire.encode(Share(0, 0, 0, 0.0, y, None), FORM)[0], received], FORM)
+    assert isinstance(share, Share)
+    assert share.y is not None
+    assert not share.y.flags.writeable
+    assert np.shares_memory(share.y, np.frombuffer(received))
+
+
+def test_f4_rounds_to_nearest() -> None:
+    form = replace(FORM, dtype="f4")
+    y = np.array([0.1, 1.0 + 2.0**-30, 1e-50])
+    share = cast(Share, wire.decode(wire.encode(Share(0, 0, 0, 0.1, y, None), form), form))
+    assert np.array_equal(share.y, y.astype(np.float32))  # type: ignore[arg-type]
+    assert share.objective == 0.1
+
+
+def test_share_bytes_are_about_those_of_a_share() -> None:
+    for form in (FORM, replace(FORM, n_parameters=10_000, dtype="f4")):
+        v = np.zeros(form.n_parameters)
+        actual = sum(map(len, wire.encode(Share(3, 200, 100, 0.5, v, v), form)))
+        assert abs(wire.share_bytes(form) - actual) <= 16
+
+
+def test_the_largest_valid_frame() -> None:
+    assert FORM.max_frame_bytes == wire.MAX_HEADER_BYTES
+    assert replace(FORM, n_parameters=10**6, dtype="f4").max_frame_bytes == 4 * 10**6
+
+
+def test_a_reason_becomes_one_line_of_limited_length() -> None:
+    reason = "a\nb\x1b[2J" + "x" * 1000
+    bye = cast(Bye, wire.decode(wire.encode(Bye(0, reason), FORM), FORM))
+    assert bye.reason.startswith("a b [2Jxxx")
+    assert len(bye.reason) == wire.MAX_REASON
+
+
+# ---- what is no message --------------------------------------------------------------------
+
+TENSOR = np.array([1.0, 2.0, 3.0]).tobytes()
+SHARE: dict[str, Any] = {
+    "v": PROTOCOL,
+    "run": "run",
+    "from": 1,
+    "kind": "share",
+    "n": 7,
+    "floor": 0,
+    "objective": 0.5,
+    "dtype": "f8",
+    "parts": ["y", "z"],
+}
+BYE: dict[str, Any] = {"v": PROTOCOL, "run": "run", "from": 1, "kind": "bye", "reason": ""}
+HELLO: dict[str, Any] = {
+    "v": PROTOCOL,
+    "run": "run",
+    "from": 1,
+    "kind": "hello",
+    "instance": "a",
+    "purpose": "ask",
+    "incarnation": 0,
+    "n": 0,
+    "held": [[1, "y"]],
+    "settings": {"a": "b"},
+    "n_samples": {1: 5},
+    "n_classes": 0,
+}
+
+
+def nested(depth: int) -> bytes:
+    """A list in a list in a list."""
+    return b"\x91" * depth + b"\x01"
+
+
+def refused(frames: list[bytes], form: wire.Format = FORM) -> WireError:
+    with pytest.raises(WireError) as refusal:
+        wire.decode(frames, form)
+    text = str(refusal.value)
+    assert text.isprintable(), "one line"
+    assert len(text) < 500
+    return refusal.value
+
+
+def test_the_examples_are_valid_but_for_what_is_changed() -> None:
+    assert isinstance(wire.decode([msgpack.packb(SHARE), TENSOR, TENSOR], FORM), Share)
+    assert isinstance(wire.decode([msgpack.packb(BYE)], FORM), Bye)
+    assert isinstance(wire.decode([msgpack.packb(HELLO)], FORM), Hello)
+
+
+@pytest.mark.parametrize(
+    ("changed", "cause"),
+    [
+        ({"v": PROTOCOL + 1}, "version"),
+        ({"v": True}, "header"),
+        ({"v": 2**63}, "header"),
+        ({"v": None}, "header"),
+        ({"run": "other"}, "run"),
+        ({"run": b"run"}, "header"),
+        ({"run": "r" * 201}, "header"),
+        ({"from": 5}, "header"),
+        ({"from": -1}, "header"),
+        ({"from": True}, "header"),
+        ({"from": 1.0}, "header"),
+        ({"from": 2**64 - 1}, "header"),
+        ({"kind": "shout"}, "header"),
+        ({"kind": ["share"]}, "header"),
+        ({"kind": {}}, "header"),
+        ({"n": -1}, "header"),
+        ({"n": wire.MAX_ROUND}, "header"),
+        ({"n": False}, "header"),
+        ({"n": 2**64 - 1}, "header"),
+        ({"floor": "0"}, "header"),
+        ({"objective": float("nan")}, "nonfinite"),
+        ({"objective": float("inf")}, "nonfinite"),
+        ({"objective": 1}, "nonfinite"),
+        ({"dtype": "f4"}, "dtype"),
+        ({"dtype": "O"}, "dtype"),
+        ({"dtype": ["f8"]}, "dtype"),
+        ({"dtype": "x" * 10_000}, "dtype"),
+        ({"parts": ["z", "y"]}, "frames"),
+        ({"parts": ["y"]}, "frames"),
+        ({"parts": []}, "frames"),
+        ({"parts": "yz"}, "frames"),
+        ({"parts": ["y" * 10_000]}, "frames"),
+        ({"parts": None}, "frames"),
+    ],
+)
+def test_share_headers_that_are_refused(changed: dict[str, Any], cause: str) -> None:
+    assert refused([msgpack.packb(SHARE | changed), TENSOR, TENSOR]).cause == cause
+
+
+@pytest.mark.parametrize("key", SHARE)
+def test_a_share_lacks_no_field(key: str) -> None:
+    refused([msgpack.packb({name: value for name, value in SHARE.items() if name != key}), TENSOR, TENSOR])
+
+
+@pytest.mark.parametrize("key", HELLO)
+def test_a_hello_lacks_no_field(key: str) -> None:
+    refused([msgpack.packb({name: value for name, value in HELLO.items() if name != key})])
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"purpose": "tell"},
+        {"instance": "x" * 65},
+        {"instance": "a\x1b[2J"},
+        {"incarnation": -1},
+        {"held": [[1]]},
+        {"held": [[1, "x"]]},
+        {"held": [[-1, "y"]]},
+        {"held": [[True, "y"]]},
+        {"held": [[wire.MAX_ROUND, "y"]]},
+        {"held": [[1, ["y"]]]},
+        {"held": {"1": "y"}},
+        {"held": [[1, "y"]] * (wire.MAX_HELD + 1)},
+        {"settings": {"a": 1}},
+        {"settings": {1: "a"}},
+        {"settings": ["a"]},
+        {"settings": {"a": "x\ny"}},
+        {"settings": {"a": "x" * (wire.MAX_SETTING + 1)}},
+        {"n_samples": {5: 1}},
+        {"n_samples": {-1: 1}},
+        {"n_samples": {1: 0}},
+        {"n_samples": {1: wire.MAX_SAMPLES}},
+        {"n_samples": {True: 1}},
+        {"n_samples": {1: True}},
+        {"n_samples": {1: 1.0}},
+        {"n_classes": wire.MAX_CLASSES},
+        {"n_classes": -1},
+    ],
+)
+def test_hellos_that_are_refused(changed: dict[str, Any]) -> None:
+    assert refused([msgpack.packb(HELLO | changed)]).cause == "header"
+
+
+@pytest.mark.parametrize("reason", ["x" * (wire.MAX_REASON + 1), "two\nlines", None, b""])
+def test_byes_that_are_refused(reason: object) -> None:
+    assert refused([msgpack.packb(BYE | {"reason": reason})]).cause == "header"
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_tensors_are_finite(value: float, dtype: str) -> None:
+    bad = np.array([1.0, value, 3.0], dtype=DTYPES[dtype]).tobytes()
+    good = np.array([1.0, 2.0, 3.0], dtype=DTYPES[dtype]).tobytes()
+    header, form = msgpack.packb(SHARE | {"dtype": dtype}), replace(FORM, dtype=dtype)
+    for frames in ([header, bad, good], [header, good, bad]):
+        error = refused(frames, form)
+        assert (error.cause, error.sender, error.n) == ("nonfinite", 1, 7)
+
+
+@pytest.mark.parametrize("tensor", [TENSOR[:-1], TENSOR[:-8], TENSOR + b"\0", TENSOR * 2, b""])
+def test_tensors_have_the_size_of_the_parameters(tensor: bytes) -> None:
+    error = refused([msgpack.packb(SHARE), TENSOR, tensor])
+    assert (error.cause, error.sender, error.n) == ("shape", 1, 7)
+
+
+def test_no_share_is_decoded_while_the_number_of_parameters_is_unknown() -> None:
+    """Not even an empty one, which would fit zero parameters."""
+    for tensor in (b"", TENSOR):
+        assert refused([msgpack.packb(SHARE), tensor, tensor], replace(FORM, n_parameters=0)).cause == "shape"
+
+
+def test_frames_are_as_many_as_the_parts() -> None:
+    for tensors in ([], [TENSOR], [TENSOR] * 3):
+        assert refused([msgpack.packb(SHARE), *tensors]).cause == "frames"
+    assert refused([msgpack.packb(BYE), TENSOR]).cause == "frames"
+    assert refused([msgpack.packb(HELLO), TENSOR]).cause == "frames"
+
+
+def test_headers_have_a_limit() -> None:
+    assert refused([]).cause == "size"
+    assert refused([b"\x80" * (wire.MAX_HEADER_BYTES + 1)]).cause == "size"
+    assert refused([msgpack.packb(SHARE | {"more": "x" * wire.MAX_HEADER_BYTES})]).cause == "size"
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"",
+        b"\xc1",
+        b"garbage",
+        msgpack.packb([1, 2]),
+        msgpack.packb("text"),
+        msgpack.packb(None),
+        msgpack.packb(SHARE)[:-1],
+        msgpack.packb(SHARE) + b"\0",
+        b"\xdd\xff\xff\xff\xff",
+        b"\xdf\xff\xff\xff\xff",
+        b"\xc6\xff\xff\xff\xff",
+        b"\x81\x91\x01\x01",  # a map whose key is a list
+        b"\x81\xa1v\xd4\x00\x00",  # an extension type
+        b"\xa2\xff\xfe",  # text that is no UTF-8
+        nested(100_000),
+    ],
+)
+def test_what_is_no_header(header: bytes) -> None:
+    assert refused([header]).cause == "header"
+
+
+@pytest.mark.parametrize("depth", [10, 300, 600, 1000, 2000, 100_000])
+@pytest.mark.parametrize("key", [*SHARE, "other"])
+def test_deep_nesting_is_a_wire_error_in_every_field(depth: int, key: str) -> None:
+    """Even where the message shows what it found, and with little of the stack left."""
+    rest = {name: value for name, value in SHARE.items() if name != key}
+    header = bytes([0x80 + len(rest) + 1]) + msgpack.packb(rest)[1:] + msgpack.packb(key) + nested(depth)
+
+    def deep(more: int) -> None:
+        if more:
+            deep(more - 1)
+        elif key == "other" and depth <= 1000:
+            wire.decode([header, TENSOR, TENSOR], FORM)  # fields of later versions are ignored
+        else:
+            refused([header, TENSOR, TENSOR])
+
+    deep(500)
+
+
+# ---- no bytes raise anything else ----------------------------------------------------------
+
+
+def decode_or_refuse(frames: list[bytes], form: wire.Format = FORM) -> None:
+    """Anything but a WireError fails the test by itself."""
+    problem = ""
+    try:
+        assert 0 <= wire.decode(frames, form).sender < form.n_agents
+    except WireError as error:
+        problem = str(error)
+    assert problem.isprintable() or not problem
+    assert len(problem) < 500
+
+
+@settings(max_examples=1000, deadline=None)
+@given(st.lists(st.binary(max_size=64), max_size=4))
+@example([b"\x80"])
+def test_random_bytes(frames: list[bytes]) -> None:
+    decode_or_refuse(frames)
+
+
+@settings(max_examples=1000, deadline=None)
+@given(st.data())
+def test_mutated_messages(data: st.DataObject) -> None:
+    """Some bytes of a valid message are changed, dropped or put in."""
+    message = data.draw(st.one_of(hellos, byes, shares()))
+    frames = [bytearray(bytes(frame)) for frame in wire.encode(message, FORM)]
+    for _ in range(data.draw(st.integers(1, 4))):
+        frame = data.draw(st.sampled_from(frames))
+        place = data.draw(st.integers(0, max(len(frame) - 1, 0)))
+        frame[place : place + data.draw(st.integers(0, 2))] = data.draw(st.binary(max_size=2))
+    decode_or_refuse([bytes(frame) for frame in frames])
+
+
+junk = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats()
+    | st.text(max_size=5)
+    | st.binary(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.integers(0, 9) | st.text(max_size=3), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=1000, deadline=None)
+@given(base=st.sampled_from([SHARE, HELLO, BYE]), data=st.data())
+def test_valid_headers_with_other_values(base: dict[str, Any], data: st.DataObject) -> None:
+    keys = data.draw(st.lists(st.sampled_from(sorted(base)), min_size=1, max_size=3))
+    header = base | {key: data.draw(junk) for key in keys}
+    decode_or_refuse([msgpack.packb(header), *data.draw(st.sampled_from([[], [TENSOR], [TENSOR] * 2]))])
