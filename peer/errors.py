@@ -8,6 +8,7 @@
     |  |- WireError                  bytes that are no valid message
     |  `- ProtocolError              a valid message that is not allowed now
     |- NeighborsLate(TimeoutError)   round, missing, waited_s
+    |- NeighborLeft                  a neighbor gave up for good
     `- SolveError(ArithmeticError)   nan/inf; "iterations used up" is a result, not an error
 
 `decode` raises only WireError, `receive` only ProtocolError; anything else is our bug and
@@ -99,6 +100,10 @@ class NeighborsLate(PeerError, TimeoutError):  # noqa: N818  (the name is part o
         self.n = n
         self.missing = tuple(missing)
         self.waited_s = waited_s
+
+
+class NeighborLeft(PeerError):  # noqa: N818  (a fact about them, not our error)
+    """A neighbor gave up for good."""
 
 
 class SolveError(PeerError, ArithmeticError):

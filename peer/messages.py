@@ -12,6 +12,9 @@ from topology import PeerId
 PROTOCOL: int = 1
 """Version of the messages and of their wire format; peers of different versions do not talk."""
 
+Purpose: TypeAlias = Literal["ask", "answer", "news"]
+"""What a Hello is for."""
+
 Part: TypeAlias = Literal["y", "z"]
 """The two tensors of a share."""
 
@@ -47,7 +50,7 @@ class Hello:
     sender: PeerId
     instance: str
     incarnation: int
-    purpose: Literal["ask", "answer", "news"]
+    purpose: Purpose
     n: int
     held: tuple[tuple[int, Part], ...]
     settings: Mapping[str, str]

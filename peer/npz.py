@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import threading
 import struct
+import threading
 import zipfile
 import zlib
 from collections.abc import Mapping

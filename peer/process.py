@@ -22,15 +22,15 @@ from typing import Final, ParamSpec, TypeVar, final
 import numpy as np
 
 from peer import agent, checkpoint, config, npz, settings, wire
-from peer.arrays import DTYPES, Vector
+from peer.arrays import DTYPES
 from peer.checkpoint import Checkpoint
-from peer.errors import ConfigError, DisagreementError, NeighborsLate, PeerError, RemoteError, SolveError
+from peer.errors import ConfigError, DisagreementError, NeighborsLate, PeerError, RemoteError, SolveError, WireError
 from peer.journal import Journal, truncate_metrics
-from peer.messages import Bye, Hello, Message, Share
 from peer.optim.models import MLP
 from peer.problem import Problem
 from peer.roster import Roster
 from peer.rounds import Rounds
+from peer.session import Outgoing, Session
 from peer.transport import Keys, Transport
 from topology import PeerId
 from topology.weights import metropolis
@@ -169,7 +169,7 @@ class _Peer:
         self.digest = config.digest(common)
         self.last = self._last_checkpoint()
         incarnation = 0 if self.last is None else self.last.incarnation + 1
-        self.roster = Roster(
+        roster = Roster(
             me=me,
             instance=secrets.token_hex(8),
             incarnation=incarnation,
@@ -191,12 +191,13 @@ class _Peer:
         )
         self.form = wire.Format(experiment.run_id, experiment.peers, 0, experiment.transport.wire_dtype)
         self.changed = asyncio.Event()
-        self.said_bye: set[PeerId] = set()
+        if self.last is not None:
+            self.rounds.keep(self.last.kept)
+        self.session = Session(self.neighbors, roster, self.rounds)
         self.greeted: set[PeerId] = set()
         self.dropped: Counter[str] = Counter()
         self.state: agent.State | None = None
         self.news: asyncio.TimerHandle | None = None
-        self.complete = False
         self.mathematics = ThreadPoolExecutor(1, thread_name_prefix="mathematics")
         widest = 8 * self._guess_of_parameters()
         self.transport = Transport(
@@ -232,81 +233,68 @@ class _Peer:
     # ---- connections and messages ----------------------------------------------------------
 
     def connected(self, j: PeerId) -> None:
-        """A connection to a neighbor is up: greet, and ask what it lacks."""
-        self.rounds.connected(j)
-        if self.send(j, self.roster.hello("ask", self.rounds.n, self.rounds.held_of(j))):
+        """A connection to a neighbor is up."""
+        if self.say(self.session.connected(j)):
             self.greeted.add(j)
             self.changed.set()
-        if self.complete:
-            self.send(j, Bye(self.me, ""))
 
     def disconnected(self, j: PeerId) -> None:
         """A connection to a neighbor broke."""
-        self.rounds.disconnected(j)
-        if j not in self.said_bye:
+        self.session.disconnected(j)
+        if j not in self.session.said_bye:
             self.event("disconnected", peer=j)
 
     def refused(self, j: PeerId) -> None:
         """A neighbor does not know this peer's key."""
         self.journal.once("refused", j, time.monotonic() - self.began_s, peer=j, problem="it does not know our key")
 
-    def send(self, j: PeerId, message: Message) -> bool:
-        """Send if the connection is up; a share that is not sent is sent again when it is."""
-        sent = self.transport.send(j, wire.encode(message, self.form))
-        if not sent:
-            self.rounds.disconnected(j)
+    def say(self, messages: Outgoing) -> bool:
+        """Send; whether all was sent. A share that is not will be when its connection is up again."""
+        sent = True
+        for j, message in messages:
+            if not self.transport.send(j, wire.encode(message, self.form)):
+                self.session.disconnected(j)
+                sent = False
         return sent
 
     async def listen(self) -> None:
         """Take in messages until everybody has said goodbye."""
-        while self.said_bye != set(self.neighbors):
+        while not self.session.alone:
             await self.take()
 
     async def take(self) -> None:
-        """Take in one message, or drop it."""
+        """Take in one message, or drop it.
+
+        Raises
+        ------
+        NeighborLeft
+            A neighbor gave up, and this peer is not through.
+        DisagreementError
+            No run is possible with a neighbor; only before round 0.
+        """
         try:
             came_from, frames = await self.transport.receive()
             message = wire.decode(frames, self.form)
             if message.sender != came_from:
-                raise RemoteError("identity", f"it says it is peer {message.sender}", came_from)
-            if message.sender not in self.neighbors:
-                raise RemoteError("stranger", "it is not a neighbor", message.sender)
-            if isinstance(message, Share):
-                self.rounds.receive(message)
-            elif isinstance(message, Hello):
-                self.take_hello(message)
-            else:
-                self.take_bye(message)
+                raise WireError("identity", f"it says it is peer {message.sender}", came_from)
+            self.say(self.session.receive(message))
         except RemoteError as error:
-            if isinstance(error, DisagreementError) and not self.roster.began:
+            if isinstance(error, DisagreementError) and not self.session.roster.began:
                 raise
             self.dropped[error.cause] += 1
             now = time.monotonic() - self.began_s
             self.journal.once("dropped", (error.cause, error.sender), now, cause=error.cause, problem=str(error))
+        if self.session.given_up is not None and not self.session.complete:
+            j, reason = self.session.given_up
+            raise NeighborLeft(f"round {self.rounds.n}: peer {j} gave up: {reason}")
+        if self.session.has_news and self.news is None:
+            self.news = asyncio.get_running_loop().call_later(NEWS_S, self.spread)
         self.changed.set()
 
-    def take_hello(self, hello: Hello) -> None:
-        """Learn from a Hello, spread the news, answer, and send what its sender lacks."""
-        j = hello.sender
-        if self.roster.receive(hello) and self.news is None:
-            self.news = asyncio.get_running_loop().call_later(NEWS_S, self.spread)
-        if hello.purpose == "ask":
-            self.send(j, self.roster.hello("answer", self.rounds.n, self.rounds.held_of(j)))
-        elif hello.purpose == "answer":
-            for share in self.rounds.owed(hello):
-                self.send(j, share)
-
     def spread(self) -> None:
-        """Tell all neighbors what was learned of the others."""
+        """Pass on the news that have gathered."""
         self.news = None
-        for j in self.neighbors:
-            self.send(j, self.roster.hello("news", self.rounds.n))
-
-    def take_bye(self, bye: Bye) -> None:
-        """A neighbor is done, or gave up."""
-        if bye.reason and not self.complete:
-            raise NeighborLeft(f"round {self.rounds.n}: peer {bye.sender} gave up: {bye.reason}")
-        self.said_bye.add(bye.sender)
+        self.say(self.session.spread())
 
     async def until(self, condition: Callable[[], bool], deadline_s: float) -> bool:
         """Wait for a condition that a message may bring about; False if the deadline passed first."""
@@ -345,17 +333,15 @@ class _Peer:
             A neighbor runs with other settings.
         """
         began, patience = time.monotonic(), self.experiment.run.patience_s
+        roster = self.session.roster
         try:
             async with asyncio.timeout(patience):
-                while self.roster.missing:
+                while roster.missing:
                     await self.take()
         except TimeoutError as error:
-            raise NeighborsLate(0, self.roster.missing, time.monotonic() - began) from error
-        if self.news is not None:  # no share may overtake the news that its receiver needs to begin
-            self.news.cancel()
-            self.spread()
-        self.roster.began = True
-        self.event("ready", samples=self.roster.n_samples_total)
+            raise NeighborsLate(0, roster.missing, time.monotonic() - began) from error
+        self.say(self.session.begin())
+        self.event("ready", samples=roster.n_samples_total)
 
     async def begin(self) -> tuple[Problem, MLP]:
         """The problem, now that M and the number of classes are known, and the first state.
@@ -366,13 +352,12 @@ class _Peer:
             The shard, the initial parameters and the model do not fit.
         """
         experiment, last = self.experiment, self.last
-        model = config.model_of(experiment, self.shard, self.roster.n_classes, self.initial)
-        problem = config.problem_of(experiment, model, self.shard, self.roster.n_samples_total)
+        model = config.model_of(experiment, self.shard, self.session.roster.n_classes, self.initial)
+        problem = config.problem_of(experiment, model, self.shard, self.session.roster.n_samples_total)
         self.form = replace(self.form, n_parameters=model.layout.size)
         w = self.initial.vector(model, experiment.seed)
         if last is not None:
             self.state = agent.State(n=last.n, **last.vectors, **last.scalars)  # type: ignore[arg-type]
-            self.rounds.keep(last.kept)
         else:
             self.state = await self.compute(agent.initial, problem, w, experiment.step.alpha)
             npz.save(self.assignment.folder / "initial.npz", model.layout.unflatten(w))
@@ -398,13 +383,10 @@ class _Peer:
 
     async def part(self) -> None:
         """Say goodbye, and stay until the neighbors, which may still need shares again, have said so too."""
-        self.complete = True
-        for j in self.neighbors:
-            self.send(j, Bye(self.me, ""))
-        everybody = set(self.neighbors)
+        self.say(self.session.part(""))
         patience_s = asyncio.get_running_loop().time() + self.experiment.run.patience_s
-        if not await self.until(lambda: self.said_bye >= everybody, patience_s):
-            self.event("left", without=sorted(everybody - self.said_bye))
+        if not await self.until(lambda: self.session.alone, patience_s):
+            self.event("left", without=sorted(set(self.neighbors) - self.session.said_bye.keys()))
 
     async def round(self, problem: Problem, state: agent.State) -> agent.State:
         """One round of NEXT; the state after it.
@@ -422,9 +404,9 @@ class _Peer:
         rounds.begin()
         ahead = state.y.nbytes >= AHEAD_BYTES
         if ahead:
-            self.offer(state.objective, state.y, None)
+            self.say(self.session.offer(state.objective, state.y, None))
         proposal = await self.compute(agent.propose, problem, state, experiment.peers)
-        self.offer(state.objective, None if ahead else state.y, proposal.z)
+        self.say(self.session.offer(state.objective, None if ahead else state.y, proposal.z))
         solved = time.monotonic()
         await self.wait_for_neighbors()
         waited = time.monotonic()
@@ -453,11 +435,6 @@ class _Peer:
             dropped=dict(self.dropped),
         )
         return following
-
-    def offer(self, objective: float, y: Vector | None, z: Vector | None) -> None:
-        """Send the own share, or a piece of it, to the neighbors of the round."""
-        for j, share in self.rounds.offer(objective, y, z):
-            self.send(j, share)
 
     async def wait_for_neighbors(self) -> None:
         """Wait until the shares of all neighbors of the round are here, or one is late."""
@@ -489,7 +466,7 @@ class _Peer:
         vectors = {name: value for name, value in numbers.items() if isinstance(value, np.ndarray)}
         scalars = {name: value for name, value in numbers.items() if name not in vectors}
         kept = tuple(share for share in self.rounds.kept() if share.n < state.n)
-        run_id, incarnation = self.experiment.run_id, self.roster.incarnation
+        run_id, incarnation = self.experiment.run_id, self.session.roster.incarnation
         return Checkpoint(run_id, self.digest, incarnation, state.n, vectors, scalars, kept)
 
     async def end(self, code: int, line: str, offender: PeerId | None) -> None:
@@ -503,8 +480,7 @@ class _Peer:
             deadline_s = asyncio.get_running_loop().time() + FAREWELL_S
             await self.until(lambda: offender in self.greeted, deadline_s)
         if code not in (DONE, INTERRUPTED):
-            for j in self.neighbors:
-                self.send(j, Bye(self.me, line))
+            self.say(self.session.part(line))
         self.event("end", code=code, problem=line, dropped=dict(self.dropped))
 
     async def close(self) -> None:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, final
+from typing import final
 
 from peer.errors import DisagreementError
-from peer.messages import Hello, Part
+from peer.messages import Hello, Part, Purpose
 from topology import PeerId
 
 
@@ -53,9 +53,7 @@ class Roster:
     def __post_init__(self) -> None:
         self.counts[self.me] = self.n_samples
 
-    def hello(
-        self, purpose: Literal["ask", "answer", "news"], n: int, held: tuple[tuple[int, Part], ...] = ()
-    ) -> Hello:
+    def hello(self, purpose: Purpose, n: int, held: tuple[tuple[int, Part], ...] = ()) -> Hello:
         """What to say now, in round n, holding these pieces of the receiver's shares."""
         settings = {} if purpose == "news" else self.settings
         return Hello(

@@ -52,6 +52,8 @@ def test_the_largest_label_spreads() -> None:
     b.receive(a.hello("answer", 0))
     assert b.n_classes == 4
     assert not a.receive(b.hello("news", 0))
+    b.n_classes = 5  # that of somebody whose count is known already
+    assert a.receive(b.hello("news", 0))
 
 
 def test_a_hello_says_what_it_is_asked_to() -> None:

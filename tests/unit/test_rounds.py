@@ -145,6 +145,15 @@ def test_shares_go_to_connected_neighbors_of_the_round() -> None:
     assert kept.z is V
 
 
+def test_nothing_is_sent_over_a_broken_connection() -> None:
+    rounds = machine()
+    rounds.connected(1)
+    rounds.disconnected(1)
+    assert rounds.offer(0.0, V, V) == []
+    assert rounds.owed(ask(1, 0)) == []
+    assert [piece.n for piece in rounds.kept()] == [0]
+
+
 def test_a_broken_connection_owes_what_the_neighbor_lacks() -> None:
     rounds = machine()
     rounds.connected(1)

@@ -260,8 +260,8 @@ def test_overrides_are_checked(given: list[str], key: str, tmp_path: Path) -> No
 
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     text = (
-        'name = "ä \\"quoted\\""\npeers = 2\n[data]\npath = "/x/{id}.npz"\n[model]\nhidden = []\n[surrogate]\ntau = 0.25\n'
-        '[transport]\naddresses = ["tcp://a:1", "tcp://b:2"]\n[software]\nnumpy = "2.0"\n'
+        'name = "ä \\"quoted\\""\npeers = 2\n[data]\npath = "/x/{id}.npz"\n[model]\nhidden = []\n'
+        '[surrogate]\ntau = 0.25\n[transport]\naddresses = ["tcp://a:1", "tcp://b:2"]\n[software]\nnumpy = "2.0"\n'
     )
     experiment = settings.read(write(tmp_path, text))
     again = settings.read(write(tmp_path, settings.to_toml(experiment)))

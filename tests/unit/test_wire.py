@@ -341,7 +341,7 @@ def decode_or_refuse(frames: list[bytes], form: wire.Format = FORM) -> None:
     assert len(problem) < 500
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(st.lists(st.binary(max_size=64), max_size=4))
 @example([b"\x80"])
 def test_random_bytes(frames: list[bytes]) -> None:
@@ -375,7 +375,7 @@ junk = st.recursive(
 )
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(base=st.sampled_from([SHARE, HELLO, BYE]), data=st.data())
 def test_valid_headers_with_other_values(base: dict[str, Any], data: st.DataObject) -> None:
     keys = data.draw(st.lists(st.sampled_from(sorted(base)), min_size=1, max_size=3))

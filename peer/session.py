@@ -1,0 +1,128 @@
+"""The conversation of one peer with its neighbors: what is said in answer to what. No network, no clock.
+
+Every connection is opened with a Hello that asks; the answer tells what the other side lacks,
+and the shares that an older connection swallowed are sent again. Messages go in and out as
+values: each method returns what to send to whom, in this order.
+
+The order matters once: no share may overtake the news from which its receiver learns the last
+sample count, for it cannot read shares before it knows the model. So nothing is sent again to
+a neighbor before this peer knows all counts itself, and has passed them on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias, final
+
+from peer.arrays import Vector
+from peer.errors import ProtocolError
+from peer.messages import Bye, Hello, Message, Purpose, Share
+from peer.roster import Roster
+from peer.rounds import Rounds
+from topology import PeerId
+
+Outgoing: TypeAlias = Sequence[tuple[PeerId, Message]]
+"""Messages with their receivers, in the order in which to send them."""
+
+
+@final
+@dataclass(eq=False)
+class Session:
+    """What one peer has said and heard.
+
+    Parameters
+    ----------
+    neighbors : tuple of int
+        All neighbors that it ever has.
+    roster : Roster
+        What it knows of all peers.
+    rounds : Rounds
+        Its shares and theirs.
+    """
+
+    neighbors: tuple[PeerId, ...]
+    roster: Roster
+    rounds: Rounds
+    has_news: bool = field(default=False, init=False)
+    complete: bool = field(default=False, init=False)
+    said_bye: dict[PeerId, str] = field(default_factory=dict, init=False)
+    _answers: dict[PeerId, Hello] = field(default_factory=dict, init=False)
+
+    def connected(self, j: PeerId) -> Outgoing:
+        """A connection to a neighbor is up: ask what it lacks, and say goodbye again if that was said already."""
+        self.rounds.connected(j)
+        return [(j, self._hello("ask", j))] + ([(j, Bye(self.rounds.me, ""))] if self.complete else [])
+
+    def disconnected(self, j: PeerId) -> None:
+        """The connection to a neighbor is down."""
+        self.rounds.disconnected(j)
+
+    def receive(self, message: Message) -> Outgoing:
+        """Take in a message.
+
+        Raises
+        ------
+        ProtocolError
+            It is not allowed now, and has changed nothing.
+        DisagreementError
+            Its sender cannot be talked to: other settings, or a second process with its id.
+        """
+        if message.sender not in self.neighbors:
+            raise ProtocolError("stranger", "it is not a neighbor", message.sender)
+        if isinstance(message, Share):
+            self.rounds.receive(message)
+        elif isinstance(message, Bye):
+            self.said_bye[message.sender] = message.reason
+        else:
+            return self._take_hello(message)
+        return []
+
+    def _take_hello(self, hello: Hello) -> Outgoing:
+        j = hello.sender
+        if self.roster.receive(hello):
+            self.has_news = True
+        if hello.purpose == "ask":
+            return [(j, self._hello("answer", j))]
+        if hello.purpose == "answer":
+            self._answers[j] = hello
+            return self._owed() if self.roster.began else []
+        return []
+
+    def _owed(self) -> Outgoing:
+        answers, self._answers = self._answers, {}
+        return [(j, share) for j, hello in answers.items() for share in self.rounds.owed(hello)]
+
+    def spread(self) -> Outgoing:
+        """Pass on what was learned of other peers, if anything was."""
+        if not self.has_news:
+            return []
+        self.has_news = False
+        return [(j, self.roster.hello("news", self.rounds.n)) for j in self.neighbors]
+
+    def begin(self) -> Outgoing:
+        """Nobody is missing, round 0 can begin: pass on the last news, then what neighbors lack."""
+        self.roster.began = True
+        return [*self.spread(), *self._owed()]
+
+    def offer(self, objective: float, y: Vector | None, z: Vector | None) -> Outgoing:
+        """The own share of the current round, or a piece of it."""
+        return self.rounds.offer(objective, y, z)
+
+    def part(self, reason: str) -> Outgoing:
+        """Say goodbye: the run is complete, or, with a reason, given up."""
+        self.complete = not reason
+        return [(j, Bye(self.rounds.me, reason)) for j in self.neighbors]
+
+    @property
+    def alone(self) -> bool:
+        """Whether every neighbor has said goodbye."""
+        return self.said_bye.keys() >= set(self.neighbors)
+
+    @property
+    def given_up(self) -> tuple[PeerId, str] | None:
+        """A neighbor that gave up for good, and why."""
+        return next(((j, reason) for j, reason in self.said_bye.items() if reason), None)
+
+    def _hello(self, purpose: Purpose, j: PeerId) -> Hello:
+        return self.roster.hello(purpose, self.rounds.n, self.rounds.held_of(j))
