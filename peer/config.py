@@ -12,8 +12,9 @@ from typing import Any, ParamSpec, TypeVar, final
 
 import numpy as np
 
-from peer import npz, shards
+from peer import npz, settings, shards
 from peer.arrays import Vector
+from peer.checkpoint import Checkpoint
 from peer.errors import ConfigError
 from peer.optim.losses import Loss, Squared, cross_entropy
 from peer.optim.models import MLP
@@ -21,6 +22,9 @@ from peer.optim.regularizers import L1, L2, NoRegularizer, Regularizer
 from peer.optim.steps import Constant, Diminishing, StepRule
 from peer.optim.surrogates import Data, Full, Partial, Surrogate
 from peer.problem import Problem
+from peer.roster import Roster
+from peer.rounds import Rounds
+from peer.session import Session
 from peer.settings import Experiment
 from peer.shards import Shard
 from topology import PeerId, Schedule, TopologyError, schedules
@@ -125,15 +129,15 @@ def model_of(experiment: Experiment, shard: Shard, n_classes: int, initial: Init
     ConfigError
         The data and the settings contradict each other.
     """
-    settings = experiment.model
+    model = experiment.model
     if shard.targets is not None and experiment.objective.loss == "squared":
         implied = shard.targets.shape[1]
     elif shard.labels is not None:
         implied = 1 if n_classes <= 2 else n_classes
     else:
         raise ConfigError("objective.loss", f"cross_entropy needs integer labels; {shard.path} has real targets")
-    q = settings.outputs or initial.n_outputs or implied
-    return MLP((shard.x.shape[1], *settings.hidden, q), settings.activation)
+    q = model.outputs or initial.n_outputs or implied
+    return MLP((shard.x.shape[1], *model.hidden, q), model.activation)
 
 
 def loss_of(experiment: Experiment, shard: Shard, q: int) -> Loss:
@@ -201,10 +205,10 @@ def regularizer_of(experiment: Experiment, model: MLP) -> Regularizer:
 
 def surrogate_of(experiment: Experiment) -> Surrogate:
     """(11) or (12)."""
-    settings, tau = experiment.surrogate, float(experiment.surrogate.tau)
-    if settings.kind == "full":
+    surrogate, tau = experiment.surrogate, float(experiment.surrogate.tau)
+    if surrogate.kind == "full":
         return Full(tau)
-    return Partial(tau, float(experiment.peers) if settings.curvature == "network" else 1.0)
+    return Partial(tau, float(experiment.peers) if surrogate.curvature == "network" else 1.0)
 
 
 def step_of(experiment: Experiment) -> StepRule:
@@ -274,14 +278,44 @@ def _layer_number(name: str) -> int:
     return next((int(word) for word in name.split(".") if word.isdigit()), 0)
 
 
-def digest(settings: Mapping[str, str]) -> str:
+def digest(common: Mapping[str, str]) -> str:
     """Short name of a set of settings, the same on every machine."""
-    return short_digest("\n".join(f"{key}={value}" for key, value in sorted(settings.items())))
+    return short_digest("\n".join(f"{key}={value}" for key, value in sorted(common.items())))
 
 
 def short_digest(text: str) -> str:
     """Short name of a text; long enough that no two ever share one by chance."""
     return blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+# ---- session -------------------------------------------------------------------------------
+
+
+def session_of(
+    experiment: Experiment, ground: Ground, me: PeerId, shard: Shard, instance: str, last: Checkpoint | None
+) -> Session:
+    """The conversation of a peer, at its beginning or, from its last checkpoint, where that left off."""
+    n = 0 if last is None else last.n
+    roster = Roster(
+        me=me,
+        instance=instance,
+        incarnation=0 if last is None else last.incarnation + 1,
+        settings=common_settings(experiment, ground, shard),
+        n_agents=experiment.peers,
+        n_samples=shard.n_samples,
+        n_classes=shard.n_classes,
+    )
+    run = experiment.run
+    rounds = Rounds(me, ground.schedule, experiment.iterations, run.patience_s, run.checkpoint_every, n=n, floor=n)
+    if last is not None:
+        rounds.keep(last.kept)
+    return Session(ground.union[me], roster, rounds)
+
+
+def common_settings(experiment: Experiment, ground: Ground, shard: Shard) -> dict[str, str]:
+    """What all peers must agree on, as text: the settings, and what follows from files."""
+    facts = {"columns of x": shard.x.shape[1], "schedule": ground.digest}
+    return settings.shared(experiment, **facts)
 
 
 # ---- rehearsal -----------------------------------------------------------------------------

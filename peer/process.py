@@ -28,9 +28,7 @@ from peer.errors import ConfigError, DisagreementError, NeighborsLate, PeerError
 from peer.journal import Journal, truncate_metrics
 from peer.optim.models import MLP
 from peer.problem import Problem
-from peer.roster import Roster
-from peer.rounds import Rounds
-from peer.session import Outgoing, Session
+from peer.session import Outgoing
 from peer.transport import Keys, Transport
 from topology import PeerId
 from topology.weights import metropolis
@@ -133,7 +131,7 @@ async def _run(assignment: Assignment) -> tuple[int, str]:
         loop.add_signal_handler(number, work.cancel)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     if assignment.lifeline is not None:
-        loop.add_reader(assignment.lifeline, work.cancel)
+        loop.add_reader(assignment.lifeline, _once, loop, assignment.lifeline, work.cancel)
     code, line, offender = 1, "", None
     try:
         await work
@@ -147,11 +145,15 @@ async def _run(assignment: Assignment) -> tuple[int, str]:
         line = f"a bug of this program: {error!r}"
         raise
     finally:
-        if assignment.lifeline is not None:
-            loop.remove_reader(assignment.lifeline)
         await peer.end(code, line, offender)
         await peer.close()
     return code, line
+
+
+def _once(loop: asyncio.AbstractEventLoop, descriptor: int, function: Callable[[], object]) -> None:
+    """Call a function when a descriptor is readable, and not again: one that was closed stays readable."""
+    loop.remove_reader(descriptor)
+    function()
 
 
 @final
@@ -164,36 +166,13 @@ class _Peer:
         self.shard = config.shard_of(experiment, me)
         self.initial = config.initial_of(experiment, me)
         self.neighbors = assignment.ground.union[me]
-        facts = {"columns of x": self.shard.x.shape[1], "schedule": assignment.ground.digest}
-        common = settings.shared(experiment, **facts)
-        self.digest = config.digest(common)
+        self.digest = config.digest(config.common_settings(experiment, assignment.ground, self.shard))
         self.last = self._last_checkpoint()
-        incarnation = 0 if self.last is None else self.last.incarnation + 1
-        roster = Roster(
-            me=me,
-            instance=secrets.token_hex(8),
-            incarnation=incarnation,
-            settings=common,
-            n_agents=experiment.peers,
-            n_samples=self.shard.n_samples,
-            n_classes=self.shard.n_classes,
-        )
-        every = experiment.run.checkpoint_every
-        first = 0 if self.last is None else self.last.n
-        self.rounds = Rounds(
-            me,
-            assignment.ground.schedule,
-            experiment.iterations,
-            experiment.run.patience_s,
-            every,
-            n=first,
-            floor=first,
-        )
+        instance = secrets.token_hex(8)
+        self.session = config.session_of(experiment, assignment.ground, me, self.shard, instance, self.last)
+        self.rounds = self.session.rounds
         self.form = wire.Format(experiment.run_id, experiment.peers, 0, experiment.transport.wire_dtype)
         self.changed = asyncio.Event()
-        if self.last is not None:
-            self.rounds.keep(self.last.kept)
-        self.session = Session(self.neighbors, roster, self.rounds)
         self.greeted: set[PeerId] = set()
         self.dropped: Counter[str] = Counter()
         self.state: agent.State | None = None
@@ -211,10 +190,10 @@ class _Peer:
             self.transport.abandon()
             raise
         if assignment.resume:
-            truncate_metrics(assignment.folder, first)
+            truncate_metrics(assignment.folder, self.rounds.n)
         self.journal = Journal(assignment.folder, assignment.resume)
         self.began_s = time.monotonic()
-        self.event("start", id=me, n=first, samples=self.shard.n_samples, neighbors=self.neighbors)
+        self.event("start", id=me, n=self.rounds.n, samples=self.shard.n_samples, neighbors=self.neighbors)
 
     def _last_checkpoint(self) -> Checkpoint | None:
         if not self.assignment.resume:
@@ -254,6 +233,7 @@ class _Peer:
         for j, message in messages:
             if not self.transport.send(j, wire.encode(message, self.form)):
                 self.session.disconnected(j)
+                self.transport.reconnect(j)
                 sent = False
         return sent
 

@@ -147,7 +147,7 @@ class Rounds:
         if self.neighbors:
             kept = self._kept.get(self.n, piece)
             self._kept[self.n] = replace(kept, y=kept.y if y is None else y, z=kept.z if z is None else z)
-        return [(j, sent) for j in self.neighbors if j in self._sent and (sent := self._unsent(j, piece, ()))]
+        return [(j, sent) for j in self.neighbors if self.is_connected(j) and (sent := self._unsent(j, piece, ()))]
 
     def connected(self, j: PeerId) -> None:
         """A connection to j is up; nothing was sent over it yet."""
@@ -157,10 +157,14 @@ class Rounds:
         """The connection to j is down; what was sent over it may be lost."""
         self._sent.pop(j, None)
 
+    def is_connected(self, j: PeerId) -> bool:
+        """Whether the connection to j is up."""
+        return j in self._sent
+
     def owed(self, hello: Hello) -> list[Share]:
         """Own shares that a peer lacks: of rounds from its own on, but for what it holds or is on its way."""
         j = hello.sender
-        if j not in self._sent:
+        if not self.is_connected(j):
             return []
         due = (share for n, share in sorted(self._kept.items()) if n >= hello.n and self._meets(j, n))
         return [piece for share in due if (piece := self._unsent(j, share, hello.held))]

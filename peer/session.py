@@ -1,8 +1,10 @@
 """The conversation of one peer with its neighbors: what is said in answer to what. No network, no clock.
 
-Every connection is opened with a Hello that asks; the answer tells what the other side lacks,
-and the shares that an older connection swallowed are sent again. Messages go in and out as
-values: each method returns what to send to whom, in this order.
+Every connection is opened with a Hello that asks. It tells, as the answer does, what its sender
+has got: the shares that an older connection swallowed are sent again. A connection carries one
+direction only, so the answer may have to wait until the other one is up; then the Hello that
+opens that one takes its place. Messages go in and out as values: each method returns what to
+send to whom, in this order.
 
 The order matters once: no share may overtake the news from which its receiver learns the last
 sample count, for it cannot read shares before it knows the model. So nothing is sent again to
@@ -47,7 +49,7 @@ class Session:
     has_news: bool = field(default=False, init=False)
     complete: bool = field(default=False, init=False)
     said_bye: dict[PeerId, str] = field(default_factory=dict, init=False)
-    _answers: dict[PeerId, Hello] = field(default_factory=dict, init=False)
+    _states: dict[PeerId, Hello] = field(default_factory=dict, init=False)
 
     def connected(self, j: PeerId) -> Outgoing:
         """A connection to a neighbor is up: ask what it lacks, and say goodbye again if that was said already."""
@@ -82,23 +84,22 @@ class Session:
         j = hello.sender
         if self.roster.receive(hello):
             self.has_news = True
-        if hello.purpose == "ask":
-            return [(j, self._hello("answer", j))]
-        if hello.purpose == "answer":
-            self._answers[j] = hello
-            return self._owed() if self.roster.began else []
-        return []
+        if hello.purpose == "news":
+            return []
+        self._states[j] = hello
+        asked = hello.purpose == "ask" and self.rounds.is_connected(j)
+        return [*([(j, self._hello("answer", j))] if asked else []), *(self._owed() if self.roster.began else [])]
 
     def _owed(self) -> Outgoing:
-        answers, self._answers = self._answers, {}
-        return [(j, share) for j, hello in answers.items() for share in self.rounds.owed(hello)]
+        states, self._states = self._states, {}
+        return [(j, share) for j, hello in states.items() for share in self.rounds.owed(hello)]
 
     def spread(self) -> Outgoing:
         """Pass on what was learned of other peers, if anything was."""
         if not self.has_news:
             return []
         self.has_news = False
-        return [(j, self.roster.hello("news", self.rounds.n)) for j in self.neighbors]
+        return [(j, self.roster.hello("news", self.rounds.n)) for j in self._connected]
 
     def begin(self) -> Outgoing:
         """Nobody is missing, round 0 can begin: pass on the last news, then what neighbors lack."""
@@ -112,7 +113,11 @@ class Session:
     def part(self, reason: str) -> Outgoing:
         """Say goodbye: the run is complete, or, with a reason, given up."""
         self.complete = not reason
-        return [(j, Bye(self.rounds.me, reason)) for j in self.neighbors]
+        return [(j, Bye(self.rounds.me, reason)) for j in self._connected]
+
+    @property
+    def _connected(self) -> list[PeerId]:
+        return [j for j in self.neighbors if self.rounds.is_connected(j)]
 
     @property
     def alone(self) -> bool:

@@ -195,9 +195,11 @@ class Transport:
                 self._on_disconnect(j)
             elif code == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
                 self._on_refusal(j)  # libzmq does not try again by itself
-                self._loop.call_later(RECONNECT_MS[1] / 1e3, self._reconnect, link)
+                self._loop.call_later(RECONNECT_MS[1] / 1e3, self.reconnect, j)
 
-    def _reconnect(self, link: _Link) -> None:
+    def reconnect(self, j: PeerId) -> None:
+        """Drop the connection to a neighbor, and what waits on it, for a new one."""
+        link = self._links[j]
         if not link.dealer.closed:
             link.dealer.disconnect(link.address)
             link.dealer.connect(link.address)
