@@ -8,6 +8,7 @@ the keys of the run, and watches.
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import json
 import os
@@ -19,16 +20,19 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Final, final
 
 import msgspec
+import numpy as np
 
-from peer import config, process, settings
-from peer.errors import ConfigError
+from peer import agent, config, process, settings, wire
+from peer.arrays import DTYPES
+from peer.errors import ConfigError, PeerError
+from peer.messages import Share
 from peer.process import BAD_INPUT, BROKEN, DONE, INTERRUPTED, LOST, Assignment
 from peer.settings import Experiment
 from peer.transport import Keys, is_loopback, new_key_pair
@@ -39,6 +43,9 @@ TICK_S: Final = 0.2
 
 GRACE_S: Final = 5.0
 """What the other peers get to end once one is lost; then they are killed."""
+
+WARM_ROUNDS: Final = 10
+"""After so many calls the interpreter has adapted its code to them, in memory that peers then share."""
 
 SOFTWARE: Final = ("next-peer", "numpy", "scipy", "pyzmq", "msgpack", "msgspec", "networkx")
 """Packages whose versions a run directory records."""
@@ -178,10 +185,38 @@ def launch(experiment: Experiment, run_dir: Path, watch: Callable[[Path, Experim
         for listener in sockets:
             listener.close()
         raise
+    warm_up(experiment, ground)
     began = time.monotonic()
     with _fleet(experiment, ground, run_dir, sockets) as fleet:
         code, line = fleet.supervise(watch(run_dir, experiment))
     return Outcome(code, line, time.monotonic() - began)
+
+
+def warm_up(experiment: Experiment, ground: config.Ground) -> None:
+    """Do what every peer does first: what that leaves in memory is then shared by all, and not written again.
+
+    A few rounds of peer 0 with itself as its neighbor, without a network; nothing of it is kept.
+    """
+    shard = config.shard_of(experiment, 0)
+    model = config.model_of(experiment, shard, shard.n_classes, config.initial_of(experiment, 0))
+    problem = config.problem_of(experiment, model, shard, shard.n_samples)
+    form = wire.Format(experiment.run_id, experiment.peers, model.layout.size, experiment.transport.wire_dtype)
+    hello = config.session_of(experiment, ground, 0, shard, "", None).roster.hello("ask", 0)
+    rule, dtype = config.step_of(experiment), DTYPES[experiment.transport.wire_dtype]
+
+    async def rounds() -> None:
+        state = agent.initial(problem, model.initial(np.random.default_rng(0)), experiment.step.alpha)
+        for n in range(WARM_ROUNDS):
+            wire.decode(wire.encode(hello, form), form)
+            proposal = agent.propose(problem, state, experiment.peers)
+            sent = Share(0, n, 0, state.objective, state.y, proposal.z)
+            share = wire.decode(wire.encode(sent, form), form)
+            assert isinstance(share, Share)
+            state = agent.absorb(problem, state, proposal, {1: share}, {0: 0.5, 1: 0.5}, rule, dtype)
+            await asyncio.sleep(0)
+
+    with np.errstate(all="ignore"), suppress(PeerError):
+        asyncio.run(rounds())
 
 
 class Watcher:
@@ -304,9 +339,11 @@ def _child(assignment: Assignment, writer: int) -> None:
         line = f"a bug of this program: {error!r}"
         sys.excepthook(type(error), error, error.__traceback__)
     finally:
-        with os.fdopen(writer, "wb") as pipe:
-            pipe.write(line.encode())
-        os._exit(code)
+        try:
+            with os.fdopen(writer, "wb") as pipe:
+                pipe.write(line.encode())
+        finally:  # the reader may be gone; this process must not go on as its parent's copy
+            os._exit(code)
 
 
 def new_metrics(run_dir: Path, offsets: dict[PeerId, int], peers: int) -> dict[PeerId, list[dict[str, Any]]]:

@@ -40,6 +40,9 @@ QUEUE_MESSAGES: Final = 1_000
 """High-water marks. The protocol bounds what can be queued to two shares a neighbor, a catch-up after a
 resumption excepted; this only bounds what a flood can do before the reader gets to it."""
 
+CURVE_BYTES: Final = 33
+"""What encryption adds to a frame; MAXMSGSIZE counts it."""
+
 ZAP_ENDPOINT: Final = "inproc://zeromq.zap.01"
 
 
@@ -127,7 +130,7 @@ class Transport:
     def _limit(self, end: zmq.Socket[bytes]) -> None:
         for option, value in (
             (zmq.LINGER, LINGER_MS),
-            (zmq.MAXMSGSIZE, self._max_frame_bytes),
+            (zmq.MAXMSGSIZE, self._max_frame_bytes + CURVE_BYTES),
             (zmq.HANDSHAKE_IVL, HANDSHAKE_MS),
             (zmq.HEARTBEAT_IVL, HEARTBEAT_MS),
             (zmq.HEARTBEAT_TIMEOUT, 2 * HEARTBEAT_MS),

@@ -1,8 +1,8 @@
 """Whole runs in one thread, on a network that delays, reorders, repeats and loses, and peers that crash.
 
 Everything here comes from one seed: the problem, the schedule, and what happens to it. What runs
-is the code that real peers run, `Rounds`, `Roster`, `agent` and `wire`; what stands in is the event
-loop, the sockets and the disk. `Peer` has the policy of `peer.process`, name by name.
+is the code that real peers run, `Session` with `Rounds` and `Roster`, `agent`
+and `wire`; what stands in is `peer.process`: the event loop, the sockets and the disk.
 
 `python -m tests.network --seed 7` tells what happens to seed 7.
 """
@@ -23,7 +23,7 @@ import numpy as np
 from peer import agent, wire
 from peer.arrays import DTYPES, rounded
 from peer.checkpoint import Checkpoint
-from peer.errors import ProtocolError, RemoteError
+from peer.errors import RemoteError
 from peer.messages import Bye, Hello, Message, Share
 from peer.optim.losses import Loss, Squared, cross_entropy
 from peer.optim.models import MLP
@@ -33,6 +33,7 @@ from peer.optim.surrogates import Data, Full, Partial, Surrogate
 from peer.problem import Problem
 from peer.roster import Roster
 from peer.rounds import MEETINGS, Rounds
+from peer.session import Outgoing, Session
 from topology import PeerId, Schedule, graphs
 from topology.graphs import Graph
 from topology.schedules import Matchings, OnePeerExponential, RandomLinks, Replay, Static, union
@@ -271,13 +272,13 @@ class Peer:
             network.disk[me] = replace(last, incarnation=self.roster.incarnation)
         first = 0 if last is None else last.n
         self.rounds = Rounds(me, run.schedule, run.n_rounds, 1.0, run.every, n=first, floor=first)
+        if last is not None:
+            self.rounds.keep(last.kept)
+        self.session = Session(self.neighbors, self.roster, self.rounds)
         self.form = wire.Format("simulated", run.n_agents, 0, run.dtype)
-        self.said_bye: set[PeerId] = set()
         self.dropped: Counter[str] = Counter()
         self.state: agent.State | None = None
         self.news = False
-        self.complete = False
-        self.listening = True
         self.crashed = False
         self.line = self.work()
         self.waits_for: Until | None = None
@@ -285,71 +286,47 @@ class Peer:
     # ---- connections and messages ----------------------------------------------------------
 
     def connected(self, j: PeerId) -> None:
-        """A connection to a neighbor is up: greet, and ask what it lacks."""
-        self.rounds.connected(j)
-        self.send(j, self.roster.hello("ask", self.rounds.n, self.rounds.held_of(j)))
-        if self.complete:
-            self.send(j, Bye(self.me, ""))
+        """A connection to a neighbor is up."""
+        self.say(self.session.connected(j))
 
     def disconnected(self, j: PeerId) -> None:
         """A connection to a neighbor broke."""
-        self.rounds.disconnected(j)
+        self.session.disconnected(j)
 
-    def send(self, j: PeerId, message: Message) -> bool:
-        """Send if the connection is up; a share that is not sent is sent again when it is."""
-        sent = self.network.send(self.me, j, message, wire.encode(message, self.form))
-        if not sent:
-            self.rounds.disconnected(j)
-        return sent
+    def say(self, messages: Outgoing) -> None:
+        """Send; a share that is not sent is sent again when its connection is up."""
+        for j, message in messages:
+            if not self.network.send(self.me, j, message, wire.encode(message, self.form)):
+                self.session.disconnected(j)
 
     def take(self, frames: list[bytes]) -> None:
         """Take in one message, or drop it."""
         try:
-            message = wire.decode(frames, self.form)
-            if isinstance(message, Share):
-                self.rounds.receive(message)
-            elif isinstance(message, Hello):
-                self.take_hello(message)
-            else:
-                self.said_bye.add(message.sender)
+            self.say(self.session.receive(wire.decode(frames, self.form)))
         except RemoteError as error:
             self.dropped[error.cause] += 1
-            if error.cause not in HARMLESS or isinstance(error, ProtocolError) != (error.cause != "shape"):
+            if error.cause not in HARMLESS:
                 raise AssertionError(f"peer {self.me} dropped what it needs: {error.cause}: {error}") from error
-
-    def take_hello(self, hello: Hello) -> None:
-        """Learn from a Hello, spread the news, answer, and send what its sender lacks."""
-        j = hello.sender
-        if self.roster.receive(hello) and not self.news:
+        if self.session.has_news and not self.news:
             self.news = True
             self.network.later(NEWS_T, self.spread)
-        if hello.purpose == "ask":
-            self.send(j, self.roster.hello("answer", self.rounds.n, self.rounds.held_of(j)))
-        if hello.purpose != "news":
-            for share in self.rounds.owed(hello):
-                self.send(j, share)
 
     def spread(self) -> None:
         """Tell all neighbors what was learned of the others."""
-        if self.crashed or not self.news:
-            return
         self.news = False
-        for j in self.neighbors:
-            self.send(j, self.roster.hello("news", self.rounds.n))
+        if not self.crashed:
+            self.say(self.session.spread())
 
     # ---- the run ---------------------------------------------------------------------------
 
     def work(self) -> Line:
         """From the first Hello to the last Bye."""
         yield Until(lambda: not self.roster.missing, prompt=True)
-        self.spread()
-        self.roster.began = True
+        self.say(self.session.begin())
         state = self.begin()
         yield from self.train(state)
-        self.complete = True
-        for j in self.neighbors:
-            self.send(j, Bye(self.me, ""))
-        yield Until(lambda: self.said_bye >= set(self.neighbors))
+        self.say(self.session.part(""))
+        yield Until(lambda: self.session.alone)
 
     def begin(self) -> agent.State:
         """The first state."""
@@ -357,9 +334,6 @@ class Peer:
         self.form = replace(self.form, n_parameters=run.initial[self.me].size)
         if last is not None:
             state = agent.State(n=last.n, **last.vectors, **last.scalars)  # type: ignore[arg-type]
-            self.rounds.keep(last.kept)
-            for j in self.neighbors:  # what asked for shares before they were there got none
-                self.send(j, self.roster.hello("ask", self.rounds.n, self.rounds.held_of(j)))
         else:
             state = agent.initial(run.problems[self.me], run.initial[self.me], run.alpha)
         self.network.reached(self.me, state)
@@ -404,8 +378,7 @@ class Peer:
         z: np.ndarray[tuple[int], np.dtype[np.float64]] | None,
     ) -> None:
         """Send the own share, or a piece of it, to the neighbors of the round."""
-        for j, share in self.rounds.offer(state.objective, y, z):
-            self.send(j, share)
+        self.say(self.session.offer(state.objective, y, z))
 
     def snapshot(self, state: agent.State) -> Checkpoint:
         """Checkpoint at the start of a round."""
@@ -491,7 +464,7 @@ class Network:
             self.n_events += 1
             if self.n_events > MAX_EVENTS:
                 raise AssertionError("it never ends")
-        stuck = [self._state_of(peer) for _, peer in sorted(self.peers.items()) if not peer.complete]
+        stuck = [self._state_of(peer) for _, peer in sorted(self.peers.items()) if not peer.session.complete]
         if stuck:
             raise AssertionError(f"nothing happens any more, and there wait {'; '.join(stuck)}")
 
@@ -551,7 +524,7 @@ class Network:
     def crash_one(self) -> None:
         """Some peer that has a checkpoint, and is not complete, is killed."""
         running = sorted((i, peer) for i, peer in self.peers.items() if i in self.disk and not peer.crashed)
-        able = [i for i, peer in running if not peer.complete]
+        able = [i for i, peer in running if not peer.session.complete]
         if not able:
             return
         i = self._rng.choice(able)

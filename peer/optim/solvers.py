@@ -128,6 +128,8 @@ def damped_system(root: Matrix, damping: Vector) -> Callable[[Vector], Vector]:
         The matrix is not positive definite to rounding. Where it holds nan, so does x.
     """
     k, p = root.shape
+    if root.size == 0:  # not every scipy factors an empty matrix
+        return lambda b: b / damping
     try:
         if p <= k:
             gram = root.T @ root
