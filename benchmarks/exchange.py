@@ -1,7 +1,8 @@
 """Rounds of a ring of 8 peers, each sending 2p doubles to its 2 neighbors: ours against bare sockets.
 
 `raw` is what the sockets of this host can do: one TCP connection an edge, epoll, a header of 16
-bytes, `sendmsg` out of one array and `recv_into` into one array that are used again and again.
+bytes, `sendmsg` out of arrays and `recv_into` into arrays that are used again and again. Both
+variants write y and z anew in every round, as the mathematics would.
 `ours` are the parts of a peer, driven as `peer.process` drives them: the transport in asyncio,
 every message encoded, decoded and checked, the round machine, a fresh array a round because a
 queued one must not change, a line in the journal; only the mathematics is left out. `curve` is
@@ -36,12 +37,12 @@ import click
 import numpy as np
 
 from peer import wire
-from peer.arrays import Vector
 from peer.errors import RemoteError
 from peer.journal import Journal
-from peer.messages import Share
-from peer.process import AHEAD_BYTES
+from peer.process import AHEAD_BYTES, LARGE_BYTES, keep_memory
+from peer.roster import Roster
 from peer.rounds import Rounds
+from peer.session import Outgoing, Session
 from peer.transport import Keys, Transport, new_key_pair
 from topology import PeerId
 from topology.graphs import Graph
@@ -171,6 +172,8 @@ def raw(cell: Cell, me: PeerId, listener: socket.socket, addresses: Sequence[tup
             if n == cell.warm_up:
                 began = now()
             HEADER.pack_into(header, 0, n, payload)
+            y.fill(n)  # a round's mathematics writes both, here as there
+            z.fill(-n)
             for line in lines:
                 line.sent = line.received = 0
             while True:
@@ -198,6 +201,8 @@ def ours(cell: Cell, me: PeerId, listener: socket.socket, addresses: Sequence[tu
 
 
 async def _ours(cell: Cell, me: PeerId, listener: socket.socket, addresses: Sequence[tuple[str, int]]) -> Interval:
+    if 8 * cell.p >= LARGE_BYTES:
+        keep_memory()
     peer = _Peer(cell, me)
     names = [f"tcp://{host}:{port}" for host, port in addresses]
     peer.transport.bind(names[me], listener)
@@ -227,6 +232,8 @@ class _Peer:
         self.neighbors = schedule.graph(0).neighbors(me)
         self.form = wire.Format("benchmark", N_PEERS, cell.p, "f8")
         self.rounds = Rounds(me, schedule, cell.warm_up + cell.n_rounds, PATIENCE_S)
+        self.session = Session(self.neighbors, Roster(me, str(me), 0, {}, N_PEERS, 1, 0), self.rounds)
+        self.session.roster.began = True
         self.journal = Journal(cell.folder / f"{me:03d}", resume=False)
         self.changed = asyncio.Event()
         self.up: set[PeerId] = set()
@@ -235,20 +242,20 @@ class _Peer:
             None if cell.keys is None else cell.keys[me],
             2 * self.form.max_frame_bytes,  # in a run, too, it is set before p is known, and generous
             self.connected,
-            self.rounds.disconnected,
+            self.session.disconnected,
             lambda j: None,
         )
 
     def connected(self, j: PeerId) -> None:
         """A connection to a neighbor is up."""
-        self.rounds.connected(j)
+        self.say(self.session.connected(j))
         self.up.add(j)
         self.changed.set()
 
-    def send(self, objective: float, y: Vector | None, z: Vector | None) -> None:
-        """Send the own share, or a piece of it, to the neighbors."""
-        for j, share in self.rounds.offer(objective, y, z):
-            if not self.transport.send(j, wire.encode(share, self.form)):
+    def say(self, messages: Outgoing) -> None:
+        """Send."""
+        for j, message in messages:
+            if not self.transport.send(j, wire.encode(message, self.form)):
                 raise ConnectionError(f"the connection to {j} is down")
 
     async def listen(self) -> None:
@@ -258,8 +265,7 @@ class _Peer:
             message = wire.decode(frames, self.form)
             if message.sender != came_from:
                 raise RemoteError("identity", f"it says it is peer {message.sender}", came_from)
-            if isinstance(message, Share):
-                self.rounds.receive(message)
+            self.say(self.session.receive(message))
             self.changed.set()
 
     async def until(self, condition: Callable[[], bool]) -> None:
@@ -278,9 +284,9 @@ class _Peer:
         y = np.full(self.cell.p, float(n))
         ahead = y.nbytes >= AHEAD_BYTES
         if ahead:
-            self.send(0.5, y, None)
+            self.say(self.session.offer(0.5, y, None))
         z = np.full(self.cell.p, -float(n))
-        self.send(0.5, None if ahead else y, z)
+        self.say(self.session.offer(0.5, None if ahead else y, z))
         solved = time.monotonic()
         rounds.wait_from(solved)
         await self.until(lambda: not rounds.missing)

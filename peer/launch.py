@@ -24,19 +24,23 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final, final
 
 import msgspec
 import numpy as np
 
-from peer import agent, config, process, settings, wire
+from peer import agent, checkpoint, config, process, settings, wire
 from peer.arrays import DTYPES
+from peer.checkpoint import Checkpoint
 from peer.errors import ConfigError, PeerError
+from peer.journal import Journal
 from peer.messages import Share
 from peer.process import BAD_INPUT, BROKEN, DONE, INTERRUPTED, LOST, Assignment
 from peer.settings import Experiment
 from peer.transport import Keys, is_loopback, new_key_pair
 from topology import PeerId, schedules
+from topology.weights import metropolis
 
 TICK_S: Final = 0.2
 """Between two looks at the peers' journals: often enough for the eye."""
@@ -213,10 +217,17 @@ def warm_up(experiment: Experiment, ground: config.Ground) -> None:
             share = wire.decode(wire.encode(sent, form), form)
             assert isinstance(share, Share)
             state = agent.absorb(problem, state, proposal, {1: share}, {0: 0.5, 1: 0.5}, rule, dtype)
+            journal.round(
+                residual=problem.stationarity(state.w, state.y), weights=len(metropolis(ground.schedule.graph(n), 0))
+            )
+            vectors = {"w": state.w, "y": state.y, "gradient": state.gradient}
+            checkpoint.save(Path(folder) / "checkpoint.npz", Checkpoint("", "", 0, n, vectors, {}, (sent,)))
             await asyncio.sleep(0)
 
-    with np.errstate(all="ignore"), suppress(PeerError):
+    with TemporaryDirectory() as folder, np.errstate(all="ignore"), suppress(PeerError):
+        journal = Journal(Path(folder), resume=False)
         asyncio.run(rounds())
+        journal.close()
 
 
 class Watcher:
@@ -302,6 +313,7 @@ def _fleet(
     lifeline, held = os.pipe()  # its end tells the peers that this process is gone, however it went
     signal.pthread_sigmask(signal.SIG_BLOCK, process.SIGNALS)  # until everybody can handle them
     gc.collect()
+    process.glibc("malloc_trim", 0)
     gc.freeze()  # what is alive now stays shared with the peers: the collector does not touch it
     try:
         for peer in range(experiment.peers):

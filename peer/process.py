@@ -132,12 +132,17 @@ def keep_memory() -> None:
 
     A third of the processor time of an exchange at p = 1e6 goes there otherwise.
     """
+    glibc("mallopt", M_MMAP_THRESHOLD, 32 << 20)  # the largest that it takes
+    glibc("mallopt", M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def glibc(function: str, *arguments: int) -> None:
+    """Call a function of glibc that tunes its memory; another C library goes without."""
     try:
-        mallopt = ctypes.CDLL(None).mallopt
+        found = getattr(ctypes.CDLL(None), function)
     except (AttributeError, OSError, TypeError):
-        return  # another C library
-    for option, value in ((M_MMAP_THRESHOLD, 32 << 20), (M_TRIM_THRESHOLD, 2**31 - 1)):  # the largest it takes
-        mallopt(option, value)
+        return
+    found(*arguments)
 
 
 async def _run(assignment: Assignment) -> tuple[int, str]:
