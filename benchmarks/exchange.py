@@ -254,8 +254,11 @@ class _Peer:
 
     def say(self, messages: Outgoing) -> None:
         """Send."""
+        last, packed = None, self.transport.pack([])
         for j, message in messages:
-            if not self.transport.send(j, wire.encode(message, self.form)):
+            if message is not last:
+                last, packed = message, self.transport.pack(wire.encode(message, self.form))
+            if not self.transport.send(j, packed):
                 raise ConnectionError(f"the connection to {j} is down")
 
     async def listen(self) -> None:

@@ -17,7 +17,7 @@ from typing import Any, Protocol, final
 import numpy as np
 
 from peer.arrays import Vector, is_finite, rounded
-from peer.errors import SolveError
+from peer.errors import ProtocolError, SolveError
 from peer.messages import Share
 from peer.optim.solvers import Solution
 from peer.optim.steps import StepRule
@@ -134,8 +134,10 @@ def absorb(
 
     Raises
     ------
+    ProtocolError
+        nan or infinity in a neighbor's share ("nonfinite"); names the first such neighbor.
     SolveError
-        nan or infinity in g_i or its gradient.
+        nan or infinity of the agent's own making.
     """
     w = mix(proposal.z, {j: share.z for j, share in shares.items()}, weights, wire_dtype)
     y = mix(state.y, {j: share.y for j, share in shares.items()}, weights, wire_dtype)
@@ -144,6 +146,9 @@ def absorb(
     gradient, value = problem.gradient(w), problem.value(w)
     y += gradient - state.gradient
     if not (is_finite(y) and is_finite(w) and np.isfinite(value)):
+        for j, share in sorted(shares.items()):  # whose doing it is, is looked for only when it has happened
+            if not all(vector is None or is_finite(vector) for vector in (share.y, share.z)):
+                raise ProtocolError("nonfinite", "expected finite numbers, found nan or infinity", j, state.n)
         raise SolveError(f"round {state.n}: parameters, objective or gradient are nan or infinite")
     return State(state.n + 1, w, y, gradient, value, objective + value - state.value, rule.after(state.alpha))
 

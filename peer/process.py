@@ -25,7 +25,16 @@ import numpy as np
 from peer import agent, checkpoint, config, npz, settings, wire
 from peer.arrays import DTYPES
 from peer.checkpoint import Checkpoint
-from peer.errors import ConfigError, DisagreementError, NeighborsLate, PeerError, RemoteError, SolveError, WireError
+from peer.errors import (
+    ConfigError,
+    DisagreementError,
+    NeighborsLate,
+    PeerError,
+    ProtocolError,
+    RemoteError,
+    SolveError,
+    WireError,
+)
 from peer.journal import Journal, truncate_metrics
 from peer.optim.models import MLP
 from peer.problem import Problem
@@ -257,8 +266,11 @@ class _Peer:
     def say(self, messages: Outgoing) -> bool:
         """Send; whether all was sent. A share that is not will be when its connection is up again."""
         sent = True
+        last, packed = None, self.transport.pack([])
         for j, message in messages:
-            if not self.transport.send(j, wire.encode(message, self.form)):
+            if message is not last:  # the same to several neighbors is encoded once
+                last, packed = message, self.transport.pack(wire.encode(message, self.form))
+            if not self.transport.send(j, packed):
                 self.session.disconnected(j)
                 self.transport.reconnect(j)
                 sent = False
@@ -288,15 +300,19 @@ class _Peer:
         except RemoteError as error:
             if isinstance(error, DisagreementError) and not self.session.roster.began:
                 raise
-            self.dropped[error.cause] += 1
-            now = time.monotonic() - self.began_s
-            self.journal.once("dropped", (error.cause, error.sender), now, cause=error.cause, problem=str(error))
+            self.drop(error)
         if self.session.given_up is not None and not self.session.complete:
             j, reason = self.session.given_up
             raise NeighborLeft(f"round {self.rounds.n}: peer {j} gave up: {reason}")
         if self.session.has_news and self.news is None:
             self.news = asyncio.get_running_loop().call_later(NEWS_S, self.spread)
         self.changed.set()
+
+    def drop(self, error: RemoteError) -> None:
+        """Count what was dropped, and journal the first of its kind from each sender."""
+        self.dropped[error.cause] += 1
+        now = time.monotonic() - self.began_s
+        self.journal.once("dropped", (error.cause, error.sender), now, cause=error.cause, problem=str(error))
 
     def spread(self) -> None:
         """Pass on the news that have gathered."""
@@ -408,22 +424,17 @@ class _Peer:
             The numbers broke down.
         """
         rounds, experiment = self.rounds, self.experiment
-        graph = self.assignment.ground.schedule.graph(state.n)
         sent, received, began = self.transport.bytes_sent, self.transport.bytes_received, time.monotonic()
         rounds.begin()
+        neighbors = rounds.neighbors
         ahead = state.y.nbytes >= AHEAD_BYTES
         if ahead:
             self.say(self.session.offer(state.objective, state.y, None))
         proposal = await self.compute(agent.propose, problem, state, experiment.peers)
         self.say(self.session.offer(state.objective, None if ahead else state.y, proposal.z))
         solved = time.monotonic()
-        await self.wait_for_neighbors()
-        waited = time.monotonic()
-        shares = rounds.advance()
-        weights = metropolis(graph, self.me)
-        dtype = DTYPES[experiment.transport.wire_dtype]
-        rule = config.step_of(experiment)
-        following = await self.compute(agent.absorb, problem, state, proposal, shares, weights, rule, dtype)
+        waited, following = await self.mixed(problem, state, proposal)
+        rounds.advance()
         self.journal.round(
             iteration=state.n,
             time_s=time.monotonic() - self.began_s,
@@ -440,10 +451,25 @@ class _Peer:
             wait_s=waited - solved,
             bytes_sent=self.transport.bytes_sent - sent,
             bytes_received=self.transport.bytes_received - received,
-            neighbors=list(graph.neighbors(self.me)),
+            neighbors=list(neighbors),
             dropped=dict(self.dropped),
         )
         return following
+
+    async def mixed(self, problem: Problem, state: agent.State, proposal: agent.Proposal) -> tuple[float, agent.State]:
+        """When the shares of all neighbors of the round were here, and the state after it."""
+        weights = metropolis(self.assignment.ground.schedule.graph(state.n), self.me)
+        rule, dtype = config.step_of(self.experiment), DTYPES[self.experiment.transport.wire_dtype]
+        while True:
+            await self.wait_for_neighbors()
+            waited, shares = time.monotonic(), self.rounds.shares()
+            try:
+                return waited, await self.compute(agent.absorb, problem, state, proposal, shares, weights, rule, dtype)
+            except ProtocolError as error:
+                if error.sender is None:
+                    raise
+                self.drop(error)
+                self.rounds.refuse(error.sender)
 
     async def wait_for_neighbors(self) -> None:
         """Wait until the shares of all neighbors of the round are here, or one is late."""

@@ -126,11 +126,21 @@ class Rounds:
         if now >= self.deadline_s and self.missing:
             raise NeighborsLate(self.n, self.missing, now - self.waiting_since_s)
 
-    def advance(self) -> dict[PeerId, Share]:
-        """Hand out the shares of the round's neighbors, all of them whole, and go to the next round."""
+    def shares(self) -> dict[PeerId, Share]:
+        """Shares of the round's neighbors, all of them whole."""
         if self.missing:
             raise ValueError(f"round {self.n}: the shares of {self.missing} are missing")
-        shares = {j: self._held[j].pop(self.n) for j in self.neighbors}
+        return {j: self._held[j][self.n] for j in self.neighbors}
+
+    def refuse(self, j: PeerId) -> None:
+        """Give up a neighbor's share of the round, which turned out to be of no use: it is missing again."""
+        del self._held[j][self.n]
+
+    def advance(self) -> dict[PeerId, Share]:
+        """Hand out the shares of the round's neighbors, all of them whole, and go to the next round."""
+        shares = self.shares()
+        for j in shares:
+            del self._held[j][self.n]
         self.n += 1
         self.neighbors = ()
         self._release()  # a neighbor that was ahead may have said its floor before the round was over here
@@ -189,6 +199,8 @@ class Rounds:
         self._sent[j].update((share.n, part) for part in missing)
         if not missing:
             return None
+        if missing == _parts(share) and share.floor == self.floor:
+            return share  # the same for every neighbor, so that it is encoded once
         y, z = (share.y if "y" in missing else None), (share.z if "z" in missing else None)
         return replace(share, y=y, z=z, floor=self.floor)
 

@@ -64,6 +64,23 @@ class Keys:
     peers: Mapping[PeerId, str]
 
 
+@final
+@dataclass(frozen=True)
+class Packed:
+    """Frames of one message in the form in which libzmq takes them.
+
+    Parameters
+    ----------
+    parts : list
+        bytes, or a frame of ZeroMQ that shares its memory with every copy that is sent.
+    n_bytes : int
+        Of all parts together.
+    """
+
+    parts: list[zmq.Frame | Frame]
+    n_bytes: int
+
+
 def new_key_pair() -> tuple[str, str]:
     """A fresh CURVE key pair, (public, secret), each 40 characters of Z85; needs no context."""
     public, secret = zmq.curve_keypair()
@@ -225,18 +242,24 @@ class Transport:
 
     # ---- frames ----------------------------------------------------------------------------
 
-    def send(self, j: PeerId, frames: Sequence[Frame]) -> bool:
-        """Hand frames to libzmq for neighbor j; False where the connection is down. Never blocks.
+    def pack(self, frames: Sequence[Frame]) -> Packed:
+        """Frames ready to be sent, to several neighbors if need be.
 
-        Frames are not copied: arrays behind them must not change any more.
+        Large ones are not copied: arrays behind them must not change any more.
         """
+        large = [len(frame) >= zmq.COPY_THRESHOLD for frame in frames]
+        parts = [zmq.Frame(frame, copy=False) if big else frame for frame, big in zip(frames, large, strict=True)]
+        return Packed(parts, sum(map(len, frames)))
+
+    def send(self, j: PeerId, packed: Packed) -> bool:
+        """Hand packed frames to libzmq for neighbor j; False where the connection is down. Never blocks."""
         dealer = self._links[j].dealer
-        sent = _send_now(dealer, frames) or (
+        sent = _send_now(dealer, packed) or (
             # a connection that has just come up is seen only when the socket's events are looked at
-            bool(_events(dealer) & zmq.POLLOUT) and _send_now(dealer, frames)
+            bool(cast(int, dealer.EVENTS) & zmq.POLLOUT) and _send_now(dealer, packed)
         )
         if sent:
-            self.bytes_sent += sum(map(len, frames))
+            self.bytes_sent += packed.n_bytes
         return sent
 
     async def receive(self) -> tuple[PeerId, list[Frame]]:
@@ -249,8 +272,7 @@ class Transport:
         """
         while (parts := _receive_now(self._router)) is None:
             self._readable.clear()
-            if not _events(self._router) & zmq.POLLIN:
-                await self._readable.wait()
+            await self._readable.wait()
         envelope, *rest = parts
         self.bytes_received += sum(len(frame) for frame in rest)
         claimed = envelope.bytes
@@ -304,10 +326,6 @@ def is_loopback(address: str) -> bool:
     return host in ("localhost", "::1") or host.startswith("127.")
 
 
-def _events(end: zmq.Socket[bytes]) -> int:
-    return cast(int, end.EVENTS)
-
-
 def _receive_now(end: zmq.Socket[bytes]) -> list[zmq.Frame] | None:
     try:
         return end.recv_multipart(zmq.NOBLOCK, copy=False)
@@ -315,9 +333,9 @@ def _receive_now(end: zmq.Socket[bytes]) -> list[zmq.Frame] | None:
         return None
 
 
-def _send_now(end: zmq.Socket[bytes], frames: Sequence[Frame]) -> bool:
+def _send_now(end: zmq.Socket[bytes], packed: Packed) -> bool:
     try:
-        end.send_multipart(frames, zmq.NOBLOCK, copy=False)
+        end.send_multipart(packed.parts, zmq.NOBLOCK, copy=False)
     except zmq.Again:
         return False
     return True

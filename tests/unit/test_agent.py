@@ -12,7 +12,7 @@ import pytest
 from peer import agent
 from peer.agent import Proposal, State
 from peer.arrays import Vector
-from peer.errors import SolveError
+from peer.errors import ProtocolError, SolveError
 from peer.messages import Share
 from peer.optim.models import MLP
 from peer.optim.regularizers import L1
@@ -112,10 +112,11 @@ def test_half_a_share_is_a_bug(half: Share) -> None:
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize("spot", ["y", "z"])
 @pytest.mark.filterwarnings("ignore:.*encountered:RuntimeWarning")
-def test_nan_and_infinity_from_others_stop_the_round(spot: str, bad: float) -> None:
+def test_nan_and_infinity_from_others_name_their_sender(spot: str, bad: float) -> None:
     broken = share(0, [4.0, bad], [0.0, 4.0]) if spot == "y" else share(0, [4.0, 0.0], [0.0, bad])
-    with pytest.raises(SolveError, match=r"^round 3: parameters, objective or gradient are nan or infinite$"):
+    with pytest.raises(ProtocolError, match=r"^peer 0, round 3: expected finite numbers") as refusal:
         absorbed({0: 0.5, 1: 0.5}, {0: broken})
+    assert (refusal.value.cause, refusal.value.sender, refusal.value.n) == ("nonfinite", 0, 3)
 
 
 @pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")

@@ -246,3 +246,16 @@ def test_nothing_is_kept_of_rounds_without_neighbors() -> None:
     rounds = machine(SOMETIMES, n=1)
     assert rounds.offer(0.0, V, V) == []
     assert rounds.kept() == []
+
+
+def test_a_refused_share_is_missing_again() -> None:
+    rounds = machine()
+    rounds.receive(share(1, 0))
+    assert rounds.shares().keys() == {1}
+    rounds.refuse(1)
+    assert rounds.missing == (1,)
+    with pytest.raises(ValueError, match="missing"):
+        rounds.advance()
+    rounds.receive(share(1, 0))
+    rounds.advance()
+    assert rounds.n == 1

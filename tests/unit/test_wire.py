@@ -249,17 +249,6 @@ def test_byes_that_are_refused(reason: object) -> None:
     assert refused([msgpack.packb(BYE | {"reason": reason})]).cause == "header"
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_tensors_are_finite(value: float, dtype: str) -> None:
-    bad = np.array([1.0, value, 3.0], dtype=DTYPES[dtype]).tobytes()
-    good = np.array([1.0, 2.0, 3.0], dtype=DTYPES[dtype]).tobytes()
-    header, form = msgpack.packb(SHARE | {"dtype": dtype}), replace(FORM, dtype=dtype)
-    for frames in ([header, bad, good], [header, good, bad]):
-        error = refused(frames, form)
-        assert (error.cause, error.sender, error.n) == ("nonfinite", 1, 7)
-
-
 @pytest.mark.parametrize("tensor", [TENSOR[:-1], TENSOR[:-8], TENSOR + b"\0", TENSOR * 2, b""])
 def test_tensors_have_the_size_of_the_parameters(tensor: bytes) -> None:
     error = refused([msgpack.packb(SHARE), TENSOR, tensor])

@@ -1,0 +1,65 @@
+"""A run over sockets equals the in-memory simulation bit for bit, whatever the simulated network does."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from threadpoolctl import threadpool_limits
+
+from peer import config, settings
+from tests import network
+from tests.integration.lab import Lab, flat
+
+PEERS, ROUNDS = 5, 25
+
+CASES: dict[str, dict[str, Any]] = {
+    "squared, l2": {"objective": {"loss": "squared", "regularizer": "l2"}},
+    "softmax, l1": {"objective": {"loss": "cross_entropy", "regularizer": "l1", "strength": 0.01}},
+    "full, f4": {
+        "objective": {"loss": "cross_entropy"},
+        "surrogate": {"kind": "full", "tau": 2.0},
+        "transport": {"wire_dtype": "f4"},
+    },
+}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_sockets_and_simulation_agree_to_the_last_bit(lab: Lab, case: dict[str, Any]) -> None:
+    rng = np.random.default_rng(17)
+    experiment = lab.experiment(
+        seed=5,
+        peers=PEERS,
+        iterations=ROUNDS,
+        data={"path": lab.shards([(rng.normal(size=(m, 4)), np.arange(m) % 3) for m in (9, 4, 6, 11, 5)])},
+        model={"hidden": [6]},
+        step={"rule": "diminishing", "alpha": 0.4, "mu": 0.1},
+        topology={"graph": "complete", "schedule": "random-links", "link_probability": 0.5},
+        **case,
+    )
+    run_dir = lab.launch(experiment)
+
+    found = settings.read(run_dir / "experiment.toml")
+    shards = [config.shard_of(found, peer) for peer in range(PEERS)]
+    model = config.model_of(found, shards[0], 3, config.initial_of(found, 0))
+    total = sum(shard.n_samples for shard in shards)
+    w = config.initial_of(found, 0).vector(model, found.seed)
+    for seed in (1, 2):
+        simulated = network.Network(
+            replace(
+                network.scenario(seed),  # for its weather
+                schedule=config.schedule_of(found),
+                n_rounds=ROUNDS,
+                dtype=found.transport.wire_dtype,
+                problems=tuple(config.problem_of(found, model, shard, total) for shard in shards),
+                initial=(w,) * PEERS,
+                alpha=found.step.alpha,
+                rule=config.step_of(found),
+            )
+        )
+        with threadpool_limits(1):  # as launch gives it to its peers: sums of more threads have other last bits
+            simulated.play()
+        for peer in range(PEERS):
+            assert np.array_equal(flat(run_dir, peer), simulated.history[peer, ROUNDS].w), f"peer {peer}, seed {seed}"
