@@ -68,7 +68,7 @@ def with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
 def launch(
     experiment: Path | None, peers: int | None, out: Path | None, central: bool, overrides: tuple[str, ...]
 ) -> int:
-    r"""Start every peer of EXPERIMENT on this host; without a file, of the built-in one.
+    """Start every peer of EXPERIMENT on this host; without a file, of the built-in one.
 
     \b
     peer launch
@@ -123,7 +123,7 @@ def free_folder(parent: Path, name: str) -> Path:
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint in the run directory.")
 @with_settings
 def run(experiment: Path, me: int, out: Path | None, resume: bool, overrides: tuple[str, ...]) -> int:
-    r"""Run one standalone peer of EXPERIMENT.
+    """Run one standalone peer of EXPERIMENT.
 
     \b
     peer run examples/three.toml --id 0
@@ -153,9 +153,10 @@ def run(experiment: Path, me: int, out: Path | None, resume: bool, overrides: tu
     elif not all(is_loopback(address) for address in transport.addresses):
         raise ConfigError("transport.security", "expected curve: none is for addresses of the loopback only")
     ground = config.aside(config.ground, what)
+    met = ", ".join(map(str, ground.union[me])) or "none"
+    click.echo(f"peer {me}: listens on {transport.addresses[me]}; neighbors over the run: {met}")
     code, line = run_peer(Assignment(what, ground, me, run_dir, pair, resume=resume))
-    if line:
-        click.echo(f"peer {me}: {line}", err=True)
+    click.echo(f"peer {me}: {line or f'done; {folder}/final.npz'}", err=bool(line))
     return code
 
 
@@ -194,7 +195,7 @@ def shard(
     loss: str,
     seed: int,
 ) -> int:
-    r"""Cut DATASET (breast-cancer, diabetes, digits, wine) into one file a peer, and a test set.
+    """Cut DATASET (breast-cancer, diabetes, digits, wine) into one file a peer, and a test set.
 
     \b
     peer shard breast-cancer --peers 3 --out shards
@@ -227,7 +228,7 @@ def shard(
 @click.argument("experiment", type=FILE)
 @with_settings
 def check(experiment: Path, overrides: tuple[str, ...]) -> int:
-    r"""Validate EXPERIMENT, and print what it comes to; start nothing.
+    """Validate EXPERIMENT, and print what it comes to; start nothing.
 
     \b
     peer check examples/digits.toml
@@ -266,7 +267,7 @@ def check(experiment: Path, overrides: tuple[str, ...]) -> int:
 @click.argument("folder", type=FOLDER, metavar="DIR")
 @click.option("--peers", type=int, required=True, help="Number of key pairs.")
 def keys(folder: Path, peers: int) -> int:
-    r"""Make CURVE key pairs in DIR: public.toml for all, peer-000.secret, ... for one host each.
+    """Make CURVE key pairs in DIR: public.toml for all, peer-000.secret, ... for one host each.
 
     \b
     peer keys keys --peers 3

@@ -274,7 +274,8 @@ class _Fleet:
         watcher.close()
         if interrupted:
             return INTERRUPTED, "interrupted; every peer has written a checkpoint"
-        return _verdict(first)
+        # a cause may come to its end a moment after those who noticed it
+        return _verdict(first | {peer: end for peer, end in self.ended.items() if end[0] in (BAD_INPUT, BROKEN)})
 
     def _collect(self, peer: PeerId) -> None:
         with os.fdopen(self.pipes.pop(peer), "rb") as pipe:
