@@ -39,7 +39,7 @@ import numpy as np
 from peer import wire
 from peer.errors import RemoteError
 from peer.journal import Journal
-from peer.process import AHEAD_BYTES, LARGE_BYTES, keep_memory
+from peer.process import LARGE_BYTES, goes_ahead, keep_memory
 from peer.roster import Roster
 from peer.rounds import Rounds
 from peer.session import Outgoing, Session
@@ -236,6 +236,7 @@ class _Peer:
         self.session.roster.began = True
         self.journal = Journal(cell.folder / f"{me:03d}", resume=False)
         self.changed = asyncio.Event()
+        self.solve_s = 0.0  # nothing is solved here that y could be hidden behind
         self.up: set[PeerId] = set()
         self.transport = Transport(
             me,
@@ -285,7 +286,7 @@ class _Peer:
         sent, received, began = transport.bytes_sent, transport.bytes_received, time.monotonic()
         rounds.begin()
         y = np.full(self.cell.p, float(n))
-        ahead = y.nbytes >= AHEAD_BYTES
+        ahead = goes_ahead(y.nbytes, self.solve_s)
         if ahead:
             self.say(self.session.offer(0.5, y, None))
         z = np.full(self.cell.p, -float(n))
