@@ -1,4 +1,4 @@
-"""The experiment file: what may stand in it, and its checks. INTERFACES of other tools rely on these names."""
+"""The experiment file: what may stand in it, and its checks. Other people's tools rely on these names."""
 
 from __future__ import annotations
 
