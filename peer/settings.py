@@ -336,8 +336,8 @@ def _check_together(experiment: Experiment) -> None:
         raise ConfigError("name", f"expected printable characters, found {experiment.run_id!r}")
     if any(width < 1 for width in experiment.model.hidden):
         raise ConfigError("model.hidden", f"expected widths >= 1, found {list(experiment.model.hidden)}")
-    if step.rule == "diminishing" and not 0.0 < step.mu * step.alpha < 1.0:
-        raise ConfigError("step.mu", f"expected 0 < mu < 1/alpha for diminishing steps, found {step.mu}")
+    if step.rule == "diminishing" and not step.mu * step.alpha < 1.0:
+        raise ConfigError("step.mu", f"expected 0 <= mu < 1/alpha for diminishing steps, found {step.mu}")
     if step.rule == "constant" and step.mu != 0.0:
         raise ConfigError("step.mu", f'expected 0 with rule = "constant", found {step.mu}')
     if experiment.topology.schedule == "file" and not experiment.topology.path:

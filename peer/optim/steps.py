@@ -31,7 +31,7 @@ class Diminishing:
     Parameters
     ----------
     mu : float
-        Rate in (0, 1/alpha[0]), so that every step stays positive.
+        Rate in [0, 1/alpha[0]), so that every step stays positive.
     """
 
     mu: float

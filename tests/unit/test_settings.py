@@ -154,7 +154,6 @@ def test_what_comes_in_later_versions_has_its_range() -> None:
         (tree("name", "x" * 201), "name"),
         (tree("run.id", "\x1b[2J"), "name"),
         (tree("model.hidden", [10, 0]), "model.hidden"),
-        (DATA | {"step": {"rule": "diminishing"}}, "step.mu"),
         (DATA | {"step": {"rule": "diminishing", "alpha": 0.5, "mu": 2.0}}, "step.mu"),
         (DATA | {"step": {"rule": "constant", "mu": 0.1}}, "step.mu"),
         (tree("topology.schedule", "file"), "topology.path"),
