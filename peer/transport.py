@@ -197,13 +197,13 @@ class Transport:
         link = _Link(address, dealer, dealer.get_monitor_socket(events))
         self._links[j] = link
         self._loop.add_reader(link.monitor.FD, self._watch, j)
+        self._loop.call_soon(self._watch, j)  # a first look arms the descriptor; later, when the caller is ready
         try:
             dealer.connect(address)
         except zmq.ZMQError as error:
             raise ConfigError(
                 "transport.addresses", f"{address!r} is no address of peer {j}: {error.strerror}"
             ) from error
-        self._watch(j)
 
     def _watch(self, j: PeerId) -> None:
         link = self._links[j]
