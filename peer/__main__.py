@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -51,6 +52,22 @@ def complain(line: str) -> None:
 @click.version_option(__version__, prog_name="peer")
 def cli() -> None:
     """Train one network across peers that talk only to their neighbors."""
+
+
+def peer_id(context: click.Context, parameter: click.Parameter, text: str | None) -> int | None:
+    """Number of a peer, plain or at the end of a name: "3", or "wdbc-3", as stateful sets name their pods."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"(?:.*\w-)?([0-9]{1,9})", text)
+    if found is None:
+        raise click.BadParameter(f"expected the number of a peer, or a name that ends in -NUMBER; found {text!r}")
+    return int(found[1])
+
+
+def with_id(required: bool, says: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The option that names a peer."""
+    about = f"{says} 0-based; PEER_ID where it is not given."
+    return click.option("--id", "me", callback=peer_id, envvar="PEER_ID", required=required, help=about)
 
 
 def with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -118,21 +135,26 @@ def free_folder(parent: Path, name: str) -> Path:
 
 @cli.command()
 @click.argument("experiment", type=FILE)
-@click.option("--id", "me", type=int, required=True, help="Which peer this is, 0-based.")
+@with_id(required=True, says="Which peer this is,")
 @click.option("--out", type=FOLDER, help="Run directory; runs/NAME where it is not given.")
-@click.option("--resume", is_flag=True, help="Go on from the last checkpoint in the run directory.")
+@click.option("--resume", is_flag=True, help="Go on from the last checkpoint in the run directory, if there is one.")
+@click.option("--stay", is_flag=True, help="When done, stay until SIGTERM: for what starts anew whatever ends.")
 @with_settings
-def run(experiment: Path, me: int, out: Path | None, resume: bool, overrides: tuple[str, ...]) -> int:
+def run(experiment: Path, me: int, out: Path | None, resume: bool, stay: bool, overrides: tuple[str, ...]) -> int:
     """Run one standalone peer of EXPERIMENT.
 
     \b
     peer run examples/three.toml --id 0
+    peer run examples/three.toml --id 0 --resume
     """
-    from peer import config, keys, settings
-    from peer.process import Assignment
+    import signal
+
+    from peer import config, journal, keys, settings
+    from peer.process import DONE, SIGNALS, Assignment
     from peer.process import run as run_peer
     from peer.transport import Keys, is_loopback, public_of
 
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # until the peer can handle them: as process 1 it would miss them
     what = settings.read(experiment, overrides)
     if not 0 <= me < what.peers:
         raise ConfigError("--id", f"expected 0 to {what.peers - 1}, found {me}")
@@ -141,22 +163,33 @@ def run(experiment: Path, me: int, out: Path | None, resume: bool, overrides: tu
     transport = what.transport
     if not transport.addresses:
         raise ConfigError("transport.addresses", "expected an address for each peer, found none")
-    folder = run_dir / "peers" / f"{me:03d}"
+    folder = journal.folder_of(run_dir, me)
     if not resume and any((folder / name).exists() for name in ("checkpoint.npz", "final.npz")):
         raise ConfigError("--out", f"{folder} holds a run already; --resume goes on with it, another --out keeps it")
     pair = None
     if transport.security == "curve":
         if not transport.keys:
             raise ConfigError("transport.keys", f"expected a folder that `peer keys DIR --peers {what.peers}` wrote")
-        secret, public = keys.read(Path(transport.keys), me, what.peers)
+        secret, public = keys.read(keys.folder_of(transport.keys, me), me, what.peers)
         pair = Keys(secret, public_of(secret), public)
-    elif not all(is_loopback(address) for address in transport.addresses):
+    elif not all(map(is_loopback, (*transport.addresses, config.bind_of(what, me)))):
         raise ConfigError("transport.security", "expected curve: none is for addresses of the loopback only")
-    ground = config.aside(config.ground, what)
-    met = ", ".join(map(str, ground.union[me])) or "none"
-    click.echo(f"peer {me}: listens on {transport.addresses[me]}; neighbors over the run: {met}")
-    code, line = run_peer(Assignment(what, ground, me, run_dir, pair, resume=resume))
-    click.echo(f"peer {me}: {line or f'done; {folder}/final.npz'}", err=bool(line))
+
+    def tell(line: str) -> None:
+        click.echo(f"peer {me}: {line}")
+
+    code, line = DONE, ""
+    if resume and journal.has_ended(folder):
+        tell(f"done already; {folder}/final.npz")
+    else:
+        ground = config.aside(config.ground, what)
+        met = ", ".join(map(str, ground.union[me])) or "none"
+        tell(f"listens on {config.bind_of(what, me)} as {transport.addresses[me]}; neighbors over the run: {met}")
+        code, line = run_peer(Assignment(what, ground, me, run_dir, pair, resume=resume, tell=tell))
+        click.echo(f"peer {me}: {line or f'done; {folder}/final.npz'}", err=bool(line))
+    if stay and code == DONE:
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        signal.sigwait(SIGNALS)
     return code
 
 
@@ -175,35 +208,91 @@ def with_shards(experiment: Experiment, run_dir: Path) -> Experiment:
 
 
 @cli.command()
+@click.argument("run_dir", type=FOLDER)
+@with_id(required=True, says="Which peer,")
+@click.option("--within", default=30.0, show_default=True, help="Seconds in which a round must have been done.")
+def health(run_dir: Path, me: int, within: float) -> int:
+    """Say how peer --id of RUN_DIR gets on; exit code 0 if it makes progress or is done, else 1.
+
+    \b
+    peer health runs/three --id 0
+    """
+    import time
+
+    from peer import journal
+
+    found = journal.health(journal.folder_of(run_dir, me), within, time.time())
+    click.echo(f"peer {me}: {found.line}", err=not found.good)
+    return 0 if found.good else 1
+
+
+@cli.command()
+@click.argument("experiment", type=FILE)
+@click.option("--out", type=FOLDER, required=True, help="Run directory.")
+@with_settings
+def prepare(experiment: Path, out: Path, overrides: tuple[str, ...]) -> int:
+    """Get a run ready whose peers are started by others: cut shards, make keys, write the run directory.
+
+    Shards go where data.path says, keys where transport.keys says; with {id} in these, a folder
+    for each peer. What an earlier call made stays. Peers then run OUT/experiment.toml.
+
+    \b
+    peer prepare examples/digits.toml --out runs/digits \\
+        --set data.path=shards/{id}/peer-{id:03d}.npz --set data.test_path=shards/test/test.npz \\
+        --set transport.keys=keys/{id} --set 'transport.addresses=["tcp://a:5555", ...]'
+    """
+    from peer import prepare as preparation
+    from peer import settings
+
+    preparation.elsewhere(settings.read(experiment, overrides), out)
+    click.echo(out / "experiment.toml")
+    return 0
+
+
+@cli.command()
 @click.argument("dataset")
-@click.option("--peers", type=int, required=True, help="Number of shards.")
-@click.option("--out", type=FOLDER, required=True, help="Folder for peer-000.npz, ... and test.npz.")
+@with_id(required=False, says="With an experiment file: only this peer's shard,")
+@click.option("--peers", type=int, help="Number of shards.")
+@click.option("--out", type=FOLDER, help="Folder for peer-000.npz, ... and test.npz.")
 @click.option("--partition", default="iid", show_default=True, help="iid, dirichlet or label-sorted.")
 @click.option("--dirichlet-alpha", default=0.5, show_default=True, help="Small is unequal.")
 @click.option("--test-fraction", default=0.25, show_default=True, help="Part that is held out.")
 @click.option("--standardize/--raw", default=True, show_default=True, help="To mean 0 and deviation 1.")
 @click.option("--loss", default="cross_entropy", help="squared makes real targets of classes.")
 @click.option("--seed", default=0, show_default=True, help="Root of all randomness.")
+@with_settings
 def shard(
     dataset: str,
-    peers: int,
-    out: Path,
+    me: int | None,
+    peers: int | None,
+    out: Path | None,
     partition: str,
     dirichlet_alpha: float,
     test_fraction: float,
     standardize: bool,
     loss: str,
     seed: int,
+    overrides: tuple[str, ...],
 ) -> int:
     """Cut DATASET (breast-cancer, diabetes, digits, wine) into one file a peer, and a test set.
+
+    Or DATASET is an experiment file: then its data set is cut as it says, into the files that its
+    data.path and data.test_path name; files of the same cut that are there already stay.
 
     \b
     peer shard breast-cancer --peers 3 --out shards
     peer shard digits --peers 8 --out shards --partition label-sorted
+    peer shard mine.toml --id 0
     """
     from peer import settings
-    from peer.data import Cut
+    from peer.data import Cut, cut_into_place
 
+    if dataset.endswith(".toml"):
+        for path in cut_into_place(settings.read(Path(dataset), overrides), me):
+            click.echo(path)
+        return 0
+    if peers is None or out is None:
+        raise click.UsageError("expected --peers and --out with the name of a data set", click.get_current_context())
     tree = {
         "peers": peers,
         "seed": seed,
@@ -236,7 +325,7 @@ def check(experiment: Path, overrides: tuple[str, ...]) -> int:
     import tempfile
 
     from peer import config, settings, wire
-    from peer import launch as launcher
+    from peer.prepare import with_cut_shards
     from topology.schedules import connectivity_window
     from topology.weights import mixing_rate
 
@@ -245,7 +334,7 @@ def check(experiment: Path, overrides: tuple[str, ...]) -> int:
     window = config.aside(connectivity_window, ground.schedule, what.iterations)
     rate = config.aside(mixing_rate, ground.schedule, what.iterations)
     with tempfile.TemporaryDirectory() as folder:
-        resolved = config.aside(launcher.with_cut_shards, what, Path(folder))
+        resolved = config.aside(with_cut_shards, what, Path(folder))
         facts = config.aside(config.rehearse, resolved)
     form = wire.Format(what.run_id, what.peers, facts.n_parameters, what.transport.wire_dtype)
     degrees = [len(neighbors) for neighbors in ground.union]

@@ -1,4 +1,4 @@
-"""Snapshots of a peer between two rounds, replaced atomically."""
+"""Snapshots of a peer between two rounds, replaced atomically; and how often it was started."""
 
 from __future__ import annotations
 
@@ -27,10 +27,12 @@ class Checkpoint:
         The run it belongs to.
     digest : str
         Of the settings it was made with.
-    incarnation : int
-        How often the peer had been resumed.
     n : int
         Round that comes next.
+    n_samples : mapping of int to int
+        Samples of every peer.
+    n_classes : int
+        Largest label of all peers plus one; 0 where there are no labels.
     vectors : mapping of str to Vector
         The agent's vectors at its start, each (p,).
     scalars : mapping of str to float
@@ -41,8 +43,9 @@ class Checkpoint:
 
     run_id: str
     digest: str
-    incarnation: int
     n: int
+    n_samples: Mapping[PeerId, int]
+    n_classes: int
     vectors: Mapping[str, Vector]
     scalars: Mapping[str, float]
     kept: tuple[Share, ...]
@@ -51,7 +54,8 @@ class Checkpoint:
 def save(path: Path, checkpoint: Checkpoint) -> None:
     """Put a checkpoint in the place of the last one."""
     kept = checkpoint.kept
-    arrays = {name: np.array(getattr(checkpoint, name)) for name in ("run_id", "digest", "incarnation", "n")}
+    arrays = {name: np.array(getattr(checkpoint, name)) for name in ("run_id", "digest", "n", "n_classes")}
+    arrays["n_samples"] = np.array([count for _, count in sorted(checkpoint.n_samples.items())], dtype=np.int64)
     arrays |= {f"vector.{name}": vector for name, vector in checkpoint.vectors.items()}
     arrays |= {f"scalar.{name}": np.array(value) for name, value in checkpoint.scalars.items()}
     arrays |= {
@@ -79,8 +83,9 @@ def load(path: Path, run_id: str, digest: str, me: PeerId) -> Checkpoint:
         checkpoint = Checkpoint(
             run_id=str(found["run_id"]),
             digest=str(found["digest"]),
-            incarnation=int(found["incarnation"]),
             n=int(found["n"]),
+            n_samples=dict(enumerate(map(int, found["n_samples"]))),
+            n_classes=int(found["n_classes"]),
             vectors={name[7:]: array for name, array in found.items() if name.startswith("vector.")},
             scalars={name[7:]: float(array) for name, array in found.items() if name.startswith("scalar.")},
             kept=tuple(
@@ -97,3 +102,23 @@ def load(path: Path, run_id: str, digest: str, me: PeerId) -> Checkpoint:
     if (checkpoint.run_id, checkpoint.digest) != (run_id, digest):
         raise ConfigError("--resume", f"{path}: expected a checkpoint of this run, found one of other settings")
     return checkpoint
+
+
+def next_incarnation(path: Path) -> int:
+    """How often the peer whose counter this is was started before; counts this start.
+
+    To be called before anybody hears of the new process: no number may be used twice. The
+    counter is a file of its own, for a peer can be killed before its first checkpoint.
+
+    Raises
+    ------
+    ConfigError
+        The file holds something else. It stays.
+    """
+    try:
+        before = int(path.read_text(encoding="ascii")) if path.exists() else 0
+    except ValueError as error:
+        raise ConfigError("--resume", f"{path}: expected the number of starts, found something else") from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    npz.replace(path, lambda file: file.write(b"%d\n" % (before + 1)))
+    return before

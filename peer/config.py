@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from hashlib import blake2b
+from ipaddress import ip_address
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, final
@@ -292,14 +293,27 @@ def short_digest(text: str) -> str:
 
 
 def session_of(
-    experiment: Experiment, ground: Ground, me: PeerId, shard: Shard, instance: str, last: Checkpoint | None
+    experiment: Experiment,
+    ground: Ground,
+    me: PeerId,
+    shard: Shard,
+    process: tuple[int, str],
+    last: Checkpoint | None,
 ) -> Session:
-    """The conversation of a peer, at its beginning or, from its last checkpoint, where that left off."""
+    """The conversation of a peer, at its beginning or, from its last checkpoint, where that left off.
+
+    `process` is its incarnation and instance, see `Roster`.
+    """
+    incarnation, instance = process
+    if last is not None and last.n_samples.get(me) != shard.n_samples:
+        before = last.n_samples.get(me)
+        found = f"{shard.path}: expected the {before} samples of the checkpoint, found {shard.n_samples}"
+        raise ConfigError("data.path", found)
     n = 0 if last is None else last.n
     roster = Roster(
         me=me,
         instance=instance,
-        incarnation=0 if last is None else last.incarnation + 1,
+        incarnation=incarnation,
         settings=common_settings(experiment, ground, shard),
         n_agents=experiment.peers,
         n_samples=shard.n_samples,
@@ -308,6 +322,7 @@ def session_of(
     run = experiment.run
     rounds = Rounds(me, ground.schedule, experiment.iterations, run.patience_s, run.checkpoint_every, n=n, floor=n)
     if last is not None:
+        roster.restore(last.n_samples, last.n_classes)
         rounds.keep(last.kept)
     return Session(ground.union[me], roster, rounds)
 
@@ -316,6 +331,25 @@ def common_settings(experiment: Experiment, ground: Ground, shard: Shard) -> dic
     """What all peers must agree on, as text: the settings, and what follows from files."""
     facts = {"columns of x": shard.x.shape[1], "schedule": ground.digest}
     return settings.shared(experiment, **facts)
+
+
+def bind_of(experiment: Experiment, me: PeerId) -> str:
+    """Where a peer listens: as `transport.bind` says, else at its own address.
+
+    Only numbers and * can be listened on. A name stands for this host as others see it (a
+    container's, a load balancer's), so the peer listens on all interfaces then.
+    """
+    transport = experiment.transport
+    if transport.bind:
+        return transport.bind
+    host, port = settings.split_address(transport.addresses[me], "transport.addresses")
+    if host == "localhost":
+        return f"tcp://127.0.0.1:{port}"
+    try:
+        ip_address(host.partition("%")[0])
+    except ValueError:
+        return f"tcp://*:{port}"
+    return transport.addresses[me]
 
 
 # ---- rehearsal -----------------------------------------------------------------------------

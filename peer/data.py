@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, final
+from typing import Any, Final, TypeAlias, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,12 @@ from numpy.typing import NDArray
 from peer import npz
 from peer.arrays import Labels, Matrix
 from peer.errors import ConfigError
+from peer.settings import Experiment
+from peer.shards import path_of
+from topology import PeerId
+
+Arrays: TypeAlias = dict[str, NDArray[Any]]
+"""What is in a file, by name."""
 
 TARGET_BINS: Final = 10
 """Classes that real targets are sorted into where a partition needs classes."""
@@ -53,8 +59,39 @@ class Cut:
     test_fraction: float = 0.25
     standardize: bool = True
 
+    @classmethod
+    def of(cls, experiment: Experiment) -> Cut:
+        """As the settings of an experiment say."""
+        data = experiment.data
+        return cls(
+            dataset=data.dataset,
+            n_peers=experiment.peers,
+            seed=experiment.seed,
+            loss=experiment.objective.loss,
+            partition=data.partition,
+            dirichlet_alpha=data.dirichlet_alpha,
+            test_fraction=data.test_fraction,
+            standardize=data.standardize,
+        )
+
     def write(self, folder: Path) -> list[Path]:
         """Write `peer-000.npz`, ... and, where something is held out, `test.npz`; the files written.
+
+        Raises
+        ------
+        ConfigError
+            As `pieces`.
+        """
+        parts, test = self.pieces()
+        files = [(folder / f"peer-{peer:03d}.npz", part) for peer, part in enumerate(parts)]
+        files += [(folder / "test.npz", test)] * (len(test["x"]) > 0)
+        folder.mkdir(parents=True, exist_ok=True)
+        for path, arrays in files:
+            npz.save(path, arrays)
+        return [path for path, _ in files]
+
+    def pieces(self) -> tuple[list[Arrays], Arrays]:
+        """Arrays of the peers' shards, and of the test set, which is empty where nothing is held out.
 
         Raises
         ------
@@ -67,7 +104,7 @@ class Cut:
             raise ConfigError("peers", f"expected at most one peer a sample, {len(train)}; found {self.n_peers}")
         if self.standardize:
             x = _standardized(x, train)
-        arrays: dict[str, NDArray[Any]] = {"x": x}
+        arrays: Arrays = {"x": x}
         if labels is None:
             arrays["y"] = _standardized(targets, train) if self.standardize else targets
         elif self.loss == "squared":
@@ -79,13 +116,9 @@ class Cut:
         else:
             arrays["y"] = labels
         rows = [train[part] for part in self._parts(_classes(labels, targets)[train])]
-        folder.mkdir(parents=True, exist_ok=True)
-        files = [(folder / f"peer-{peer:03d}.npz", part) for peer, part in enumerate(rows)]
-        files += [(folder / "test.npz", test)] * (len(test) > 0)
-        for path, part in files:
-            constant: dict[str, NDArray[Any]] = {"codes": codes} if "labels" in arrays else {}
-            npz.save(path, {name: array[part] for name, array in arrays.items()} | constant)
-        return [path for path, _ in files]
+        constant: Arrays = {"codes": codes} if "labels" in arrays else {}
+        *parts, held_out = ({name: array[part] for name, array in arrays.items()} | constant for part in [*rows, test])
+        return parts, held_out
 
     def _split(self, classes: NDArray[np.generic], stratify: bool) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         from sklearn.model_selection import train_test_split
@@ -119,6 +152,49 @@ class Cut:
             for part, piece in zip(parts, np.split(members, (shares * len(members)).astype(int)), strict=True):
                 part.append(piece)
         return _without_empty([np.concatenate(part) for part in parts])
+
+
+def cut_into_place(experiment: Experiment, only: PeerId | None = None) -> list[Path]:
+    """Cut an experiment's data set into the files that it names: `data.path` and, where given, `data.test_path`.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    only : int or None
+        The one peer whose shard is wanted, nothing else then.
+
+    Returns
+    -------
+    list of Path
+        The files, which are there after this. One that was there before is left alone.
+
+    Raises
+    ------
+    ConfigError
+        There is no data set or no place for it, as `Cut.pieces`, or a file is there that is not
+        this cut's; nothing is replaced.
+    """
+    data = experiment.data
+    if not data.dataset or not data.path:
+        missing = "dataset" if not data.dataset else "path"
+        raise ConfigError(f"data.{missing}", "expected data.dataset, to be cut, and data.path, where; found none")
+    parts, test = Cut.of(experiment).pieces()
+    files = {path_of(data.path, peer): part for peer, part in enumerate(parts) if only in (None, peer)}
+    if only is None and data.test_path and len(test["x"]):
+        files[Path(data.test_path)] = test
+    there = {path: npz.load(path) for path in files if path.exists()}
+    for path, arrays in there.items():
+        if arrays.keys() != files[path].keys() or not all(map(np.array_equal, *_aligned(arrays, files[path]))):
+            raise ConfigError("data.path", f"expected no file or this cut's at {path}, found other data")
+    for path, arrays in files.items():
+        if path not in there:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            npz.save(path, arrays)
+    return list(files)
+
+
+def _aligned(one: Arrays, other: Arrays) -> tuple[list[NDArray[Any]], list[NDArray[Any]]]:
+    return [one[name] for name in sorted(one)], [other[name] for name in sorted(one)]
 
 
 def _without_empty(parts: Sequence[NDArray[np.intp]]) -> list[NDArray[np.intp]]:

@@ -12,8 +12,6 @@ import asyncio
 import gc
 import json
 import os
-import platform
-import secrets
 import selectors
 import signal
 import socket
@@ -22,7 +20,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final, final
@@ -30,7 +27,7 @@ from typing import Any, Final, final
 import msgspec
 import numpy as np
 
-from peer import agent, checkpoint, config, process, settings, wire
+from peer import agent, checkpoint, config, prepare, process, wire
 from peer.arrays import DTYPES
 from peer.checkpoint import Checkpoint
 from peer.errors import ConfigError, PeerError
@@ -39,7 +36,7 @@ from peer.messages import Share
 from peer.process import BAD_INPUT, BROKEN, DONE, INTERRUPTED, LOST, Assignment
 from peer.settings import Experiment
 from peer.transport import Keys, is_loopback, new_key_pair
-from topology import PeerId, schedules
+from topology import PeerId
 from topology.weights import metropolis
 
 TICK_S: Final = 0.2
@@ -50,9 +47,6 @@ GRACE_S: Final = 5.0
 
 WARM_ROUNDS: Final = 10
 """After so many calls the interpreter has adapted its code to them, in memory that peers then share."""
-
-SOFTWARE: Final = ("next-peer", "numpy", "scipy", "pyzmq", "msgpack", "msgspec", "networkx")
-"""Packages whose versions a run directory records."""
 
 
 @final
@@ -73,59 +67,6 @@ class Outcome:
     code: int
     line: str
     seconds: float
-
-
-def prepare(experiment: Experiment, run_dir: Path) -> tuple[Experiment, config.Ground]:
-    """Check everything that can be checked before the start, cut the shards, and write the run directory.
-
-    Nothing is on the disk before all checks have passed.
-
-    Raises
-    ------
-    ConfigError
-        Anything that keeps the run from starting.
-    """
-    if (run_dir / "peers").exists() or (run_dir / "summary.json").exists():
-        raise ConfigError("--out", f"expected a folder without a run, found one in {run_dir}; nothing is replaced")
-    ground = config.aside(config.ground, experiment)
-    experiment = config.aside(with_cut_shards, experiment, run_dir / "shards")
-    config.aside(config.rehearse, experiment)
-    if not experiment.run.id:
-        run = msgspec.structs.replace(experiment.run, id=f"{experiment.name}-{secrets.token_hex(4)}")
-        experiment = msgspec.structs.replace(experiment, run=run)
-    return experiment, ground
-
-
-def with_cut_shards(experiment: Experiment, folder: Path) -> Experiment:
-    """The experiment with its data set cut into a folder; call it `aside`, for it imports scikit-learn."""
-    from peer.data import Cut
-
-    data = experiment.data
-    if data.path:
-        return experiment
-    files = Cut(
-        dataset=data.dataset,
-        n_peers=experiment.peers,
-        seed=experiment.seed,
-        loss=experiment.objective.loss,
-        partition=data.partition,
-        dirichlet_alpha=data.dirichlet_alpha,
-        test_fraction=data.test_fraction,
-        standardize=data.standardize,
-    ).write(folder)
-    test_path = str(files[-1].absolute()) if data.test_fraction else ""
-    path = str(folder.absolute() / "peer-{id:03d}.npz")
-    data = msgspec.structs.replace(data, path=path, test_path=test_path)
-    return msgspec.structs.replace(experiment, data=data)
-
-
-def record(experiment: Experiment, ground: config.Ground, run_dir: Path) -> None:
-    """Write `experiment.toml` and `schedule.jsonl`: with the shards, enough to recompute the run."""
-    run_dir.mkdir(parents=True, exist_ok=True)
-    software = {name: metadata.version(name) for name in SOFTWARE} | {"python": platform.python_version()}
-    tree = msgspec.structs.replace(experiment, software=software)
-    (run_dir / "experiment.toml").write_text(settings.to_toml(tree), encoding="utf-8")
-    schedules.save(ground.schedule, experiment.iterations, run_dir / "schedule.jsonl")
 
 
 def listeners(experiment: Experiment) -> list[socket.socket]:
@@ -183,8 +124,7 @@ def launch(experiment: Experiment, run_dir: Path, watch: Callable[[Path, Experim
     """
     sockets = listeners(experiment)
     try:
-        experiment, ground = prepare(with_addresses(experiment, sockets), run_dir)
-        record(experiment, ground, run_dir)
+        experiment, ground = prepare.here(with_addresses(experiment, sockets), run_dir)
     except BaseException:
         for listener in sockets:
             listener.close()
@@ -205,7 +145,7 @@ def warm_up(experiment: Experiment, ground: config.Ground) -> None:
     model = config.model_of(experiment, shard, shard.n_classes, config.initial_of(experiment, 0))
     problem = config.problem_of(experiment, model, shard, shard.n_samples)
     form = wire.Format(experiment.run_id, experiment.peers, model.layout.size, experiment.transport.wire_dtype)
-    hello = config.session_of(experiment, ground, 0, shard, "", None).roster.hello("ask", 0)
+    hello = config.session_of(experiment, ground, 0, shard, (0, ""), None).roster.hello("ask", 0)
     rule, dtype = config.step_of(experiment), DTYPES[experiment.transport.wire_dtype]
 
     async def rounds() -> None:
@@ -221,7 +161,7 @@ def warm_up(experiment: Experiment, ground: config.Ground) -> None:
                 residual=problem.stationarity(state.w, state.y), weights=len(metropolis(ground.schedule.graph(n), 0))
             )
             vectors = {"w": state.w, "y": state.y, "gradient": state.gradient}
-            checkpoint.save(Path(folder) / "checkpoint.npz", Checkpoint("", "", 0, n, vectors, {}, (sent,)))
+            checkpoint.save(Path(folder) / "checkpoint.npz", Checkpoint("", "", n, {}, 0, vectors, {}, (sent,)))
             await asyncio.sleep(0)
 
     with TemporaryDirectory() as folder, np.errstate(all="ignore"), suppress(PeerError):

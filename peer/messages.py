@@ -31,7 +31,7 @@ class Hello:
     instance : str
         Drawn anew by every process, so that two peers with one id are told apart.
     incarnation : int
-        How often the sender was resumed from a checkpoint.
+        How often the sender was started before, to be resumed.
     purpose : str
         "ask" opens a connection and asks for an answer; "answer" gives it, and asks for the
         shares that got lost with an older connection; "news" spreads what was learned.

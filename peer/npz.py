@@ -1,4 +1,4 @@
-"""npz files: read whole or not at all, replaced atomically."""
+"""npz files, read whole or not at all; and files that are replaced atomically."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import struct
 import threading
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,11 +47,21 @@ def load(path: Path) -> dict[str, NDArray[Any]]:
 
 
 def save(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write an npz file beside `path`, to the disk, and put it in its place: readers find the old or the new one."""
+    """Write an npz file in the place of `path`: readers find the old or the new one."""
+    replace(path, lambda file: np.savez(file, allow_pickle=False, **dict(arrays)))
+
+
+def replace(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Write a file beside `path`, to the disk, and put it in its place, which is on the disk too after this."""
     # a name of its own for each thread: an interrupted peer writes while its mathematics may be writing too
     beside = path.with_name(f"{path.name}.{threading.current_thread().name}.part")
     with beside.open("wb") as file:
-        np.savez(file, allow_pickle=False, **dict(arrays))
+        write(file)
         file.flush()
         os.fsync(file.fileno())
     beside.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # else the old file may be back after a power cut, when neighbors count on the new one
+    finally:
+        os.close(folder)

@@ -15,9 +15,11 @@ import signal
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Final, ParamSpec, TypeVar, final
 
@@ -29,6 +31,7 @@ from peer.checkpoint import Checkpoint
 from peer.errors import (
     ConfigError,
     DisagreementError,
+    NeighborLeft,
     NeighborsLate,
     PeerError,
     ProtocolError,
@@ -36,7 +39,7 @@ from peer.errors import (
     SolveError,
     WireError,
 )
-from peer.journal import Journal, truncate_metrics
+from peer.journal import Journal, folder_of, truncate_metrics
 from peer.optim.models import MLP
 from peer.problem import Problem
 from peer.session import Outgoing
@@ -63,15 +66,14 @@ NEWS_S: Final = 0.02
 """News of other peers are gathered for so long before they are passed on: 64 peers on a ring would else
 send 8,000 of them."""
 
+WAITING_S: Final = 5.0
+"""Peers that do not come are named after so long: no start on one host takes it."""
+
 FAREWELL_S: Final = 2.0
 """How long a peer that stops by an error tries to tell those that do not know it yet."""
 
 DONE, BAD_INPUT, LOST, BROKEN, INTERRUPTED = 0, 2, 3, 4, 130
 """Exit codes."""
-
-
-class NeighborLeft(PeerError):  # noqa: N818  (it is a fact about them, not our error)
-    """A neighbor gave up for good."""
 
 
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
@@ -109,7 +111,9 @@ class Assignment:
     lifeline : int or None
         Descriptor that becomes readable when the process that started this one is gone.
     resume : bool
-        From the last checkpoint.
+        From the last checkpoint; from the start where there is none yet.
+    tell : callable
+        Takes a line for the user: for whom this peer waits.
     """
 
     experiment: settings.Experiment
@@ -120,11 +124,12 @@ class Assignment:
     listener: socket.socket | None = None
     lifeline: int | None = None
     resume: bool = False
+    tell: Callable[[str], None] = lambda line: None
 
     @property
     def folder(self) -> Path:
         """Folder of this peer in the run directory."""
-        return self.run_dir / "peers" / f"{self.me:03d}"
+        return folder_of(self.run_dir, self.me)
 
 
 def run(assignment: Assignment) -> tuple[int, str]:
@@ -211,11 +216,6 @@ class _Peer:
         self.neighbors = assignment.ground.union[me]
         self.digest = config.digest(config.common_settings(experiment, assignment.ground, self.shard))
         self.last = self._last_checkpoint()
-        if self.last is not None:  # before anybody hears of it: a number must never be used twice
-            checkpoint.save(self.checkpoint_path, replace(self.last, incarnation=self.last.incarnation + 1))
-        instance = secrets.token_hex(8)
-        self.session = config.session_of(experiment, assignment.ground, me, self.shard, instance, self.last)
-        self.rounds = self.session.rounds
         self.form = wire.Format(experiment.run_id, experiment.peers, 0, experiment.transport.wire_dtype)
         self.changed = asyncio.Event()
         self.greeted: set[PeerId] = set()
@@ -229,12 +229,15 @@ class _Peer:
             me, assignment.keys, max(widest, wire.MAX_HEADER_BYTES), self.connected, self.disconnected, self.refused
         )
         try:
-            self.transport.bind(experiment.transport.addresses[me], assignment.listener)
+            self.transport.bind(config.bind_of(experiment, me), assignment.listener)
             for j in self.neighbors:
                 self.transport.connect(j, experiment.transport.addresses[j])
+            process = checkpoint.next_incarnation(assignment.folder / "starts"), secrets.token_hex(8)
+            self.session = config.session_of(experiment, assignment.ground, me, self.shard, process, self.last)
         except ConfigError:
             self.transport.abandon()
             raise
+        self.rounds = self.session.rounds
         if assignment.resume:
             truncate_metrics(assignment.folder, self.rounds.n)
         self.journal = Journal(assignment.folder, assignment.resume)
@@ -242,8 +245,18 @@ class _Peer:
         self.event("start", id=me, n=self.rounds.n, samples=self.shard.n_samples, neighbors=self.neighbors)
 
     def _last_checkpoint(self) -> Checkpoint | None:
+        """The checkpoint to go on from; None where this peer has yet to begin.
+
+        Before its first share a peer writes `initial.npz`, and a checkpoint if it ever does: a
+        process that got no further is followed by one that starts from the beginning.
+        """
         if not self.assignment.resume:
             return None
+        if not self.checkpoint_path.exists():
+            if not self.initial_path.exists():
+                return None
+            begun = f"{self.assignment.folder}: expected a checkpoint, for this peer has begun its rounds; found none"
+            raise ConfigError("--resume", begun)
         return checkpoint.load(self.checkpoint_path, self.experiment.run_id, self.digest, self.me)
 
     def _guess_of_parameters(self) -> int:
@@ -369,8 +382,9 @@ class _Peer:
         roster = self.session.roster
         try:
             async with asyncio.timeout(patience):
-                while roster.missing:
-                    await self.take()
+                with self.waiting(lambda: roster.missing):
+                    while roster.missing:
+                        await self.take()
         except TimeoutError as error:
             raise NeighborsLate(0, roster.missing, time.monotonic() - began) from error
         self.say(self.session.begin())
@@ -395,9 +409,9 @@ class _Peer:
             self.state = agent.State(n=last.n, **last.vectors, **last.scalars)  # type: ignore[arg-type]
         else:
             self.state = await self.compute(agent.initial, problem, w, experiment.step.alpha)
-            npz.save(self.assignment.folder / "initial.npz", model.layout.unflatten(w))
         if experiment.run.checkpoint_every:
             checkpoint.save(self.checkpoint_path, self.snapshot(self.state))
+        npz.save(self.initial_path, model.layout.unflatten(w))
         return problem, model
 
     async def train(self, problem: Problem, model: MLP) -> None:
@@ -410,7 +424,7 @@ class _Peer:
             self.state = state
             if every == 0:
                 self.rounds.floor = state.n
-            elif state.n % every == 0:
+            elif state.n % every == 0 or state.n == self.experiment.iterations:
                 await self.compute(checkpoint.save, self.checkpoint_path, self.snapshot(state))
                 self.rounds.floor = state.n
         npz.save(self.assignment.folder / "final.npz", model.layout.unflatten(state.w))
@@ -420,8 +434,8 @@ class _Peer:
         """Say goodbye, and stay until the neighbors, which may still need shares again, have said so too."""
         self.say(self.session.part(""))
         patience_s = asyncio.get_running_loop().time() + self.experiment.run.patience_s
-        if not await self.until(lambda: self.session.alone, patience_s):
-            self.event("left", without=sorted(set(self.neighbors) - self.session.said_bye.keys()))
+        with self.waiting(lambda: self.session.absent):
+            await self.until(lambda: not self.session.absent, patience_s)
 
     async def round(self, problem: Problem, state: agent.State) -> agent.State:
         """One round of NEXT; the state after it.
@@ -487,8 +501,38 @@ class _Peer:
         rounds = self.rounds
         loop = asyncio.get_running_loop()
         rounds.wait_from(loop.time())
-        while not await self.until(lambda: not rounds.missing, rounds.deadline_s):
-            rounds.check_late(loop.time())
+        if not rounds.missing:
+            return
+        with self.waiting(lambda: rounds.missing):
+            while not await self.until(lambda: not rounds.missing, rounds.deadline_s):
+                rounds.check_late(loop.time())
+
+    @contextmanager
+    def waiting(self, whom: Callable[[], Sequence[PeerId]]) -> Iterator[None]:
+        """While peers are waited for, say for whom and since when: after a while, and whenever that has doubled."""
+        loop, n = asyncio.get_running_loop(), self.rounds.n
+        began, since = loop.time(), datetime.now().astimezone()
+        timer: asyncio.TimerHandle
+        said = False
+
+        def say(waited_s: float) -> None:
+            nonlocal timer, said
+            said = True
+            peers = list(whom())
+            self.event("waiting", n=n, peers=peers, since=since.isoformat(timespec="seconds"))
+            named = ("peer " if len(peers) == 1 else "peers ") + ", ".join(map(str, peers))
+            self.assignment.tell(f"round {n}: waits for {named}, since {since:%H:%M:%S} ({waited_s:.0f} s)")
+            timer = loop.call_later(waited_s, say, 2 * waited_s)
+
+        timer = loop.call_later(WAITING_S, say, WAITING_S)
+        try:
+            yield
+        finally:
+            timer.cancel()
+            if said and not whom():
+                waited_s = loop.time() - began
+                self.event("together", n=n, waited_s=round(waited_s, 3))
+                self.assignment.tell(f"round {n}: all are here, after {waited_s:.0f} s")
 
     async def compute(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Result of a computation on the thread of the mathematics, while messages are served."""
@@ -502,6 +546,11 @@ class _Peer:
     # ---- the end ---------------------------------------------------------------------------
 
     @property
+    def initial_path(self) -> Path:
+        """Where the first parameters are, once the rounds have begun."""
+        return self.assignment.folder / "initial.npz"
+
+    @property
     def checkpoint_path(self) -> Path:
         """Where the last checkpoint is."""
         return self.assignment.folder / "checkpoint.npz"
@@ -512,8 +561,8 @@ class _Peer:
         vectors = {name: value for name, value in numbers.items() if isinstance(value, np.ndarray)}
         scalars = {name: value for name, value in numbers.items() if name not in vectors}
         kept = tuple(share for share in self.rounds.kept() if share.n < state.n)
-        run_id, incarnation = self.experiment.run_id, self.session.roster.incarnation
-        return Checkpoint(run_id, self.digest, incarnation, state.n, vectors, scalars, kept)
+        counts, n_classes = dict(self.session.roster.counts), self.session.roster.n_classes
+        return Checkpoint(self.experiment.run_id, self.digest, state.n, counts, n_classes, vectors, scalars, kept)
 
     async def end(self, code: int, line: str, offender: PeerId | None) -> None:
         """Journal how it ended; checkpoint if it was interrupted; tell the neighbors if it failed.
@@ -527,7 +576,8 @@ class _Peer:
             await self.until(lambda: offender in self.greeted, deadline_s)
         if code not in (DONE, INTERRUPTED):
             self.say(self.session.part(line))
-        self.event("end", code=code, problem=line, dropped=dict(self.dropped))
+        absent = self.session.absent if code == DONE else ()
+        self.event("end", code=code, problem=line, absent=absent, dropped=dict(self.dropped))
 
     async def close(self) -> None:
         """Let go of everything."""

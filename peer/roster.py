@@ -28,7 +28,7 @@ class Roster:
     instance : str
         Drawn anew by every process.
     incarnation : int
-        How often this peer was resumed from a checkpoint.
+        How often this peer was started before, to be resumed.
     settings : mapping
         What all peers must share, as text.
     n_agents : int
@@ -52,6 +52,11 @@ class Roster:
 
     def __post_init__(self) -> None:
         self.counts[self.me] = self.n_samples
+
+    def restore(self, n_samples: Mapping[PeerId, int], n_classes: int) -> None:
+        """Know again what an earlier process of this peer knew: a resumed peer need not ask anybody."""
+        self.counts.update(n_samples)
+        self.n_classes = max(self.n_classes, n_classes)
 
     def hello(self, purpose: Purpose, n: int, held: tuple[tuple[int, Part], ...] = ()) -> Hello:
         """What to say now, in round n, holding these pieces of the receiver's shares."""

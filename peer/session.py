@@ -120,9 +120,9 @@ class Session:
         return [j for j in self.neighbors if self.rounds.is_connected(j)]
 
     @property
-    def alone(self) -> bool:
-        """Whether every neighbor has said goodbye."""
-        return self.said_bye.keys() >= set(self.neighbors)
+    def absent(self) -> tuple[PeerId, ...]:
+        """Neighbors that have not said goodbye yet, and may need something still, ascending."""
+        return tuple(j for j in self.neighbors if j not in self.said_bye)
 
     @property
     def given_up(self) -> tuple[PeerId, str] | None:

@@ -8,6 +8,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, get_type_hints
+from urllib.parse import urlsplit
 
 import msgspec
 import tomli_w
@@ -93,8 +94,9 @@ class Transport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     wire_dtype: str = "f8"
     security: str = "curve"
-    keys: str = ""  # directory that `peer keys` wrote; relative to the experiment file
+    keys: str = ""  # directory that `peer keys` wrote, may hold {id}; relative to the experiment file
     addresses: tuple[str, ...] = ()
+    bind: str = ""  # empty: at the own address, on all interfaces where that is a name
 
 
 class Experiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -127,7 +129,10 @@ MAX_CHECKPOINT_EVERY: Final = 1_000
 """Neighbors keep their shares of that many rounds in memory."""
 
 LOCAL: Final = frozenset(
-    {"data.path", "data.test_path", "model.initial", "topology.path", "transport.addresses", "transport.keys", "name"}
+    {
+        *("data.path", "data.test_path", "model.initial", "topology.path", "name"),
+        *("transport.addresses", "transport.bind", "transport.keys"),
+    }
 )
 """Settings that may differ between the peers of one run: where things are on each host, not what they are."""
 
@@ -345,6 +350,29 @@ def _check_together(experiment: Experiment) -> None:
     if transport.addresses and len(transport.addresses) != experiment.peers:
         found = len(transport.addresses)
         raise ConfigError("transport.addresses", f"expected one for each of {experiment.peers} peers, found {found}")
+    for address in transport.addresses:
+        split_address(address, "transport.addresses")
+    if transport.bind:
+        split_address(transport.bind, "transport.bind")
+
+
+def split_address(address: str, key: str) -> tuple[str, int]:
+    """Host, an IPv6 one without brackets, and port of "tcp://host:port".
+
+    Raises
+    ------
+    ConfigError
+        It is no such address.
+    """
+    parts = urlsplit(address)
+    try:
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port = None, None
+    whole = parts.scheme == "tcp" and not (parts.path or parts.query or parts.fragment or "@" in parts.netloc)
+    if not whole or not host or port is None or not address.isprintable() or " " in address:
+        raise ConfigError(key, f'expected "tcp://host:port", an IPv6 host in brackets; found {address!r}')
+    return host, port
 
 
 def shared(experiment: Experiment, **facts: object) -> dict[str, str]:

@@ -14,6 +14,7 @@ import asyncio
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Final, cast, final
 from urllib.parse import urlsplit
 
@@ -29,6 +30,10 @@ HANDSHAKE_MS: Final = 5_000
 
 HEARTBEAT_MS: Final = 5_000
 """Between pings; twice that without an answer closes the connection, which finds a frozen or unplugged host."""
+
+CONNECT_MS: Final = 3_000
+"""An attempt to connect is given up after so long: into a network that swallows packets it would take minutes,
+and go on for as long when the network is back."""
 
 RECONNECT_MS: Final = (20, 1_000)
 """First and longest pause between attempts to connect: any start order costs little, an absent peer less."""
@@ -173,7 +178,8 @@ class Transport:
             self._router.bind(address)
         except zmq.ZMQError as error:
             busy = f"; is another peer with id {self._me} running?" if error.errno == zmq.EADDRINUSE else ""
-            raise ConfigError("transport.addresses", f"cannot listen on {address}: {error.strerror}{busy}") from error
+            problem = f"cannot listen on {address}: {error.strerror}{busy}"
+            raise ConfigError("transport.addresses", problem) from error
 
     def connect(self, j: PeerId, address: str) -> None:
         """Keep a connection to neighbor j, from now on.
@@ -187,6 +193,7 @@ class Transport:
         self._limit(dealer)
         dealer.setsockopt(zmq.ROUTING_ID, identity(self._me))
         dealer.setsockopt(zmq.IMMEDIATE, 1)
+        dealer.setsockopt(zmq.CONNECT_TIMEOUT, CONNECT_MS)
         dealer.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS[0])
         dealer.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MS[1])
         if self._keys is not None:
@@ -323,7 +330,10 @@ def identity(j: PeerId) -> bytes:
 def is_loopback(address: str) -> bool:
     """Whether a tcp address is one of this host only."""
     host = urlsplit(address).hostname or ""
-    return host in ("localhost", "::1") or host.startswith("127.")
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:  # a name; what it stands for may change
+        return False
 
 
 def _receive_now(end: zmq.Socket[bytes]) -> list[zmq.Frame] | None:

@@ -247,29 +247,28 @@ class Peer:
         Which peer.
     network : Network
         Everything outside.
-    instance : str
-        Of this process.
+    incarnation : int
+        How often this peer was started before.
     last : Checkpoint or None
         To be resumed from.
     """
 
-    def __init__(self, me: PeerId, network: Network, instance: str, last: Checkpoint | None) -> None:
+    def __init__(self, me: PeerId, network: Network, incarnation: int, last: Checkpoint | None) -> None:
         run = network.run
         self.me, self.network, self.last, self.scenario = me, network, last, run
         self.neighbors = union(run.schedule, run.n_rounds).neighbors(me)
         data = run.problems[me].data
         self.roster = Roster(
             me=me,
-            instance=instance,
-            incarnation=0 if last is None else last.incarnation + 1,
+            instance=f"process {incarnation} of peer {me}",
+            incarnation=incarnation,
             settings={"seed": str(run.seed)},
             n_agents=run.n_agents,
             n_samples=len(data.inputs),
             n_classes=0,
         )
         if last is not None:
-            # before the first Hello: were this process killed while it meets, the next one would pass for its twin
-            network.disk[me] = replace(last, incarnation=self.roster.incarnation)
+            self.roster.restore(last.n_samples, last.n_classes)
         first = 0 if last is None else last.n
         self.rounds = Rounds(me, run.schedule, run.n_rounds, 1.0, run.every, n=first, floor=first)
         if last is not None:
@@ -326,7 +325,7 @@ class Peer:
         state = self.begin()
         yield from self.train(state)
         self.say(self.session.part(""))
-        yield Until(lambda: self.session.alone)
+        yield Until(lambda: not self.session.absent)
 
     def begin(self) -> agent.State:
         """The first state."""
@@ -349,7 +348,7 @@ class Peer:
             self.network.reached(self.me, state)
             if run.every == 0:
                 self.rounds.floor = state.n
-            elif state.n % run.every == 0:
+            elif state.n % run.every == 0 or state.n == run.n_rounds:
                 snapshot = self.snapshot(state)
                 yield Compute()
                 self.network.disk[self.me] = snapshot
@@ -386,7 +385,8 @@ class Peer:
         vectors = {name: value for name, value in numbers.items() if isinstance(value, np.ndarray)}
         scalars = {name: value for name, value in numbers.items() if name not in vectors}
         kept = tuple(share for share in self.rounds.kept() if share.n < state.n)
-        return Checkpoint("simulated", "", self.roster.incarnation, state.n, vectors, scalars, kept)
+        counts, n_classes = dict(self.roster.counts), self.roster.n_classes
+        return Checkpoint("simulated", "", state.n, counts, n_classes, vectors, scalars, kept)
 
 
 # ---- the network ---------------------------------------------------------------------------
@@ -423,7 +423,7 @@ class Network:
     def __init__(self, run: Scenario, tell: Callable[[str], None] = lambda line: None) -> None:
         self.run, self._tell = run, tell
         self._rng = random.Random(f"network {run.seed}")
-        self._instances = count()
+        self.starts: Counter[PeerId] = Counter()
         self._order = count()
         self._events: list[tuple[float, int, Callable[[], object]]] = []
         self.now = 0.0
@@ -476,7 +476,8 @@ class Network:
     def start(self, i: PeerId) -> None:
         """A process of peer i starts, from its checkpoint if it has one."""
         last = self.disk.get(i)
-        peer = self.peers[i] = Peer(i, self, f"process {next(self._instances)}", last)
+        peer = self.peers[i] = Peer(i, self, self.starts[i], last)
+        self.starts[i] += 1
         self.tell(f"peer {i} starts in round {peer.rounds.n}, incarnation {peer.roster.incarnation}")
         for a, b in self.links:
             if i in (a, b):
@@ -522,14 +523,15 @@ class Network:
                 self.links[i, j].writable = False
 
     def crash_one(self) -> None:
-        """Some peer that has a checkpoint, and is not complete, is killed."""
-        running = sorted((i, peer) for i, peer in self.peers.items() if i in self.disk and not peer.crashed)
-        able = [i for i, peer in running if not peer.session.complete]
+        """Some peer is killed: before its first checkpoint, in its rounds, or while others may need it still."""
+        able = sorted(i for i, peer in self.peers.items() if not peer.crashed)
         if not able:
             return
         i = self._rng.choice(able)
         self.tell(f"peer {i} crashes in round {self.peers[i].rounds.n}")
         self.happened["crash"] += 1
+        self.happened["crash at birth"] += i not in self.disk
+        self.happened["crash when complete"] += self.peers[i].session.complete
         self.peers[i].crashed = True
         for a, b in self.links:
             if b == i:

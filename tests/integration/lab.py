@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-TIMEOUT_S = 60
+TIMEOUT_S = 240
 """After which a command that hangs is ended, so that the test fails instead of waiting for ever."""
 
 

@@ -17,8 +17,9 @@ V = np.array([1.0, -1.0 / 3.0, 1e-300])
 WHOLE = Checkpoint(
     run_id="run",
     digest="abc",
-    incarnation=2,
     n=20,
+    n_samples={0: 4, 1: 7, 2: 5},
+    n_classes=3,
     vectors={"w": V, "y": 2.0 * V},
     scalars={"alpha": 0.1, "value": 1.0 / 3.0},
     kept=(Share(4, 18, 10, 0.5, V, -V), Share(4, 19, 10, 0.25, 3.0 * V, V)),
@@ -44,7 +45,8 @@ def test_what_is_loaded_is_what_was_saved(kept: tuple[Share, ...], tmp_path: Pat
     path = tmp_path / "checkpoint.npz"
     checkpoint.save(path, replace(WHOLE, kept=kept))
     found = load(path)
-    assert (found.run_id, found.digest, found.incarnation, found.n) == ("run", "abc", 2, 20)
+    assert (found.run_id, found.digest, found.n) == ("run", "abc", 20)
+    assert (found.n_samples, found.n_classes) == ({0: 4, 1: 7, 2: 5}, 3)
     assert found.scalars == WHOLE.scalars
     assert all(np.array_equal(found.vectors[name], WHOLE.vectors[name]) for name in ("w", "y"))
     assert found.vectors.keys() == WHOLE.vectors.keys()
@@ -99,7 +101,7 @@ def test_other_npz_files_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["run_id", "digest", "incarnation", "n", "kept.n", "kept.objective", "kept.y", "kept.z"]
+    "name", ["run_id", "digest", "n", "n_samples", "n_classes", "kept.n", "kept.objective", "kept.y", "kept.z"]
 )
 def test_every_array_is_needed_and_has_its_shape(name: str, tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.npz"

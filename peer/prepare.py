@@ -1,0 +1,124 @@
+"""What has to be there before peers can start: their shards, their keys, and the record of the run.
+
+Imports scikit-learn where a data set is to be cut; never in a running peer.
+"""
+
+from __future__ import annotations
+
+import platform
+import secrets
+from importlib import metadata
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from peer import config, keys, npz, settings
+from peer.errors import ConfigError
+from peer.settings import Experiment
+from peer.transport import new_key_pair
+from topology import schedules
+
+SOFTWARE: Final = ("next-peer", "numpy", "scipy", "pyzmq", "msgpack", "msgspec", "networkx")
+"""Packages whose versions a run directory records."""
+
+
+def here(experiment: Experiment, run_dir: Path) -> tuple[Experiment, config.Ground]:
+    """Get a run on this host ready: check all that can be checked, cut the shards, and write the run directory.
+
+    Nothing is on the disk before all checks have passed.
+
+    Raises
+    ------
+    ConfigError
+        Anything that keeps the run from starting.
+    """
+    if (run_dir / "peers").exists() or (run_dir / "summary.json").exists():
+        raise ConfigError("--out", f"expected a folder without a run, found one in {run_dir}; nothing is replaced")
+    ground = config.aside(config.ground, experiment)
+    experiment = config.aside(with_cut_shards, experiment, run_dir / "shards")
+    config.aside(config.rehearse, experiment)
+    experiment = with_run_id(experiment)
+    record(experiment, ground, run_dir)
+    return experiment, ground
+
+
+def elsewhere(experiment: Experiment, run_dir: Path) -> Experiment:
+    """Get a run ready whose peers are started by somebody else, each where it finds only what is its own.
+
+    The shards go where `data.path` says, the keys where `transport.keys` says, the record of the
+    run into its directory. What is there already, from an earlier call, stays.
+
+    Returns
+    -------
+    Experiment
+        As the peers are to read it.
+
+    Raises
+    ------
+    ConfigError
+        Anything that would keep a peer from starting, or something of another run is there.
+    """
+    transport = experiment.transport
+    if not transport.addresses:
+        raise ConfigError("transport.addresses", "expected an address for each peer, found none")
+    if transport.security == "curve" and not transport.keys:
+        raise ConfigError("transport.keys", "expected a folder, or with {id} one for each peer; found none")
+    ground = config.aside(config.ground, experiment)
+    path = run_dir / "experiment.toml"
+    if path.exists():
+        before = settings.read(path)
+        if _without_run_id(before) != _without_run_id(experiment):
+            raise ConfigError("--out", f"expected a folder without a run, found another one in {run_dir}")
+        experiment = before
+    if experiment.data.dataset:
+        config.aside(_cut_into_place, experiment)
+    config.aside(config.rehearse, experiment)
+    if transport.security == "curve":
+        keys.complete(transport.keys, experiment.peers, new_key_pair)
+    if not path.exists():
+        experiment = with_run_id(experiment)
+        record(experiment, ground, run_dir)
+    return experiment
+
+
+def _without_run_id(experiment: Experiment) -> dict[str, object]:
+    return settings.flat(experiment) | {"run.id": ""}
+
+
+def with_run_id(experiment: Experiment) -> Experiment:
+    """The experiment with an id that tells this run from others of the same name."""
+    if experiment.run.id:
+        return experiment
+    run = msgspec.structs.replace(experiment.run, id=f"{experiment.name}-{secrets.token_hex(4)}")
+    return msgspec.structs.replace(experiment, run=run)
+
+
+def with_cut_shards(experiment: Experiment, folder: Path) -> Experiment:
+    """The experiment with its data set cut into a folder; call it `aside`, for it imports scikit-learn."""
+    from peer.data import Cut
+
+    data = experiment.data
+    if data.path:
+        return experiment
+    files = Cut.of(experiment).write(folder)
+    test_path = str(files[-1].absolute()) if data.test_fraction else ""
+    path = str(folder.absolute() / "peer-{id:03d}.npz")
+    data = msgspec.structs.replace(data, path=path, test_path=test_path)
+    return msgspec.structs.replace(experiment, data=data)
+
+
+def _cut_into_place(experiment: Experiment) -> None:
+    from peer.data import cut_into_place
+
+    cut_into_place(experiment)
+
+
+def record(experiment: Experiment, ground: config.Ground, run_dir: Path) -> None:
+    """Write `experiment.toml` and `schedule.jsonl`: with the shards, enough to recompute the run."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    software = {name: metadata.version(name) for name in SOFTWARE} | {"python": platform.python_version()}
+    tree = msgspec.structs.replace(experiment, software=software)
+    schedules.save(ground.schedule, experiment.iterations, run_dir / "schedule.jsonl")
+    # last and at once: who finds it, finds everything
+    npz.replace(run_dir / "experiment.toml", lambda file: file.write(settings.to_toml(tree).encode()))
