@@ -353,6 +353,31 @@ def check(experiment: Path, overrides: tuple[str, ...]) -> int:
 
 
 @cli.command()
+@click.argument("experiment", type=FILE)
+@click.option("--image", default="next-peer", show_default=True, help="Name of the image.")
+@click.option("--build", metavar="DIR", help="Folder with the Dockerfile; the current one, if it has one.")
+@click.option("--memory", default="512m", show_default=True, help="Of each peer, at most.")
+@click.option("--cpus", default=1.0, show_default=True, help="Of each peer, at most.")
+@with_settings
+def compose(
+    experiment: Path, image: str, build: str | None, memory: str, cpus: float, overrides: tuple[str, ...]
+) -> int:
+    """Print a docker-compose file for EXPERIMENT, a container a peer; paths in it are relative to the current folder.
+
+    \b
+    peer compose examples/digits.toml > docker-compose.yml && docker-compose up
+    """
+    from peer import compose as composing
+    from peer import settings
+
+    what = settings.read(experiment, overrides)
+    context = build if build is not None else "." * Path("Dockerfile").exists()
+    containers = composing.Containers(image, context, memory, cpus)
+    click.echo(composing.text(what, experiment, containers, Path.cwd()), nl=False)
+    return 0
+
+
+@cli.command()
 @click.argument("folder", type=FOLDER, metavar="DIR")
 @click.option("--peers", type=int, required=True, help="Number of key pairs.")
 def keys(folder: Path, peers: int) -> int:

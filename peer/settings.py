@@ -95,7 +95,7 @@ class Transport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     wire_dtype: str = "f8"
     security: str = "curve"
     keys: str = ""  # directory that `peer keys` wrote, may hold {id}; relative to the experiment file
-    addresses: tuple[str, ...] = ()
+    addresses: tuple[str, ...] = ()  # one a peer; or a single one that holds {id}
     bind: str = ""  # empty: at the own address, on all interfaces where that is a name
 
 
@@ -270,8 +270,19 @@ def from_tree(tree: Mapping[str, Any]) -> Experiment:
     except msgspec.ValidationError as error:
         problem, _, place = str(error).partition(" - at `$.")
         raise ConfigError(place.rstrip("`") or "experiment", problem.replace("`", "")) from error
+    experiment = _with_all_addresses(experiment)
     check(experiment)
     return experiment
+
+
+def _with_all_addresses(experiment: Experiment) -> Experiment:
+    """A single address that holds {id} stands for those of all peers."""
+    addresses = experiment.transport.addresses
+    if len(addresses) != 1 or "{id}" not in addresses[0] or experiment.peers > MAX_PEERS:
+        return experiment
+    each = tuple(addresses[0].replace("{id}", str(peer)) for peer in range(experiment.peers))
+    transport = msgspec.structs.replace(experiment.transport, addresses=each)
+    return msgspec.structs.replace(experiment, transport=transport)
 
 
 def _refuse_unknown(tree: Mapping[str, Any], struct: type, prefix: str) -> None:
