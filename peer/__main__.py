@@ -283,5 +283,56 @@ def keys(folder: Path, peers: int) -> int:
     return 0
 
 
+@cli.command()
+@click.argument("experiment", type=FILE)
+@click.option("--image", default="next-peer", show_default=True, help="Image of this program.")
+@click.option("--namespace", default="", help="Namespace; else the one that is current when they are applied.")
+@click.option("--keys", "key_folder", type=FOLDER, help="Folder that `peer keys` wrote; else keys are made.")
+@click.option("--storage", default="1Gi", show_default=True, help="Size of each claim.")
+@click.option("--storage-class", default="", help="Storage class of the shards; else the cluster's default.")
+@click.option("--results-class", default="", help="Storage class of the results, which all peers write to.")
+@with_settings
+def kubernetes(
+    experiment: Path,
+    image: str,
+    namespace: str,
+    key_folder: Path | None,
+    storage: str,
+    storage_class: str,
+    results_class: str,
+    overrides: tuple[str, ...],
+) -> int:
+    """Print manifests that run EXPERIMENT on Kubernetes, a pod each peer. They hold the peers' secret keys.
+
+    \b
+    peer kubernetes examples/digits.toml --set peers=12 >run.yaml
+    kubectl apply --server-side -f run.yaml
+    """
+    import tempfile
+
+    import msgspec
+
+    from peer import config, settings
+    from peer import kubernetes as cluster
+    from peer import launch as launcher
+    from peer.transport import new_key_pair
+
+    what = settings.read(experiment, overrides)
+    place = cluster.Cluster(image, namespace, storage, storage_class, results_class)
+    cluster.check(what, place)
+    config.aside(config.ground, what)
+    if what.data.dataset:  # cut it once here: what would stop the pods, stops here
+        uncut = msgspec.structs.replace(what, data=msgspec.structs.replace(what.data, path="", test_path=""))
+        with tempfile.TemporaryDirectory() as folder:
+            config.aside(config.rehearse, config.aside(launcher.with_cut_shards, uncut, Path(folder)))
+    if key_folder is not None:
+        pairs = cluster.pairs_of(key_folder, what.peers)
+    else:
+        pairs = {peer: new_key_pair() for peer in range(what.peers)}
+    text = cluster.manifests(what, place, pairs, key_folder)
+    click.echo(text.encode(), nl=False)  # YAML is UTF-8, whatever the terminal is
+    return 0
+
+
 if __name__ == "__main__":
     main()
