@@ -322,20 +322,15 @@ def check(experiment: Path, overrides: tuple[str, ...]) -> int:
     \b
     peer check examples/digits.toml
     """
-    import tempfile
-
     from peer import config, settings, wire
-    from peer.prepare import with_cut_shards
+    from peer.prepare import rehearsed
     from topology.schedules import connectivity_window
     from topology.weights import mixing_rate
 
     what = settings.read(experiment, overrides)
-    ground = config.aside(config.ground, what)
+    ground, facts = rehearsed(what)
     window = config.aside(connectivity_window, ground.schedule, what.iterations)
     rate = config.aside(mixing_rate, ground.schedule, what.iterations)
-    with tempfile.TemporaryDirectory() as folder:
-        resolved = config.aside(with_cut_shards, what, Path(folder))
-        facts = config.aside(config.rehearse, resolved)
     form = wire.Format(what.run_id, what.peers, facts.n_parameters, what.transport.wire_dtype)
     degrees = [len(neighbors) for neighbors in ground.union]
     click.echo(settings.to_toml(what))
@@ -369,8 +364,10 @@ def compose(
     """
     from peer import compose as composing
     from peer import settings
+    from peer.prepare import rehearsed
 
     what = settings.read(experiment, overrides)
+    rehearsed(what)  # what would stop the containers, stops here
     context = build if build is not None else "." * Path("Dockerfile").exists()
     containers = composing.Containers(image, context, memory, cpus)
     click.echo(composing.text(what, experiment, containers, Path.cwd()), nl=False)
@@ -394,6 +391,49 @@ def keys(folder: Path, peers: int) -> int:
         raise ConfigError("--peers", f"expected 1 to {MAX_PEERS}, found {peers}")
     for path in key_files.write(folder, {peer: new_key_pair() for peer in range(peers)}):
         click.echo(path)
+    return 0
+
+
+@cli.command()
+@click.argument("experiment", type=FILE)
+@click.option("--image", default="next-peer", show_default=True, help="Image of this program.")
+@click.option("--namespace", default="", help="Namespace; else the one that is current when they are applied.")
+@click.option("--keys", "key_folder", type=FOLDER, help="Folder that `peer keys` wrote; else keys are made.")
+@click.option("--storage", default="1Gi", show_default=True, help="Size of each claim.")
+@click.option("--storage-class", default="", help="Storage class of the shards; else the cluster's default.")
+@click.option("--results-class", default="", help="Storage class of the results, which all peers write to.")
+@with_settings
+def kubernetes(
+    experiment: Path,
+    image: str,
+    namespace: str,
+    key_folder: Path | None,
+    storage: str,
+    storage_class: str,
+    results_class: str,
+    overrides: tuple[str, ...],
+) -> int:
+    """Print manifests that run EXPERIMENT on Kubernetes, a pod each peer. They hold the peers' secret keys.
+
+    \b
+    peer kubernetes examples/digits.toml --set peers=12 >run.yaml
+    kubectl apply --server-side -f run.yaml
+    """
+    from peer import kubernetes as cluster
+    from peer import settings
+    from peer.prepare import rehearsed
+    from peer.transport import new_key_pair
+
+    what = settings.read(experiment, overrides)
+    place = cluster.Cluster(image, namespace, storage, storage_class, results_class)
+    cluster.check(what, place)
+    rehearsed(what)  # what would stop the pods, stops here
+    if key_folder is not None:
+        pairs = cluster.pairs_of(key_folder, what.peers)
+    else:
+        pairs = {peer: new_key_pair() for peer in range(what.peers)}
+    text = cluster.manifests(what, place, pairs, key_folder)
+    click.echo(text.encode(), nl=False)  # YAML is UTF-8, whatever the terminal is
     return 0
 
 

@@ -9,6 +9,7 @@ import platform
 import secrets
 from importlib import metadata
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final
 
 import msgspec
@@ -84,6 +85,23 @@ def elsewhere(experiment: Experiment, run_dir: Path) -> Experiment:
 
 def _without_run_id(experiment: Experiment) -> dict[str, object]:
     return settings.flat(experiment) | {"run.id": ""}
+
+
+def rehearsed(experiment: Experiment) -> tuple[config.Ground, config.Facts]:
+    """Check all that can be checked on this host, on shards that are cut for it; nothing of it stays.
+
+    Raises
+    ------
+    ConfigError
+        Anything that would keep the run from starting.
+    """
+    ground = config.aside(config.ground, experiment)
+    if experiment.data.dataset:
+        data = msgspec.structs.replace(experiment.data, path="", test_path="")
+        experiment = msgspec.structs.replace(experiment, data=data)
+    with TemporaryDirectory() as folder:
+        cut = config.aside(with_cut_shards, experiment, Path(folder))
+        return ground, config.aside(config.rehearse, cut)
 
 
 def with_run_id(experiment: Experiment) -> Experiment:

@@ -93,8 +93,17 @@ def new_key_pair() -> tuple[str, str]:
 
 
 def public_of(secret: str) -> str:
-    """Public key of a secret one, both Z85."""
-    return zmq.curve_public(secret.encode()).decode()
+    """Public key of a secret one, both Z85.
+
+    Raises
+    ------
+    ConfigError
+        The secret is 40 characters of Z85 that stand for no 32 bytes.
+    """
+    try:
+        return zmq.curve_public(secret.encode()).decode()
+    except zmq.ZMQError as error:
+        raise ConfigError("transport.keys", f"expected a secret CURVE key: {error.strerror}") from error
 
 
 class Transport:
