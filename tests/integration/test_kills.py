@@ -1,0 +1,136 @@
+"""kill -9 at any time, then --resume: the run ends with the bits of the undisturbed one.
+
+`python -m tests.integration.test_kills --seeds 50` plays many seeds; the tests here, a few. A seed
+says which peers are killed, when, and how long they stay away; the time runs from the moment that
+a process is started, so that kills fall before the first Hello, between Hello and the first
+checkpoint, in the rounds, while a checkpoint is written, and when the peer is done and still needed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import signal
+import subprocess
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pytest
+
+from tests.integration.lab import Lab, end, events, free_addresses, metrics, same_finals
+
+PEERS: Final = 4
+ROUNDS: Final = 240
+KILLS: Final = 3
+
+N_SEEDS: Final = 3
+"""In the default tests."""
+
+
+def _tree(lab: Lab, **more: Any) -> dict[str, Any]:
+    rng = np.random.default_rng(5)
+    shards = [(rng.normal(size=(m, 3)), rng.integers(0, 3, size=m)) for m in (8, 5, 11, 6)]
+    shards[0][1][:] = np.arange(8) % 3
+    return {
+        "seed": 11,
+        "peers": PEERS,
+        "iterations": ROUNDS,
+        "data": {"path": lab.shards(shards)},
+        "model": {"hidden": [4]},
+        "objective": {"loss": "cross_entropy"},
+        "topology": {"graph": "complete", "schedule": "random-links", "link_probability": 0.4},
+        "run": {"checkpoint_every": 7},
+    } | more
+
+
+@dataclass
+class Run:
+    """Peers by hand, one of which is killed now and then."""
+
+    lab: Lab
+    experiment: Path
+    processes: dict[int, subprocess.Popen[str]] = field(default_factory=dict)
+    hit: Counter[str] = field(default_factory=Counter)
+
+    def start(self, peer: int) -> None:
+        """Start a peer, or go on with it."""
+        self.processes[peer] = self.lab.start("run", self.experiment, "--id", str(peer), "--out", "hand", "--resume")
+
+    def kill(self, peer: int) -> None:
+        """Kill a peer's process with all that belongs to it, and note what it was doing."""
+        process = self.processes[peer]
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        if end(process)[0] == 0:
+            self.hit["ended already"] += 1
+            return
+        done, kinds = len(metrics(self.lab.folder / "hand", peer)), {e["event"] for e in events(self._out, peer)}
+        where = "before its Hello" if not kinds else "before round 0" if not done else "in its rounds"
+        self.hit["when done" if "done" in kinds else where] += 1
+
+    @property
+    def _out(self) -> Path:
+        return self.lab.folder / "hand"
+
+
+def play(seed: int, folder: Path) -> Counter[str]:
+    """Run an experiment undisturbed and with the kills of a seed; what they hit.
+
+    Raises
+    ------
+    AssertionError
+        The two runs differ, or a peer did not end well; names the seed.
+    """
+    rng = random.Random(seed)
+    lab = Lab(folder)
+    launched = lab.launch(lab.experiment(**_tree(lab)), "launched")
+    transport = {"addresses": free_addresses(PEERS), "security": "none"}
+    run = Run(lab, lab.experiment("by-hand", **_tree(lab, transport=transport)))
+    for peer in range(PEERS):
+        run.start(peer)
+    for _ in range(KILLS):
+        time.sleep(rng.choice((rng.uniform(0.0, 1.5), rng.uniform(0.0, 4.0))))  # it is what the test is about
+        victim = rng.randrange(PEERS)
+        run.kill(victim)
+        time.sleep(rng.choice((0.0, rng.uniform(0.0, 1.0))))
+        run.start(victim)
+    again = f"seed {seed}; replay it by: python -m tests.integration.test_kills --first {seed} --seeds 1"
+    for peer, process in run.processes.items():
+        code, errors = end(process)
+        assert (code, errors) == (0, ""), f"peer {peer} ended with {code}: {errors}; {again}"
+    try:
+        same_finals(launched, folder / "hand", PEERS)
+    except AssertionError as error:
+        raise AssertionError(f"{error}; {again}") from error
+    for peer in range(PEERS):
+        assert [line["iteration"] for line in metrics(folder / "hand", peer)] == list(range(ROUNDS)), again
+    return run.hit
+
+
+@pytest.mark.parametrize("seed", range(N_SEEDS))
+def test_killed_peers_resume_and_nothing_has_happened(seed: int, tmp_path: Path) -> None:
+    play(seed, tmp_path)
+
+
+def main() -> None:
+    """Play a range of seeds, and say what the kills hit."""
+    parser = argparse.ArgumentParser(prog="python -m tests.integration.test_kills", description=main.__doc__)
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--seeds", type=int, default=50)
+    given = parser.parse_args()
+    hit: Counter[str] = Counter()
+    for seed in range(given.first, given.first + given.seeds):
+        with tempfile.TemporaryDirectory() as folder:
+            hit += play(seed, Path(folder))
+        print(f"seed {seed}: bit-identical; kills so far: {dict(hit)}", flush=True)
+    print(f"{given.seeds} of {given.seeds} bit-identical")
+
+
+if __name__ == "__main__":
+    main()
