@@ -1,10 +1,20 @@
-"""What a peer writes down: one JSON line a round, and one for whatever happens besides."""
+"""What a peer writes down: one JSON line a round, and one for whatever happens besides; and how to read it again."""
 
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, final
+from typing import IO, Any, Final, final
+
+import msgspec
+
+from peer.errors import ConfigError
+from topology import PeerId
+
+TAIL_BYTES: Final = 4_096
+"""What is read first of a log's end: the last line and more, but for a very long one."""
 
 
 @final
@@ -57,3 +67,107 @@ def truncate_metrics(folder: Path, n_rounds: int) -> None:
         return
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     path.write_text("".join(lines[:n_rounds]), encoding="utf-8")
+
+
+# ---- reading -------------------------------------------------------------------------------
+
+
+class Round(msgspec.Struct, frozen=True):
+    """What is read again of a line of `metrics.jsonl`; it has more."""
+
+    iteration: int
+    time_s: float
+    objective_estimate: float
+    residual: float
+    disagreement: float
+    solve_s: float
+    wait_s: float
+    bytes_sent: int
+    bytes_received: int
+    dropped: Mapping[str, int]
+
+
+def folder_of(run_dir: Path, peer: PeerId) -> Path:
+    """Where a peer of a run writes."""
+    return run_dir / "peers" / f"{peer:03d}"
+
+
+def rounds(folder: Path) -> list[Round]:
+    """The rounds that a peer has written down; none where it has not begun, or writes elsewhere.
+
+    A last line without its end is a line that is being written, or was when the peer was killed.
+
+    Raises
+    ------
+    ConfigError
+        A line is no round, or not the next one; names the file and the line.
+    """
+    path = folder / "metrics.jsonl"
+    found: list[Round] = []
+    for number, line in enumerate(_whole_lines(path), start=1):
+        place = f"{path}, line {number}"
+        try:
+            found.append(msgspec.convert(json.loads(line), Round))
+        except msgspec.ValidationError as error:
+            raise ConfigError(place, f"expected a round of metrics, found: {error}") from error
+        except (ValueError, RecursionError) as error:
+            raise ConfigError(place, f"expected JSON, found: {error}") from error
+        if found[-1].iteration != number - 1:
+            raise ConfigError(place, f"expected round {number - 1}, found round {found[-1].iteration}")
+    return found
+
+
+def events(folder: Path) -> list[dict[str, Any]]:
+    """What a peer has logged; without lines that a crash has torn."""
+    return [event for line in _whole_lines(folder / "log.jsonl") if (event := _event(line)) is not None]
+
+
+def last_event(folder: Path) -> dict[str, Any] | None:
+    """The last event of a peer's log, of which only the end is read; None where there is none."""
+    path = folder / "log.jsonl"
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            n_bytes = TAIL_BYTES
+            while True:
+                start = max(0, size - n_bytes)
+                file.seek(start)
+                lines = file.read(size - start).split(b"\n")[:-1]  # what comes after the last line's end is torn
+                # the first of these lines begins before `start`, unless the whole file is here
+                for line in reversed(lines if start == 0 else lines[1:]):
+                    if (event := _event(line)) is not None:
+                        return event
+                if start == 0:
+                    return None
+                n_bytes *= 2
+    except OSError:
+        return None
+
+
+def ended_well(event: Mapping[str, Any] | None) -> bool:
+    """Whether a peer whose last event this is has done all its rounds, and has gone."""
+    return event is not None and event["event"] == "end" and event.get("code") == 0
+
+
+def unfinished(run_dir: Path, n_peers: int) -> dict[PeerId, dict[str, Any] | None]:
+    """The peers that have not ended well, each with its last event; one that failed may still be resumed."""
+    last = {peer: last_event(folder_of(run_dir, peer)) for peer in range(n_peers)}
+    return {peer: event for peer, event in last.items() if not ended_well(event)}
+
+
+def _event(line: bytes) -> dict[str, Any] | None:
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) and isinstance(found.get("event"), str) else None
+
+
+def _whole_lines(path: Path) -> Iterator[bytes]:
+    try:
+        with path.open("rb") as file:
+            yield from (line for line in file if line.endswith(b"\n"))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ConfigError(str(path), f"expected a file to read, found: {error.strerror}") from error
