@@ -34,6 +34,9 @@ FEW: Final = 8
 MOST_POINTS: Final = 400
 """Bins a line is thinned to, each with its least and greatest value: no screen and no column shows more."""
 
+GREATEST: Final = 1e200
+"""Value that is drawn; what is beyond is drawn there, since matplotlib's margins would overflow."""
+
 MOST_DRAWN: Final = 150
 """Agents up to which their places are computed from the links, which takes seconds for more; then a circle."""
 
@@ -135,7 +138,9 @@ class Curves:
             return _svg(figure, name)
 
     def _drawable(self, values: Vector) -> Vector:
-        return np.where(np.isfinite(values) & ((values > 0.0) | (not self.log)), values, np.nan)
+        low = 1.0 / GREATEST if self.log else -GREATEST
+        shown = np.isfinite(values) & ((values > 0.0) | (not self.log))
+        return np.where(shown, np.clip(values, low, GREATEST), np.nan)
 
 
 def _lines(axes: Axes, series: Mapping[int, Vector]) -> None:
@@ -162,11 +167,12 @@ def thinned(values: Vector) -> tuple[Vector, Vector]:
 
 
 def spread(series: Sequence[Vector]) -> tuple[Vector, Vector, Vector, Vector]:
-    """Rounds, and the least, median and greatest value of all peers in each, without nan; of a long run, in bins."""
-    length = max(map(len, series))
-    table = np.full((len(series), length), np.nan)
-    for row, values in zip(table, series, strict=True):
-        row[: len(values)] = values
+    """Rounds that all have done, and their least, median and greatest value in each, without nan; or in bins of rounds.
+
+    The few that are ahead in a running run are no sample of all.
+    """
+    length = min(map(len, series))
+    table = np.array([values[:length] for values in series])
     edges = np.linspace(0, length, min(length, MOST_POINTS) + 1).astype(int)
     rows = []
     for start, stop in pairwise(edges.tolist()):
@@ -226,7 +232,7 @@ def dark() -> str:
 
 def _logarithmic(axes: Axes, values: Vector) -> None:
     """Make the vertical axis logarithmic: over many decades from one to another, else with plain numbers."""
-    least, greatest = max(float(np.nanmin(values)), 1e-300), max(float(np.nanmax(values)), 1e-300)
+    least, greatest = float(np.nanmin(values)), float(np.nanmax(values))
     axes.set_yscale("log")
     axes.yaxis.set_minor_locator(NullLocator())
     low, high = math.floor(math.log10(least)), math.ceil(math.log10(greatest))

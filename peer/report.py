@@ -258,8 +258,8 @@ def _verdict(run: Run) -> tuple[str, str]:
     failed = {peer: end for peer in range(experiment.peers) if (end := run.end(peer)) is not None and end[0] != 0}
     progress = f"{run.n_done} of {experiment.iterations} rounds are done by all; there are no final results yet."
     if failed:
-        # the cause, not those who noticed it: a peer that was left alone or interrupted says so by its code
-        peer, (code, problem) = min(failed.items(), key=lambda item: (item[1][0] in (3, 130), item[0]))
+        # the cause before those that missed a neighbor, and those before whoever was told to stop
+        peer, (code, problem) = min(failed.items(), key=lambda item: ({3: 1, 130: 2}.get(item[1][0], 0), item[0]))
         return "failed", f"Not finished: peer {peer} ended with exit code {code} ({problem or 'no reason'}). {progress}"
     if all(run.end(peer) is not None for peer in range(experiment.peers)):
         return "done", f"{n_peers} finished {experiment.iterations} rounds; they have not been summarized."
@@ -497,7 +497,7 @@ def _unit(n_bytes: float) -> tuple[float, str]:
 
 def _size(n_bytes: float) -> str:
     factor, unit = _unit(n_bytes)
-    return f"{n_bytes / factor:.{1 if factor > 1.0 else 0}f} {unit}"
+    return f"{n_bytes / factor:.{1 if factor > 1.0 else 0}f}\N{NO-BREAK SPACE}{unit}"
 
 
 STYLE: Final = """\
@@ -535,6 +535,7 @@ th, td { padding: .3rem .9rem; border-bottom: 1px solid var(--line); text-align:
 th:first-child { padding-left: .2rem; text-align: left; font-weight: 600 }
 thead th { position: sticky; top: 0; background: var(--paper); font-weight: 600 }
 pre { margin: 0 0 1rem; padding: .8rem 1rem; overflow: auto; background: var(--box); font-size: .85rem }
+pre { white-space: pre-wrap; overflow-wrap: anywhere }
 summary { cursor: pointer; margin-bottom: .5rem }
 footer { margin-top: 3rem }
 @media (max-width: 34rem) {
