@@ -328,7 +328,7 @@ def _pictures(run: Run) -> str:
     drawn = [
         (
             "Objective",
-            "U at the mean of the parameters, as each peer estimates it from the tracked gradient and objective."
+            "U as each peer estimates it, from the tracked mean of all g and its own parameters."
             + " Dotted: central training." * (central is not None)
             + many,
             Curves("objective estimate", estimates, _falls(estimates), central).svg("objective"),
@@ -410,7 +410,8 @@ def _network(run: Run) -> str:
     base = "" if topology.schedule in ("file", "one-peer-exponential") else f" on {topology.graph}"
     looked = "" if n_rounds == experiment.iterations else f" (in the first {n_rounds} rounds)"
     try:
-        window = f"{schedules.connectivity_window(schedule, n_rounds)} rounds{looked}"
+        n_window = schedules.connectivity_window(schedule, n_rounds)
+        window = f"{n_window} round{'s' * (n_window > 1)}{looked}"
         rate = f"{mixing_rate(schedule, n_rounds):.6f} a round{looked}"
     except TopologyError:
         window = rate = f"none: not all peers are connected{looked}"
