@@ -179,7 +179,7 @@ def run(experiment: Path, me: int, out: Path | None, resume: bool, stay: bool, o
         click.echo(f"peer {me}: {line}")
 
     code, line = DONE, ""
-    if resume and journal.has_ended(folder):
+    if resume and journal.needs_nothing(folder):
         tell(f"done already; {folder}/final.npz")
     else:
         ground = config.aside(config.ground, what)
@@ -310,6 +310,37 @@ def shard(
     cut = Cut(dataset, peers, seed, what.objective.loss, partition, dirichlet_alpha, test_fraction, standardize)
     for path in cut.write(out):
         click.echo(path)
+    return 0
+
+
+@cli.command()
+@click.argument("run_dir", type=FOLDER)
+@click.option("--wait", is_flag=True, help="First wait until every peer has ended well.")
+def report(run_dir: Path, wait: bool) -> int:
+    """Figures and tables of RUN_DIR, a finished or a running run, as one page: RUN_DIR/report.html.
+
+    A finished run gets its summary.json too, if it has none.
+
+    \b
+    peer report runs/wdbc
+    peer report runs/wdbc --wait
+    """
+    from peer import journal, summary
+
+    try:
+        from peer import report as reports
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != "matplotlib":
+            raise
+        raise ConfigError("report", "needs matplotlib: pip install 'next-peer[report]'") from error
+    if wait:
+        summary.wait_for_all(run_dir, lambda line: click.echo(f"peer report: {line}"))
+    what, path = reports.experiment_of(run_dir), run_dir / "summary.json"
+    if not path.exists() and not journal.unfinished(run_dir, what.peers):
+        summary.write(summary.of_run(what, run_dir), path)
+    for written in (path, reports.write(run_dir)):
+        if written.exists():
+            click.echo(written)
     return 0
 
 

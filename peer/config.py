@@ -1,16 +1,19 @@
-"""From settings to objects: schedule, problem, first parameters, keys."""
+"""From settings to objects: schedule, problem, first parameters, session; and the record of a run."""
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from hashlib import blake2b
+from importlib import metadata
 from ipaddress import ip_address
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar, final
+from typing import Any, Final, ParamSpec, TypeVar, final
 
+import msgspec
 import numpy as np
 
 from peer import npz, settings, shards
@@ -32,6 +35,9 @@ from topology import PeerId, Schedule, TopologyError, schedules
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+SOFTWARE: Final = ("next-peer", "numpy", "scipy", "pyzmq", "msgpack", "msgspec", "networkx")
+"""Packages whose versions a run directory records."""
 
 
 def aside(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -411,3 +417,16 @@ def shard_of(experiment: Experiment, peer: PeerId) -> Shard:
         The file is missing, or cannot be used.
     """
     return shards.read(shards.path_of(experiment.data.path, peer))
+
+
+# ---- record --------------------------------------------------------------------------------
+
+
+def record(experiment: Experiment, ground: Ground, run_dir: Path) -> None:
+    """Write `experiment.toml` and `schedule.jsonl`: with the shards, enough to recompute the run."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    software = {name: metadata.version(name) for name in SOFTWARE} | {"python": platform.python_version()}
+    tree = msgspec.structs.replace(experiment, software=software)
+    schedules.save(ground.schedule, experiment.iterations, run_dir / "schedule.jsonl")
+    # last and at once: who finds it, finds everything
+    npz.replace(run_dir / "experiment.toml", lambda file: file.write(settings.to_toml(tree).encode()))

@@ -115,8 +115,9 @@ def show_summary(console: Console, summary: Mapping[str, Any], run_dir: Path) ->
     def row(label: str, mine: str, other: str = "") -> None:
         table.add_row(label, mine, *([other] if central else []))
 
-    for label, key in (("objective", "objective"), ("stationarity", "stationarity")):
-        row(label, f"{summary[key]:.6g}", f"{central[key]:.6g}" if central else "")
+    for key in ("objective", "stationarity"):
+        mine = "-" if summary[key] is None else f"{summary[key]:.6g}"  # not known where shards are hidden
+        row(key, mine, f"{central[key]:.6g}" if central else "")
     row("disagreement", f"{summary['disagreement']:.2e}", "-")
     for name, value in summary["test"].items():
         shown = f"{value:.4f}"

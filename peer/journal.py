@@ -1,22 +1,21 @@
-"""What a peer writes down: one JSON line a round, and one for whatever happens besides."""
+"""What a peer writes down: one JSON line a round, and one for whatever happens besides; and how to read it again."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final, final
 
+import msgspec
+
+from peer.errors import ConfigError
 from topology import PeerId
 
-TAIL_BYTES: Final = 1 << 16
-"""The last lines of a journal are looked for in so much of it; a line is far shorter."""
-
-
-def folder_of(run_dir: Path, peer: PeerId) -> Path:
-    """Folder of a peer in a run directory."""
-    return run_dir / "peers" / f"{peer:03d}"
+TAIL_BYTES: Final = 4_096
+"""What is read first of a log's end: the last line and more, but for a very long one."""
 
 
 @final
@@ -36,6 +35,8 @@ class Journal:
         mode = "a" if resume else "w"
         self._metrics = (folder / "metrics.jsonl").open(mode, encoding="utf-8")
         self._log = (folder / "log.jsonl").open(mode, encoding="utf-8")
+        if self._log.tell() and _ends_torn(folder / "log.jsonl"):
+            self._log.write("\n")  # else the next event would be part of the torn line
         self._seen: set[tuple[str, object]] = set()
 
     def round(self, **values: object) -> None:
@@ -67,26 +68,105 @@ def truncate_metrics(folder: Path, n_rounds: int) -> None:
     path = folder / "metrics.jsonl"
     if not path.exists():
         return
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    path.write_text("".join(lines[:n_rounds]), encoding="utf-8")
+    with path.open("rb") as file:
+        kept = sum(len(line) for line, _ in zip(file, range(n_rounds), strict=False))
+    os.truncate(path, kept)  # in place: were this process killed now, nothing else would be lost
 
 
-def last_line(path: Path) -> dict[str, Any] | None:
-    """The last whole line of a journal that may be growing; None where there is none."""
+# ---- reading -------------------------------------------------------------------------------
+
+
+class Round(msgspec.Struct, frozen=True):
+    """What is read again of a line of `metrics.jsonl`; it has more."""
+
+    iteration: int
+    time_s: float
+    objective_estimate: float
+    residual: float
+    disagreement: float
+    solve_s: float
+    wait_s: float
+    bytes_sent: int
+    bytes_received: int
+    dropped: Mapping[str, int]
+
+
+def folder_of(run_dir: Path, peer: PeerId) -> Path:
+    """Where a peer of a run writes."""
+    return run_dir / "peers" / f"{peer:03d}"
+
+
+def rounds(folder: Path) -> list[Round]:
+    """The rounds that a peer has written down; none where it has not begun, or writes elsewhere.
+
+    A last line without its end is a line that is being written, or was when the peer was killed.
+
+    Raises
+    ------
+    ConfigError
+        A line is no round, or not the next one; names the file and the line.
+    """
+    path = folder / "metrics.jsonl"
+    found: list[Round] = []
+    for number, line in enumerate(_whole_lines(path), start=1):
+        place = f"{path}, line {number}"
+        try:
+            found.append(msgspec.convert(json.loads(line), Round))
+        except msgspec.ValidationError as error:
+            raise ConfigError(place, f"expected a round of metrics, found: {error}") from error
+        except (ValueError, RecursionError) as error:
+            raise ConfigError(place, f"expected JSON, found: {error}") from error
+        if found[-1].iteration != number - 1:
+            raise ConfigError(place, f"expected round {number - 1}, found round {found[-1].iteration}")
+    return found
+
+
+def events(folder: Path) -> list[dict[str, Any]]:
+    """What a peer has logged; without lines that a crash has torn."""
+    return [event for line in _whole_lines(folder / "log.jsonl") if (event := _event(line)) is not None]
+
+
+def last_event(folder: Path) -> dict[str, Any] | None:
+    """The last event of a peer's log, of which only the end is read; None where there is none."""
+    return _last(folder / "log.jsonl", _event)
+
+
+def _last(path: Path, parsed: Callable[[bytes], dict[str, Any] | None]) -> dict[str, Any] | None:
+    """What the last line of a file that can be parsed says; only the end of the file is read."""
     try:
         with path.open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
-            lines = file.read().split(b"\n")[:-1]
-        found = json.loads(lines[-1]) if lines else None
-    except (FileNotFoundError, ValueError):
+            size = file.seek(0, os.SEEK_END)
+            n_bytes = TAIL_BYTES
+            while True:
+                start = max(0, size - n_bytes)
+                file.seek(start)
+                lines = file.read(size - start).split(b"\n")[:-1]  # what comes after the last line's end is torn
+                # the first of these lines begins before `start`, unless the whole file is here
+                for line in reversed(lines if start == 0 else lines[1:]):
+                    if (found := parsed(line)) is not None:
+                        return found
+                if start == 0:
+                    return None
+                n_bytes *= 2
+    except OSError:
         return None
-    return found if isinstance(found, dict) else None
 
 
-def has_ended(folder: Path) -> bool:
-    """Whether a peer's run is complete, and nobody needs it any more."""
-    last = last_line(folder / "log.jsonl") or {}
-    return last.get("event") == "end" and last.get("code") == 0 and not last.get("absent")
+def ended_well(event: Mapping[str, Any] | None) -> bool:
+    """Whether a peer whose last event this is has done all its rounds, and has gone."""
+    return event is not None and event["event"] == "end" and event.get("code") == 0
+
+
+def unfinished(run_dir: Path, n_peers: int) -> dict[PeerId, dict[str, Any] | None]:
+    """The peers that have not ended well, each with its last event; one that failed may still be resumed."""
+    last = {peer: last_event(folder_of(run_dir, peer)) for peer in range(n_peers)}
+    return {peer: event for peer, event in last.items() if not ended_well(event)}
+
+
+def needs_nothing(folder: Path) -> bool:
+    """Whether a peer has ended well, and all its neighbors had said so too: nobody needs it any more."""
+    event = last_event(folder)
+    return event is not None and ended_well(event) and not event.get("absent")
 
 
 @final
@@ -108,15 +188,44 @@ class Health:
 
 def health(folder: Path, within_s: float, now: float) -> Health:
     """How a peer gets on, by what it wrote down last; `now` in seconds since 1970, as the file system counts."""
-    log, rounds = folder / "log.jsonl", folder / "metrics.jsonl"
-    last = last_line(log)
+    log, metrics = folder / "log.jsonl", folder / "metrics.jsonl"
+    last = last_event(folder)
     if last is None:
-        return Health(False, f"it has not started: expected {log}")
-    if last.get("event") == "end":
+        return Health(False, f"it has not started: expected its log at {log}")
+    if last["event"] == "end":
         code, problem = last.get("code"), last.get("problem")
-        return Health(code == 0, "done" if code == 0 else f"ended with exit code {code}: {problem}")
-    n = (last_line(rounds) or {}).get("iteration", -1) + 1
-    # a peer that has yet to end its first round has made progress when it last logged something
-    idle_s = max(0.0, now - (rounds if n else log).stat().st_mtime)
-    waits = f"; waits for peers {last.get('peers')} since {last.get('since')}" if last.get("event") == "waiting" else ""
+        return Health(ended_well(last), "done" if ended_well(last) else f"ended with exit code {code}: {problem}")
+    n = (_last(metrics, _object) or {}).get("iteration", -1) + 1
+    # before its first round is done, a peer has made progress when it last logged something
+    idle_s = max(0.0, now - (metrics if n else log).stat().st_mtime)
+    waits = f"; waits for peers {last.get('peers')} since {last.get('since')}" if last["event"] == "waiting" else ""
     return Health(idle_s <= within_s, f"{n} rounds done, the last {idle_s:.1f} s ago{waits}")
+
+
+def _object(line: bytes) -> dict[str, Any] | None:
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _event(line: bytes) -> dict[str, Any] | None:
+    found = _object(line)
+    return found if found is not None and isinstance(found.get("event"), str) else None
+
+
+def _ends_torn(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read() != b"\n"
+
+
+def _whole_lines(path: Path) -> Iterator[bytes]:
+    try:
+        with path.open("rb") as file:
+            yield from (line for line in file if line.endswith(b"\n"))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ConfigError(str(path), f"expected a file to read, found: {error.strerror}") from error

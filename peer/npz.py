@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import secrets
 import struct
-import threading
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
@@ -51,10 +51,16 @@ def save(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     replace(path, lambda file: np.savez(file, allow_pickle=False, **dict(arrays)))
 
 
+def sweep(folder: Path) -> None:
+    """Remove what a killed process left half written in a folder that is nobody else's."""
+    for part in folder.glob("*.part"):
+        part.unlink(missing_ok=True)
+
+
 def replace(path: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Write a file beside `path`, to the disk, and put it in its place, which is on the disk too after this."""
-    # a name of its own for each thread: an interrupted peer writes while its mathematics may be writing too
-    beside = path.with_name(f"{path.name}.{threading.current_thread().name}.part")
+    # a name of its own: another thread of an interrupted peer, or another peer, may be writing the same file now
+    beside = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
     with beside.open("wb") as file:
         write(file)
         file.flush()

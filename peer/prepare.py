@@ -5,23 +5,16 @@ Imports scikit-learn where a data set is to be cut; never in a running peer.
 
 from __future__ import annotations
 
-import platform
 import secrets
-from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Final
 
 import msgspec
 
-from peer import config, keys, npz, settings
+from peer import config, keys, settings
 from peer.errors import ConfigError
 from peer.settings import Experiment
 from peer.transport import new_key_pair
-from topology import schedules
-
-SOFTWARE: Final = ("next-peer", "numpy", "scipy", "pyzmq", "msgpack", "msgspec", "networkx")
-"""Packages whose versions a run directory records."""
 
 
 def here(experiment: Experiment, run_dir: Path) -> tuple[Experiment, config.Ground]:
@@ -40,7 +33,7 @@ def here(experiment: Experiment, run_dir: Path) -> tuple[Experiment, config.Grou
     experiment = config.aside(with_cut_shards, experiment, run_dir / "shards")
     config.aside(config.rehearse, experiment)
     experiment = with_run_id(experiment)
-    record(experiment, ground, run_dir)
+    config.record(experiment, ground, run_dir)
     return experiment, ground
 
 
@@ -79,7 +72,7 @@ def elsewhere(experiment: Experiment, run_dir: Path) -> Experiment:
         keys.complete(transport.keys, experiment.peers, new_key_pair)
     if not path.exists():
         experiment = with_run_id(experiment)
-        record(experiment, ground, run_dir)
+        config.record(experiment, ground, run_dir)
     return experiment
 
 
@@ -130,13 +123,3 @@ def _cut_into_place(experiment: Experiment) -> None:
     from peer.data import cut_into_place
 
     cut_into_place(experiment)
-
-
-def record(experiment: Experiment, ground: config.Ground, run_dir: Path) -> None:
-    """Write `experiment.toml` and `schedule.jsonl`: with the shards, enough to recompute the run."""
-    run_dir.mkdir(parents=True, exist_ok=True)
-    software = {name: metadata.version(name) for name in SOFTWARE} | {"python": platform.python_version()}
-    tree = msgspec.structs.replace(experiment, software=software)
-    schedules.save(ground.schedule, experiment.iterations, run_dir / "schedule.jsonl")
-    # last and at once: who finds it, finds everything
-    npz.replace(run_dir / "experiment.toml", lambda file: file.write(settings.to_toml(tree).encode()))

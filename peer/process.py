@@ -239,8 +239,11 @@ class _Peer:
             raise
         self.rounds = self.session.rounds
         if assignment.resume:
+            npz.sweep(assignment.folder)
             truncate_metrics(assignment.folder, self.rounds.n)
         self.journal = Journal(assignment.folder, assignment.resume)
+        if not (assignment.run_dir / "experiment.toml").exists():
+            config.record(experiment, assignment.ground, assignment.run_dir)
         self.began_s = time.monotonic()
         self.event("start", id=me, n=self.rounds.n, samples=self.shard.n_samples, neighbors=self.neighbors)
 

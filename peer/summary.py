@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import json
+import os
 import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, final
 
 import numpy as np
+from numpy.typing import NDArray
 
-from peer import config, npz, shards
+from peer import config, journal, npz, settings, shards
 from peer.arrays import Labels, Matrix, Vector
+from peer.errors import ConfigError
+from peer.journal import Round
 from peer.optim.models import MLP
+from peer.optim.regularizers import Regularizer
 from peer.problem import Problem
 from peer.settings import Experiment
 from peer.shards import Shard
+from topology import PeerId
+
+LOOK_S: Final = 0.5
+"""Between two looks at the logs of the peers that are waited for."""
+
+MOST_NAMED: Final = 12
+"""Peers that a line names; the others are counted."""
 
 CENTRAL_ITERATIONS: Final = 5_000
 """Of L-BFGS for the central reference; it stops by itself long before."""
@@ -24,45 +37,69 @@ CENTRAL_ITERATIONS: Final = 5_000
 @final
 @dataclass(frozen=True, eq=False)
 class World:
-    """All shards of a run together: what no peer ever has.
+    """All shards of a run that can be seen from here together: what no peer ever has.
 
     Parameters
     ----------
     experiment : Experiment
     model : MLP
-    problems : tuple of Problem
-        g_i of every peer.
+    regularizer : Regularizer
+        r.
+    problems : dict of int to Problem
+        g_i of every peer whose shard can be seen.
     test : Shard or None
         Held-out samples.
     """
 
     experiment: Experiment
     model: MLP
-    problems: tuple[Problem, ...]
+    regularizer: Regularizer
+    problems: Mapping[PeerId, Problem]
     test: Shard | None
 
     @classmethod
-    def of(cls, experiment: Experiment) -> World:
-        """Read everything that the experiment names."""
-        found = [config.shard_of(experiment, peer) for peer in range(experiment.peers)]
-        n_classes = max(shard.n_classes for shard in found)
-        model = config.model_of(experiment, found[0], n_classes, config.initial_of(experiment, 0))
-        total = sum(shard.n_samples for shard in found)
-        problems = tuple(config.problem_of(experiment, model, shard, total) for shard in found)
-        path = experiment.data.test_path
-        return cls(experiment, model, problems, shards.read(Path(path), "data.test_path") if path else None)
+    def of(cls, experiment: Experiment, run_dir: Path, model: MLP) -> World:
+        """Read what can be seen of everything that the experiment names.
+
+        Parameters
+        ----------
+        experiment : Experiment
+        run_dir : Path
+            A shard that is not where the experiment says is looked for in its folder `shards`.
+        model : MLP
+            As the peers had it: its outputs cannot be told where shards are hidden.
+
+        Raises
+        ------
+        ConfigError
+            A file is there, and cannot be used.
+        """
+        places = {peer: _shard_path(experiment, run_dir, peer) for peer in range(experiment.peers)}
+        found = {peer: shards.read(path) for peer, path in places.items() if path is not None}
+        total = sum(shard.n_samples for shard in found.values())
+        if len(found) < experiment.peers and found and experiment.objective.scale == "mean":
+            total = _total_samples(run_dir, experiment.peers)
+        problems = {peer: config.problem_of(experiment, model, shard, total) for peer, shard in found.items()}
+        path = _seen(experiment.data.test_path, run_dir / "shards" / "test.npz")
+        test = shards.read(path, "data.test_path") if path is not None else None
+        return cls(experiment, model, config.regularizer_of(experiment, model), problems, test)
+
+    @property
+    def whole(self) -> bool:
+        """Whether no shard is hidden."""
+        return len(self.problems) == self.experiment.peers
 
     def objective(self, w: Vector) -> float:
-        """U(w), (1)."""
-        return sum(problem.value(w) for problem in self.problems) + self.problems[0].regularizer.value(w)
+        """U(w), (1), over the shards that can be seen."""
+        return sum(problem.value(w) for problem in self.problems.values()) + self.regularizer.value(w)
 
     def gradient(self, w: Vector) -> Vector:
-        """Grad G(w), (p,)."""
-        return np.asarray(sum(problem.gradient(w) for problem in self.problems))
+        """Grad G(w), (p,), over the shards that can be seen."""
+        return np.asarray(sum(problem.gradient(w) for problem in self.problems.values()))
 
     def stationarity(self, w: Vector) -> float:
         """||w - prox_r(w - grad G(w))||_inf."""
-        return self.problems[0].stationarity(w, self.gradient(w))
+        return next(iter(self.problems.values())).stationarity(w, self.gradient(w))
 
     def test_metrics(self, w: Vector) -> dict[str, float]:
         """Accuracy where there are classes, else root mean square error and R^2, on the test set if there is one."""
@@ -87,8 +124,14 @@ class World:
         return np.asarray(np.argmax(outputs, axis=1))
 
 
-def of_run(experiment: Experiment, run_dir: Path, seconds: float, central: bool) -> dict[str, Any]:
-    """Summary of a finished run.
+def of_run(
+    experiment: Experiment, run_dir: Path, seconds: float | None = None, central: bool = False
+) -> dict[str, Any]:
+    """Summary of a finished run, by the shards that can be seen from here.
+
+    Where some are hidden, `objective` is the sum over the others (with the weights of the whole
+    run), and `stationarity` is None: the gradients of some peers alone do not vanish anywhere
+    of interest. Where all are hidden, `objective` is None too.
 
     Parameters
     ----------
@@ -96,56 +139,170 @@ def of_run(experiment: Experiment, run_dir: Path, seconds: float, central: bool)
         As the run directory has it.
     run_dir : Path
         Its directory.
-    seconds : float
-        How long the peers ran.
+    seconds : float or None
+        How long the peers ran; None: until the last round that one of them has journaled.
     central : bool
-        Whether to train the same network centrally too, from the same parameters.
+        Whether to train the same network centrally too, from the same parameters. Not done where a
+        shard is hidden.
+
+    Raises
+    ------
+    ConfigError
+        A file that the peers wrote is missing or malformed, or a shard cannot be used.
     """
-    world = World.of(experiment)
-    finals = [_parameters(world, run_dir, peer, "final.npz") for peer in range(experiment.peers)]
-    mean = np.mean(finals, axis=0)
-    rows = [_row(world, run_dir, peer, w) for peer, w in enumerate(finals)]
+    folders = [journal.folder_of(run_dir, peer) for peer in range(experiment.peers)]
+    finals = [_arrays(folder / "final.npz") for folder in folders]
+    model = _model(experiment, finals[0], folders[0] / "final.npz")
+    world = World.of(experiment, run_dir, model)
+    ends = [_vector(model, arrays, folder / "final.npz") for arrays, folder in zip(finals, folders, strict=True)]
+    mean = np.mean(ends, axis=0)
+    rounds = [journal.rounds(folder) for folder in folders]
+    rows = [_row(world, run_dir, peer, w, rounds[peer]) for peer, w in enumerate(ends)]
+    if seconds is None:
+        seconds = max((line.time_s for lines in rounds for line in lines), default=0.0)
+    samples = [row["samples"] for row in rows]
     summary: dict[str, Any] = {
         "name": experiment.name,
         "peers": experiment.peers,
         "iterations": experiment.iterations,
-        "parameters": world.model.layout.size,
-        "samples": sum(row["samples"] for row in rows),
+        "parameters": model.layout.size,
+        "samples": _total_samples(run_dir, experiment.peers) if None in samples else sum(samples),
+        "shards_seen": sorted(world.problems),
         "seconds": seconds,
-        "objective": world.objective(mean),
-        "stationarity": world.stationarity(mean),
-        "disagreement": float(np.mean([np.sum((w - mean) ** 2) for w in finals])),
+        "objective": world.objective(mean) if world.problems else None,
+        "stationarity": world.stationarity(mean) if world.whole else None,
+        "disagreement": float(np.mean([np.sum((w - mean) ** 2) for w in ends])),
         "test": world.test_metrics(mean),
         "bytes": sum(row["bytes_sent"] for row in rows),
         "per_peer": rows,
     }
-    if central:
-        summary["central"] = _central(world, _parameters(world, run_dir, 0, "initial.npz"))
+    if central and world.whole:
+        initial = folders[0] / "initial.npz"
+        summary["central"] = _central(world, _vector(model, _arrays(initial), initial))
     return summary
 
 
+def wait_for_all(
+    run_dir: Path, say: Callable[[str], None], pause: Callable[[], None] = lambda: time.sleep(LOOK_S)
+) -> Experiment:
+    """The experiment of a run directory, once all its peers have ended well.
+
+    The directory may be empty, or not there yet. A peer that failed is waited for like one that
+    runs: whoever looks after it may start it again with `--resume`.
+
+    Parameters
+    ----------
+    run_dir : Path
+    say : callable
+        Takes a line that names whom this waits for, whenever that changes.
+    pause : callable
+        Lets some time pass between two looks.
+    """
+    said = ""
+    while True:
+        missing, experiment = _missing(run_dir)
+        if experiment is not None and not missing:
+            return experiment
+        if missing != said:
+            say(f"waiting for {missing}")
+            said = missing
+        pause()
+
+
+def _missing(run_dir: Path) -> tuple[str, Experiment | None]:
+    """What is still missing, in words; the experiment, as soon as it can be read."""
+    path = run_dir / "experiment.toml"
+    if not path.exists():
+        return str(path), None
+    try:
+        experiment = settings.read(path)
+    except ConfigError as error:  # it may be in the middle of being written
+        return f"{path}, which cannot be read yet: {error}", None
+    late = journal.unfinished(run_dir, experiment.peers)
+    names = [f"{peer}{_ended(event)}" for peer, event in late.items()]
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return f"peer{'s' * (len(names) > 1)} {', '.join(names[:MOST_NAMED])}{more}" if names else "", experiment
+
+
+def _ended(event: Mapping[str, Any] | None) -> str:
+    return f" (ended with exit code {event.get('code')})" if event is not None and event["event"] == "end" else ""
+
+
 def write(summary: dict[str, Any], path: Path) -> None:
-    """Write `summary.json`."""
-    path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    """Write `summary.json`.
+
+    Raises
+    ------
+    ConfigError
+        It cannot be written.
+    """
+    try:
+        path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(str(path), f"cannot write the summary: {error.strerror}") from error
 
 
-def _parameters(world: World, run_dir: Path, peer: int, name: str) -> Vector:
-    return world.model.layout.flatten(npz.load(run_dir / "peers" / f"{peer:03d}" / name))
+def _seen(*places: str | Path) -> Path | None:
+    """The first of these files that is there and may be read."""
+    return next((Path(place) for place in places if place and os.access(place, os.R_OK)), None)
 
 
-def _row(world: World, run_dir: Path, peer: int, w: Vector) -> dict[str, Any]:
-    path = run_dir / "peers" / f"{peer:03d}" / "metrics.jsonl"
-    rounds = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+def _shard_path(experiment: Experiment, run_dir: Path, peer: PeerId) -> Path | None:
+    pattern = experiment.data.path
+    return _seen(shards.path_of(pattern, peer) if pattern else "", run_dir / "shards" / f"peer-{peer:03d}.npz")
+
+
+def _total_samples(run_dir: Path, n_peers: int) -> int:
+    """M, as every peer has learned it from the others before round 0."""
+    for peer in range(n_peers):
+        ready = _logged(run_dir, peer, "ready")
+        if ready is not None:
+            return ready
+    path = journal.folder_of(run_dir, 0) / "log.jsonl"
+    raise ConfigError(str(path), "expected the event ready with the number of all samples, found none")
+
+
+def _logged(run_dir: Path, peer: PeerId, kind: str) -> int | None:
+    """The number of samples that a peer has logged with an event of this kind."""
+    for event in journal.events(journal.folder_of(run_dir, peer)):
+        if event["event"] == kind and isinstance(event.get("samples"), int):
+            return int(event["samples"])
+    return None
+
+
+def _arrays(path: Path) -> dict[str, NDArray[Any]]:
+    try:
+        return npz.load(path)
+    except ValueError as error:
+        raise ConfigError(str(path), str(error)) from error
+
+
+def _model(experiment: Experiment, parameters: dict[str, NDArray[Any]], path: Path) -> MLP:
+    first, n_outputs = parameters.get("layers.0.weight"), config.Initial(str(path), parameters).n_outputs
+    if first is None or first.ndim != 2 or n_outputs == 0:
+        raise ConfigError(str(path), f"expected the layers of a network, found {', '.join(parameters) or 'nothing'}")
+    return MLP((first.shape[1], *experiment.model.hidden, n_outputs), experiment.model.activation)
+
+
+def _vector(model: MLP, parameters: dict[str, NDArray[Any]], path: Path) -> Vector:
+    try:
+        return model.layout.flatten(parameters)
+    except ValueError as error:
+        raise ConfigError(str(path), str(error)) from error
+
+
+def _row(world: World, run_dir: Path, peer: PeerId, w: Vector, rounds: Sequence[Round]) -> dict[str, Any]:
+    problem = world.problems.get(peer)
     return {
         "peer": peer,
-        "samples": len(world.problems[peer].data.inputs),
-        "objective": world.objective(w),
+        "samples": len(problem.data.inputs) if problem is not None else _logged(run_dir, peer, "start"),
+        "objective": world.objective(w) if world.problems else None,
         "test": world.test_metrics(w),
-        "solve_s": sum(line["solve_s"] for line in rounds),
-        "wait_s": sum(line["wait_s"] for line in rounds),
-        "bytes_sent": sum(line["bytes_sent"] for line in rounds),
-        "bytes_received": sum(line["bytes_received"] for line in rounds),
-        "dropped": rounds[-1]["dropped"] if rounds else {},
+        "solve_s": sum(line.solve_s for line in rounds),
+        "wait_s": sum(line.wait_s for line in rounds),
+        "bytes_sent": sum(line.bytes_sent for line in rounds),
+        "bytes_received": sum(line.bytes_received for line in rounds),
+        "dropped": dict(rounds[-1].dropped) if rounds else {},
     }
 
 
@@ -157,14 +314,14 @@ def _central(world: World, w: Vector) -> dict[str, Any]:
     from scipy import optimize
 
     began = time.monotonic()
-    regularizer = world.problems[0].regularizer
+    regularizer = world.regularizer
 
     def smooth(w: Vector) -> tuple[float, Vector]:
         return world.objective(w), world.gradient(w) + regularizer.gradient(w)
 
     def split(uv: Vector) -> tuple[float, Vector]:
         u, v = np.split(uv, 2)
-        value = sum(problem.value(u - v) for problem in world.problems) + regularizer.value(u + v)
+        value = sum(problem.value(u - v) for problem in world.problems.values()) + regularizer.value(u + v)
         gradient, slope = world.gradient(u - v), regularizer.gradient(np.ones_like(u))
         return value, np.concatenate([gradient + slope, slope - gradient])
 

@@ -68,27 +68,27 @@ def draw(schedule: Schedule, n_rounds: int, path: Path, title: str) -> None:
 def picture(schedule: Schedule, n_rounds: int, title: str) -> Figure:
     """The figure that `draw` writes."""
     whole = union(schedule, n_rounds)
-    ground = _ground(schedule, whole)
-    points = positions(ground, circular=isinstance(schedule, OnePeerExponential))
-    idle = ground.edges - whole.edges
+    possible = ground(schedule, whole)
+    points = positions(possible, circular=isinstance(schedule, OnePeerExponential))
+    idle = possible.edges - whole.edges
     shown = rounds_to_show(schedule, n_rounds)[:ROUNDS]
     heading = f"{title}   ·   {_count(schedule.n_agents, 'agent')}, {_count(len(whole.edges), 'link')}"
     margins = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12)
     height = max(FLATTEST, max(y for _, y in points.values()))
     if len(rounds_to_show(schedule, n_rounds)) == 1:
         figure = Figure(figsize=(6.4, 0.8 + 6.0 * height), layout=margins)
-        _panel(figure.add_subplot(), points, up=whole.edges, idle=idle, large=True)
+        panel(figure.add_subplot(), points, up=whole.edges, idle=idle, large=True)
     else:
         n_columns = math.ceil(len(shown) / 2)
         figure = Figure(figsize=(5.6 + 2.8 * n_columns, 1.2 + 5.6 * height), layout=margins)
         cells = figure.add_gridspec(2, 2 + n_columns)
         axes = figure.add_subplot(cells[:, :2])
-        _panel(axes, points, up=whole.edges, idle=idle, large=True)
+        panel(axes, points, up=whole.edges, idle=idle, large=True)
         axes.set_title(f"all links of {_extent(schedule, n_rounds)}", color=INK, fontsize=11)
         for n in shown:
             axes = figure.add_subplot(cells[n // n_columns, 2 + n % n_columns])
             up = schedule.graph(n).edges
-            _panel(axes, points, up=up, idle=ground.edges - up, large=False)
+            panel(axes, points, up=up, idle=possible.edges - up, large=False)
             axes.set_title(f"round {n}: {_count(len(up), 'link')} up", color=INK, fontsize=9)
     figure.suptitle(heading, color=INK, fontsize=13)
     return figure
@@ -122,9 +122,8 @@ def positions(graph: Graph, *, circular: bool = False) -> Mapping[PeerId, Point]
     return {i: (float(x), float(y)) for i, (x, y) in enumerate(points)}
 
 
-def _panel(
-    axes: Axes, points: Mapping[PeerId, Point], *, up: Iterable[Edge], idle: Iterable[Edge], large: bool
-) -> None:
+def panel(axes: Axes, points: Mapping[PeerId, Point], *, up: Iterable[Edge], idle: Iterable[Edge], large: bool) -> None:
+    """Draw agents at these points, with the links that are up and those that are idle; numbered if it is large."""
     many = len(points) > NAMED
     for edges, color, width in ((idle, IDLE, 0.8), (up, UP, 1.4 if large else 2.0)):
         segments = [(points[i], points[j]) for i, j in sorted(edges)]
@@ -150,7 +149,7 @@ def _panel(
     axes.set_axis_off()
 
 
-def _ground(schedule: Schedule, whole: Graph) -> Graph:
+def ground(schedule: Schedule, whole: Graph) -> Graph:
     """Every link that may ever be up, for a layout that does not depend on the length of the run."""
     return schedule.base if isinstance(schedule, (RandomLinks, Matchings)) else whole
 

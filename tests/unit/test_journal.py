@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
-from peer.journal import Journal, truncate_metrics
+import pytest
+
+from peer.errors import ConfigError
+from peer.journal import TAIL_BYTES, Journal, ended_well, events, last_event, rounds, truncate_metrics
+from tests.rundir import metrics
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -64,3 +69,90 @@ def test_rounds_that_are_gone_through_again_are_dropped(tmp_path: Path) -> None:
 def test_nothing_to_drop(tmp_path: Path) -> None:
     truncate_metrics(tmp_path, 3)
     assert list(tmp_path.iterdir()) == []
+
+
+# reading
+
+
+def test_the_last_event_is_the_last_whole_one(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    assert last_event(tmp_path / "nowhere") is None
+    assert last_event(tmp_path) is None
+    long = "x" * (3 * TAIL_BYTES)
+    for text, expected in (
+        ("", None),
+        ('{"event": "start"', None),
+        ('{"event": "start"}\n', "start"),
+        ('{"event": "start"}\n{"event": "end", "co', "start"),
+        ('{"event": "start"}\n{"event": "end", "pro\xc3', "start"),
+        ('{"event": "start"}\n{"event": "end"}\n', "end"),
+        (f'{{"event": "start"}}\n{{"event": "end", "problem": "{long}"}}\n', "end"),
+        (f'{{"event": "start"}}\n{{"event": "end", "problem": "{long}', "start"),
+        (f'{{"event": "{long}"}}\n{{"event": "end"}}\n', "end"),
+        ('{"event": "start"}\n[1]\n{}\n', "start"),
+    ):
+        path.write_text(text, encoding="utf-8")
+        found = last_event(tmp_path)
+        assert (found and found["event"]) == expected, text[:80]
+
+
+def test_of_a_long_log_only_the_end_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    with path.open("w") as file:
+        file.truncate(2**40)  # a file with a hole: to read it whole would take an hour
+        file.seek(0, 2)
+        file.write('\n{"event": "end"}\n')
+    assert last_event(tmp_path) == {"event": "end"}
+
+
+def test_rounds_are_read_again_but_for_one_that_is_being_written(tmp_path: Path) -> None:
+    assert rounds(tmp_path) == []
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(json.dumps(metrics(1, n)) + "\n" for n in range(3)) + '{"iteration": 3, "ti')
+    found = rounds(tmp_path)
+    assert [line.iteration for line in found] == [0, 1, 2]
+    assert found[2].dropped == {"stale": 2}
+    path.write_text(json.dumps(metrics(0, 0) | {"residual": float("nan"), "objective_estimate": 3}) + "\n")
+    assert math.isnan(rounds(tmp_path)[0].residual)
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("{", "expected JSON, found: "),
+        ("\xff", "expected JSON, found: "),
+        ("[" * 100_000, "expected JSON, found: "),
+        ("[]", "expected a round of metrics, found: Expected `object`, got `array`"),
+        ("{}", "missing required field `iteration`"),
+        (json.dumps(metrics(0, 1) | {"wait_s": None}), "$.wait_s"),
+        (json.dumps(metrics(0, 3)), "expected round 1, found round 3"),
+    ],
+    ids=["torn", "bytes", "nested", "array", "empty", "null", "gap"],
+)
+def test_a_malformed_line_is_named(tmp_path: Path, line: str, problem: str) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(json.dumps(metrics(0, 0)) + f"\n{line}\n", encoding="latin-1")
+    with pytest.raises(ConfigError) as refused:
+        rounds(tmp_path)
+    assert str(refused.value).startswith(f"{path}, line 2: ")
+    assert problem in str(refused.value)
+
+
+def test_events_are_read_again_without_torn_ones(tmp_path: Path) -> None:
+    assert events(tmp_path) == []
+    (tmp_path / "log.jsonl").write_text('{"event": "start"}\n{"event": "di{"event": "start"}\n{"event": "end"}\n{"ev')
+    assert [event["event"] for event in events(tmp_path)] == ["start", "end"]
+
+
+@pytest.mark.parametrize(
+    ("event", "expected"),
+    [
+        (None, False),
+        ({"event": "done"}, False),
+        ({"event": "end"}, False),
+        ({"event": "end", "code": 3}, False),
+        ({"event": "end", "code": 0}, True),
+    ],
+)
+def test_who_has_ended_well(event: dict[str, Any] | None, expected: bool) -> None:
+    assert ended_well(event) is expected

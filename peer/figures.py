@@ -1,0 +1,270 @@
+"""The figures of a report, as SVG that stands in a page or in a paper. Imports matplotlib; never in a peer.
+
+Backgrounds are transparent and text stays text. All colors are written out, so that a figure can be
+taken out of its page; `dark` are the rules by which the page changes them on a dark background.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from io import StringIO
+from itertools import pairwise
+from typing import Any, Final, final
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+
+from peer.arrays import Vector
+from topology import Schedule
+from topology.draw import IDLE, INK, PAPER, ground, panel, positions
+from topology.schedules import OnePeerExponential, union
+
+WIDTH_IN: Final = 4.2
+"""Of a figure, in inches: with 8.5 pt text it can be read in a column of a paper and on a telephone."""
+
+FEW: Final = 8
+"""Peers up to which each has a line and a name in the legend; of more, the median and the range are shown."""
+
+MOST_POINTS: Final = 400
+"""Bins a line is thinned to, each with its least and greatest value: no screen and no column shows more."""
+
+GREATEST: Final = 1e200
+"""Value that is drawn; what is beyond is drawn there, since matplotlib's margins would overflow."""
+
+MOST_DRAWN: Final = 150
+"""Agents up to which their places are computed from the links, which takes seconds for more; then a circle."""
+
+# The palette of Okabe and Ito: what reaches 3 to 1 on white as lines, and orange for areas.
+BLUE: Final = "#0072b2"
+VERMILION: Final = "#d55e00"
+GREEN: Final = "#009e73"
+PURPLE: Final = "#b8558c"  # theirs, darker: #cc79a7 is too pale for thin lines
+ORANGE: Final = "#e69f00"
+
+LINES: Final = tuple((color, dashes) for dashes in ("-", (0, (4, 1.5))) for color in (BLUE, VERMILION, GREEN, PURPLE))
+"""Color and dashes of each of FEW peers."""
+
+ON_DARK: Final[Mapping[str, str]] = {
+    INK.lower(): "#e6e9ec",
+    PAPER.lower(): "#15191d",
+    IDLE.lower(): "#4a5259",
+    BLUE: "#56b4e9",
+    VERMILION: "#f58a45",
+    GREEN: "#2fc99b",
+    PURPLE: "#e38fc0",
+}
+"""What the colors become on a dark background."""
+
+STYLE: Final[Any] = {  # its keys are a type of their own in each version of matplotlib
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib, and is wide: what fits, fits in other fonts
+    "font.size": 8.5,
+    "legend.fontsize": 8.0,
+    "legend.frameon": False,
+    "legend.handlelength": 1.6,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "next-peer",  # the same report from the same run
+    "text.color": INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": IDLE,
+    "grid.linewidth": 0.4,
+    "lines.linewidth": 1.2,
+    "hatch.linewidth": 0.6,
+    "figure.constrained_layout.use": True,
+}
+"""Matplotlib's parameters."""
+
+
+@final
+@dataclass(frozen=True)
+class Curves:
+    """What a figure shows by round: a line a peer, or of many the median and the range.
+
+    Parameters
+    ----------
+    label : str
+        Of the vertical axis, with the unit.
+    series : dict of int to Vector
+        Values at rounds 0, 1, ... by peer; a peer may be behind.
+    log : bool
+        Whether the axis is logarithmic. Zeros, which it cannot show, are left out.
+    reference : float or None
+        Value to compare with, drawn across.
+    """
+
+    label: str
+    series: Mapping[int, Vector]
+    log: bool = False
+    reference: float | None = None
+
+    def svg(self, name: str) -> str:
+        """The figure; `name` keeps its ids apart from those of other figures on the page."""
+        with rc_context(STYLE):
+            figure = Figure(figsize=(WIDTH_IN, 2.9))
+            axes = figure.add_subplot()
+            axes.set(xlabel="round n", ylabel=self.label)
+            axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
+            series = {peer: self._drawable(values) for peer, values in self.series.items()}
+            if not any(np.isfinite(values).any() for values in series.values()):
+                _say(axes, "0 in every round" if self.series else "no round yet")
+                return _svg(figure, name)
+            if len(self.series) <= FEW:
+                _lines(axes, series)
+            else:
+                _band(axes, series)
+            if self.reference is not None:
+                axes.axhline(self.reference, color=INK, linewidth=0.9, linestyle=(0, (1, 1.5)), label="central")
+            n_names = len(axes.get_legend_handles_labels()[0])
+            columns = n_names if n_names <= 4 else (n_names + 1) // 2
+            figure.legend(loc="outside upper center", ncols=columns, columnspacing=1.2)
+            if self.log:
+                _logarithmic(axes, np.concatenate(list(series.values())))
+            else:
+                axes.ticklabel_format(axis="y", useOffset=False, scilimits=(-4, 6))
+            return _svg(figure, name)
+
+    def _drawable(self, values: Vector) -> Vector:
+        low = 1.0 / GREATEST if self.log else -GREATEST
+        shown = np.isfinite(values) & ((values > 0.0) | (not self.log))
+        return np.where(shown, np.clip(values, low, GREATEST), np.nan)
+
+
+def _lines(axes: Axes, series: Mapping[int, Vector]) -> None:
+    for (peer, values), (color, dashes) in zip(series.items(), LINES, strict=False):
+        n, kept = thinned(values)
+        axes.plot(n, kept, color=color, linestyle=dashes, marker="o" if len(n) == 1 else "", label=f"peer {peer}")
+
+
+def _band(axes: Axes, series: Mapping[int, Vector]) -> None:
+    n, low, middle, high = spread(list(series.values()))
+    axes.fill_between(n, low, high, color=BLUE, alpha=0.25, linewidth=0.0, label="all peers")
+    axes.plot(n, middle, color=BLUE, marker="o" if len(n) == 1 else "", label="median")
+
+
+def thinned(values: Vector) -> tuple[Vector, Vector]:
+    """Rounds and values of a line, without nan; of a long one the least and greatest value of each bin, in order."""
+    kept = np.flatnonzero(~np.isnan(values))
+    if len(kept) > 2 * MOST_POINTS:
+        ends = {int(kept[0]), int(kept[-1])}
+        parts = np.array_split(kept, MOST_POINTS)
+        extreme = {int(part[find(values[part])]) for part in parts for find in (np.argmin, np.argmax)}
+        kept = np.array(sorted(ends | extreme))
+    return kept.astype(np.float64), values[kept]
+
+
+def spread(series: Sequence[Vector]) -> tuple[Vector, Vector, Vector, Vector]:
+    """Rounds that all have done, and their least, median and greatest value in each, without nan; or in bins of rounds.
+
+    The few that are ahead in a running run are no sample of all.
+    """
+    length = min(map(len, series))
+    table = np.array([values[:length] for values in series])
+    edges = np.linspace(0, length, min(length, MOST_POINTS) + 1).astype(int)
+    rows = []
+    for start, stop in pairwise(edges.tolist()):
+        part = table[:, start:stop]
+        if not np.isnan(part).all():
+            rows.append((0.5 * (start + stop - 1), np.nanmin(part), np.nanmedian(part), np.nanmax(part)))
+    n, low, middle, high = np.array(rows).T
+    return n, low, middle, high
+
+
+def effort(solve_s: Sequence[float], wait_s: Sequence[float], peers: Sequence[int], name: str) -> str:
+    """Bars: the seconds that each peer has solved, and on top of them those that it has waited."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH_IN, 2.9))
+        axes = figure.add_subplot()
+        few = len(peers) <= 2 * FEW
+        width = 0.7 if few else 1.0
+        places = np.arange(len(peers))
+        edge: dict[str, Any] = {"edgecolor": PAPER, "linewidth": 0.6 if few else 0.0}
+        axes.bar(places, solve_s, width, color=BLUE, label="solving", **edge)
+        axes.bar(places, wait_s, width, bottom=solve_s, color=ORANGE, label="waiting", **edge)
+        if few:
+            axes.set_xticks(places, list(map(str, peers)))
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 5, 10]))
+        axes.grid(visible=False, axis="x")
+        axes.set(xlabel="peer", ylabel="time (s)")
+        if peers:
+            axes.margins(x=0.5 / len(peers) if few else 0.01)
+            figure.legend(loc="outside upper center", ncols=2)
+        return _svg(figure, name)
+
+
+def links(schedule: Schedule, n_rounds: int, name: str) -> str:
+    """Every link of a run."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH_IN, 2.9))
+        axes = figure.add_subplot()
+        whole = union(schedule, n_rounds)
+        possible = ground(schedule, whole)
+        circular = isinstance(schedule, OnePeerExponential) or schedule.n_agents > MOST_DRAWN
+        points = positions(possible, circular=circular)
+        panel(axes, points, up=whole.edges, idle=possible.edges - whole.edges, large=True)
+        return _svg(figure, name)
+
+
+def dark() -> str:
+    """CSS rules that make all figures readable on a dark background."""
+    # no `svg` before them: what stands in <defs> and is used has no ancestors there
+    rules = (
+        f'[style*="{what}: {color}"] {{ {what}: {instead} !important }}'
+        for color, instead in ON_DARK.items()
+        for what in ("fill", "stroke")
+    )
+    return "\n".join(rules)
+
+
+def _logarithmic(axes: Axes, values: Vector) -> None:
+    """Make the vertical axis logarithmic: over many decades from one to another, else with plain numbers."""
+    least, greatest = float(np.nanmin(values)), float(np.nanmax(values))
+    axes.set_yscale("log")
+    axes.yaxis.set_minor_locator(NullLocator())
+    low, high = math.floor(math.log10(least)), math.ceil(math.log10(greatest))
+    if greatest <= 100.0 * least and greatest > 2.0 * least:
+        axes.set_ylim(least / 1.2, greatest * 1.2)
+        marks = [m * 10.0**k for k in range(low - 1, high + 1) for m in (1, 2, 5)]
+        axes.yaxis.set_major_locator(FixedLocator([mark for mark in marks if least / 1.2 <= mark <= greatest * 1.2]))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.1g}"))
+        return
+    high = max(high, low + 1)
+    axes.set_ylim(10.0**low, 10.0**high)
+    axes.yaxis.set_major_locator(FixedLocator([10.0**k for k in range(low, high + 1, math.ceil((high - low) / 6))]))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: power(round(math.log10(value)))))
+
+
+def power(exponent: int) -> str:
+    """A power of ten as text."""
+    return "10" + str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+
+
+def _say(axes: Axes, words: str) -> None:
+    axes.text(0.5, 0.5, words, ha="center", va="center", transform=axes.transAxes)
+    axes.set(xticks=[], yticks=[])
+
+
+def _svg(figure: Figure, name: str) -> str:
+    """The figure as an element of a page: its ids begin with `name`, and it is as wide as its place."""
+    file = StringIO()
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(file, format="svg", transparent=True, metadata=nothing)
+    text = file.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r'(<svg\b[^>]*?) width="[^"]*"', r"\1", text, count=1)
+    text = re.sub(r'(<svg\b[^>]*?) height="[^"]*"', r"\1", text, count=1)
+    return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text)

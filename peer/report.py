@@ -1,0 +1,551 @@
+"""A run on one page: `report.html`, of a finished or a running one, with nothing outside it. Never in a peer."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any, Final, final
+
+import msgspec
+import numpy as np
+
+from peer import __version__, config, figures, journal, settings
+from peer.arrays import Vector
+from peer.errors import ConfigError
+from peer.figures import Curves
+from peer.journal import Round
+from peer.settings import Experiment
+from topology import PeerId, Schedule, TopologyError, schedules
+from topology.weights import mixing_rate
+
+MOST_ROUNDS: Final = 1_000
+"""Looked at for the connectivity window and the mixing rate, which take a second for so many and 64 peers."""
+
+MANY_LINES: Final = 5.0
+"""A positive objective that has fallen by this factor is shown on a logarithmic axis: the end would be flat else."""
+
+
+class Central(msgspec.Struct, frozen=True):
+    """What a report shows of central training."""
+
+    objective: float
+    stationarity: float
+    seconds: float
+    test: Mapping[str, float] = {}
+
+
+class Row(msgspec.Struct, frozen=True):
+    """What a report shows of a peer's row in the summary."""
+
+    peer: int
+    objective: float | None
+
+
+class Summary(msgspec.Struct, frozen=True):
+    """What a report shows of `summary.json`; it has more."""
+
+    seconds: float
+    parameters: int
+    samples: int
+    bytes: int
+    disagreement: float
+    objective: float | None
+    stationarity: float | None
+    per_peer: tuple[Row, ...]
+    test: Mapping[str, float] = {}
+    shards_seen: tuple[int, ...] | None = None
+    central: Central | None = None
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What a run directory says so far.
+
+    Parameters
+    ----------
+    run_dir : Path
+    experiment : Experiment
+    text : str
+        Of `experiment.toml`.
+    schedule : Schedule
+    rounds : tuple of list of Round
+        Of each peer.
+    logs : tuple of list of dict
+        Events of each peer.
+    summary : Summary or None
+        None where it has not come to its end.
+    """
+
+    run_dir: Path
+    experiment: Experiment
+    text: str
+    schedule: Schedule
+    rounds: tuple[list[Round], ...]
+    logs: tuple[list[dict[str, Any]], ...]
+    summary: Summary | None
+
+    @property
+    def begun(self) -> list[PeerId]:
+        """Peers of which there is a round."""
+        return [peer for peer, lines in enumerate(self.rounds) if lines]
+
+    @property
+    def n_done(self) -> int:
+        """Rounds that all peers have done."""
+        return min(map(len, self.rounds))
+
+    def column(self, name: str) -> dict[PeerId, Vector]:
+        """A number of every round, by peer."""
+        lines = {peer: self.rounds[peer] for peer in self.begun}
+        return {peer: np.array([getattr(line, name) for line in found], float) for peer, found in lines.items()}
+
+    def total(self, name: str) -> list[float]:
+        """The sum over the rounds, of each peer."""
+        return [sum(getattr(line, name) for line in lines) for lines in self.rounds]
+
+    def samples(self, peer: PeerId) -> int | None:
+        """How many a peer has, as it said at its start."""
+        found = (event.get("samples") for event in self.logs[peer] if event["event"] == "start")
+        return next(found, None)
+
+    def end(self, peer: PeerId) -> tuple[int, str] | None:
+        """Exit code of a peer that has ended, and why."""
+        last = self.logs[peer][-1] if self.logs[peer] else None
+        if last is None or last["event"] != "end" or not isinstance(last.get("code"), int):
+            return None
+        return last["code"], str(last.get("problem", ""))
+
+    def state(self, peer: PeerId) -> str:
+        """How far a peer is, in words."""
+        end = self.end(peer)
+        if end is not None:
+            return "done" if end[0] == 0 else f"ended with exit code {end[0]}"
+        return "running, or killed" if self.logs[peer] else "not seen yet"
+
+
+# ---- reading -------------------------------------------------------------------------------
+
+
+def experiment_of(run_dir: Path) -> Experiment:
+    """The experiment of a run directory.
+
+    Raises
+    ------
+    ConfigError
+        It is none.
+    """
+    path = run_dir / "experiment.toml"
+    if not path.exists():
+        raise ConfigError(str(run_dir), "expected a run directory, found no experiment.toml in it")
+    return settings.read(path)
+
+
+def read(run_dir: Path) -> Run:
+    """Everything that a report tells.
+
+    Raises
+    ------
+    ConfigError
+        It is no run directory, or a file in it is malformed; names the file.
+    """
+    experiment = experiment_of(run_dir)
+    folders = [journal.folder_of(run_dir, peer) for peer in range(experiment.peers)]
+    return Run(
+        run_dir=run_dir,
+        experiment=experiment,
+        text=(run_dir / "experiment.toml").read_text(encoding="utf-8"),
+        schedule=_schedule(experiment, run_dir / "schedule.jsonl"),
+        rounds=tuple(map(journal.rounds, folders)),
+        logs=tuple(map(journal.events, folders)),
+        summary=_summary(run_dir / "summary.json"),
+    )
+
+
+def _schedule(experiment: Experiment, record: Path) -> Schedule:
+    """The schedule; one that came from a file, from its copy in the run directory."""
+    if experiment.topology.schedule != "file" or not record.exists():
+        return config.schedule_of(experiment)
+    try:
+        return schedules.load(record, experiment.peers)
+    except TopologyError as error:
+        raise ConfigError("schedule", str(error)) from error
+
+
+def _summary(path: Path) -> Summary | None:
+    if not path.exists():
+        return None
+    try:
+        return msgspec.convert(json.loads(path.read_text(encoding="utf-8")), Summary)
+    except (ValueError, OSError, RecursionError) as error:
+        raise ConfigError(str(path), f"expected a summary of a run, found: {error}") from error
+
+
+# ---- the page ------------------------------------------------------------------------------
+
+
+def write(run_dir: Path) -> Path:
+    """Write `report.html` into a run directory; its path.
+
+    Raises
+    ------
+    ConfigError
+        It is no run directory, a file in it is malformed, or the report cannot be written.
+    """
+    text = page(read(run_dir))
+    path = run_dir / "report.html"
+    beside = path.with_name("report.html.part")
+    try:
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(path)
+    except OSError as error:
+        raise ConfigError(str(path), f"cannot write the report: {error.strerror}") from error
+    return path
+
+
+def page(run: Run) -> str:
+    """The report of a run, as HTML."""
+    kind, verdict = _verdict(run)
+    name = escape(run.experiment.name)
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<title>{name}: report of next-peer</title>
+<style>
+{STYLE}
+@media (prefers-color-scheme: dark) {{
+{figures.dark()}
+}}
+</style>
+</head>
+<body>
+<header>
+<h1>{name}</h1>
+<p class="verdict {kind}">{escape(verdict)}</p>
+</header>
+<main>
+{_results(run)}
+{_pictures(run)}
+{_peers(run)}
+{_network(run)}
+{_reproduction(run)}
+</main>
+<footer>Written by <code>peer report</code> of next-peer {escape(__version__)}.</footer>
+</body>
+</html>
+"""
+
+
+def _verdict(run: Run) -> tuple[str, str]:
+    """How the run stands: a class of the page, and a sentence."""
+    experiment, found = run.experiment, run.summary
+    n_peers = f"{experiment.peers} peers" if experiment.peers > 1 else "One peer"
+    if found is not None:
+        said = f"{n_peers} finished {experiment.iterations} rounds in {found.seconds:.1f} s."
+        if found.central is not None and found.objective is not None:
+            gap = (found.objective - found.central.objective) / max(abs(found.central.objective), 1e-300)
+            said += (
+                f" Their objective is {abs(gap):.2g} (relative) {'above' if gap >= 0 else 'below'} central training."
+            )
+        return "done", said
+    failed = {peer: end for peer in range(experiment.peers) if (end := run.end(peer)) is not None and end[0] != 0}
+    progress = f"{run.n_done} of {experiment.iterations} rounds are done by all; there are no final results yet."
+    if failed:
+        # the cause before those that missed a neighbor, and those before whoever was told to stop
+        peer, (code, problem) = min(failed.items(), key=lambda item: ({3: 1, 130: 2}.get(item[1][0], 0), item[0]))
+        return "failed", f"Not finished: peer {peer} ended with exit code {code} ({problem or 'no reason'}). {progress}"
+    if all(run.end(peer) is not None for peer in range(experiment.peers)):
+        return "done", f"{n_peers} finished {experiment.iterations} rounds; they have not been summarized."
+    return "running", f"Not finished: {progress}"
+
+
+def _results(run: Run) -> str:
+    """The table of the final network, or of the last round that all have done."""
+    found = run.summary
+    if found is None:
+        return _so_far(run)
+    central = found.central
+    rows = [
+        ["objective", _shown(found.objective, ".6g")],
+        ["stationarity", _shown(found.stationarity, ".2e")],
+        ["disagreement", _shown(found.disagreement, ".2e")],
+        *([f"test {name}", _shown(value, ".4f")] for name, value in found.test.items()),
+        ["time (s)", _shown(found.seconds, ".1f")],
+        ["sent", _size(found.bytes)],
+    ]
+    head = ["", "consensus of the peers"]
+    if central is not None:
+        head.append("trained centrally")
+        beside = [
+            _shown(central.objective, ".6g"),
+            _shown(central.stationarity, ".2e"),
+            "-",
+            *(_shown(central.test.get(name), ".4f") for name in found.test),
+            _shown(central.seconds, ".1f"),
+            "-",
+        ]
+        rows = [[*row, other] for row, other in zip(rows, beside, strict=True)]
+    note = "Of the mean of the peers' final parameters. Stationarity: ‖w − prox(w − ∇G(w))‖∞."
+    seen = found.shards_seen
+    if seen is not None and len(seen) < run.experiment.peers:
+        which = f"only those of {_names(seen)}" if seen else "none"
+        note += f" Of the peers' shards {which} could be seen here: the objective is the sum over these."
+    return _section("Results", _table(head, rows) + f"<p>{escape(note)}</p>")
+
+
+def _so_far(run: Run) -> str:
+    n, done = run.n_done, [lines[run.n_done - 1] for lines in run.rounds if run.n_done]
+    rows = [["rounds done by all", f"{n} of {run.experiment.iterations}"]]
+    if done:
+        rows += [
+            ["objective estimate, median", _shown(float(np.median([line.objective_estimate for line in done])), ".6g")],
+            ["stationarity residual, largest", _shown(max(line.residual for line in done), ".2e")],
+            ["disagreement, mean", _shown(float(np.mean([line.disagreement for line in done])), ".2e")],
+            ["time (s)", _shown(max(line.time_s for line in done), ".1f")],
+        ]
+    rows += [["sent", _size(sum(run.total("bytes_sent")))]]
+    return _section(
+        "So far", _table(["", "peers"], rows) + "<p>No final results yet: the run has not come to its end.</p>"
+    )
+
+
+def _pictures(run: Run) -> str:
+    estimates = run.column("objective_estimate")
+    central = run.summary.central.objective if run.summary is not None and run.summary.central is not None else None
+    sent = {peer: np.cumsum(values) for peer, values in run.column("bytes_sent").items()}
+    factor, unit = _unit(max((float(values[-1]) for values in sent.values()), default=0.0))
+    in_unit = {peer: values / factor for peer, values in sent.items()}
+    many = " Line: median of the peers; area: from the least to the greatest." * (len(run.begun) > figures.FEW)
+    begun = run.begun
+    effort = [[run.total(name)[peer] for peer in begun] for name in ("solve_s", "wait_s")]
+    drawn = [
+        (
+            "Objective",
+            "U as each peer estimates it, from the tracked mean of all g and its own parameters."
+            + " Dotted: central training." * (central is not None)
+            + many,
+            Curves("objective estimate", estimates, _falls(estimates), central).svg("objective"),
+        ),
+        (
+            "Stationarity",
+            "Residual ‖w − prox(w − I y)‖∞ of each peer, with its tracker y; 0 at a stationary point." + many,
+            Curves("stationarity residual", run.column("residual"), log=True).svg("residual"),
+        ),
+        (
+            "Disagreement",
+            "‖w[n+1] − z‖²: how far averaging moved each peer. Rounds without a neighbor are left out." + many,
+            Curves("disagreement", run.column("disagreement"), log=True).svg("disagreement"),
+        ),
+        (
+            "Communication",
+            "Bytes that each peer has sent, cumulative; headers and encryption are in them." + many,
+            Curves(f"sent ({unit})", in_unit).svg("sent"),
+        ),
+        (
+            "Time",
+            "What each peer spent on its surrogates, and on waiting for its neighbors' shares.",
+            figures.effort(effort[0], effort[1], begun, "effort"),
+        ),
+        (
+            "Links",
+            "All links of the run; those that never were up are pale.",
+            figures.links(run.schedule, run.experiment.iterations, "links"),
+        ),
+    ]
+    shown = "\n".join(
+        f'<figure role="group" aria-label="{escape(title)}">{svg}'
+        f"<figcaption><b>{escape(title)}.</b> {escape(caption)}</figcaption></figure>"
+        for title, caption, svg in drawn
+    )
+    return _section("Figures", f'<div class="figures">{shown}</div>')
+
+
+def _falls(series: Mapping[PeerId, Vector]) -> bool:
+    """Whether positive values range over so much that a logarithmic axis shows more."""
+    values = np.concatenate([*series.values(), np.zeros(0)])
+    values = values[np.isfinite(values)]
+    return bool(len(values)) and bool(values.min() > 0.0) and bool(values.max() > MANY_LINES * values.min())
+
+
+def _peers(run: Run) -> str:
+    final_objective = {} if run.summary is None else {row.peer: row.objective for row in run.summary.per_peer}
+    totals = {name: run.total(name) for name in ("solve_s", "wait_s", "bytes_sent", "bytes_received")}
+    rows = []
+    for peer, lines in enumerate(run.rounds):
+        objective = lines[-1].objective_estimate if lines else None
+        if run.summary is not None:
+            objective = final_objective.get(peer)
+        dropped = lines[-1].dropped if lines else {}
+        rows.append(
+            [
+                str(peer),
+                _shown(run.samples(peer), "d"),
+                f"{len(lines)}",
+                _shown(objective, ".6g"),
+                f"{totals['solve_s'][peer]:.2f}",
+                f"{totals['wait_s'][peer]:.2f}",
+                _size(totals["bytes_sent"][peer]),
+                _size(totals["bytes_received"][peer]),
+                ", ".join(f"{n} {cause}" for cause, n in sorted(dropped.items())) or "none",
+                run.state(peer),
+            ]
+        )
+    which = "objective" if run.summary is not None else "objective estimate"
+    head = ["peer", "samples", "rounds", which, "solving (s)", "waiting (s)", "sent", "received", "dropped", "state"]
+    return _section("Peers", _table(head, rows))
+
+
+def _network(run: Run) -> str:
+    experiment, schedule = run.experiment, run.schedule
+    topology, n_rounds = experiment.topology, min(experiment.iterations, MOST_ROUNDS)
+    whole = schedules.union(schedule, experiment.iterations)
+    degrees = [whole.degree(i) for i in range(schedule.n_agents)]
+    base = "" if topology.schedule in ("file", "one-peer-exponential") else f" on {topology.graph}"
+    looked = "" if n_rounds == experiment.iterations else f" (in the first {n_rounds} rounds)"
+    try:
+        n_window = schedules.connectivity_window(schedule, n_rounds)
+        window = f"{n_window} round{'s' * (n_window > 1)}{looked}"
+        rate = f"{mixing_rate(schedule, n_rounds):.6f} a round{looked}"
+    except TopologyError:
+        window = rate = f"none: not all peers are connected{looked}"
+    rows = [
+        ["schedule", topology.schedule + base],
+        ["links", str(len(whole.edges))],
+        ["neighbors of a peer", f"{min(degrees)} to {max(degrees)}"],
+        ["connectivity window", window],
+        ["mixing rate", rate],
+    ]
+    note = (
+        "Over the whole run. The links of any window of rounds, put together, connect all peers; "
+        "the mixing rate is what averaging alone is sure to leave of the disagreement."
+    )
+    return _section("Network", _table(["", ""], rows) + f"<p>{escape(note)}</p>")
+
+
+def _reproduction(run: Run) -> str:
+    software = run.experiment.software
+    pinned = [f"{name}=={version}" for name, version in software.items() if name not in ("python", "next-peer")]
+    install = [shlex.join(["python", "-m", "pip", "install", *pinned])] * (len(pinned) > 0)
+    parts = [
+        "<p>In the run directory. Two runs of one experiment give identical parameters, on machines of one type and "
+        "with the same versions.</p>",
+        _pre([*install, repeating(run)]),
+        "<h3>Software</h3>",
+        _table(["", "version"], [list(item) for item in software.items()]) if software else "<p>Not recorded.</p>",
+        "<h3>Experiment</h3>",
+        f"<details><summary>experiment.toml, every setting</summary>{_pre([run.text.rstrip()])}</details>",
+    ]
+    return _section("Reproducing it", "\n".join(parts))
+
+
+def repeating(run: Run) -> str:
+    """The command that repeats a run, from within its directory, wherever that has gone since."""
+    changed = {"transport.addresses": "[]"}  # free ones
+    if (run.run_dir / "shards" / "peer-000.npz").exists():
+        changed["data.path"] = "shards/peer-{id:03d}.npz"
+        if (run.run_dir / "shards" / "test.npz").exists():
+            changed["data.test_path"] = "shards/test.npz"
+    if run.experiment.topology.schedule == "file":
+        changed["topology.path"] = "schedule.jsonl"
+    options = (part for key, value in changed.items() for part in ("--set", f"{key}={value}"))
+    return shlex.join(["peer", "launch", "experiment.toml", "--out", "again", *options])
+
+
+# ---- its parts -----------------------------------------------------------------------------
+
+
+def _section(title: str, body: str) -> str:
+    return f"<section>\n<h2>{escape(title)}</h2>\n{body}\n</section>"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table whose first column names its rows; it scrolls by itself where it is too wide or too long."""
+    heads = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
+    lines = "\n".join(
+        f'<tr><th scope="row">{escape(first)}</th>' + "".join(f"<td>{escape(cell)}</td>" for cell in rest) + "</tr>"
+        for first, *rest in rows
+    )
+    shown = f"<thead><tr>{heads}</tr></thead>\n" if any(head) else ""
+    return f'<div class="table" tabindex="0"><table>\n{shown}<tbody>\n{lines}\n</tbody></table></div>'
+
+
+def _pre(lines: Sequence[str]) -> str:
+    return f'<pre tabindex="0"><code>{escape(chr(10).join(lines))}</code></pre>'
+
+
+def _shown(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+def _names(peers: Sequence[int]) -> str:
+    return f"peer{'s' * (len(peers) > 1)} {', '.join(map(str, peers))}"
+
+
+def _unit(n_bytes: float) -> tuple[float, str]:
+    """What to divide a number of bytes by, for a person, and the unit that it is in then."""
+    for factor, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if n_bytes >= factor:
+            return factor, unit
+    return 1.0, "B"
+
+
+def _size(n_bytes: float) -> str:
+    factor, unit = _unit(n_bytes)
+    return f"{n_bytes / factor:.{1 if factor > 1.0 else 0}f}\N{NO-BREAK SPACE}{unit}"
+
+
+STYLE: Final = """\
+:root {
+  color-scheme: light dark;
+  --paper: #ffffff; --ink: #22272b; --pale: #5b646c; --line: #d5d9dc; --box: #f4f6f7;
+  --done: #009e73; --running: #0072b2; --failed: #d55e00;
+}
+@media (prefers-color-scheme: dark) {
+  :root {
+    --paper: #15191d; --ink: #e6e9ec; --pale: #a3adb5; --line: #3a4147; --box: #1e2429;
+    --done: #2fc99b; --running: #56b4e9; --failed: #f58a45;
+  }
+}
+* { box-sizing: border-box }
+body {
+  margin: 0 auto; padding: 1.5rem clamp(1rem, 4vw, 2.5rem); max-width: 84rem;
+  background: var(--paper); color: var(--ink); font: 1rem/1.5 system-ui, "DejaVu Sans", sans-serif;
+}
+h1 { margin: 0 0 .5rem; font-size: 1.8rem; line-height: 1.2; overflow-wrap: anywhere }
+h2 { margin: 2.2rem 0 .8rem; font-size: 1.25rem }
+h3 { margin: 1.4rem 0 .5rem; font-size: 1rem }
+p, figcaption { max-width: 46rem }
+section > p, footer, figcaption { color: var(--pale); font-size: .9rem }
+.verdict { margin: 0; padding: .6rem .9rem; border-left: .3rem solid; background: var(--box); overflow-wrap: anywhere }
+.done { border-color: var(--done) } .running { border-color: var(--running) } .failed { border-color: var(--failed) }
+.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); gap: 2rem }
+figure { margin: 0 }
+svg { display: block; width: 100%; height: auto }
+svg text { font-family: inherit !important }
+figcaption { margin-top: .4rem }
+.table { overflow: auto; max-height: 36rem }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums }
+th, td { padding: .3rem .9rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap }
+th:first-child { padding-left: .2rem; text-align: left; font-weight: 600 }
+thead th { position: sticky; top: 0; background: var(--paper); font-weight: 600 }
+pre { margin: 0 0 1rem; padding: .8rem 1rem; overflow: auto; background: var(--box); font-size: .85rem }
+pre { white-space: pre-wrap; overflow-wrap: anywhere }
+summary { cursor: pointer; margin-bottom: .5rem }
+footer { margin-top: 3rem }
+@media (max-width: 34rem) {
+  th, td { padding: .3rem .5rem; font-size: .9rem }
+  td, thead th { white-space: normal; vertical-align: bottom }
+  td { min-width: 4.2rem }
+}
+@media print {
+  .table { max-height: none }
+  figure, tr { break-inside: avoid }
+}"""
+"""Of the page."""

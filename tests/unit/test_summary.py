@@ -1,0 +1,231 @@
+"""What came out of a run, where all of it can be seen, some, or nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from peer import journal, npz, summary
+from peer.errors import ConfigError
+from peer.journal import Journal, folder_of
+from tests.rundir import SAMPLES, change, parameters, write_run
+
+M = sum(SAMPLES)
+STRENGTH = 1e-3
+
+
+def flat(peer: int) -> np.ndarray[Any, Any]:
+    parts = parameters(peer)
+    return np.concatenate([parts["layers.0.weight"][0], parts["layers.0.bias"]])
+
+
+MEAN = np.mean([flat(peer) for peer in range(len(SAMPLES))], axis=0)
+
+
+def loss(run_dir: Path, name: str, w: np.ndarray[Any, Any]) -> float:
+    """Sum of squared errors of the linear model on a shard."""
+    arrays = npz.load(run_dir / "shards" / f"{name}.npz")
+    return float(np.sum((arrays["y"] - arrays["x"] @ w[:2, None] - w[2]) ** 2))
+
+
+def objective(run_dir: Path, w: np.ndarray[Any, Any], peers: tuple[int, ...], weight: float) -> float:
+    """(1) by hand: half the squared errors and half the squared norm."""
+    problem = sum(loss(run_dir, f"peer-{peer:03d}", w) for peer in peers)
+    return 0.5 * weight * problem + 0.5 * STRENGTH * float(w @ w)
+
+
+def hide(run_dir: Path, *names: str) -> None:
+    for name in names:
+        (run_dir / "shards" / f"{name}.npz").unlink()
+
+
+def test_all_shards(tmp_path: Path) -> None:
+    found = summary.of_run(write_run(tmp_path), tmp_path)
+    assert found["shards_seen"] == [0, 1, 2]
+    assert found["objective"] == pytest.approx(objective(tmp_path, MEAN, (0, 1, 2), 1 / M), rel=1e-12)
+    assert found["stationarity"] > 0.0
+    assert found["test"]["rmse"] == pytest.approx(np.sqrt(loss(tmp_path, "test", MEAN) / 6), rel=1e-12)
+    assert found["disagreement"] == pytest.approx(np.mean([np.sum((flat(i) - MEAN) ** 2) for i in range(3)]))
+    assert (found["samples"], found["parameters"]) == (M, 3)
+    assert [row["samples"] for row in found["per_peer"]] == list(SAMPLES)
+    assert [row["bytes_sent"] for row in found["per_peer"]] == [4000, 8000, 12000]
+    assert [row["dropped"] for row in found["per_peer"]] == [{}, {"stale": 3}, {}]
+    assert found["bytes"] == 24000
+    for peer, row in enumerate(found["per_peer"]):
+        assert row["objective"] == pytest.approx(objective(tmp_path, flat(peer), (0, 1, 2), 1 / M), rel=1e-12)
+        assert (row["solve_s"], row["wait_s"]) == (0.5, 0.25 * (1 + peer))
+
+
+@pytest.mark.parametrize(("scale", "weight"), [("mean", 1 / M), ("sum", 1.0)])
+def test_hidden_shards_are_left_out_and_the_others_keep_their_weight(tmp_path: Path, scale: str, weight: float) -> None:
+    experiment = write_run(tmp_path, objective={"scale": scale})
+    hide(tmp_path, "peer-000", "peer-002")
+    found = summary.of_run(experiment, tmp_path)
+    assert found["shards_seen"] == [1]
+    assert found["objective"] == pytest.approx(objective(tmp_path, MEAN, (1,), weight), rel=1e-12)
+    assert found["stationarity"] is None
+    assert [row["samples"] for row in found["per_peer"]] == list(SAMPLES), "the others' are in their logs"
+    assert found["samples"] == M
+
+
+def test_nothing_but_the_journals(tmp_path: Path) -> None:
+    experiment = write_run(tmp_path)
+    hide(tmp_path, "peer-000", "peer-001", "peer-002", "test")
+    found = summary.of_run(experiment, tmp_path, central=True)
+    assert found["shards_seen"] == []
+    assert found["objective"] is found["stationarity"] is None
+    assert [row["objective"] for row in found["per_peer"]] == [None] * 3
+    assert found["test"] == {}
+    assert (found["samples"], found["parameters"], found["bytes"]) == (M, 3, 24000)
+    assert found["disagreement"] > 0.0
+    assert "central" not in found
+    summary.write(found, tmp_path / "summary.json")
+    assert json.loads((tmp_path / "summary.json").read_text()) == found
+
+
+def test_a_run_directory_that_was_moved_has_its_shards_with_it(tmp_path: Path) -> None:
+    experiment = write_run(tmp_path / "here")
+    there = (tmp_path / "here").rename(tmp_path / "there")
+    found = summary.of_run(experiment, there)
+    assert found["shards_seen"] == [0, 1, 2]
+    assert "rmse" in found["test"]
+
+
+def test_the_time_is_that_of_the_last_round(tmp_path: Path) -> None:
+    experiment = write_run(tmp_path)
+    assert summary.of_run(experiment, tmp_path)["seconds"] == 0.2 + 0.75 + 0.02
+    assert summary.of_run(experiment, tmp_path, 7.5)["seconds"] == 7.5
+
+
+def test_central_training_is_no_worse(tmp_path: Path) -> None:
+    experiment = write_run(tmp_path)
+    npz.save(folder_of(tmp_path, 0) / "initial.npz", parameters(0))
+    found = summary.of_run(experiment, tmp_path, central=True)
+    assert found["central"]["objective"] < found["objective"]
+    assert found["central"]["stationarity"] < 1e-6
+
+
+def damage_layers(run_dir: Path) -> Path:
+    path = folder_of(run_dir, 0) / "final.npz"
+    npz.save(path, {"bias": np.zeros(1)})
+    return path
+
+
+def damage_width(run_dir: Path) -> Path:
+    path = folder_of(run_dir, 2) / "final.npz"
+    npz.save(path, {"layers.0.weight": np.zeros((1, 3)), "layers.0.bias": np.zeros(1)})
+    return path
+
+
+def damage_final(run_dir: Path) -> Path:
+    path = folder_of(run_dir, 1) / "final.npz"
+    path.write_bytes(path.read_bytes()[:100])
+    return path
+
+
+def damage_shard(run_dir: Path) -> Path:
+    path = run_dir / "shards" / "peer-001.npz"
+    path.write_bytes(b"")
+    return path
+
+
+def damage_metrics(run_dir: Path) -> Path:
+    path = folder_of(run_dir, 1) / "metrics.jsonl"
+    change(path, solve_s="long")
+    return path
+
+
+def damage_log(run_dir: Path) -> Path:
+    hide(run_dir, "peer-001")
+    for peer in range(3):
+        (folder_of(run_dir, peer) / "log.jsonl").unlink()
+    return folder_of(run_dir, 0) / "log.jsonl"
+
+
+@pytest.mark.parametrize(
+    "damage", [damage_layers, damage_width, damage_final, damage_shard, damage_metrics, damage_log]
+)
+def test_what_is_damaged_is_named(tmp_path: Path, damage: Callable[[Path], Path]) -> None:
+    experiment = write_run(tmp_path)
+    path = damage(tmp_path)
+    with pytest.raises(ConfigError) as refused:
+        summary.of_run(experiment, tmp_path)
+    assert str(path) in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+# waiting
+
+
+class Scenario:
+    """Lets something happen instead of the time that would pass; fails when nothing is left to happen."""
+
+    def __init__(self, *steps: Callable[[], object]) -> None:
+        self.steps = list(steps)
+        self.said: list[str] = []
+
+    def pause(self) -> None:
+        assert self.steps, f"it waits for ever, having said {self.said}"
+        self.steps.pop(0)()
+
+
+def end(run_dir: Path, peer: int, code: int) -> None:
+    log = Journal(folder_of(run_dir, peer), resume=True)
+    log.event("end", 1.0, code=code, problem="")
+    log.close()
+
+
+def test_all_are_waited_for_by_name(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    log = folder_of(run_dir, 1) / "log.jsonl"
+    scenario = Scenario(
+        lambda: None,
+        lambda: run_dir.mkdir(),
+        lambda: (run_dir / "experiment.toml").write_text(""),
+        lambda: write_run(run_dir, ended=None),
+        lambda: end(run_dir, 0, 0),
+        lambda: None,
+        lambda: end(run_dir, 1, 3),
+        lambda: end(run_dir, 2, 0),
+        lambda: log.write_text(log.read_text() + '{"time_s": 1.5, "event": "start"}\n'),  # with --resume
+        lambda: log.write_text(log.read_text() + '{"time_s": 2.5, "event": "end", "code": 0'),  # half a line
+        lambda: log.write_text(log.read_text() + "}\n"),
+    )
+    experiment = summary.wait_for_all(run_dir, scenario.said.append, scenario.pause)
+    assert experiment.peers == 3
+    assert scenario.steps == []
+    path = run_dir / "experiment.toml"
+    assert scenario.said[0] == f"waiting for {path}"
+    assert scenario.said[1].startswith(f"waiting for {path}, which cannot be read yet: data: expected dataset")
+    assert scenario.said[2:] == [
+        "waiting for peers 0, 1, 2",
+        "waiting for peers 1, 2",
+        "waiting for peers 1 (ended with exit code 3), 2",
+        "waiting for peer 1 (ended with exit code 3)",
+        "waiting for peer 1",
+    ]
+
+
+def test_of_many_a_few_are_named(tmp_path: Path) -> None:
+    write_run(tmp_path, samples=(1,) * 30, ended=None)
+
+    def all_end() -> None:
+        for peer in range(30):
+            end(tmp_path, peer, 0)
+
+    scenario = Scenario(all_end)
+    summary.wait_for_all(tmp_path, scenario.said.append, scenario.pause)
+    assert scenario.said == ["waiting for peers 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 18 more"]
+
+
+def test_who_has_ended_is_not_waited_for(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    scenario = Scenario()
+    summary.wait_for_all(tmp_path, scenario.said.append, scenario.pause)
+    assert scenario.said == []
+    assert journal.unfinished(tmp_path, 3) == {}
