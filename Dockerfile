@@ -15,15 +15,18 @@ WORKDIR /source
 COPY pyproject.toml wheel[s] /wheels/
 COPY pyproject.toml certificate[s] /certificates/
 COPY pyproject.toml README.md LICENSE ./
-COPY topology topology
-COPY peer peer
-RUN if ls /wheels/*.whl >/dev/null 2>&1; then export PIP_NO_INDEX=1 PIP_FIND_LINKS=/wheels; fi \
+# first what it needs, then itself: a change of the code does not install everything anew
+RUN mkdir -p peer topology && touch peer/__init__.py topology/__init__.py \
+    && if ls /wheels/*.whl >/dev/null 2>&1; then printf '[global]\nno-index = true\nfind-links = /wheels\n' >/etc/pip.conf; fi \
     && if [ -n "${CERT}" ]; then export PIP_CERT="/certificates/${CERT}"; fi \
     && python3 -m venv /venv \
-    && /venv/bin/pip install --no-cache-dir --disable-pip-version-check --quiet ".[${EXTRAS}]" \
-    && /venv/bin/pip uninstall --quiet --yes pip \
-    # the libraries' own tests: a fifth of the image
+    && /venv/bin/pip install --no-cache-dir --disable-pip-version-check --quiet setuptools ".[${EXTRAS}]" \
+    # the libraries' own tests: a tenth of the image
     && find /venv/lib -type d -name tests -not -path '*/numpy/*' -prune -exec rm -rf {} +
+COPY topology topology
+COPY peer peer
+RUN /venv/bin/pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --force-reinstall . \
+    && /venv/bin/pip uninstall --quiet --yes setuptools pip
 
 FROM ${BASE}
 COPY --from=build /venv /venv

@@ -1,0 +1,1 @@
+"""The peers in containers, on a real engine; without one these tests skip."""
