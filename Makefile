@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test bench clean
+.PHONY: demo test test-containers test-kills bench clean
 
 demo: $(VENV)/demo        ## the main job on a real data set: 8 peers learn to diagnose tumors
 	$(BIN)/peer launch
@@ -14,6 +14,13 @@ test: $(VENV)/dev         ## style, types, layers and every test
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/pytest -n 2 --dist worksteal
+
+test-containers: $(VENV)/dev  ## the peers in containers, on the engine that answers; 69 says that none does
+	$(BIN)/python -m tests.containers.engine
+	$(BIN)/pytest tests/containers
+
+test-kills: $(VENV)/dev   ## kill -9 of random peers at random times, 50 seeds: half an hour
+	$(BIN)/python -m tests.integration.test_kills --seeds 50
 
 bench: $(VENV)/dev        ## ratios to raw sockets, and what a fleet weighs
 	$(BIN)/python -m benchmarks.exchange

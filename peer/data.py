@@ -182,7 +182,10 @@ def cut_into_place(experiment: Experiment, only: PeerId | None = None) -> list[P
     files = {path_of(data.path, peer): part for peer, part in enumerate(parts) if only in (None, peer)}
     if only is None and data.test_path and len(test["x"]):
         files[Path(data.test_path)] = test
-    there = {path: npz.load(path) for path in files if path.exists()}
+    try:
+        there = {path: npz.load(path) for path in files if path.exists()}
+    except ValueError as error:
+        raise ConfigError("data.path", str(error)) from error
     for path, arrays in there.items():
         if arrays.keys() != files[path].keys() or not all(map(np.array_equal, *_aligned(arrays, files[path]))):
             raise ConfigError("data.path", f"expected no file or this cut's at {path}, found other data")

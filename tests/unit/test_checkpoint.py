@@ -111,3 +111,17 @@ def test_every_array_is_needed_and_has_its_shape(name: str, tmp_path: Path) -> N
     refused(path)
     npz.save(path, arrays | {name: np.zeros((3, 2))})
     refused(path)
+
+
+def test_every_start_has_a_number_of_its_own(tmp_path: Path) -> None:
+    counter = tmp_path / "peers" / "000" / "starts"
+    assert [checkpoint.next_incarnation(counter) for _ in range(3)] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("text", ["", "x", "1.5", "\xff"])
+def test_a_counter_that_is_none_is_refused_and_stays(text: str, tmp_path: Path) -> None:
+    counter = tmp_path / "starts"
+    counter.write_text(text)
+    with pytest.raises(ConfigError, match="number of starts"):
+        checkpoint.next_incarnation(counter)
+    assert counter.read_text() == text

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from peer import npz
-from peer.data import Cut
+from peer import npz, settings
+from peer.data import Cut, cut_into_place
 from peer.errors import ConfigError
+from peer.settings import Experiment
 
 PARTITIONS = ("iid", "dirichlet", "label-sorted")
 SIZES = {"breast-cancer": 569, "diabetes": 442, "wine": 178}
@@ -186,3 +187,54 @@ def test_a_constant_column_stays_finite(tmp_path: Path) -> None:
     parts, test = cut(tmp_path, dataset="digits", standardize=True)
     assert test is not None
     assert all(np.isfinite(part["x"]).all() for part in [*parts, test])
+
+
+def in_place(folder: Path, **data: Any) -> Experiment:
+    path = {"path": str(folder / "{id}" / "peer-{id:03d}.npz"), "test_path": str(folder / "test" / "test.npz")}
+    tree = {"peers": 3, "data": {"dataset": "wine"} | path | data, "objective": {"loss": "cross_entropy"}}
+    return settings.from_tree(tree)
+
+
+def test_an_experiment_is_cut_into_the_files_that_it_names(tmp_path: Path) -> None:
+    parts, test = cut(tmp_path / "plain", n_peers=3, seed=0, standardize=True)
+    written = cut_into_place(in_place(tmp_path))
+    assert [path.relative_to(tmp_path).as_posix() for path in written] == [
+        *(f"{peer}/peer-{peer:03d}.npz" for peer in range(3)),
+        "test/test.npz",
+    ]
+    assert test is not None
+    for path, part in zip(written, [*parts, test], strict=True):
+        found = npz.load(path)
+        assert all(np.array_equal(found[name], part[name]) for name in part)
+
+
+def test_one_peer_alone_gets_its_own_shard_and_nothing_else(tmp_path: Path) -> None:
+    assert cut_into_place(in_place(tmp_path), only=1) == [tmp_path / "1" / "peer-001.npz"]
+    assert [path.name for path in tmp_path.iterdir()] == ["1"]
+
+
+def test_the_same_cut_stays_and_another_is_not_replaced(tmp_path: Path) -> None:
+    first, *_ = cut_into_place(in_place(tmp_path))
+    before = first.stat().st_mtime_ns
+    (tmp_path / "2" / "peer-002.npz").unlink()
+    assert len(cut_into_place(in_place(tmp_path))) == 4, "what is missing is cut again"
+    assert first.stat().st_mtime_ns == before
+    with pytest.raises(ConfigError, match="this cut's") as refusal:
+        cut_into_place(in_place(tmp_path, partition="label-sorted"))
+    assert refusal.value.key == "data.path"
+    assert first.stat().st_mtime_ns == before
+
+
+def test_a_torn_file_is_no_shard_and_is_not_replaced(tmp_path: Path) -> None:
+    first, *_ = cut_into_place(in_place(tmp_path))
+    first.write_bytes(first.read_bytes()[:100])
+    with pytest.raises(ConfigError, match="whole npz file"):
+        cut_into_place(in_place(tmp_path))
+    assert first.stat().st_size == 100
+
+
+@pytest.mark.parametrize("missing", ["dataset", "path"])
+def test_what_is_cut_and_where_must_be_said(missing: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        cut_into_place(in_place(tmp_path, **{missing: ""}))
+    assert refusal.value.key == f"data.{missing}"

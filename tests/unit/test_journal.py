@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from peer.errors import ConfigError
-from peer.journal import TAIL_BYTES, Journal, ended_well, events, last_event, rounds, truncate_metrics
+from peer.journal import (
+    TAIL_BYTES,
+    Health,
+    Journal,
+    ended_well,
+    events,
+    health,
+    last_event,
+    needs_nothing,
+    rounds,
+    truncate_metrics,
+)
 from tests.rundir import metrics
 
 
@@ -156,3 +168,61 @@ def test_events_are_read_again_without_torn_ones(tmp_path: Path) -> None:
 )
 def test_who_has_ended_well(event: dict[str, Any] | None, expected: bool) -> None:
     assert ended_well(event) is expected
+
+
+def logged(folder: Path, *events: dict[str, Any]) -> None:
+    journal = Journal(folder, resume=False)
+    for event in events:
+        journal.event(event["event"], 0.0, **{key: value for key, value in event.items() if key != "event"})
+    journal.close()
+
+
+def test_a_peer_that_makes_rounds_is_well(tmp_path: Path) -> None:
+    logged(tmp_path, {"event": "start"}, {"event": "ready"})
+    with (tmp_path / "metrics.jsonl").open("w") as file:
+        file.write('{"iteration": 0}\n{"iteration": 1}\n{"iter')
+    os.utime(tmp_path / "metrics.jsonl", (1000.0, 1000.0))
+    found = health(tmp_path, within_s=30.0, now=1012.0)
+    assert found == Health(True, "2 rounds done, the last 12.0 s ago")
+    assert health(tmp_path, within_s=11.0, now=1012.0) == Health(False, found.line)
+
+
+def test_a_peer_that_waits_is_not_and_says_for_whom(tmp_path: Path) -> None:
+    logged(tmp_path, {"event": "start"}, {"event": "waiting", "peers": [1, 4], "since": "2026-01-01T00:00:00"})
+    os.utime(tmp_path / "log.jsonl", (1000.0, 1000.0))
+    found = health(tmp_path, within_s=30.0, now=1040.0)
+    assert not found.good
+    assert found.line.endswith("; waits for peers [1, 4] since 2026-01-01T00:00:00")
+    assert health(tmp_path, within_s=60.0, now=1040.0).good, "it has just started"
+
+
+@pytest.mark.parametrize(("code", "good", "says"), [(0, True, "done"), (3, False, "exit code 3: nobody came")])
+def test_a_peer_that_has_ended(code: int, good: bool, says: str, tmp_path: Path) -> None:
+    logged(tmp_path, {"event": "start"}, {"event": "end", "code": code, "problem": "nobody came"})
+    found = health(tmp_path, within_s=1.0, now=1e12)
+    assert found.good is good
+    assert says in found.line
+
+
+def test_a_peer_that_never_started_is_not_well(tmp_path: Path) -> None:
+    assert not health(tmp_path / "none", within_s=30.0, now=0.0).good
+
+
+def test_a_peer_that_left_somebody_behind_may_be_needed_again(tmp_path: Path) -> None:
+    logged(tmp_path, {"event": "end", "code": 0, "absent": []})
+    assert needs_nothing(tmp_path)
+    logged(tmp_path, {"event": "end", "code": 0, "absent": [2]})
+    assert not needs_nothing(tmp_path)
+    logged(tmp_path, {"event": "end", "code": 130, "absent": []})
+    assert not needs_nothing(tmp_path)
+    assert not needs_nothing(tmp_path / "none")
+
+
+def test_a_torn_event_does_not_take_the_next_one_along(tmp_path: Path) -> None:
+    logged(tmp_path, {"event": "start"})
+    with (tmp_path / "log.jsonl").open("a") as file:
+        file.write('{"time_s": 1.0, "eve')
+    journal = Journal(tmp_path, resume=True)
+    journal.event("start", 2.0)
+    journal.close()
+    assert [event["time_s"] for event in events(tmp_path)] == [0.0, 2.0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -92,3 +93,49 @@ def test_public_lists_that_are_none(public: str | bytes, problem: str, tmp_path:
     keys.write(tmp_path, PAIRS)
     (tmp_path / keys.PUBLIC_NAME).write_bytes(public if isinstance(public, bytes) else public.encode())
     assert problem in refused(tmp_path)
+
+
+def new_pairs() -> Iterator[tuple[str, str]]:
+    return iter(PAIRS.values())
+
+
+def test_a_folder_for_each_peer_holds_its_own_secret_only(tmp_path: Path) -> None:
+    made = new_pairs()
+    pattern = str(tmp_path / "{id}")
+    keys.complete(pattern, 3, lambda: next(made))
+    for peer in range(3):
+        folder = keys.folder_of(pattern, peer)
+        assert sorted(path.name for path in folder.iterdir()) == [keys.secret_name(peer), keys.PUBLIC_NAME]
+        assert keys.read(folder, peer, 3) == (PAIRS[peer][1], {i: PAIRS[i][0] for i in range(3)})
+        assert stat.S_IMODE((folder / keys.secret_name(peer)).stat().st_mode) == 0o600
+    keys.complete(pattern, 3, lambda: pytest.fail("they are all there"))
+
+
+def test_one_folder_for_all_is_completed_too(tmp_path: Path) -> None:
+    made = new_pairs()
+    keys.complete(str(tmp_path), 3, lambda: next(made))
+    assert [keys.read(tmp_path, peer, 3)[0] for peer in range(3)] == [PAIRS[peer][1] for peer in range(3)]
+
+
+def test_what_a_killed_attempt_left_is_made_anew(tmp_path: Path) -> None:
+    """The lists of public keys are written last: without one, nobody has used a key."""
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1" / keys.secret_name(1)).write_text("half a k")
+    made = new_pairs()
+    keys.complete(str(tmp_path / "{id}"), 2, lambda: next(made))
+    assert keys.read(tmp_path / "1", 1, 2)[0] == PAIRS[1][1]
+
+
+def test_keys_of_some_peers_only_are_not_completed(tmp_path: Path) -> None:
+    made = new_pairs()
+    pattern = str(tmp_path / "{id}")
+    keys.complete(pattern, 3, lambda: next(made))
+    (tmp_path / "1" / keys.secret_name(1)).unlink()
+    with pytest.raises(ConfigError, match="of all peers or of none, found none of peers 1"):
+        keys.complete(pattern, 3, lambda: next(made))
+
+
+def test_a_secret_mounted_for_one_peer_has_a_name_of_its_own(tmp_path: Path) -> None:
+    keys.write(tmp_path, PAIRS)
+    (tmp_path / keys.secret_name(4)).rename(tmp_path / keys.OWN_NAME)
+    assert keys.read(tmp_path, 4, 10)[0] == PAIRS[4][1]

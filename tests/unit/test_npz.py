@@ -112,3 +112,10 @@ def test_an_array_that_claims_to_be_huge(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
         archive.writestr("x.npy", buffer.getvalue())
     refused(tmp_path / "x.npz")
+
+
+def test_what_a_killed_process_left_is_swept(tmp_path: Path) -> None:
+    npz.save(tmp_path / "a.npz", {"x": np.zeros(2)})
+    (tmp_path / "a.npz.12345678.part").write_bytes(b"half")
+    npz.sweep(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.npz"]

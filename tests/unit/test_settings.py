@@ -295,3 +295,43 @@ def test_where_things_are_may_differ_but_not_what_they_are() -> None:
     assert settings.shared(settings.from_tree(DATA | {"seed": 1})) != one
     versions = DATA | {"software": {"numpy": "1"}}
     assert settings.shared(settings.from_tree(versions)) == one
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "127.0.0.1:5555",
+        "udp://a:1",
+        "tcp://a",
+        "tcp://:5555",
+        "tcp://a:b",
+        "tcp://a:70000",
+        "tcp://a:1/x",
+        "tcp://a b:1",
+    ]
+    + ["tcp://u@a:1", "tcp://::1:5555", ""],
+)
+def test_addresses_that_are_none(address: str) -> None:
+    text = refused(tree("transport.addresses", [address] * 8), "transport.addresses")
+    assert "tcp://host:port" in text
+    if address:
+        refused(tree("transport.bind", address), "transport.bind")
+
+
+@pytest.mark.parametrize(
+    ("address", "host", "port"),
+    [
+        ("tcp://10.0.0.1:5555", "10.0.0.1", 5555),
+        ("tcp://[fd00::1]:80", "fd00::1", 80),
+        ("tcp://peer-0.lab:1", "peer-0.lab", 1),
+        ("tcp://*:5555", "*", 5555),
+    ],
+)
+def test_addresses(address: str, host: str, port: int) -> None:
+    assert settings.split_address(address, "transport.bind") == (host, port)
+
+
+def test_one_address_with_id_stands_for_all() -> None:
+    found = settings.from_tree(tree("transport.addresses", ["tcp://peer-{id}.lab:5555"]))
+    assert found.transport.addresses == tuple(f"tcp://peer-{peer}.lab:5555" for peer in range(8))
+    refused(tree("transport.addresses", ["tcp://a:1"]), "transport.addresses")

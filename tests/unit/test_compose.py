@@ -1,0 +1,110 @@
+"""The compose file: what it says without an engine; `tests/containers` runs it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from peer import compose, settings
+from peer.compose import Containers
+from peer.errors import ConfigError
+
+ROOT = Path(__file__).parents[2]
+CONTAINERS = Containers("next-peer", ".", "512m", 1.0)
+
+
+def text(folder: Path, **tree: Any) -> str:
+    file = folder / "experiment.toml"
+    experiment = settings.from_tree({"peers": 3, "data": {"dataset": "wine"}} | tree)
+    return compose.text(experiment, file, CONTAINERS, folder)
+
+
+def test_the_file_in_the_repository_is_that_of_the_default_experiment() -> None:
+    file = ROOT / "peer" / "default.toml"
+    assert (ROOT / "docker-compose.yml").read_text() == compose.text(settings.read(file), file, CONTAINERS, ROOT)
+
+
+def test_every_peer_mounts_its_own_shard_and_key_only_and_only_to_read(tmp_path: Path) -> None:
+    services = yaml.safe_load(text(tmp_path))["services"]
+    assert list(services) == ["prepare", "peer-0", "peer-1", "peer-2", "summary"]
+    for peer in range(3):
+        service = services[f"peer-{peer}"]
+        assert service["volumes"] == [
+            "results:/results",
+            f"shard-{peer}:/shards/{peer}:ro",
+            f"key-{peer}:/keys/{peer}:ro",
+        ]
+        assert service["environment"] == {"PEER_ID": str(peer)}
+        assert service["restart"].startswith("on-failure")
+        assert "build" not in service, "the image is built once"
+    assert not any("key" in volume for volume in services["summary"]["volumes"])
+    assert all(volume.endswith(":ro") for volume in services["summary"]["volumes"][1:])
+
+
+def test_every_volume_is_declared_and_used(tmp_path: Path) -> None:
+    found = yaml.safe_load(text(tmp_path, data={"dataset": "wine", "test_fraction": 0.0}))
+    named = {mount.partition(":")[0] for service in found["services"].values() for mount in service["volumes"]}
+    assert named == {*found["volumes"], "./experiment.toml"}
+    assert "shard-test" not in named
+
+
+def test_files_that_an_experiment_names_come_along(tmp_path: Path) -> None:
+    found = yaml.safe_load(
+        text(
+            tmp_path,
+            data={"path": str(tmp_path / "cut/peer-{id}.npz"), "test_path": str(tmp_path / "cut/test.npz")},
+            model={"initial": str(tmp_path / "start-{id}.npz")},
+            topology={"schedule": "file", "path": str(tmp_path / "my$links.jsonl")},
+        )
+    )
+    services = found["services"]
+    links = "./my$$links.jsonl:/inputs/schedule.jsonl:ro"
+    assert services["peer-1"]["volumes"] == [
+        "results:/results",
+        "./cut/peer-1.npz:/shards/1/peer-001.npz:ro",
+        "key-1:/keys/1:ro",
+        "./start-1.npz:/inputs/initial-1.npz:ro",
+        links,
+    ]
+    assert services["prepare"]["volumes"].count(links) == 1
+    assert {f"./start-{peer}.npz:/inputs/initial-{peer}.npz:ro" for peer in range(3)} <= set(
+        services["prepare"]["volumes"]
+    )
+    assert list(found["volumes"]) == ["results", "key-0", "key-1", "key-2"]
+    sets = [word for word in services["prepare"]["command"] if word.startswith("--set")]
+    assert "--set=model.initial=/inputs/initial-{id}.npz" in sets
+    assert "--set=topology.path=/inputs/schedule.jsonl" in sets
+
+
+def test_the_settings_of_the_containers_are_valid(tmp_path: Path) -> None:
+    file = tmp_path / "experiment.toml"
+    file.write_text('peers = 3\n[data]\ndataset = "wine"\n')
+    command = yaml.safe_load(text(tmp_path))["services"]["prepare"]["command"]
+    found = settings.read(file, [word.removeprefix("--set=") for word in command if word.startswith("--set=")])
+    assert found.transport.addresses == tuple(f"tcp://peer-{peer}:5555" for peer in range(3))
+    assert found.data.path == "/shards/{id}/peer-{id:03d}.npz"
+    assert found.transport.keys == "/keys/{id}"
+    assert found.transport.bind == ""
+
+
+def test_paths_are_relative_to_the_folder_of_the_compose_file(tmp_path: Path) -> None:
+    experiment = settings.from_tree({"data": {"dataset": "wine"}})
+    found = compose.text(experiment, tmp_path / "a" / "x.toml", CONTAINERS, tmp_path / "b")
+    assert '"../a/x.toml:/experiment.toml:ro"' in found
+
+
+@pytest.mark.parametrize(
+    ("tree", "key"), [({"peers": 513}, "peers"), ({"transport": {"security": "none"}}, "transport.security")]
+)
+def test_what_cannot_be_in_containers_is_refused(tree: dict[str, Any], key: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        text(tmp_path, **tree)
+    assert refusal.value.key == key
+
+
+def test_the_image_has_a_mount_point_for_every_peer() -> None:
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    assert f"seq 0 {compose.MAX_CONTAINERS - 1} " in dockerfile
