@@ -300,16 +300,9 @@ def test_where_things_are_may_differ_but_not_what_they_are() -> None:
 @pytest.mark.parametrize(
     "address",
     [
-        "127.0.0.1:5555",
-        "udp://a:1",
-        "tcp://a",
-        "tcp://:5555",
-        "tcp://a:b",
-        "tcp://a:70000",
-        "tcp://a:1/x",
-        "tcp://a b:1",
-    ]
-    + ["tcp://u@a:1", "tcp://::1:5555", ""],
+        *("", "127.0.0.1:5555", "udp://a:1", "tcp://a", "tcp://:5555", "tcp://a:b", "tcp://a:70000"),
+        *("tcp://a:1/x", "tcp://a b:1", "tcp://u@a:1", "tcp://::1:5555"),
+    ],
 )
 def test_addresses_that_are_none(address: str) -> None:
     text = refused(tree("transport.addresses", [address] * 8), "transport.addresses")
