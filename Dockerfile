@@ -22,7 +22,8 @@ RUN mkdir -p peer topology && touch peer/__init__.py topology/__init__.py \
     && python3 -m venv /venv \
     && /venv/bin/pip install --no-cache-dir --disable-pip-version-check --quiet 'setuptools>=77' ".[${EXTRAS}]" \
     # the libraries' own tests: a tenth of the image
-    && find /venv/lib -type d -name tests -not -path '*/numpy/*' -prune -exec rm -rf {} +
+    && find /venv/lib -type d -name tests -not -path '*/numpy/*' -prune -exec rm -rf {} + \
+    && rm -rf peer topology build ./*.egg-info
 COPY topology topology
 COPY peer peer
 RUN /venv/bin/pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --force-reinstall . \
