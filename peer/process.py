@@ -40,7 +40,7 @@ from peer.journal import Journal, truncate_metrics
 from peer.optim.models import MLP
 from peer.problem import Problem
 from peer.session import Outgoing
-from peer.transport import Keys, Transport
+from peer.transport import Keys, Transport, listening
 from topology import PeerId
 from topology.weights import metropolis
 
@@ -229,7 +229,8 @@ class _Peer:
             me, assignment.keys, max(widest, wire.MAX_HEADER_BYTES), self.connected, self.disconnected, self.refused
         )
         try:
-            self.transport.bind(experiment.transport.addresses[me], assignment.listener)
+            mine = experiment.transport.bind or listening(experiment.transport.addresses[me])
+            self.transport.bind(mine, assignment.listener)
             for j in self.neighbors:
                 self.transport.connect(j, experiment.transport.addresses[j])
         except ConfigError:
@@ -242,7 +243,7 @@ class _Peer:
         self.event("start", id=me, n=self.rounds.n, samples=self.shard.n_samples, neighbors=self.neighbors)
 
     def _last_checkpoint(self) -> Checkpoint | None:
-        if not self.assignment.resume:
+        if not self.assignment.resume or not self.checkpoint_path.exists():
             return None
         return checkpoint.load(self.checkpoint_path, self.experiment.run_id, self.digest, self.me)
 

@@ -95,6 +95,7 @@ class Transport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     security: str = "curve"
     keys: str = ""  # directory that `peer keys` wrote; relative to the experiment file
     addresses: tuple[str, ...] = ()
+    bind: str = ""  # where this peer listens; empty: its address, or all interfaces where that is a name
 
 
 class Experiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -127,7 +128,16 @@ MAX_CHECKPOINT_EVERY: Final = 1_000
 """Neighbors keep their shares of that many rounds in memory."""
 
 LOCAL: Final = frozenset(
-    {"data.path", "data.test_path", "model.initial", "topology.path", "transport.addresses", "transport.keys", "name"}
+    {
+        "data.path",
+        "data.test_path",
+        "model.initial",
+        "topology.path",
+        "transport.addresses",
+        "transport.bind",
+        "transport.keys",
+        "name",
+    }
 )
 """Settings that may differ between the peers of one run: where things are on each host, not what they are."""
 

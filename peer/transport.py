@@ -11,6 +11,7 @@ a socket is always read until it is empty.
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,10 @@ HEARTBEAT_MS: Final = 5_000
 
 RECONNECT_MS: Final = (20, 1_000)
 """First and longest pause between attempts to connect: any start order costs little, an absent peer less."""
+
+CONNECT_MS: Final = 3_000
+"""An attempt to connect that was not answered by then is repeated: in a silent network the kernel would wait for
+minutes, ever longer between its packets."""
 
 LINGER_MS: Final = 2_000
 """What is still to be sent when a peer ends gets this long."""
@@ -149,6 +154,7 @@ class Transport:
             (zmq.LINGER, LINGER_MS),
             (zmq.MAXMSGSIZE, self._max_frame_bytes + CURVE_BYTES),
             (zmq.HANDSHAKE_IVL, HANDSHAKE_MS),
+            (zmq.CONNECT_TIMEOUT, CONNECT_MS),
             (zmq.HEARTBEAT_IVL, HEARTBEAT_MS),
             (zmq.HEARTBEAT_TIMEOUT, 2 * HEARTBEAT_MS),
             (zmq.SNDHWM, QUEUE_MESSAGES),
@@ -318,6 +324,16 @@ class _Link:
 def identity(j: PeerId) -> bytes:
     """Name of peer j on its connections, and in the answers of the ZAP server."""
     return b"peer-%d" % j
+
+
+def listening(address: str) -> str:
+    """Where to listen by default at an address: there, or on all interfaces where its host is a name."""
+    parts = urlsplit(address)
+    try:
+        ipaddress.ip_address((parts.hostname or "").partition("%")[0])
+    except ValueError:
+        return address if parts.scheme != "tcp" or is_loopback(address) else f"tcp://*:{parts.port}"
+    return address
 
 
 def is_loopback(address: str) -> bool:
