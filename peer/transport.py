@@ -31,6 +31,10 @@ HANDSHAKE_MS: Final = 5_000
 HEARTBEAT_MS: Final = 5_000
 """Between pings; twice that without an answer closes the connection, which finds a frozen or unplugged host."""
 
+SLOWEST_BYTES_PER_S: Final = 100_000
+"""A line of a megabit a second still serves. An answer to a ping waits behind a frame on its way, and the frame
+counts as one only when it is whole: so a frame of the largest size is given the time that it takes there."""
+
 RECONNECT_MS: Final = (20, 1_000)
 """First and longest pause between attempts to connect: any start order costs little, an absent peer less."""
 
@@ -156,7 +160,8 @@ class Transport:
             (zmq.HANDSHAKE_IVL, HANDSHAKE_MS),
             (zmq.CONNECT_TIMEOUT, CONNECT_MS),
             (zmq.HEARTBEAT_IVL, HEARTBEAT_MS),
-            (zmq.HEARTBEAT_TIMEOUT, 2 * HEARTBEAT_MS),
+            (zmq.HEARTBEAT_TIMEOUT, 2 * HEARTBEAT_MS + 1_000 * self._max_frame_bytes // SLOWEST_BYTES_PER_S),
+            (zmq.TCP_MAXRT, 2 * HEARTBEAT_MS),  # pings that are not even received close it in any case
             (zmq.SNDHWM, QUEUE_MESSAGES),
             (zmq.RCVHWM, QUEUE_MESSAGES),
             (zmq.IPV6, 1),
