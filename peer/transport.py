@@ -113,7 +113,8 @@ class Transport:
     max_frame_bytes : int
         A larger frame closes the connection it came over.
     on_connect, on_disconnect : callable
-        Called with a neighbor whose connection, outwards, comes up after a handshake, or breaks.
+        Called with a neighbor whose connection, outwards, comes up after a handshake, or breaks
+        after it was up.
     on_refusal : callable
         Called with a neighbor that refuses this peer's key.
     """
@@ -136,6 +137,7 @@ class Transport:
         self._loop = asyncio.get_running_loop()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._links: dict[PeerId, _Link] = {}
+        self._up: set[PeerId] = set()
         self._readable = asyncio.Event()
         self._zap = self._serve_zap(keys) if keys is not None else None
         self._router = self._receiver()
@@ -221,9 +223,12 @@ class Transport:
         while (event := _receive_now(link.monitor)) is not None:
             code = int.from_bytes(event[0].bytes[:2], "little")
             if code == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                self._up.add(j)
                 self._on_connect(j)
             elif code == zmq.EVENT_DISCONNECTED:
-                self._on_disconnect(j)
+                if j in self._up:  # a relay in front of an absent peer accepts, and hangs up, many times a second
+                    self._up.remove(j)
+                    self._on_disconnect(j)
             elif code == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
                 self._on_refusal(j)  # libzmq does not try again by itself
                 self._loop.call_later(RECONNECT_MS[1] / 1e3, self.reconnect, j)
