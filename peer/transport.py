@@ -6,6 +6,11 @@ and stamps each frame with the id it answers.
 
 Everything runs in the event loop of `peer.process`. Sockets' descriptors are edge-triggered, so
 a socket is always read until it is empty.
+
+libzmq would look names up on its one thread for all traffic, and hold up every neighbor for as
+long as a name server is silent, and take the first address only. So names are looked up here, on
+threads of their own, again and again while a neighbor is not connected: one that has moved is
+found, and of several addresses each is tried.
 """
 
 from __future__ import annotations
@@ -14,6 +19,7 @@ import asyncio
 import ipaddress
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final, cast, final
 from urllib.parse import urlsplit
@@ -41,6 +47,13 @@ RECONNECT_MS: Final = (20, 1_000)
 CONNECT_MS: Final = 3_000
 """An attempt to connect that was not answered by then is repeated: in a silent network the kernel would wait for
 minutes, ever longer between its packets."""
+
+NAME_S: Final = 4.0
+"""How long one address of a name is tried before the next, or before the name is looked up again: an attempt to
+connect, the longest pause, and no more, so that a neighbor that has moved is soon found."""
+
+LOOKUPS: Final = 32
+"""Names that are looked up at once; a silent name server holds up each for 10 s, but nothing else."""
 
 LINGER_MS: Final = 2_000
 """What is still to be sent when a peer ends gets this long."""
@@ -138,6 +151,9 @@ class Transport:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._links: dict[PeerId, _Link] = {}
         self._up: set[PeerId] = set()
+        self._endpoints: dict[PeerId, str] = {}
+        self._searches: dict[PeerId, asyncio.Task[None]] = {}
+        self._lookups = ThreadPoolExecutor(LOOKUPS, thread_name_prefix="names")
         self._readable = asyncio.Event()
         self._zap = self._serve_zap(keys) if keys is not None else None
         self._router = self._receiver()
@@ -212,11 +228,36 @@ class Transport:
         self._loop.add_reader(link.monitor.FD, self._watch, j)
         self._loop.call_soon(self._watch, j)  # a first look arms the descriptor; later, when the caller is ready
         try:
-            dealer.connect(address)
-        except zmq.ZMQError as error:
-            raise ConfigError(
-                "transport.addresses", f"{address!r} is no address of peer {j}: {error.strerror}"
-            ) from error
+            if is_named(address):
+                _host_and_port(address)
+                self._search(j)
+            else:
+                self._point(j, address)
+        except (zmq.ZMQError, ValueError) as error:
+            raise ConfigError("transport.addresses", f"{address!r} is no address of peer {j}: {error}") from error
+
+    def _point(self, j: PeerId, endpoint: str) -> None:
+        """Connect to another endpoint than before, or, dropping the connection, to the same anew."""
+        dealer, old = self._links[j].dealer, self._endpoints.get(j)
+        if old is not None:
+            dealer.disconnect(old)
+        dealer.connect(endpoint)
+        self._endpoints[j] = endpoint
+
+    def _search(self, j: PeerId) -> None:
+        """Look for a neighbor that is known by name, from now on until the connection is up."""
+        if j not in self._searches and is_named(self._links[j].address):
+            self._searches[j] = self._loop.create_task(self._follow(j))
+
+    async def _follow(self, j: PeerId) -> None:
+        while True:
+            endpoints = await self._loop.run_in_executor(self._lookups, look_up, self._links[j].address)
+            for endpoint in endpoints:
+                if endpoint != self._endpoints.get(j):
+                    self._point(j, endpoint)
+                await asyncio.sleep(NAME_S)  # ended by `_watch` when the connection is up
+            if not endpoints:
+                await asyncio.sleep(RECONNECT_MS[1] / 1e3)
 
     def _watch(self, j: PeerId) -> None:
         link = self._links[j]
@@ -224,8 +265,11 @@ class Transport:
             code = int.from_bytes(event[0].bytes[:2], "little")
             if code == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 self._up.add(j)
+                if j in self._searches:
+                    self._searches.pop(j).cancel()
                 self._on_connect(j)
             elif code == zmq.EVENT_DISCONNECTED:
+                self._search(j)
                 if j in self._up:  # a relay in front of an absent peer accepts, and hangs up, many times a second
                     self._up.remove(j)
                     self._on_disconnect(j)
@@ -235,10 +279,10 @@ class Transport:
 
     def reconnect(self, j: PeerId) -> None:
         """Drop the connection to a neighbor, and what waits on it, for a new one."""
-        link = self._links[j]
-        if not link.dealer.closed:
-            link.dealer.disconnect(link.address)
-            link.dealer.connect(link.address)
+        if not self._links[j].dealer.closed:
+            if j in self._endpoints:
+                self._point(j, self._endpoints[j])
+            self._search(j)
 
     def _serve_zap(self, keys: Keys) -> zmq.Socket[bytes]:
         ids = {bytes(z85.decode(key.encode())): j for j, key in keys.peers.items()}
@@ -314,6 +358,9 @@ class Transport:
         if self._zap is not None:
             ends.append(self._zap)
             readers.append(self._zap)
+        for search in self._searches.values():
+            search.cancel()
+        self._lookups.shutdown(wait=False, cancel_futures=True)
         for reader in readers:
             self._loop.remove_reader(reader.FD)
         for link in self._links.values():
@@ -338,12 +385,38 @@ def identity(j: PeerId) -> bytes:
 
 def listening(address: str) -> str:
     """Where to listen by default at an address: there, or on all interfaces where its host is a name."""
-    parts = urlsplit(address)
+    return f"tcp://*:{urlsplit(address).port}" if is_named(address) and not is_loopback(address) else address
+
+
+def is_named(address: str) -> bool:
+    """Whether the host of an address is a name, which has to be looked up."""
+    host = urlsplit(address).hostname
+    if host is None:
+        return False
     try:
-        ipaddress.ip_address((parts.hostname or "").partition("%")[0])
+        ipaddress.ip_address(host)
     except ValueError:
-        return address if parts.scheme != "tcp" or is_loopback(address) else f"tcp://*:{parts.port}"
-    return address
+        return True
+    return False
+
+
+def look_up(address: str) -> list[str]:
+    """Numeric addresses of a named one, in the order in which to try them; none where the name is not known now."""
+    name, port = _host_and_port(address)
+    try:
+        found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
+    except OSError:
+        return []
+    hosts = dict.fromkeys(str(place[0]) for *_, place in found)
+    return [f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}" for host in hosts]
+
+
+def _host_and_port(address: str) -> tuple[str, int]:
+    parts = urlsplit(address)
+    if parts.scheme != "tcp" or parts.hostname is None or parts.port is None:
+        raise ValueError("expected tcp://host:port")
+    parts.hostname.encode("idna")  # as the look-up does: what it cannot encode is no name
+    return parts.hostname, parts.port
 
 
 def is_loopback(address: str) -> bool:
