@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -26,5 +25,4 @@ def _possible() -> None:
 def new_network(_possible: None, tmp_path: Path) -> Iterator[Callable[[], Network]]:
     """Make networks that are gone after the test."""
     with ExitStack() as stack:
-        count = itertools.count()
-        yield lambda: stack.enter_context(namespaces.network(tmp_path / f"hosts-{next(count)}"))
+        yield lambda: stack.enter_context(namespaces.network(tmp_path))

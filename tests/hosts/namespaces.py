@@ -3,8 +3,9 @@
 A `Network` is a bridge in a namespace of its own, so that nothing of the real host's network is
 touched, and a namespace for each of its hosts, plugged in by a veth pair. Addresses are private
 (10.77.0.0/24 and fd77::/64), and mean nothing outside: several networks may use the same at once.
-Names are found in one file a network, which its processes see as /etc/hosts; each has a mount
-namespace, so the real file stays, and nothing is written to /etc/netns.
+Names are found in one file a network, which its processes see as /etc/hosts, as they do another as
+/etc/resolv.conf; each has a mount namespace, so the real files stay, and nothing is written to
+/etc/netns.
 
 Namespaces bear the name of the test process that made them, its id and when it started. So two
 test runs never meet, and what a run that was killed has left is known by its owner being gone,
@@ -34,8 +35,9 @@ INTERFACE: Final = "eth0"
 SWITCH: Final = "switch"
 """The bridge, and the namespace it is in; no host may be called so."""
 
-MOUNTED: Final = 'mount --bind "$0" /etc/hosts && exec "$@"'
-"""Shell command of a process that sees a file as /etc/hosts. `ip netns exec` has given it a mount namespace."""
+MOUNTED: Final = 'mount --bind "$0" /etc/hosts && mount --bind "$1" /etc/resolv.conf && shift && exec "$@"'
+"""Shell command of a process that sees files of a network as /etc/hosts and /etc/resolv.conf. `ip netns exec` has
+given it a mount namespace."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Host:
 
     def start(self, command: Sequence[str | Path], folder: Path) -> subprocess.Popen[str]:
         """Start a command on this host; its process id is the command's own."""
-        inside = ["ip", "netns", "exec", self.namespace, "sh", "-c", MOUNTED, self.network.names]
+        inside = ["ip", "netns", "exec", self.namespace, "sh", "-c", MOUNTED, self.network.names, self.network.servers]
         process = subprocess.Popen(
             [*map(str, inside), *map(str, command)],
             cwd=folder,
@@ -120,12 +122,13 @@ class Network:
     ----------
     prefix : str
         First part of its namespaces' names.
-    names : Path
-        What its processes see as /etc/hosts.
+    names, servers : Path
+        What its processes see as /etc/hosts and /etc/resolv.conf.
     """
 
     prefix: str
     names: Path
+    servers: Path
     hosts: list[Host] = field(default_factory=list)
     processes: list[subprocess.Popen[str]] = field(default_factory=list)
 
@@ -137,6 +140,7 @@ class Network:
     def open(self) -> None:
         """Make the switch."""
         self.know({})
+        self.servers.write_text("nameserver 127.0.0.1\n")  # nobody listens there: an unknown name is known to be so
         tool("ip", "netns", "add", self.switch)
         tool("ip", "-n", self.switch, "link", "add", "name", SWITCH, "type", "bridge")
         tool("ip", "-n", self.switch, "link", "set", SWITCH, "up")
@@ -161,12 +165,17 @@ class Network:
         return host
 
     def know(self, names: Mapping[str, str]) -> None:
-        """Have all hosts know these addresses by name, and no others, from now on.
+        """Have all hosts know these names, and no others, from now on; several addresses have spaces between them.
 
         The file is written in place: what is mounted is the file, not its name.
         """
-        loopback = {"localhost": "127.0.0.1"}
-        self.names.write_text("".join(f"{address} {name}\n" for name, address in (loopback | dict(names)).items()))
+        known = {"localhost": "127.0.0.1"} | dict(names)
+        lines = [f"{address} {name}\n" for name, addresses in known.items() for address in addresses.split()]
+        self.names.write_text("".join(lines))
+
+    def ask(self, server: Host) -> None:
+        """Have names that are not known looked up there."""
+        self.servers.write_text(f"nameserver {server.ipv4}\n")
 
     def close(self) -> None:
         """End every process on it, and remove all of it."""
@@ -178,9 +187,10 @@ class Network:
 
 
 @contextmanager
-def network(names: Path) -> Iterator[Network]:
-    """A network, its names in this file, that is gone afterwards whatever happens."""
-    made = Network(f"{mine()}-{time.monotonic_ns()}", names)
+def network(folder: Path) -> Iterator[Network]:
+    """A network, its files in this folder, that is gone afterwards whatever happens."""
+    number = time.monotonic_ns()
+    made = Network(f"{mine()}-{number}", folder / f"hosts-{number}", folder / f"resolv-{number}.conf")
     try:
         made.open()
         yield made

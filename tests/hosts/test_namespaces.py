@@ -22,7 +22,7 @@ import pytest
 
 from tests.hosts import namespaces, relay
 from tests.hosts.namespaces import Host, Network
-from tests.integration.lab import Lab, command, end, events, metrics, same_finals, wait_until
+from tests.integration.lab import Lab, command, end, events, flat, metrics, same_finals, wait_until
 
 PEERS: Final = 4
 
@@ -185,12 +185,23 @@ def named(n: int = PEERS) -> list[str]:
     return [f"tcp://peer{k}.test:{PORT}" for k in range(n)]
 
 
-def start_relay(host: Host, routes: Mapping[str, str], latency_s: float, folder: Path) -> None:
+def start_relay(host: Host, routes: Mapping[str, str], *options: str, folder: Path) -> None:
     """Relay TCP connections on a host, and wait until it does."""
-    options = ("--latency", str(latency_s), *(f"{listen}={target}" for listen, target in routes.items()))
-    process = host.start([sys.executable, relay.__file__, *options], folder)
+    pairs = (f"{listen}={target}" for listen, target in routes.items())
+    process = host.start([sys.executable, relay.__file__, *options, *pairs], folder)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n", process.communicate()[1]
+
+
+def relayed(net: Network, lab: Lab, settings: Mapping[str, Any], *options: str) -> Fleet:
+    """A fleet with a relay in front of every peer."""
+    hosts, between = [net.host() for _ in range(PEERS)], net.host()
+    ports = [6000 + peer for peer in range(PEERS)]
+    fronts = [f"{between.ipv4}:{port}" for port in ports]
+    backs = [f"{host.ipv4}:{PORT}" for host in hosts]
+    start_relay(between, dict(zip(fronts, backs, strict=True)), *options, folder=lab.folder)
+    addresses = [f"tcp://{front}" for front in fronts]
+    return Fleet(lab, hosts, addresses, settings=settings, binds=dict.fromkeys(range(PEERS), f"tcp://*:{PORT}"))
 
 
 # ---- a link goes down, and up again --------------------------------------------------------
@@ -304,13 +315,7 @@ def test_latency_explains_what_a_round_takes(new_network: Links, lab: Lab) -> No
     rounds = 101
     settings = {"iterations": rounds}
     launched = lab.launch(lab.experiment("launched", **tree(lab, **settings)))
-    net = new_network()
-    hosts, between = [net.host() for _ in range(PEERS)], net.host()
-    ports = [6000 + peer for peer in range(PEERS)]
-    routes = {f"{between.ipv4}:{port}": f"{host.ipv4}:{PORT}" for port, host in zip(ports, hosts, strict=True)}
-    start_relay(between, routes, LATENCY_S, lab.folder)
-    relayed = [f"tcp://{between.ipv4}:{port}" for port in ports]
-    fleet = Fleet(lab, hosts, relayed, settings=settings, binds=dict.fromkeys(range(PEERS), f"tcp://*:{PORT}"))
+    fleet = relayed(new_network(), lab, settings, "--latency", str(LATENCY_S))
     fleet.start()
     fleet.finish(launched)
     for peer in range(PEERS):
@@ -320,6 +325,19 @@ def test_latency_explains_what_a_round_takes(new_network: Links, lab: Lab) -> No
         wait_s = statistics.median(line["wait_s"] for line in journal)
         print(f"peer {peer}: {took_s / (rounds - 1):.4f} s a round, median wait {wait_s:.4f} s")
         assert LATENCY_S / 2 <= wait_s <= 3 * LATENCY_S
+
+
+def test_a_share_may_take_longer_than_a_heartbeat(new_network: Links, lab: Lab) -> None:
+    """A line that carries a frame in 20 s: no connection breaks, the line is only slow."""
+    settings = {"iterations": 1, "model": {"hidden": [20_000]}}
+    launched = lab.launch(lab.experiment("launched", **tree(lab, **settings)))
+    frame_bytes = flat(launched, 0).nbytes
+    fleet = relayed(new_network(), lab, settings, "--bandwidth", str(frame_bytes / CUT_S))
+    fleet.start()
+    fleet.finish(launched)
+    for peer in range(PEERS):
+        assert metrics(fleet.run_dir, peer)[0]["wait_s"] > 1.9 * CUT_S, "y and z, one after the other"
+        assert all(event["event"] != "disconnected" for event in events(fleet.run_dir, peer)[:-2])
 
 
 # ---- addresses -----------------------------------------------------------------------------
@@ -336,20 +354,51 @@ def test_ipv6(new_network: Links, lab: Lab, reference: Path) -> None:
 
 
 def test_every_kind_of_address_in_one_run(new_network: Links, lab: Lab, reference: Path) -> None:
-    """IPv4, IPv6, the name of an IPv6 address, and a relay whose host and port are not those that the peer binds."""
+    """All that an address can be, and names that are known only later.
+
+    IPv4; a name with an IPv6 address that is of no use, and an IPv4 one; the name of an IPv6
+    address; a relay whose host and port are not those that the peer listens on, whose address
+    in turn is IPv6.
+    """
     net = new_network()
     hosts, between = [net.host() for _ in range(PEERS)], net.host()
-    net.know({"peer2.test": hosts[2].ipv6})
-    start_relay(between, {f"{between.ipv4}:6003": f"[{hosts[3].ipv6}]:7003"}, 0.0, lab.folder)
+    start_relay(between, {f"{between.ipv4}:6003": f"[{hosts[3].ipv6}]:7003"}, folder=lab.folder)
     addresses = [
         f"tcp://{hosts[0].ipv4}:{PORT}",
-        f"tcp://[{hosts[1].ipv6}]:{PORT}",
+        f"tcp://peer1.test:{PORT}",
         f"tcp://peer2.test:{PORT}",
         f"tcp://{between.ipv4}:6003",
     ]
     fleet = Fleet(lab, hosts, addresses, binds={3: "tcp://[::]:7003"})
     fleet.start()
+    for peer, process in fleet.processes.items():
+        wait_until(lambda peer=peer: events(fleet.run_dir, peer) != [], process)  # type: ignore[misc]
+    net.know({"peer1.test": f"fd77::dead {hosts[1].ipv4}", "peer2.test": hosts[2].ipv6})
     fleet.finish(reference)
+
+
+def test_a_silent_name_server_holds_up_nobody_else(new_network: Links, lab: Lab, reference: Path) -> None:
+    """A look-up takes 10 s then; connections to the other neighbors, whose names are known, live on."""
+    net = new_network()
+    server = net.host()
+    net.ask(server)
+    server.silence()
+    hosts = [net.host() for _ in range(PEERS)]
+    names = {f"peer{k}.test": host.ipv4 for k, host in enumerate(hosts)}
+    net.know(names)
+    fleet = Fleet(lab, hosts, named())
+    fleet.start()
+    fleet.reach(EARLY, 2)
+    fleet.kill(2)
+    net.know({name: address for name, address in names.items() if name != "peer2.test"})
+    living = [process for peer, process in fleet.processes.items() if peer != 2]
+    pass_time(CUT_S, living)
+    net.know(names)
+    fleet.start_one(2, "--resume")
+    fleet.finish(reference)
+    for peer in (0, 1, 3):
+        lost = [event["peer"] for event in events(fleet.run_dir, peer) if event["event"] == "disconnected"]
+        assert lost == [2] if peer != 0 else lost == []
 
 
 # ---- the harness ---------------------------------------------------------------------------
