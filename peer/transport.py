@@ -6,15 +6,21 @@ and stamps each frame with the id it answers.
 
 Everything runs in the event loop of `peer.process`. Sockets' descriptors are edge-triggered, so
 a socket is always read until it is empty.
+
+libzmq would look names up on its one thread for all traffic, and hold up every neighbor for as
+long as a name server is silent, and take the first address only. So names are looked up here, on
+threads of their own, again and again while a neighbor is not connected: one that has moved is
+found, and of several addresses each is tried.
 """
 
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from ipaddress import ip_address
 from typing import Final, cast, final
 from urllib.parse import urlsplit
 
@@ -31,12 +37,23 @@ HANDSHAKE_MS: Final = 5_000
 HEARTBEAT_MS: Final = 5_000
 """Between pings; twice that without an answer closes the connection, which finds a frozen or unplugged host."""
 
-CONNECT_MS: Final = 3_000
-"""An attempt to connect is given up after so long: into a network that swallows packets it would take minutes,
-and go on for as long when the network is back."""
+SLOWEST_BYTES_PER_S: Final = 100_000
+"""A line of a megabit a second still serves. An answer to a ping waits behind a frame on its way, and the frame
+counts as one only when it is whole: so a frame of the largest size is given the time that it takes there."""
 
 RECONNECT_MS: Final = (20, 1_000)
 """First and longest pause between attempts to connect: any start order costs little, an absent peer less."""
+
+CONNECT_MS: Final = 3_000
+"""An attempt to connect that was not answered by then is repeated: in a silent network the kernel would wait for
+minutes, ever longer between its packets."""
+
+NAME_S: Final = 4.0
+"""How long one address of a name is tried before the next, or before the name is looked up again: an attempt to
+connect, the longest pause, and no more, so that a neighbor that has moved is soon found."""
+
+LOOKUPS: Final = 32
+"""Names that are looked up at once; a silent name server holds up each for 10 s, but nothing else."""
 
 LINGER_MS: Final = 2_000
 """What is still to be sent when a peer ends gets this long."""
@@ -118,7 +135,8 @@ class Transport:
     max_frame_bytes : int
         A larger frame closes the connection it came over.
     on_connect, on_disconnect : callable
-        Called with a neighbor whose connection, outwards, comes up after a handshake, or breaks.
+        Called with a neighbor whose connection, outwards, comes up after a handshake, or breaks
+        after it was up.
     on_refusal : callable
         Called with a neighbor that refuses this peer's key.
     """
@@ -141,6 +159,10 @@ class Transport:
         self._loop = asyncio.get_running_loop()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._links: dict[PeerId, _Link] = {}
+        self._up: set[PeerId] = set()
+        self._endpoints: dict[PeerId, str] = {}
+        self._searches: dict[PeerId, asyncio.Task[None]] = {}
+        self._lookups = ThreadPoolExecutor(LOOKUPS, thread_name_prefix="names")
         self._readable = asyncio.Event()
         self._zap = self._serve_zap(keys) if keys is not None else None
         self._router = self._receiver()
@@ -163,8 +185,10 @@ class Transport:
             (zmq.LINGER, LINGER_MS),
             (zmq.MAXMSGSIZE, self._max_frame_bytes + CURVE_BYTES),
             (zmq.HANDSHAKE_IVL, HANDSHAKE_MS),
+            (zmq.CONNECT_TIMEOUT, CONNECT_MS),
             (zmq.HEARTBEAT_IVL, HEARTBEAT_MS),
-            (zmq.HEARTBEAT_TIMEOUT, 2 * HEARTBEAT_MS),
+            (zmq.HEARTBEAT_TIMEOUT, 2 * HEARTBEAT_MS + 1_000 * self._max_frame_bytes // SLOWEST_BYTES_PER_S),
+            (zmq.TCP_MAXRT, 2 * HEARTBEAT_MS),  # pings that are not even received close it in any case
             (zmq.SNDHWM, QUEUE_MESSAGES),
             (zmq.RCVHWM, QUEUE_MESSAGES),
             (zmq.IPV6, 1),
@@ -202,7 +226,6 @@ class Transport:
         self._limit(dealer)
         dealer.setsockopt(zmq.ROUTING_ID, identity(self._me))
         dealer.setsockopt(zmq.IMMEDIATE, 1)
-        dealer.setsockopt(zmq.CONNECT_TIMEOUT, CONNECT_MS)
         dealer.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS[0])
         dealer.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MS[1])
         if self._keys is not None:
@@ -215,30 +238,61 @@ class Transport:
         self._loop.add_reader(link.monitor.FD, self._watch, j)
         self._loop.call_soon(self._watch, j)  # a first look arms the descriptor; later, when the caller is ready
         try:
-            dealer.connect(address)
-        except zmq.ZMQError as error:
-            raise ConfigError(
-                "transport.addresses", f"{address!r} is no address of peer {j}: {error.strerror}"
-            ) from error
+            if is_named(address):
+                _host_and_port(address)
+                self._search(j)
+            else:
+                self._point(j, address)
+        except (zmq.ZMQError, ValueError) as error:
+            raise ConfigError("transport.addresses", f"{address!r} is no address of peer {j}: {error}") from error
+
+    def _point(self, j: PeerId, endpoint: str) -> None:
+        """Connect to another endpoint than before, or, dropping the connection, to the same anew."""
+        dealer, old = self._links[j].dealer, self._endpoints.get(j)
+        if old is not None:
+            dealer.disconnect(old)
+        dealer.connect(endpoint)
+        self._endpoints[j] = endpoint
+
+    def _search(self, j: PeerId) -> None:
+        """Look for a neighbor that is known by name, from now on until the connection is up."""
+        if j not in self._searches and is_named(self._links[j].address):
+            self._searches[j] = self._loop.create_task(self._follow(j))
+
+    async def _follow(self, j: PeerId) -> None:
+        while True:
+            endpoints = await self._loop.run_in_executor(self._lookups, look_up, self._links[j].address)
+            for endpoint in endpoints:
+                if endpoint != self._endpoints.get(j):
+                    self._point(j, endpoint)
+                await asyncio.sleep(NAME_S)  # ended by `_watch` when the connection is up
+            if not endpoints:
+                await asyncio.sleep(RECONNECT_MS[1] / 1e3)
 
     def _watch(self, j: PeerId) -> None:
         link = self._links[j]
         while (event := _receive_now(link.monitor)) is not None:
             code = int.from_bytes(event[0].bytes[:2], "little")
             if code == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                self._up.add(j)
+                if j in self._searches:
+                    self._searches.pop(j).cancel()
                 self._on_connect(j)
             elif code == zmq.EVENT_DISCONNECTED:
-                self._on_disconnect(j)
+                self._search(j)
+                if j in self._up:  # a relay in front of an absent peer accepts, and hangs up, many times a second
+                    self._up.remove(j)
+                    self._on_disconnect(j)
             elif code == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
                 self._on_refusal(j)  # libzmq does not try again by itself
                 self._loop.call_later(RECONNECT_MS[1] / 1e3, self.reconnect, j)
 
     def reconnect(self, j: PeerId) -> None:
         """Drop the connection to a neighbor, and what waits on it, for a new one."""
-        link = self._links[j]
-        if not link.dealer.closed:
-            link.dealer.disconnect(link.address)
-            link.dealer.connect(link.address)
+        if not self._links[j].dealer.closed:
+            if j in self._endpoints:
+                self._point(j, self._endpoints[j])
+            self._search(j)
 
     def _serve_zap(self, keys: Keys) -> zmq.Socket[bytes]:
         ids = {bytes(z85.decode(key.encode())): j for j, key in keys.peers.items()}
@@ -314,6 +368,9 @@ class Transport:
         if self._zap is not None:
             ends.append(self._zap)
             readers.append(self._zap)
+        for search in self._searches.values():
+            search.cancel()
+        self._lookups.shutdown(wait=False, cancel_futures=True)
         for reader in readers:
             self._loop.remove_reader(reader.FD)
         for link in self._links.values():
@@ -336,11 +393,42 @@ def identity(j: PeerId) -> bytes:
     return b"peer-%d" % j
 
 
+def is_named(address: str) -> bool:
+    """Whether the host of an address is a name, which has to be looked up."""
+    host = urlsplit(address).hostname
+    if host is None:
+        return False
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return True
+    return False
+
+
+def look_up(address: str) -> list[str]:
+    """Numeric addresses of a named one, in the order in which to try them; none where the name is not known now."""
+    name, port = _host_and_port(address)
+    try:
+        found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
+    except OSError:
+        return []
+    hosts = dict.fromkeys(str(place[0]) for *_, place in found)
+    return [f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}" for host in hosts]
+
+
+def _host_and_port(address: str) -> tuple[str, int]:
+    parts = urlsplit(address)
+    if parts.scheme != "tcp" or parts.hostname is None or parts.port is None:
+        raise ValueError("expected tcp://host:port")
+    parts.hostname.encode("idna")  # as the look-up does: what it cannot encode is no name
+    return parts.hostname, parts.port
+
+
 def is_loopback(address: str) -> bool:
     """Whether a tcp address is one of this host only."""
     host = urlsplit(address).hostname or ""
     try:
-        return host == "localhost" or ip_address(host).is_loopback
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:  # a name; what it stands for may change
         return False
 
