@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from hashlib import blake2b
-from importlib import metadata
 from ipaddress import ip_address
 from multiprocessing import get_context
 from pathlib import Path
@@ -424,6 +422,9 @@ def shard_of(experiment: Experiment, peer: PeerId) -> Shard:
 
 def record(experiment: Experiment, ground: Ground, run_dir: Path) -> None:
     """Write `experiment.toml` and `schedule.jsonl`: with the shards, enough to recompute the run."""
+    import platform  # these two only here: they bring the parser of mails along
+    from importlib import metadata
+
     run_dir.mkdir(parents=True, exist_ok=True)
     software = {name: metadata.version(name) for name in SOFTWARE} | {"python": platform.python_version()}
     tree = msgspec.structs.replace(experiment, software=software)
