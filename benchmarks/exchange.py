@@ -36,10 +36,10 @@ from typing import Final, final
 import click
 import numpy as np
 
-from peer import wire
+from peer import memory, wire
 from peer.errors import RemoteError
 from peer.journal import Journal
-from peer.process import LARGE_BYTES, goes_ahead, keep_memory
+from peer.process import goes_ahead
 from peer.roster import Roster
 from peer.rounds import Rounds
 from peer.session import Outgoing, Session
@@ -201,8 +201,8 @@ def ours(cell: Cell, me: PeerId, listener: socket.socket, addresses: Sequence[tu
 
 
 async def _ours(cell: Cell, me: PeerId, listener: socket.socket, addresses: Sequence[tuple[str, int]]) -> Interval:
-    if 8 * cell.p >= LARGE_BYTES:
-        keep_memory()
+    if 8 * cell.p >= memory.LARGE_BYTES:
+        memory.keep()
     peer = _Peer(cell, me)
     names = [f"tcp://{host}:{port}" for host, port in addresses]
     peer.transport.bind(names[me], listener)

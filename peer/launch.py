@@ -27,7 +27,7 @@ from typing import Any, Final, final
 import msgspec
 import numpy as np
 
-from peer import agent, checkpoint, config, prepare, process, wire
+from peer import agent, checkpoint, config, memory, prepare, process, wire
 from peer.arrays import DTYPES
 from peer.checkpoint import Checkpoint
 from peer.errors import ConfigError, PeerError
@@ -254,7 +254,7 @@ def _fleet(
     lifeline, held = os.pipe()  # its end tells the peers that this process is gone, however it went
     signal.pthread_sigmask(signal.SIG_BLOCK, process.SIGNALS)  # until everybody can handle them
     gc.collect()
-    process.glibc("malloc_trim", 0)
+    memory.trim()
     gc.freeze()  # what is alive now stays shared with the peers: the collector does not touch it
     try:
         for peer in range(experiment.peers):

@@ -8,7 +8,6 @@ round 0, stops both; a neighbor that gives up for good stops its neighbors, and 
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import math
 import secrets
 import signal
@@ -25,7 +24,7 @@ from typing import Final, ParamSpec, TypeVar, final
 
 import numpy as np
 
-from peer import agent, checkpoint, config, npz, settings, wire
+from peer import agent, checkpoint, config, memory, npz, settings, wire
 from peer.arrays import DTYPES
 from peer.checkpoint import Checkpoint
 from peer.errors import (
@@ -55,12 +54,6 @@ AHEAD_BYTES: Final = 1 << 16
 
 AHEAD_S: Final = 1e-3
 """Only behind a solve of this length does y go ahead: it costs a second message, 6 % of an exchange at p = 1e6."""
-
-LARGE_BYTES: Final = 1 << 17
-"""Blocks from this size on glibc gives back to the system when they are freed, unless told otherwise."""
-
-M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -3, -1
-"""Options of mallopt(3)."""
 
 NEWS_S: Final = 0.02
 """News of other peers are gathered for so long before they are passed on: 64 peers on a ring would else
@@ -148,24 +141,6 @@ def run(assignment: Assignment) -> tuple[int, str]:
 def goes_ahead(y_bytes: int, solve_s: float) -> bool:
     """Whether y is sent before the surrogate is solved, which took `solve_s` seconds the last time."""
     return y_bytes >= AHEAD_BYTES and solve_s >= AHEAD_S
-
-
-def keep_memory() -> None:
-    """Have glibc keep freed memory for the next round: else each large frame is page-faulted in anew.
-
-    A third of the processor time of an exchange at p = 1e6 goes there otherwise.
-    """
-    glibc("mallopt", M_MMAP_THRESHOLD, 32 << 20)  # the largest that it takes
-    glibc("mallopt", M_TRIM_THRESHOLD, 2**31 - 1)
-
-
-def glibc(function: str, *arguments: int) -> None:
-    """Call a function of glibc that tunes its memory; another C library goes without."""
-    try:
-        found = getattr(ctypes.CDLL(None), function)
-    except (AttributeError, OSError, TypeError):
-        return
-    found(*arguments)
 
 
 async def _run(assignment: Assignment) -> tuple[int, str]:
@@ -405,8 +380,8 @@ class _Peer:
         model = config.model_of(experiment, self.shard, self.session.roster.n_classes, self.initial)
         problem = config.problem_of(experiment, model, self.shard, self.session.roster.n_samples_total)
         self.form = replace(self.form, n_parameters=model.layout.size)
-        if 8 * model.layout.size >= LARGE_BYTES:
-            keep_memory()
+        if 8 * model.layout.size >= memory.LARGE_BYTES:
+            memory.keep()
         w = self.initial.vector(model, experiment.seed)
         if last is not None:
             self.state = agent.State(n=last.n, **last.vectors, **last.scalars)  # type: ignore[arg-type]
