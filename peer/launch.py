@@ -1,6 +1,6 @@
 """Every peer of an experiment as a process of its own on this host, forked from one warm parent.
 
-The parent has imported what a peer needs, and nothing else, and opened no ZeroMQ context; what
+The parent has imported what a peer needs, and nothing else, and has no ZeroMQ context; what
 imports more (networkx, scikit-learn) runs `aside` beforehand. So the peers share its memory and
 are up in milliseconds. It binds their ports itself, hands each peer its listening socket, makes
 the keys of the run, and watches.
@@ -8,7 +8,6 @@ the keys of the run, and watches.
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import json
 import os
@@ -18,26 +17,22 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final, final
 
 import msgspec
-import numpy as np
 
-from peer import agent, checkpoint, config, memory, prepare, process, wire
-from peer.arrays import DTYPES
-from peer.checkpoint import Checkpoint
-from peer.errors import ConfigError, PeerError
-from peer.journal import Journal
-from peer.messages import Share
+from peer import config, memory, prepare, process, shards
+from peer.errors import ConfigError
 from peer.process import BAD_INPUT, BROKEN, DONE, INTERRUPTED, LOST, Assignment
 from peer.settings import Experiment
 from peer.transport import Keys, is_loopback, new_key_pair
 from topology import PeerId
-from topology.weights import metropolis
+from topology.graphs import Graph
+from topology.schedules import Static
 
 TICK_S: Final = 0.2
 """Between two looks at the peers' journals: often enough for the eye."""
@@ -45,8 +40,11 @@ TICK_S: Final = 0.2
 GRACE_S: Final = 5.0
 """What the other peers get to end once one is lost; then they are killed."""
 
-WARM_ROUNDS: Final = 10
+WARM_ROUNDS: Final = 12
 """After so many calls the interpreter has adapted its code to them, in memory that peers then share."""
+
+WARM_S: Final = 1.0
+"""Rounds that take longer than this are not many, and their peers' memory is not what they share."""
 
 
 @final
@@ -129,45 +127,46 @@ def launch(experiment: Experiment, run_dir: Path, watch: Callable[[Path, Experim
         for listener in sockets:
             listener.close()
         raise
-    warm_up(experiment, ground)
+    warm_up(experiment)
     began = time.monotonic()
     with _fleet(experiment, ground, run_dir, sockets) as fleet:
         code, line = fleet.supervise(watch(run_dir, experiment))
     return Outcome(code, line, time.monotonic() - began)
 
 
-def warm_up(experiment: Experiment, ground: config.Ground) -> None:
-    """Do what every peer does first: what that leaves in memory is then shared by all, and not written again.
+def warm_up(experiment: Experiment) -> None:
+    """Do what every peer does: what that leaves in memory is then shared by all, and not written again.
 
-    A few rounds of peer 0 with itself as its neighbor, without a network; nothing of it is kept.
+    Two peers with the shard of peer 0 talk to each other for a few rounds, in this process. What they
+    made is gone after it, threads and ZeroMQ context included; nothing of it is kept.
     """
-    shard = config.shard_of(experiment, 0)
-    model = config.model_of(experiment, shard, shard.n_classes, config.initial_of(experiment, 0))
-    problem = config.problem_of(experiment, model, shard, shard.n_samples)
-    form = wire.Format(experiment.run_id, experiment.peers, model.layout.size, experiment.transport.wire_dtype)
-    hello = config.session_of(experiment, ground, 0, shard, (0, ""), None).roster.hello("ask", 0)
-    rule, dtype = config.step_of(experiment), DTYPES[experiment.transport.wire_dtype]
+    replaced = msgspec.structs.replace
+    path = str(shards.path_of(experiment.data.path, 0))
+    pair = replaced(
+        experiment,
+        peers=2,
+        iterations=WARM_ROUNDS,
+        data=replaced(experiment.data, path=path),
+        model=replaced(experiment.model, initial=experiment.model.initial.replace("{id}", "0")),
+        run=replaced(experiment.run, checkpoint_every=min(1, experiment.run.checkpoint_every)),
+        transport=replaced(experiment.transport, addresses=()),
+    )
+    sockets = listeners(pair)
+    pair = with_addresses(pair, sockets)
+    keys = new_keys(pair)
+    ground = config.Ground(Static(Graph.of(2, [(0, 1)])), ((1,), (0,)), "")
+    with TemporaryDirectory() as folder:
+        (Path(folder) / "experiment.toml").touch()  # a run directory whose record is there
+        process.rehearse([Assignment(pair, ground, me, Path(folder), keys[me], sockets[me]) for me in range(2)], WARM_S)
 
-    async def rounds() -> None:
-        state = agent.initial(problem, model.initial(np.random.default_rng(0)), experiment.step.alpha)
-        for n in range(WARM_ROUNDS):
-            wire.decode(wire.encode(hello, form), form)
-            proposal = agent.propose(problem, state, experiment.peers)
-            sent = Share(0, n, 0, state.objective, state.y, proposal.z)
-            share = wire.decode(wire.encode(sent, form), form)
-            assert isinstance(share, Share)
-            state = agent.absorb(problem, state, proposal, {1: share}, {0: 0.5, 1: 0.5}, rule, dtype)
-            journal.round(
-                residual=problem.stationarity(state.w, state.y), weights=len(metropolis(ground.schedule.graph(n), 0))
-            )
-            vectors = {"w": state.w, "y": state.y, "gradient": state.gradient}
-            checkpoint.save(Path(folder) / "checkpoint.npz", Checkpoint("", "", n, {}, 0, vectors, {}, (sent,)))
-            await asyncio.sleep(0)
 
-    with TemporaryDirectory() as folder, np.errstate(all="ignore"), suppress(PeerError):
-        journal = Journal(Path(folder), resume=False)
-        asyncio.run(rounds())
-        journal.close()
+def new_keys(experiment: Experiment) -> list[Keys | None]:
+    """Fresh keys of every peer, which know each other; None for each where security = "none"."""
+    if experiment.transport.security != "curve":
+        return [None] * experiment.peers
+    pairs = [new_key_pair() for _ in range(experiment.peers)]
+    public = {peer: pair[0] for peer, pair in enumerate(pairs)}
+    return [Keys(secret, own, public) for own, secret in pairs]
 
 
 class Watcher:
@@ -247,9 +246,7 @@ def _verdict(failed: Mapping[PeerId, tuple[int, str]]) -> tuple[int, str]:
 def _fleet(
     experiment: Experiment, ground: config.Ground, run_dir: Path, sockets: list[socket.socket]
 ) -> Iterator[_Fleet]:
-    secure = experiment.transport.security == "curve"
-    pairs = {peer: new_key_pair() for peer in range(experiment.peers)} if secure else {}
-    public = {peer: pair[0] for peer, pair in pairs.items()}
+    keys = new_keys(experiment)
     fleet = _Fleet({}, {}, {})
     lifeline, held = os.pipe()  # its end tells the peers that this process is gone, however it went
     signal.pthread_sigmask(signal.SIG_BLOCK, process.SIGNALS)  # until everybody can handle them
@@ -258,8 +255,7 @@ def _fleet(
     gc.freeze()  # what is alive now stays shared with the peers: the collector does not touch it
     try:
         for peer in range(experiment.peers):
-            keys = Keys(pairs[peer][1], pairs[peer][0], public) if secure else None
-            assignment = Assignment(experiment, ground, peer, run_dir, keys, sockets[peer], lifeline)
+            assignment = Assignment(experiment, ground, peer, run_dir, keys[peer], sockets[peer], lifeline)
             reader, writer = os.pipe()
             pid = os.fork()
             if pid == 0:

@@ -33,7 +33,7 @@ def here(experiment: Experiment, run_dir: Path) -> tuple[Experiment, config.Grou
     experiment = config.aside(with_cut_shards, experiment, run_dir / "shards")
     config.aside(config.rehearse, experiment)
     experiment = with_run_id(experiment)
-    config.record(experiment, ground, run_dir)
+    config.aside(config.record, experiment, ground, run_dir)
     return experiment, ground
 
 

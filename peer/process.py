@@ -14,11 +14,10 @@ import signal
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final, ParamSpec, TypeVar, final
 
@@ -136,6 +135,29 @@ def run(assignment: Assignment) -> tuple[int, str]:
         One line on what went wrong; empty if nothing did.
     """
     return asyncio.run(_run(assignment))
+
+
+def rehearse(assignments: Sequence[Assignment], limit_s: float) -> None:
+    """Run peers in this process, to their end or for a while; nobody is told how they got on."""
+
+    async def one(assignment: Assignment) -> None:
+        peer = _Peer(assignment)
+        try:
+            await peer.work()
+        except (PeerError, asyncio.CancelledError) as error:
+            await peer.end(BROKEN, str(error), None)
+        finally:
+            await peer.close()
+            peer.mathematics.shutdown()  # the caller may fork: no thread must be left
+
+    async def all_of_them() -> None:
+        tasks = [asyncio.ensure_future(one(assignment)) for assignment in assignments]
+        _, late = await asyncio.wait(tasks, timeout=limit_s)
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*tasks)
+
+    asyncio.run(all_of_them())
 
 
 def goes_ahead(y_bytes: int, solve_s: float) -> bool:
@@ -277,9 +299,9 @@ class _Peer:
                 sent = False
         return sent
 
-    async def listen(self) -> None:
+    async def listen(self, goes_on: Callable[[], bool] = lambda: True) -> None:
         """Take in messages, also from neighbors that come back after a goodbye, until this is canceled."""
-        while True:
+        while goes_on():
             await self.take()
 
     async def take(self) -> None:
@@ -331,6 +353,28 @@ class _Peer:
                 return condition()
         return True
 
+    async def together(self, missing: Callable[[], Sequence[PeerId]], deadline_s: float) -> bool:
+        """Wait until no peer is missing; False if the deadline passed first.
+
+        Says for whom it waits, and since when: after WAITING_S, and whenever that has doubled.
+        """
+        loop, n = asyncio.get_running_loop(), self.rounds.n
+        began_s, pause_s = loop.time(), WAITING_S
+        while not await self.until(lambda: not missing(), min(deadline_s, began_s + pause_s)):
+            waited_s = loop.time() - began_s
+            if loop.time() >= deadline_s:
+                return False
+            peers, since = list(missing()), datetime.now().astimezone() - timedelta(seconds=waited_s)
+            self.event("waiting", n=n, peers=peers, since=since.isoformat(timespec="seconds"))
+            named = ("peer " if len(peers) == 1 else "peers ") + ", ".join(map(str, peers))
+            self.assignment.tell(f"round {n}: waits for {named}, since {since:%H:%M:%S} ({waited_s:.0f} s)")
+            pause_s *= 2
+        if pause_s > WAITING_S:
+            waited_s = loop.time() - began_s
+            self.event("together", n=n, waited_s=round(waited_s, 3))
+            self.assignment.tell(f"round {n}: all are here, after {waited_s:.0f} s")
+        return True
+
     # ---- the run ---------------------------------------------------------------------------
 
     async def work(self) -> None:
@@ -356,15 +400,16 @@ class _Peer:
         DisagreementError
             A neighbor runs with other settings.
         """
-        began, patience = time.monotonic(), self.experiment.run.patience_s
-        roster = self.session.roster
+        loop, roster = asyncio.get_running_loop(), self.session.roster
+        began_s = loop.time()
         try:
-            async with asyncio.timeout(patience):
-                with self.waiting(lambda: roster.missing):
-                    while roster.missing:
-                        await self.take()
-        except TimeoutError as error:
-            raise NeighborsLate(0, roster.missing, time.monotonic() - began) from error
+            async with asyncio.TaskGroup() as both:
+                listening = both.create_task(self.listen(lambda: bool(roster.missing)))
+                if not await self.together(lambda: roster.missing, began_s + self.experiment.run.patience_s):
+                    raise NeighborsLate(0, roster.missing, loop.time() - began_s)
+                listening.cancel()
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
         self.say(self.session.begin())
         self.event("ready", samples=roster.n_samples_total)
 
@@ -412,8 +457,7 @@ class _Peer:
         """Say goodbye, and stay until the neighbors, which may still need shares again, have said so too."""
         self.say(self.session.part(""))
         patience_s = asyncio.get_running_loop().time() + self.experiment.run.patience_s
-        with self.waiting(lambda: self.session.absent):
-            await self.until(lambda: not self.session.absent, patience_s)
+        await self.together(lambda: self.session.absent, patience_s)
 
     async def round(self, problem: Problem, state: agent.State) -> agent.State:
         """One round of NEXT; the state after it.
@@ -479,38 +523,8 @@ class _Peer:
         rounds = self.rounds
         loop = asyncio.get_running_loop()
         rounds.wait_from(loop.time())
-        if not rounds.missing:
-            return
-        with self.waiting(lambda: rounds.missing):
-            while not await self.until(lambda: not rounds.missing, rounds.deadline_s):
-                rounds.check_late(loop.time())
-
-    @contextmanager
-    def waiting(self, whom: Callable[[], Sequence[PeerId]]) -> Iterator[None]:
-        """While peers are waited for, say for whom and since when: after a while, and whenever that has doubled."""
-        loop, n = asyncio.get_running_loop(), self.rounds.n
-        began, since = loop.time(), datetime.now().astimezone()
-        timer: asyncio.TimerHandle
-        said = False
-
-        def say(waited_s: float) -> None:
-            nonlocal timer, said
-            said = True
-            peers = list(whom())
-            self.event("waiting", n=n, peers=peers, since=since.isoformat(timespec="seconds"))
-            named = ("peer " if len(peers) == 1 else "peers ") + ", ".join(map(str, peers))
-            self.assignment.tell(f"round {n}: waits for {named}, since {since:%H:%M:%S} ({waited_s:.0f} s)")
-            timer = loop.call_later(waited_s, say, 2 * waited_s)
-
-        timer = loop.call_later(WAITING_S, say, WAITING_S)
-        try:
-            yield
-        finally:
-            timer.cancel()
-            if said and not whom():
-                waited_s = loop.time() - began
-                self.event("together", n=n, waited_s=round(waited_s, 3))
-                self.assignment.tell(f"round {n}: all are here, after {waited_s:.0f} s")
+        while not await self.together(lambda: rounds.missing, rounds.deadline_s):
+            rounds.check_late(loop.time())
 
     async def compute(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Result of a computation on the thread of the mathematics, while messages are served."""
