@@ -35,6 +35,13 @@ class Lab:
             self.shard(peer, x=x, y=y)
         return "shards/peer-{id}.npz"
 
+    def four_shards(self) -> str:
+        """Write unequal shards of three classes for four peers; the pattern of the files."""
+        rng = np.random.default_rng(5)
+        data = [(rng.normal(size=(m, 3)), rng.integers(0, 3, size=m)) for m in (8, 5, 11, 6)]
+        data[0][1][:] = np.arange(8) % 3
+        return self.shards(data)
+
     def shard(self, peer: int, **arrays: Array) -> Path:
         """Write the shard of one peer."""
         path = self.folder / "shards" / f"peer-{peer}.npz"

@@ -20,7 +20,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import pytest
 
 from tests.integration.lab import Lab, end, events, free_addresses, metrics, same_finals
@@ -34,14 +33,11 @@ N_SEEDS: Final = 3
 
 
 def _tree(lab: Lab, **more: Any) -> dict[str, Any]:
-    rng = np.random.default_rng(5)
-    shards = [(rng.normal(size=(m, 3)), rng.integers(0, 3, size=m)) for m in (8, 5, 11, 6)]
-    shards[0][1][:] = np.arange(8) % 3
     return {
         "seed": 11,
         "peers": PEERS,
         "iterations": ROUNDS,
-        "data": {"path": lab.shards(shards)},
+        "data": {"path": lab.four_shards()},
         "model": {"hidden": [4]},
         "objective": {"loss": "cross_entropy"},
         "topology": {"graph": "complete", "schedule": "random-links", "link_probability": 0.4},

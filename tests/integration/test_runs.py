@@ -29,14 +29,11 @@ PEERS = 4
 
 
 def _tree(lab: Lab, **more: Any) -> dict[str, Any]:
-    rng = np.random.default_rng(5)
-    shards = [(rng.normal(size=(m, 3)), rng.integers(0, 3, size=m)) for m in (8, 5, 11, 6)]
-    shards[0][1][:] = np.arange(8) % 3
     return {
         "seed": 11,
         "peers": PEERS,
         "iterations": 40,
-        "data": {"path": lab.shards(shards)},
+        "data": {"path": lab.four_shards()},
         "model": {"hidden": [4]},
         "objective": {"loss": "cross_entropy", "regularizer": "l1"},
         "topology": {"graph": "complete", "schedule": "random-links", "link_probability": 0.4},
