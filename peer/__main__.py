@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +27,8 @@ def main() -> None:
     """Entry point. One BLAS thread a peer, unless the environment says otherwise: peers share the cores."""
     for library in ("OPENBLAS", "OMP", "MKL", "VECLIB_MAXIMUM"):
         os.environ.setdefault(f"{library}_NUM_THREADS", "1")
+    if os.getpid() == 1:  # of a container, which the system spares a signal that is not handled
+        signal.signal(signal.SIGTERM, lambda number, frame: os._exit(128 + number))
     try:
         code = cli.main(standalone_mode=False)
     except click.exceptions.Abort:
@@ -147,8 +150,6 @@ def run(experiment: Path, me: int, out: Path | None, resume: bool, stay: bool, o
     peer run examples/three.toml --id 0
     peer run examples/three.toml --id 0 --resume
     """
-    import signal
-
     from peer import config, journal, keys, settings
     from peer.process import DONE, SIGNALS, Assignment
     from peer.process import run as run_peer
@@ -164,7 +165,7 @@ def run(experiment: Path, me: int, out: Path | None, resume: bool, stay: bool, o
     if not transport.addresses:
         raise ConfigError("transport.addresses", "expected an address for each peer, found none")
     folder = journal.folder_of(run_dir, me)
-    if not resume and any((folder / name).exists() for name in ("checkpoint.npz", "final.npz")):
+    if not resume and any((folder / name).exists() for name in ("initial.npz", "checkpoint.npz", "final.npz")):
         raise ConfigError("--out", f"{folder} holds a run already; --resume goes on with it, another --out keeps it")
     pair = None
     if transport.security == "curve":
@@ -181,15 +182,14 @@ def run(experiment: Path, me: int, out: Path | None, resume: bool, stay: bool, o
     code, line = DONE, ""
     if resume and journal.needs_nothing(folder):
         tell(f"done already; {folder}/final.npz")
+        if stay:
+            signal.sigwait(SIGNALS)
     else:
         ground = config.aside(config.ground, what)
         met = ", ".join(map(str, ground.union[me])) or "none"
         tell(f"listens on {config.bind_of(what, me)} as {transport.addresses[me]}; neighbors over the run: {met}")
-        code, line = run_peer(Assignment(what, ground, me, run_dir, pair, resume=resume, tell=tell))
+        code, line = run_peer(Assignment(what, ground, me, run_dir, pair, resume=resume, stay=stay, tell=tell))
         click.echo(f"peer {me}: {line or f'done; {folder}/final.npz'}", err=bool(line))
-    if stay and code == DONE:
-        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-        signal.sigwait(SIGNALS)
     return code
 
 
@@ -383,7 +383,13 @@ def check(experiment: Path, overrides: tuple[str, ...]) -> int:
 @click.option("--image", default="next-peer", show_default=True, help="Name of the image.")
 @click.option("--build", metavar="DIR", help="Folder with the Dockerfile; the current one, if it has one.")
 @click.option("--memory", default="512m", show_default=True, help="Of each peer, at most.")
-@click.option("--cpus", default=1.0, show_default=True, help="Of each peer, at most.")
+@click.option(
+    "--cpus",
+    type=click.FloatRange(0.01, 1024.0),
+    default=1.0,
+    show_default=True,
+    help="Of each peer, at most.",
+)
 @with_settings
 def compose(
     experiment: Path, image: str, build: str | None, memory: str, cpus: float, overrides: tuple[str, ...]

@@ -30,10 +30,10 @@ HEADER: Final = """\
 # Written by `peer compose {file}`.
 #
 #   prepare     cuts the shards, makes the keys, and writes the record of the run; once
-#   peer-0 ...  train; each sees its own shard and its own key, read-only, and nobody else's
+#   peer-0 ...  train; each sees its own shard and its own key, read-only, and nobody else's; all write the results
 #   summary     waits until all are done, then writes summary.json and report.html
 #
-# To see the results:  docker cp "$(docker-compose ps -q summary)":/results results
+# To see the results:  docker cp "$(docker-compose ps -aq summary)":/results results
 # To start all over:   docker-compose down --volumes
 """
 
@@ -124,7 +124,7 @@ def text(experiment: Experiment, file: Path, containers: Containers, folder: Pat
         raise ConfigError("peers", f"expected at most {MAX_CONTAINERS} containers on one host, found {n}")
     if experiment.transport.security != "curve":
         raise ConfigError("transport.security", "expected curve: none is for addresses of the loopback only")
-    cut = not experiment.data.path
+    cut = bool(experiment.data.dataset)
     own, test = _shards(experiment, folder)
     keys = [f"key-{peer}:{KEYS.format(id=peer)}" for peer in range(n)]
     inputs = _inputs(experiment, folder)
@@ -137,12 +137,12 @@ def text(experiment: Experiment, file: Path, containers: Containers, folder: Pat
     command = ["prepare", "/experiment.toml", "--out=/results"]
     command += [f"--set={key}={value}" for key, value in settings.items()]
     prepares = [source, "results:/results", *dict.fromkeys(for_all), *readable, *(test if cut else _read_only(test))]
-    build = f"    build: {json.dumps(containers.context)}\n" if containers.context else ""
+    build = f"    build: {_quoted(containers.context)}\n" if containers.context else ""
     parts = [
         HEADER.format(name=experiment.name, n=n, file=_relative(file, folder)),
         ROLES.format(
-            image=json.dumps(containers.image),
-            memory=json.dumps(containers.memory),
+            image=_quoted(containers.image),
+            memory=_quoted(containers.memory),
             cpus=containers.cpus,
             build=build,
         ),
@@ -161,7 +161,7 @@ def text(experiment: Experiment, file: Path, containers: Containers, folder: Pat
 def _shards(experiment: Experiment, folder: Path) -> tuple[list[str], list[str]]:
     """Mounts of the peers' shards, and of the test set if there is one: volumes to be cut into, or given files."""
     data, peers = experiment.data, range(experiment.peers)
-    if not data.path:
+    if data.dataset:
         volumes = [f"shard-{peer}:{SHARDS.format(id=peer)}" for peer in (*peers, "test")]
         return volumes[:-1], volumes[-1:] if data.test_fraction else []
     files = [f"{_relative(shards.path_of(data.path, peer), folder)}:{SHARD.format(id=peer)}" for peer in peers]
@@ -194,12 +194,19 @@ def _read_only(mounts: Iterable[str]) -> list[str]:
 def _relative(path: Path, folder: Path) -> str:
     """A path as compose takes it: with ./ in front, else it would be the name of a volume."""
     found = Path(os.path.relpath(path.absolute(), folder.absolute())).as_posix()
+    if ":" in found or not found.isprintable():
+        raise ConfigError(str(path), "expected a path without a colon, for a container to mount it")
     return found if found.startswith("../") else f"./{found}"
 
 
+def _quoted(text: str) -> str:
+    """A YAML string; what compose would take for a variable, escaped."""
+    return json.dumps(text.replace("$", "$$"), ensure_ascii=False)
+
+
 def _sequence(key: str, items: Sequence[str], short: bool = False) -> str:
-    """A list of a service, every item quoted, and what compose would take for a variable escaped."""
-    quoted = [json.dumps(item.replace("$", "$$"), ensure_ascii=False) for item in items]
+    """A list of a service."""
+    quoted = [_quoted(item) for item in items]
     if short:
         return f"    {key}: [{', '.join(quoted)}]\n"
     return f"    {key}:\n" + "".join(f"      - {item}\n" for item in quoted)

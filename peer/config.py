@@ -428,6 +428,7 @@ def record(experiment: Experiment, ground: Ground, run_dir: Path) -> None:
     run_dir.mkdir(parents=True, exist_ok=True)
     software = {name: metadata.version(name) for name in SOFTWARE} | {"python": platform.python_version()}
     tree = msgspec.structs.replace(experiment, software=software)
-    schedules.save(ground.schedule, experiment.iterations, run_dir / "schedule.jsonl")
+    lines = schedules.lines(ground.schedule, experiment.iterations)
+    npz.replace(run_dir / "schedule.jsonl", lambda file: file.writelines(f"{line}\n".encode() for line in lines))
     # last and at once: who finds it, finds everything
     npz.replace(run_dir / "experiment.toml", lambda file: file.write(settings.to_toml(tree).encode()))

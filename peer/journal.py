@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -57,10 +58,34 @@ class Journal:
         file.write(json.dumps(values) + "\n")
         file.flush()
 
+    def sync(self) -> None:
+        """See to it that the rounds are on the disk: a checkpoint that counts on them may follow."""
+        os.fsync(self._metrics.fileno())
+
     def close(self) -> None:
         """Close the files."""
         self._metrics.close()
         self._log.close()
+
+
+def claim(folder: Path) -> IO[bytes]:
+    """Make a folder this process's own for as long as the file that is returned is open.
+
+    Raises
+    ------
+    ConfigError
+        Another process has it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = (folder / "lock").open("wb")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.close()
+        raise ConfigError("--out", f"{folder}: another process of this peer is running there") from error
+    except OSError:  # a file system without locks
+        pass
+    return lock
 
 
 def truncate_metrics(folder: Path, n_rounds: int) -> None:
@@ -69,7 +94,7 @@ def truncate_metrics(folder: Path, n_rounds: int) -> None:
     if not path.exists():
         return
     with path.open("rb") as file:
-        kept = sum(len(line) for line, _ in zip(file, range(n_rounds), strict=False))
+        kept = sum(len(line) for line, _ in zip(file, range(n_rounds), strict=False) if line.endswith(b"\n"))
     os.truncate(path, kept)  # in place: were this process killed now, nothing else would be lost
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
+from peer import npz
 from peer.errors import ConfigError
 from topology import PeerId
 
@@ -43,14 +44,16 @@ def write(folder: Path, pairs: Mapping[PeerId, tuple[str, str]]) -> list[Path]:
         raise ConfigError("keys", f"expected a folder without keys, found {there}")
     for peer, (_, secret) in pairs.items():
         _write_secret(folder / secret_name(peer), secret)
-    _write_public(public, {peer: pair[0] for peer, pair in pairs.items()})
+    public.write_text(_public_list({peer: pair[0] for peer, pair in pairs.items()}), encoding="utf-8")
     return paths
 
 
-def complete(pattern: str, n_agents: int, new_pair: Callable[[], tuple[str, str]]) -> None:
-    """Make the keys that are not there yet in a folder, or, where the name holds {id}, in a folder for each peer.
+def complete(
+    pattern: str, n_agents: int, new_pair: Callable[[], tuple[str, str]], public_of: Callable[[str], str]
+) -> None:
+    """Make the keys that are not there yet in a folder, or, where its name holds {id}, in a folder for each peer.
 
-    Secret keys that are there stay. The list of public ones is written last, so that it is whole.
+    Secret keys that are there stay, and the lists of public ones follow from them.
 
     Parameters
     ----------
@@ -60,31 +63,31 @@ def complete(pattern: str, n_agents: int, new_pair: Callable[[], tuple[str, str]
         Number of peers.
     new_pair : callable
         Makes a (public, secret) pair.
+    public_of : callable
+        Public key of a secret one.
 
     Raises
     ------
     ConfigError
-        A key that is there is none, or its public half is not listed.
+        A secret is none, or is missing beside a list of public keys, or is not of the key in the list.
     """
     folders = [folder_of(pattern, peer) for peer in range(n_agents)]
-    listed: dict[PeerId, str] = {}
+    secrets = [folder / secret_name(peer) for peer, folder in enumerate(folders)]
+    for secret in secrets:
+        if not secret.exists() and (secret.parent / PUBLIC_NAME).exists():
+            raise ConfigError("transport.keys", f"expected {secret} beside {PUBLIC_NAME}, found none")
+    for secret in secrets:
+        if not secret.exists():
+            secret.parent.mkdir(parents=True, exist_ok=True)
+            npz.replace(secret, lambda file: file.write(f"{new_pair()[1]}\n".encode()), mode=0o600)
+    public = {peer: public_of(_checked(path.read_text("utf-8"), path)) for peer, path in enumerate(secrets)}
     for peer, folder in enumerate(folders):
-        if (folder / PUBLIC_NAME).exists() and (folder / secret_name(peer)).exists():
-            listed[peer] = read(folder, peer, n_agents)[1][peer]
-    if len(listed) == n_agents:
-        return
-    pairs = {peer: new_pair() for peer in range(n_agents) if peer not in listed}
-    if listed:
-        missing = ", ".join(map(str, pairs))
-        problem = f"{pattern}: expected the keys of all peers or of none, found none of peers {missing}"
-        raise ConfigError("transport.keys", problem)
-    public = {peer: pair[0] for peer, pair in pairs.items()}
-    for peer, folder in enumerate(folders):
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / secret_name(peer)).unlink(missing_ok=True)  # of an attempt that was cut short: nobody has used it
-        _write_secret(folder / secret_name(peer), pairs[peer][1])
-    for folder in dict.fromkeys(folders):
-        _write_public(folder / PUBLIC_NAME, public)
+        if not (folder / PUBLIC_NAME).exists():
+            npz.replace(folder / PUBLIC_NAME, lambda file: file.write(_public_list(public).encode()))
+        elif read(folder, peer, n_agents)[1] != public:
+            raise ConfigError(
+                "transport.keys", f"{folder / PUBLIC_NAME}: expected the keys of the secrets in {pattern}"
+            )
 
 
 def folder_of(pattern: str, peer: PeerId) -> Path:
@@ -98,9 +101,15 @@ def _write_secret(path: Path, secret: str) -> None:
         file.write(secret + "\n")
 
 
-def _write_public(path: Path, public: Mapping[PeerId, str]) -> None:
+def _public_list(public: Mapping[PeerId, str]) -> str:
     lines = (f'{peer} = "{key}"\n' for peer, key in sorted(public.items()))
-    path.write_text("# public CURVE keys by peer id\n" + "".join(lines), encoding="utf-8")
+    return "# public CURVE keys by peer id\n" + "".join(lines)
+
+
+def _checked(secret: str, path: Path) -> str:
+    if not Z85_KEY.fullmatch(secret.strip()):
+        raise ConfigError("transport.keys", f"{path}: expected a key of 40 characters")
+    return secret.strip()
 
 
 def read(folder: Path, peer: PeerId, n_agents: int) -> tuple[str, dict[PeerId, str]]:
@@ -115,7 +124,7 @@ def read(folder: Path, peer: PeerId, n_agents: int) -> tuple[str, dict[PeerId, s
     """
     own = folder / (OWN_NAME if (folder / OWN_NAME).exists() else secret_name(peer))
     try:
-        secret = own.read_text(encoding="utf-8").strip()
+        secret = own.read_text(encoding="utf-8")
         listed = tomllib.loads((folder / PUBLIC_NAME).read_text(encoding="utf-8"))
     except OSError as error:
         hint = f"`peer keys DIR --peers {n_agents}` makes them"
@@ -126,6 +135,4 @@ def read(folder: Path, peer: PeerId, n_agents: int) -> tuple[str, dict[PeerId, s
     for i in range(n_agents):
         if not isinstance(public.get(i), str) or not Z85_KEY.fullmatch(public[i]):
             raise ConfigError("transport.keys", f"{folder / PUBLIC_NAME}: expected a key for peer {i}, found none")
-    if not Z85_KEY.fullmatch(secret):
-        raise ConfigError("transport.keys", f"{own}: expected a key of 40 characters")
-    return secret, {i: public[i] for i in range(n_agents)}
+    return _checked(secret, own), {i: public[i] for i in range(n_agents)}

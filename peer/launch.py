@@ -44,7 +44,10 @@ WARM_ROUNDS: Final = 12
 """After so many calls the interpreter has adapted its code to them, in memory that peers then share."""
 
 WARM_S: Final = 1.0
-"""Rounds that take longer than this are not many, and their peers' memory is not what they share."""
+"""So long at most; the rest of a computation that is going on then comes on top."""
+
+WARM_PARAMETERS: Final = 5_000
+"""Peers of a larger network have memory of their own that outweighs what they share, and rounds that take long."""
 
 
 @final
@@ -140,6 +143,10 @@ def warm_up(experiment: Experiment) -> None:
     Two peers with the shard of peer 0 talk to each other for a few rounds, in this process. What they
     made is gone after it, threads and ZeroMQ context included; nothing of it is kept.
     """
+    shard = config.shard_of(experiment, 0)
+    model = config.model_of(experiment, shard, shard.n_classes, config.initial_of(experiment, 0))
+    if model.layout.size > WARM_PARAMETERS:
+        return
     replaced = msgspec.structs.replace
     path = str(shards.path_of(experiment.data.path, 0))
     pair = replaced(

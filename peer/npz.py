@@ -57,11 +57,11 @@ def sweep(folder: Path) -> None:
         part.unlink(missing_ok=True)
 
 
-def replace(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+def replace(path: Path, write: Callable[[IO[bytes]], object], mode: int = 0o666) -> None:
     """Write a file beside `path`, to the disk, and put it in its place, which is on the disk too after this."""
     # a name of its own: another thread of an interrupted peer, or another peer, may be writing the same file now
     beside = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
-    with beside.open("wb") as file:
+    with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
         write(file)
         file.flush()
         os.fsync(file.fileno())

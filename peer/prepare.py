@@ -14,7 +14,7 @@ import msgspec
 from peer import config, keys, settings
 from peer.errors import ConfigError
 from peer.settings import Experiment
-from peer.transport import new_key_pair
+from peer.transport import new_key_pair, public_of
 
 
 def here(experiment: Experiment, run_dir: Path) -> tuple[Experiment, config.Ground]:
@@ -69,7 +69,7 @@ def elsewhere(experiment: Experiment, run_dir: Path) -> Experiment:
         config.aside(_cut_into_place, experiment)
     config.aside(config.rehearse, experiment)
     if transport.security == "curve":
-        keys.complete(transport.keys, experiment.peers, new_key_pair)
+        keys.complete(transport.keys, experiment.peers, new_key_pair, public_of)
     if not path.exists():
         experiment = with_run_id(experiment)
         config.record(experiment, ground, run_dir)

@@ -12,6 +12,7 @@ import math
 import secrets
 import signal
 import socket
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -37,7 +38,7 @@ from peer.errors import (
     SolveError,
     WireError,
 )
-from peer.journal import Journal, folder_of, truncate_metrics
+from peer.journal import Journal, claim, folder_of, truncate_metrics
 from peer.optim.models import MLP
 from peer.problem import Problem
 from peer.session import Outgoing
@@ -63,6 +64,9 @@ WAITING_S: Final = 5.0
 
 FAREWELL_S: Final = 2.0
 """How long a peer that stops by an error tries to tell those that do not know it yet."""
+
+MATHEMATICS: Final = "mathematics"
+"""Name of the thread on which a peer computes."""
 
 DONE, BAD_INPUT, LOST, BROKEN, INTERRUPTED = 0, 2, 3, 4, 130
 """Exit codes."""
@@ -104,6 +108,8 @@ class Assignment:
         Descriptor that becomes readable when the process that started this one is gone.
     resume : bool
         From the last checkpoint; from the start where there is none yet.
+    stay : bool
+        When done, be there for neighbors that may need this peer still, until it is told to go.
     tell : callable
         Takes a line for the user: for whom this peer waits.
     """
@@ -116,6 +122,7 @@ class Assignment:
     listener: socket.socket | None = None
     lifeline: int | None = None
     resume: bool = False
+    stay: bool = False
     tell: Callable[[str], None] = lambda line: None
 
     @property
@@ -140,24 +147,15 @@ def run(assignment: Assignment) -> tuple[int, str]:
 def rehearse(assignments: Sequence[Assignment], limit_s: float) -> None:
     """Run peers in this process, to their end or for a while; nobody is told how they got on."""
 
-    async def one(assignment: Assignment) -> None:
-        peer = _Peer(assignment)
-        try:
-            await peer.work()
-        except (PeerError, asyncio.CancelledError) as error:
-            await peer.end(BROKEN, str(error), None)
-        finally:
-            await peer.close()
-            peer.mathematics.shutdown()  # the caller may fork: no thread must be left
-
     async def all_of_them() -> None:
-        tasks = [asyncio.ensure_future(one(assignment)) for assignment in assignments]
-        _, late = await asyncio.wait(tasks, timeout=limit_s)
-        for task in late:
-            task.cancel()
-        await asyncio.gather(*tasks)
+        stop = asyncio.Event()
+        asyncio.get_running_loop().call_later(limit_s, stop.set)
+        await asyncio.gather(*(_live(assignment, stop) for assignment in assignments))
 
     asyncio.run(all_of_them())
+    for thread in threading.enumerate():  # the caller may fork: none of them must be left
+        if thread.name.startswith(MATHEMATICS):
+            thread.join()
 
 
 def goes_ahead(y_bytes: int, solve_s: float) -> bool:
@@ -166,17 +164,31 @@ def goes_ahead(y_bytes: int, solve_s: float) -> bool:
 
 
 async def _run(assignment: Assignment) -> tuple[int, str]:
+    """The life of a peer; of one that stays, one life after the other, as long as somebody may need it."""
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    for number in SIGNALS:
+        loop.add_signal_handler(number, stop.set)
+    if assignment.lifeline is not None:
+        loop.add_reader(assignment.lifeline, _once, loop, assignment.lifeline, stop.set)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    while True:
+        code, line, absent = await _live(assignment, stop)
+        if not assignment.stay or code != DONE or stop.is_set():
+            return code, line
+        if not absent:
+            await stop.wait()
+            return code, line
+        assignment = replace(assignment, resume=True)
+
+
+async def _live(assignment: Assignment, stop: asyncio.Event) -> tuple[int, str, Sequence[PeerId]]:
+    """Exit code and line of one run of a peer, and who may need it still."""
     try:
         peer = _Peer(assignment)
     except ConfigError as error:
-        return BAD_INPUT, str(error)
-    work = asyncio.ensure_future(peer.work())
-    loop = asyncio.get_running_loop()
-    for number in SIGNALS:
-        loop.add_signal_handler(number, work.cancel)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-    if assignment.lifeline is not None:
-        loop.add_reader(assignment.lifeline, _once, loop, assignment.lifeline, work.cancel)
+        return BAD_INPUT, str(error), ()
+    work, told = asyncio.ensure_future(peer.work()), asyncio.ensure_future(stop.wait())
+    told.add_done_callback(lambda _: work.cancel())
     code, line, offender = 1, "", None
     try:
         await work
@@ -186,13 +198,16 @@ async def _run(assignment: Assignment) -> tuple[int, str]:
     except PeerError as error:
         code, line = next(code for kind, code in CODES.items() if isinstance(error, kind)), str(error)
         offender = error.sender if isinstance(error, DisagreementError) else None
+    except OSError as error:  # a disk that is full, a folder that is gone
+        code, line = BAD_INPUT, f"{error.filename or assignment.folder}: {error.strerror}"
     except BaseException as error:
         line = f"a bug of this program: {error!r}"
         raise
     finally:
+        told.cancel()
         await peer.end(code, line, offender)
         await peer.close()
-    return code, line
+    return code, line, peer.session.absent
 
 
 def _once(loop: asyncio.AbstractEventLoop, descriptor: int, function: Callable[[], object]) -> None:
@@ -220,7 +235,7 @@ class _Peer:
         self.state: agent.State | None = None
         self.solve_s = math.inf
         self.news: asyncio.TimerHandle | None = None
-        self.mathematics = ThreadPoolExecutor(1, thread_name_prefix="mathematics")
+        self.mathematics = ThreadPoolExecutor(1, thread_name_prefix=MATHEMATICS)
         widest = 8 * self._guess_of_parameters()
         self.transport = Transport(
             me, assignment.keys, max(widest, wire.MAX_HEADER_BYTES), self.connected, self.disconnected, self.refused
@@ -229,18 +244,24 @@ class _Peer:
             self.transport.bind(config.bind_of(experiment, me), assignment.listener)
             for j in self.neighbors:
                 self.transport.connect(j, experiment.transport.addresses[j])
+            self.lock = claim(assignment.folder)
             process = checkpoint.next_incarnation(assignment.folder / "starts"), secrets.token_hex(8)
             self.session = config.session_of(experiment, assignment.ground, me, self.shard, process, self.last)
+            if assignment.resume:
+                npz.sweep(assignment.folder)
+                truncate_metrics(assignment.folder, self.session.rounds.n)
+            self.journal = Journal(assignment.folder, assignment.resume)
+            if not (assignment.run_dir / "experiment.toml").exists():
+                config.record(experiment, assignment.ground, assignment.run_dir)
         except ConfigError:
             self.transport.abandon()
             raise
+        except OSError as error:
+            self.transport.abandon()
+            raise ConfigError(
+                "--out", f"cannot write {error.filename or assignment.folder}: {error.strerror}"
+            ) from error
         self.rounds = self.session.rounds
-        if assignment.resume:
-            npz.sweep(assignment.folder)
-            truncate_metrics(assignment.folder, self.rounds.n)
-        self.journal = Journal(assignment.folder, assignment.resume)
-        if not (assignment.run_dir / "experiment.toml").exists():
-            config.record(experiment, assignment.ground, assignment.run_dir)
         self.began_s = time.monotonic()
         self.event("start", id=me, n=self.rounds.n, samples=self.shard.n_samples, neighbors=self.neighbors)
 
@@ -288,16 +309,18 @@ class _Peer:
 
     def say(self, messages: Outgoing) -> bool:
         """Send; whether all was sent. A share that is not will be when its connection is up again."""
-        sent = True
+        failed: set[PeerId] = set()
         last, packed = None, self.transport.pack([])
         for j, message in messages:
+            if j in failed:
+                continue
             if message is not last:  # the same to several neighbors is encoded once
                 last, packed = message, self.transport.pack(wire.encode(message, self.form))
             if not self.transport.send(j, packed):
                 self.session.disconnected(j)
                 self.transport.reconnect(j)
-                sent = False
-        return sent
+                failed.add(j)
+        return not failed
 
     async def listen(self, goes_on: Callable[[], bool] = lambda: True) -> None:
         """Take in messages, also from neighbors that come back after a goodbye, until this is canceled."""
@@ -448,7 +471,7 @@ class _Peer:
             if every == 0:
                 self.rounds.floor = state.n
             elif state.n % every == 0 or state.n == self.experiment.iterations:
-                await self.compute(checkpoint.save, self.checkpoint_path, self.snapshot(state))
+                await self.compute(self.keep, self.snapshot(state))
                 self.rounds.floor = state.n
         npz.save(self.assignment.folder / "final.npz", model.layout.unflatten(state.w))
         self.event("done", n=state.n)
@@ -456,8 +479,10 @@ class _Peer:
     async def part(self) -> None:
         """Say goodbye, and stay until the neighbors, which may still need shares again, have said so too."""
         self.say(self.session.part(""))
-        patience_s = asyncio.get_running_loop().time() + self.experiment.run.patience_s
-        await self.together(lambda: self.session.absent, patience_s)
+        loop, patience_s = asyncio.get_running_loop(), self.experiment.run.patience_s
+        while not await self.together(lambda: self.session.absent, loop.time() + patience_s):
+            if not any(map(self.rounds.is_connected, self.session.absent)):
+                break  # they are gone; who is there, but not through yet, is waited for
 
     async def round(self, problem: Problem, state: agent.State) -> agent.State:
         """One round of NEXT; the state after it.
@@ -556,13 +581,18 @@ class _Peer:
         counts, n_classes = dict(self.session.roster.counts), self.session.roster.n_classes
         return Checkpoint(self.experiment.run_id, self.digest, state.n, counts, n_classes, vectors, scalars, kept)
 
+    def keep(self, snapshot: Checkpoint) -> None:
+        """Put a checkpoint on the disk, and the lines of its rounds before it."""
+        self.journal.sync()
+        checkpoint.save(self.checkpoint_path, snapshot)
+
     async def end(self, code: int, line: str, offender: PeerId | None) -> None:
         """Journal how it ended; checkpoint if it was interrupted; tell the neighbors if it failed.
 
         An offender, with whom no run is possible, must first hear of this peer's settings.
         """
         if code == INTERRUPTED and self.state is not None and self.experiment.run.checkpoint_every:
-            checkpoint.save(self.checkpoint_path, self.snapshot(self.state))
+            self.keep(self.snapshot(self.state))
         if offender is not None:
             deadline_s = asyncio.get_running_loop().time() + FAREWELL_S
             await self.until(lambda: offender in self.greeted, deadline_s)
@@ -573,6 +603,9 @@ class _Peer:
 
     async def close(self) -> None:
         """Let go of everything."""
+        if self.news is not None:
+            self.news.cancel()
         self.mathematics.shutdown(wait=False, cancel_futures=True)
         await self.transport.close()
         self.journal.close()
+        self.lock.close()

@@ -121,8 +121,11 @@ class Session:
 
     @property
     def absent(self) -> tuple[PeerId, ...]:
-        """Neighbors that have not said goodbye yet, and may need something still, ascending."""
-        return tuple(j for j in self.neighbors if j not in self.said_bye)
+        """Neighbors that have not completed their run, and may need something still, ascending.
+
+        One that gave up is among them: it may be resumed.
+        """
+        return tuple(j for j in self.neighbors if self.said_bye.get(j) != "")
 
     @property
     def given_up(self) -> tuple[PeerId, str] | None:

@@ -20,6 +20,7 @@ import ipaddress
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, cast, final
 from urllib.parse import urlsplit
@@ -250,27 +251,40 @@ class Transport:
         """Connect to another endpoint than before, or, dropping the connection, to the same anew."""
         dealer, old = self._links[j].dealer, self._endpoints.get(j)
         if old is not None:
-            dealer.disconnect(old)
+            with suppress(zmq.ZMQError):  # libzmq may have given it up
+                dealer.disconnect(old)
         dealer.connect(endpoint)
         self._endpoints[j] = endpoint
 
     def _search(self, j: PeerId) -> None:
-        """Look for a neighbor that is known by name, from now on until the connection is up."""
-        if j not in self._searches and is_named(self._links[j].address):
+        """Look for a neighbor from now on until the connection is up; ended by `_watch` then."""
+        if j not in self._searches:
             self._searches[j] = self._loop.create_task(self._follow(j))
 
     async def _follow(self, j: PeerId) -> None:
+        """Try each of a neighbor's addresses in turn.
+
+        The one it had comes first: libzmq tries that by itself, and soonest. It comes last too, for
+        libzmq has given it up for good if something else than a peer has answered there once.
+        """
+        address = self._links[j].address
         while True:
-            endpoints = await self._loop.run_in_executor(self._lookups, look_up, self._links[j].address)
-            for endpoint in endpoints:
-                if endpoint != self._endpoints.get(j):
-                    self._point(j, endpoint)
-                await asyncio.sleep(NAME_S)  # ended by `_watch` when the connection is up
+            endpoints = [address]
+            if is_named(address):
+                endpoints = await self._loop.run_in_executor(self._lookups, look_up, address)
+            now = self._endpoints.get(j)
+            if now in endpoints:
+                await asyncio.sleep(NAME_S)
+            for endpoint in sorted(endpoints, key=lambda endpoint: endpoint == now):
+                self._point(j, endpoint)
+                await asyncio.sleep(NAME_S)
             if not endpoints:
                 await asyncio.sleep(RECONNECT_MS[1] / 1e3)
 
     def _watch(self, j: PeerId) -> None:
         link = self._links[j]
+        if link.monitor.closed:
+            return
         while (event := _receive_now(link.monitor)) is not None:
             code = int.from_bytes(event[0].bytes[:2], "little")
             if code == zmq.EVENT_HANDSHAKE_SUCCEEDED:

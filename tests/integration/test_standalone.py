@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import stat
 import subprocess
 import tomllib
@@ -138,6 +139,53 @@ def test_torn_and_foreign_checkpoints_are_refused_and_stay(lab: Lab) -> None:
     path.unlink()
     line = refusal(lab.run("run", experiment, "--id", "1", "--out", "out", "--resume"), 2)
     assert "has begun its rounds; found none" in line
+
+
+def test_whoever_gave_up_can_be_resumed_and_finds_those_who_were_done(lab: Lab) -> None:
+    """Peer 0 meets peer 1 in the first rounds only, is done, and stays away until it is needed again."""
+    rounds = 400
+    schedule = lab.schedule([[(0, 1), (1, 2)] if n < 5 else [(1, 2)] for n in range(rounds)])
+    tree: dict[str, Any] = {
+        "iterations": rounds,
+        "topology": {"schedule": "file", "path": schedule},
+        "run": {"patience_s": 3.0, "checkpoint_every": 100},
+    }
+    launched = lab.launch(_experiment(lab, "launched", **tree), "launched")
+    experiment = _experiment(lab, **tree)
+    processes = [_start(lab, experiment, peer) for peer in range(PEERS)]
+    wait_until(lambda: len(metrics(lab.folder / "out", 2)) > 20, processes[2])
+    os.killpg(processes[2].pid, signal.SIGKILL)
+    assert end(processes[2])[0] == -signal.SIGKILL
+    assert len(metrics(lab.folder / "out", 2)) < rounds, "it was killed too late to show anything"
+    code, errors = end(processes[1])
+    assert code == 3
+    assert "peer 2 did not come" in errors
+    assert end(processes[0]) == (0, "")
+    assert events(lab.folder / "out", 0)[-1]["absent"] == [1]
+    for process in [_start(lab, experiment, peer, "--resume") for peer in range(PEERS)]:
+        assert end(process) == (0, "")
+    same_finals(launched, lab.folder / "out", PEERS)
+
+
+def test_something_else_at_a_neighbors_address_is_outlived(lab: Lab) -> None:
+    addresses = free_addresses(PEERS)
+    assert lab.run("keys", "keys", "--peers", str(PEERS)).returncode == 0
+    experiment = _experiment(lab, transport={"addresses": addresses, "keys": "keys"})
+    with socket.create_server(("127.0.0.1", int(addresses[1].rpartition(":")[2]))) as stranger:
+        others = [_start(lab, experiment, peer) for peer in (0, 2)]
+        for _ in others:
+            connection, _ = stranger.accept()
+            connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+            connection.close()
+    for process in [*others, _start(lab, experiment, 1)]:
+        assert end(process) == (0, "")
+
+
+def test_a_run_directory_that_cannot_be_written_is_named(lab: Lab) -> None:
+    (lab.folder / "file").write_text("precious")
+    line = refusal(lab.run("run", _experiment(lab), "--id", "0", "--out", "file/out"), 2)
+    assert "file/out" in line
+    assert (lab.folder / "file").read_text() == "precious"
 
 
 def _prepare(lab: Lab, experiment: Path) -> subprocess.CompletedProcess[str]:

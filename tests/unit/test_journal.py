@@ -15,6 +15,7 @@ from peer.journal import (
     TAIL_BYTES,
     Health,
     Journal,
+    claim,
     ended_well,
     events,
     health,
@@ -226,3 +227,11 @@ def test_a_torn_event_does_not_take_the_next_one_along(tmp_path: Path) -> None:
     journal.event("start", 2.0)
     journal.close()
     assert [event["time_s"] for event in events(tmp_path)] == [0.0, 2.0]
+
+
+def test_a_folder_is_for_one_process_at_a_time(tmp_path: Path) -> None:
+    lock = claim(tmp_path / "peers" / "000")
+    with pytest.raises(ConfigError, match="another process"):
+        claim(tmp_path / "peers" / "000")
+    lock.close()
+    claim(tmp_path / "peers" / "000").close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -95,44 +95,60 @@ def test_public_lists_that_are_none(public: str | bytes, problem: str, tmp_path:
     assert problem in refused(tmp_path)
 
 
-def new_pairs() -> Iterator[tuple[str, str]]:
-    return iter(PAIRS.values())
+SECRETS = {secret: public for public, secret in PAIRS.values()}
+
+
+def complete(pattern: str, n_agents: int, new_pair: Callable[[], tuple[str, str]] | None = None) -> None:
+    made = iter(PAIRS.values())
+    keys.complete(pattern, n_agents, new_pair or (lambda: next(made)), SECRETS.__getitem__)
 
 
 def test_a_folder_for_each_peer_holds_its_own_secret_only(tmp_path: Path) -> None:
-    made = new_pairs()
     pattern = str(tmp_path / "{id}")
-    keys.complete(pattern, 3, lambda: next(made))
+    complete(pattern, 3)
     for peer in range(3):
         folder = keys.folder_of(pattern, peer)
         assert sorted(path.name for path in folder.iterdir()) == [keys.secret_name(peer), keys.PUBLIC_NAME]
         assert keys.read(folder, peer, 3) == (PAIRS[peer][1], {i: PAIRS[i][0] for i in range(3)})
         assert stat.S_IMODE((folder / keys.secret_name(peer)).stat().st_mode) == 0o600
-    keys.complete(pattern, 3, lambda: pytest.fail("they are all there"))
+    complete(pattern, 3, lambda: pytest.fail("they are all there"))
 
 
 def test_one_folder_for_all_is_completed_too(tmp_path: Path) -> None:
-    made = new_pairs()
-    keys.complete(str(tmp_path), 3, lambda: next(made))
+    complete(str(tmp_path), 3)
     assert [keys.read(tmp_path, peer, 3)[0] for peer in range(3)] == [PAIRS[peer][1] for peer in range(3)]
 
 
-def test_what_a_killed_attempt_left_is_made_anew(tmp_path: Path) -> None:
-    """The lists of public keys are written last: without one, nobody has used a key."""
-    (tmp_path / "1").mkdir()
-    (tmp_path / "1" / keys.secret_name(1)).write_text("half a k")
-    made = new_pairs()
-    keys.complete(str(tmp_path / "{id}"), 2, lambda: next(made))
-    assert keys.read(tmp_path / "1", 1, 2)[0] == PAIRS[1][1]
-
-
-def test_keys_of_some_peers_only_are_not_completed(tmp_path: Path) -> None:
-    made = new_pairs()
+@pytest.mark.parametrize("left", [[], [0], [0, 1, 2]])
+def test_a_killed_attempt_is_completed_with_the_secrets_that_it_left(left: list[int], tmp_path: Path) -> None:
     pattern = str(tmp_path / "{id}")
-    keys.complete(pattern, 3, lambda: next(made))
-    (tmp_path / "1" / keys.secret_name(1)).unlink()
-    with pytest.raises(ConfigError, match="of all peers or of none, found none of peers 1"):
-        keys.complete(pattern, 3, lambda: next(made))
+    for peer in left:
+        keys.folder_of(pattern, peer).mkdir()
+        (keys.folder_of(pattern, peer) / keys.secret_name(peer)).write_text(PAIRS[9 - peer][1] + "\n")
+    complete(pattern, 3)
+    found = [keys.read(keys.folder_of(pattern, peer), peer, 3) for peer in range(3)]
+    assert [found[peer][0] for peer in left] == [PAIRS[9 - peer][1] for peer in left]
+    assert found[0][1] == found[1][1] == found[2][1] == {peer: SECRETS[found[peer][0]] for peer in range(3)}
+    (tmp_path / "1" / keys.PUBLIC_NAME).unlink()  # killed between two lists
+    complete(pattern, 3)
+    assert keys.read(tmp_path / "1", 1, 3) == found[1]
+
+
+def test_a_secret_that_is_gone_is_not_replaced(tmp_path: Path) -> None:
+    """Others may have its public half."""
+    complete(str(tmp_path), 3)
+    before = (tmp_path / keys.PUBLIC_NAME).read_text()
+    (tmp_path / keys.secret_name(1)).unlink()
+    with pytest.raises(ConfigError, match=r"peer-001\.secret beside public\.toml, found none"):
+        complete(str(tmp_path), 3)
+    assert (tmp_path / keys.PUBLIC_NAME).read_text() == before
+
+
+def test_lists_of_other_keys_are_not_replaced(tmp_path: Path) -> None:
+    complete(str(tmp_path), 3)
+    (tmp_path / keys.secret_name(1)).write_text(PAIRS[7][1])
+    with pytest.raises(ConfigError, match="expected the keys of the secrets"):
+        complete(str(tmp_path), 3)
 
 
 def test_a_secret_mounted_for_one_peer_has_a_name_of_its_own(tmp_path: Path) -> None:
