@@ -20,7 +20,7 @@ RUN mkdir -p peer topology && touch peer/__init__.py topology/__init__.py \
     && if ls /wheels/*.whl >/dev/null 2>&1; then printf '[global]\nno-index = true\nfind-links = /wheels\n' >/etc/pip.conf; fi \
     && if [ -n "${CERT}" ]; then export PIP_CERT="/certificates/${CERT}"; fi \
     && python3 -m venv /venv \
-    && /venv/bin/pip install --no-cache-dir --disable-pip-version-check --quiet 'setuptools>=77' ".[${EXTRAS}]" \
+    && /venv/bin/pip install --no-cache-dir --disable-pip-version-check --quiet 'setuptools>=77' ".${EXTRAS:+[${EXTRAS}]}" \
     # the libraries' own tests: a tenth of the image
     && find /venv/lib -type d -name tests -not -path '*/numpy/*' -prune -exec rm -rf {} + \
     && rm -rf peer topology build ./*.egg-info
