@@ -79,9 +79,7 @@ class Roster:
         process = (hello.incarnation, hello.instance)
         known = self._processes.get(j, process)
         if self.began and process != known and hello.incarnation <= known[0]:
-            raise DisagreementError(
-                "twin", "a second process with this id, which does not go on in the folder of the first", j
-            )
+            raise DisagreementError("twin", "a second process with this id, which does not resume the first", j)
         if hello.purpose != "news":
             self._compare(hello)
         for peer, count in hello.n_samples.items():
