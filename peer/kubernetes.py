@@ -271,7 +271,7 @@ def manifests(
         run.service(),
         run.results(),
         run.stateful_set(),
-        *([run.summary()] if experiment.data.dataset else []),
+        run.summary(),
     ]
     return "\n---\n".join(document.strip("\n") for document in documents) + "\n"
 
@@ -391,14 +391,9 @@ securityContext:
         experiment, name = self.experiment, self.name
         space = f" --namespace {self.cluster.namespace}" if self.cluster.namespace else ""
         selector = f"--selector app.kubernetes.io/instance={name}"
-        if experiment.data.dataset:
-            end = f"""\
+        end = f"""\
 #     kubectl{space} wait --for=condition=complete --timeout=1h job/{name}-summary
 #     kubectl{space} cp {self.pod(0)}:{RESULTS} runs/{name}     # the run directory, with summary and report"""
-        else:
-            end = f"""\
-#     kubectl{space} logs {selector} --prefix --tail=1 --max-log-requests={experiment.peers}     # until all are done
-#     kubectl{space} cp {self.pod(0)}:{RESULTS} runs/{name}     # the run directory"""
         origin = (
             f"# They are those in {_said(key_folder)}."
             if key_folder
@@ -646,10 +641,25 @@ spec:
             - {{name: shard, mountPath: {SHARDS}}}"""
 
     def summary(self) -> str:
-        """The job that sums up a run whose samples everybody can cut."""
+        """The job that sums the run up."""
+        cuts = f"""\
+      initContainers:
+        - name: shards # of all peers: it cuts them for itself
+          {self.image}
+          args: [shard, {EXPERIMENT}/experiment.toml]
+          resources:
+            requests: {{cpu: 100m, memory: 128Mi}}
+            limits: {{cpu: "1", memory: 1Gi}}
+          {self.container_security}
+          volumeMounts:
+            - {{name: experiment, mountPath: {EXPERIMENT}, readOnly: true}}
+            - {{name: shards, mountPath: {SHARDS}}}
+            - {{name: tmp, mountPath: /tmp}}
+"""
+        named = bool(self.experiment.data.dataset)
+        sees = "It has no key." if named else "It has no key, and no samples: what needs them is null there."
         return f"""\
-# Waits until all peers have ended well, and writes {RESULTS}/summary.json and report.html. It cuts the samples of all
-# for itself, and has no key. (With samples of your own there is no such job: no pod sees more than one peer's.)
+# Waits until all peers have ended well, and writes {RESULTS}/summary.json and report.html. {sees}
 apiVersion: batch/v1
 kind: Job
 {self.metadata(f"{self.name}-summary")}
@@ -663,29 +673,7 @@ spec:
       automountServiceAccountToken: false
       enableServiceLinks: false
       {self.pod_security}
-      initContainers:
-        - name: experiment # is part of a run directory
-          {self.image}
-          command: [sh, -c, cp {EXPERIMENT}/* {RESULTS}/]
-          resources:
-            requests: {{cpu: 10m, memory: 16Mi}}
-            limits: {{cpu: 100m, memory: 128Mi}}
-          {self.container_security}
-          volumeMounts:
-            - {{name: experiment, mountPath: {EXPERIMENT}, readOnly: true}}
-            - {{name: results, mountPath: {RESULTS}}}
-        - name: shards
-          {self.image}
-          args: [shard, {EXPERIMENT}/experiment.toml]
-          resources:
-            requests: {{cpu: 100m, memory: 128Mi}}
-            limits: {{cpu: "1", memory: 1Gi}}
-          {self.container_security}
-          volumeMounts:
-            - {{name: experiment, mountPath: {EXPERIMENT}, readOnly: true}}
-            - {{name: shards, mountPath: {SHARDS}}}
-            - {{name: tmp, mountPath: /tmp}}
-      containers:
+{cuts if named else ""}      containers:
         - name: summary
           {self.image}
           args: [report, {RESULTS}, --wait]

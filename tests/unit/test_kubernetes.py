@@ -64,8 +64,7 @@ class Printed:
     def pods(self) -> Iterator[tuple[str, Tree]]:
         """Specifications of all pods, with the names of the claims that each gets besides its volumes."""
         for kind in ("StatefulSet", "Job"):
-            if kind in self.by_kind:
-                yield kind, self.by_kind[kind]["spec"]["template"]["spec"]
+            yield kind, self.by_kind[kind]["spec"]["template"]["spec"]
 
     def containers(self) -> Iterator[Tree]:
         for _, pod in self.pods():
@@ -284,9 +283,8 @@ def test_selectors_find_the_peers_and_nobody_else(case: Case) -> None:
     ]
     for selector in selectors:
         assert selector == template
-        if "Job" in found.by_kind:
-            other = found.by_kind["Job"]["spec"]["template"]["metadata"]["labels"]
-            assert not selector.items() <= other.items()
+        other = found.by_kind["Job"]["spec"]["template"]["metadata"]["labels"]
+        assert not selector.items() <= other.items()
     assert policy["ingress"][0]["ports"] == [{"port": kubernetes.PORT, "protocol": "TCP"}]
 
 
@@ -501,7 +499,7 @@ def test_a_named_data_set_is_cut_by_each_peer_and_by_the_summary() -> None:
     (cut,) = found.peer["initContainers"]
     assert cut["args"] == ["shard", "/experiment/experiment.toml"]
     assert [variable["name"] for variable in cut["env"]] == ["PEER_ID"], "its own part only"
-    *_, all_of_it = found.by_kind["Job"]["spec"]["template"]["spec"]["initContainers"]
+    (all_of_it,) = found.by_kind["Job"]["spec"]["template"]["spec"]["initContainers"]
     assert all_of_it["args"] == cut["args"]
     assert "env" not in all_of_it
     assert found.experiment.data.dataset == "digits"
@@ -512,7 +510,7 @@ def test_a_named_data_set_is_cut_by_each_peer_and_by_the_summary() -> None:
 def test_own_samples_are_waited_for_and_no_pod_sees_those_of_others(folder: Path) -> None:
     experiment = made(peers=3, data=own(folder))
     found = printed(experiment)
-    assert "Job" not in found.by_kind
+    assert "initContainers" not in found.by_kind["Job"]["spec"]["template"]["spec"], "it sees nobody's"
     assert found.experiment.data.test_path == "", "which no peer needs"
     (wait,) = found.peer["initContainers"]
     assert wait["command"] == ["sh", "-c"]
