@@ -1,9 +1,10 @@
 """kill -9 at any time, then --resume: the run ends with the bits of the undisturbed one.
 
 `python -m tests.integration.test_kills --seeds 50` plays many seeds; the tests here, a few. A seed
-says which peers are killed, when, and how long they stay away; the time runs from the moment that
-a process is started, so that kills fall before the first Hello, between Hello and the first
-checkpoint, in the rounds, while a checkpoint is written, and when the peer is done and still needed.
+says which peers are killed, when, and how long they stay away. Kills come a while after a process
+was started, or as soon as its peer is in some round: so they fall before the first Hello, between
+Hello and the first checkpoint, in the rounds, while a checkpoint is written, and when the peer is
+done and still needed.
 """
 
 from __future__ import annotations
@@ -58,6 +59,12 @@ class Run:
         """Start a peer, or go on with it."""
         self.processes[peer] = self.lab.start("run", self.experiment, "--id", str(peer), "--out", "hand", "--resume")
 
+    def wait_for_round(self, peer: int, n: int) -> None:
+        """Wait until a peer has done n rounds, or has ended."""
+        process = self.processes[peer]
+        while process.poll() is None and len(metrics(self._out, peer)) < n:
+            time.sleep(0.01)
+
     def kill(self, peer: int) -> None:
         """Kill a peer's process with all that belongs to it, and note what it was doing."""
         process = self.processes[peer]
@@ -75,24 +82,32 @@ class Run:
         return self.lab.folder / "hand"
 
 
-def play(seed: int, folder: Path) -> Counter[str]:
-    """Run an experiment undisturbed and with the kills of a seed; what they hit.
+def undisturbed(folder: Path) -> Path:
+    """Run directory of the experiment without kills."""
+    lab = Lab(folder)
+    return lab.launch(lab.experiment(**_tree(lab)), "launched")
+
+
+def play(seed: int, folder: Path, launched: Path) -> Counter[str]:
+    """Run the experiment with the kills of a seed; what they hit.
 
     Raises
     ------
     AssertionError
-        The two runs differ, or a peer did not end well; names the seed.
+        It ended otherwise than the undisturbed one, or a peer did not end well; names the seed.
     """
     rng = random.Random(seed)
     lab = Lab(folder)
-    launched = lab.launch(lab.experiment(**_tree(lab)), "launched")
     transport = {"addresses": free_addresses(PEERS), "security": "none"}
     run = Run(lab, lab.experiment("by-hand", **_tree(lab, transport=transport)))
     for peer in range(PEERS):
         run.start(peer)
     for _ in range(KILLS):
-        time.sleep(rng.choice((rng.uniform(0.0, 1.5), rng.uniform(0.0, 4.0))))  # it is what the test is about
         victim = rng.randrange(PEERS)
+        if rng.random() < 0.6:
+            run.wait_for_round(victim, rng.randint(1, ROUNDS))
+        else:
+            time.sleep(rng.uniform(0.0, 3.0))  # it is what the test is about
         run.kill(victim)
         time.sleep(rng.choice((0.0, rng.uniform(0.0, 1.0))))
         run.start(victim)
@@ -109,9 +124,14 @@ def play(seed: int, folder: Path) -> Counter[str]:
     return run.hit
 
 
+@pytest.fixture(scope="module")
+def launched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return undisturbed(tmp_path_factory.mktemp("undisturbed"))
+
+
 @pytest.mark.parametrize("seed", range(N_SEEDS))
-def test_killed_peers_resume_and_nothing_has_happened(seed: int, tmp_path: Path) -> None:
-    play(seed, tmp_path)
+def test_killed_peers_resume_and_nothing_has_happened(seed: int, launched: Path, tmp_path: Path) -> None:
+    play(seed, tmp_path, launched)
 
 
 def main() -> None:
@@ -121,10 +141,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=50)
     given = parser.parse_args()
     hit: Counter[str] = Counter()
-    for seed in range(given.first, given.first + given.seeds):
-        with tempfile.TemporaryDirectory() as folder:
-            hit += play(seed, Path(folder))
-        print(f"seed {seed}: bit-identical; kills so far: {dict(hit)}", flush=True)
+    with tempfile.TemporaryDirectory() as reference:
+        launched = undisturbed(Path(reference))
+        for seed in range(given.first, given.first + given.seeds):
+            with tempfile.TemporaryDirectory() as folder:
+                hit += play(seed, Path(folder), launched)
+            print(f"seed {seed}: bit-identical; kills so far: {dict(hit)}", flush=True)
     print(f"{given.seeds} of {given.seeds} bit-identical")
 
 
