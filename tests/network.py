@@ -664,8 +664,8 @@ def _shown(message: Message) -> str:
     if isinstance(message, Share):
         parts = "".join(part for part in wire.PARTS if getattr(message, part) is not None)
         return f"share {message.n}{parts}, floor {message.floor}"
-    if isinstance(message, Bye):
-        return "bye"
+    if not isinstance(message, Hello):
+        return type(message).__name__.lower()
     held = " ".join(f"{n}{part}" for n, part in message.held)
     return f"{message.purpose}, in round {message.n}, has [{held}], knows {sorted(message.n_samples)}"
 
