@@ -24,7 +24,7 @@ from peer import agent, wire
 from peer.arrays import DTYPES, rounded
 from peer.checkpoint import Checkpoint
 from peer.errors import RemoteError
-from peer.messages import Bye, Hello, Message, Share
+from peer.messages import Hello, Message, Share
 from peer.optim.losses import Loss, Squared, cross_entropy
 from peer.optim.models import MLP
 from peer.optim.regularizers import L1, L2, NoRegularizer, Regularizer
