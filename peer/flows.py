@@ -16,8 +16,8 @@ also when an agent goes back to an old checkpoint, as long as it holds in that: 
 less than what j absorbed, and j gives the difference back with the next flow that it gets.
 
 Rounding. A running sum grows with the run: after N pushes it is about N times as large as what
-is pushed, and float64 takes N 2^-53 of that away each time, one-sided, for ever: measured, 1e6
-pushes cost 1e-7 of the mass. Sums that start anew when a receiver acknowledges them stay small,
+is pushed, and float64 takes up to N 2^-53 of that away each time, for ever: measured, (17) is off
+by 6e-9 after 1e6 pushes. Sums that start anew when a receiver acknowledges them stay small,
 but then an agent that goes back to a checkpoint older than the acknowledgment cannot be helped.
 So sums stay absolute, and the sender counts as pushed just what its sum has taken: the rest stays
 in its mass. The mass itself is carried to twice the precision, which costs one more vector an
