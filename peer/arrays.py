@@ -88,3 +88,37 @@ def is_finite(array: NDArray[Any]) -> bool:
 def rounded(vector: Vector, dtype: np.dtype[Any]) -> Vector:
     """What a receiver sees of `vector` when it is sent as `dtype`; `vector` itself for float64."""
     return vector if dtype == vector.dtype else vector.astype(dtype).astype(np.float64)
+
+
+def two_sum(a: Vector, b: Vector) -> tuple[Vector, Vector]:
+    """The float64 sum of a and b, and what rounding took from it: a + b = sum + error exactly (Knuth's TwoSum)."""
+    total = a + b
+    b_seen = total - a
+    return total, (a - (total - b_seen)) + (b - b_seen)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Twofold:
+    """A vector to twice the precision of float64: the unevaluated sum high + low.
+
+    Parameters
+    ----------
+    high : Vector
+        The vector, rounded to float64.
+    low : Vector
+        What rounding took from it, of the same shape.
+    """
+
+    high: Vector
+    low: Vector
+
+    @classmethod
+    def of(cls, vector: Vector) -> Twofold:
+        """The vector itself, with nothing behind it."""
+        return cls(vector, np.zeros_like(vector))
+
+    def plus(self, vector: Vector) -> Twofold:
+        """High + low + vector, to about 2^-104 of the largest of them."""
+        total, error = two_sum(self.high, vector)
+        return Twofold(*two_sum(total, self.low + error))

@@ -89,6 +89,36 @@ class Share:
 
 
 @final
+@dataclass(frozen=True, eq=False)
+class Flow:
+    """What has gone from agent i to agent j in an epoch so far, and v_i: all that j needs of i without rounds.
+
+    Of a link only the newest one counts. It makes up for all that were lost before it, for it
+    carries sums and no increments, and whoever gets it twice has got it once.
+
+    Parameters
+    ----------
+    sender : int
+        Agent i.
+    epoch : int
+        Between two changes of membership; sums count from its beginning.
+    stamp : (int, int)
+        Incarnation of the sender, and its number of pushes: of two flows the larger one is newer.
+    v : Vector
+        v_i of (14), (p,).
+    sums : Vector
+        (S_ji, H_ji, F_ji), (p + 2,): all that was ever pushed to j, by (16), of the gradient mass
+        s_i, of the objective's mass h_i and of the weight phi_i.
+    """
+
+    sender: PeerId
+    epoch: int
+    stamp: tuple[int, int]
+    v: Vector
+    sums: Vector
+
+
+@final
 @dataclass(frozen=True)
 class Bye:
     """The sender needs nothing more.
@@ -105,4 +135,4 @@ class Bye:
     reason: str
 
 
-Message: TypeAlias = Hello | Share | Bye
+Message: TypeAlias = Hello | Share | Flow | Bye

@@ -1,15 +1,17 @@
 """Messages to frames and back: one msgpack header, then raw little-endian tensors.
 
-A share is `[header][y][z]`, or one of the two; the other messages are a header alone. Tensors
-are not copied, neither out nor in: what `decode` returns looks into the received frames.
-Nothing here knows the network; whose connection the frames came over, the transport checks.
-Whether tensors are finite is seen where they are mixed, by one look at the sum: `peer.agent`.
+A share is `[header][y][z]`, or one of the two; a flow is `[header][v][sums]`; the other messages
+are a header alone. Tensors are not copied, neither out nor in: what `decode` returns looks into
+the received frames. Nothing here knows the network; whose connection the frames came over, the
+transport checks. Whether a share's tensors are finite is seen where they are mixed, by one look
+at the sum: `peer.agent`. Those of a flow are looked at here: what was absorbed once stays in all
+that comes after it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from reprlib import repr as shown
 from typing import Any, Final, TypeAlias, TypeVar, cast, final
 
@@ -18,7 +20,7 @@ import numpy as np
 
 from peer.arrays import DTYPES, Vector
 from peer.errors import WireError
-from peer.messages import PROTOCOL, Bye, Hello, Message, Part, Share
+from peer.messages import PROTOCOL, Bye, Flow, Hello, Message, Part, Share
 
 Frame: TypeAlias = bytes | memoryview
 
@@ -37,6 +39,9 @@ MAX_SETTING: Final = 10_000
 MAX_ROUND: Final = 2**53
 """Rounds that every JSON reader can count."""
 
+MAX_INCARNATION: Final = 2**31
+"""Starts of one peer: one a second for 68 years."""
+
 MAX_HELD: Final = 4096
 """Pieces that a peer can hold of one neighbor: two a round of the largest catch-up, see `peer.rounds`."""
 
@@ -45,6 +50,15 @@ MAX_SAMPLES: Final = 2**53
 
 MAX_CLASSES: Final = 2**20
 """Classes of a data set; a larger label is a mistake in the file."""
+
+MAX_FLOW: Final = 1e150
+"""Entries of a flow: sums, differences and products of two of them are finite, so that no neighbor makes infinity."""
+
+SUMS_DTYPE: Final = "f8"
+"""Of running sums: they grow with the run while their differences count, so that no digit can be spared."""
+
+N_SCALARS: Final = 2
+"""Running sums beside those of the gradient mass: of the objective's mass and of the weight."""
 
 PARTS: Final[tuple[Part, ...]] = ("y", "z")
 
@@ -76,6 +90,11 @@ class Format:
         """Size of the largest frame that can be valid."""
         return max(MAX_HEADER_BYTES, self.n_parameters * DTYPES[self.dtype].itemsize)
 
+    @property
+    def max_flow_bytes(self) -> int:
+        """Size of the largest frame that can be valid in a run without rounds."""
+        return max(self.max_frame_bytes, (self.n_parameters + N_SCALARS) * DTYPES[SUMS_DTYPE].itemsize)
+
 
 def encode(message: Message, form: Format) -> list[Frame]:
     """Frames of a message; the tensors' frames are views of its arrays, which must not change any more."""
@@ -85,6 +104,9 @@ def encode(message: Message, form: Format) -> list[Frame]:
         header |= {"kind": "share", "n": message.n, "floor": message.floor, "objective": message.objective}
         header |= {"dtype": form.dtype, "parts": list(tensors)}
         return [msgpack.packb(header), *(_raw(vector, form.dtype) for vector in tensors.values())]
+    if isinstance(message, Flow):
+        header |= {"kind": "flow", "epoch": message.epoch, "stamp": message.stamp, "dtype": form.dtype}
+        return [msgpack.packb(header), _raw(message.v, form.dtype), _raw(message.sums, SUMS_DTYPE)]
     if isinstance(message, Bye):
         reason = "".join(letter if letter.isprintable() else " " for letter in message.reason[:MAX_REASON])
         header |= {"kind": "bye", "reason": reason}
@@ -123,7 +145,7 @@ def decode(frames: Sequence[Frame], form: Format) -> Message:
     Returns
     -------
     Message
-        A share's tensors are read-only views of the frames where the wire carries float64.
+        Its tensors are read-only views of the frames where the wire carries float64.
 
     Raises
     ------
@@ -143,9 +165,11 @@ def decode(frames: Sequence[Frame], form: Format) -> Message:
     if run != form.run:
         raise WireError("run", f"expected run {form.run!r}, found {run!r}")
     sender = fields.integer("from", 0, form.n_agents)
-    kind = fields.choice("kind", ("share", "hello", "bye"))
+    kind = fields.choice("kind", ("share", "flow", "hello", "bye"))
     if kind == "share":
         return _share(fields, sender, frames[1:], form)
+    if kind == "flow":
+        return _flow(fields, sender, frames[1:], form)
     if len(frames) != 1:
         raise WireError("frames", f"expected no tensors after a {kind}, found {len(frames) - 1}", sender)
     if kind == "bye":
@@ -158,20 +182,37 @@ def _share(fields: _Fields, sender: int, tensors: Sequence[Frame], form: Format)
     objective = fields.values.get("objective")
     if not isinstance(objective, float) or not np.isfinite(objective):
         raise WireError("nonfinite", "objective: expected a finite number", sender, n)
-    if fields.values.get("dtype") != form.dtype:
-        found = shown(fields.values.get("dtype"))  # short, however long or deep it is
-        raise WireError("dtype", f"expected tensors in {form.dtype}, found {found}", sender, n)
+    fields.dtype(form, sender, n)
     parts = fields.values.get("parts")
     if parts not in (["y"], ["z"], ["y", "z"]) or len(tensors) != len(parts):
         raise WireError("frames", f"expected a tensor for each of {shown(parts)}, found {len(tensors)}", sender, n)
-    vectors = {part: _tensor(tensor, form, sender, n) for part, tensor in zip(parts, tensors, strict=True)}
+    p = form.n_parameters
+    vectors = {part: _tensor(tensor, p, form, sender, n) for part, tensor in zip(parts, tensors, strict=True)}
     return Share(sender, n, floor, objective, vectors.get("y"), vectors.get("z"))
 
 
-def _tensor(frame: Frame, form: Format, sender: int, n: int) -> Vector:
+def _flow(fields: _Fields, sender: int, tensors: Sequence[Frame], form: Format) -> Flow:
+    epoch, stamp = fields.integer("epoch", 0, MAX_ROUND), fields.values.get("stamp")
+    if not isinstance(stamp, list) or len(stamp) != 2 or not all(_is_integer(part) for part in stamp):
+        raise WireError("header", "stamp: expected an incarnation and a counter", sender)
+    incarnation, counter = stamp
+    if not (0 <= incarnation < MAX_INCARNATION and 0 <= counter < MAX_ROUND):
+        raise WireError("header", f"stamp: expected 0..{MAX_INCARNATION - 1} and 0..{MAX_ROUND - 1}", sender)
+    fields.dtype(form, sender, None)
+    if len(tensors) != 2:
+        raise WireError("frames", f"expected two tensors, found {len(tensors)}", sender)
+    v = _tensor(tensors[0], form.n_parameters, form, sender, None)
+    sums = _tensor(tensors[1], form.n_parameters + N_SCALARS, replace(form, dtype=SUMS_DTYPE), sender, None)
+    for vector in (v, sums):
+        if not (float(vector.min()) >= -MAX_FLOW and float(vector.max()) <= MAX_FLOW):  # nan is in no interval
+            raise WireError("nonfinite", f"expected numbers up to {MAX_FLOW:g}, found larger ones or nan", sender)
+    return Flow(sender, epoch, (incarnation, counter), v, sums)
+
+
+def _tensor(frame: Frame, size: int, form: Format, sender: int, n: int | None) -> Vector:
     dtype = DTYPES[form.dtype]
-    expected = form.n_parameters * dtype.itemsize
-    if not expected:
+    expected = size * dtype.itemsize
+    if not form.n_parameters:
         raise WireError("shape", "expected no tensor while the number of parameters is not known", sender, n)
     if len(frame) != expected:
         raise WireError("shape", f"expected a tensor of {expected} bytes, found {len(frame)}", sender, n)
@@ -191,7 +232,7 @@ def _hello(fields: _Fields, sender: int, form: Format) -> Hello:
     return Hello(
         sender=sender,
         instance=fields.text("instance", 64),
-        incarnation=fields.integer("incarnation", 0, 2**31),
+        incarnation=fields.integer("incarnation", 0, MAX_INCARNATION),
         purpose=cast(Any, fields.choice("purpose", ("ask", "answer", "news"))),
         n=fields.integer("n", 0, MAX_ROUND),
         held=tuple((n, part) for n, part in held),
@@ -247,6 +288,12 @@ class _Fields:
         if not isinstance(value, str) or value not in allowed:
             raise WireError("header", f"{key}: expected one of {', '.join(allowed)}")
         return value
+
+    def dtype(self, form: Format, sender: int, n: int | None) -> None:
+        """The number format is that of the run."""
+        if self.values.get("dtype") != form.dtype:
+            found = shown(self.values.get("dtype"))  # short, however long or deep it is
+            raise WireError("dtype", f"expected tensors in {form.dtype}, found {found}", sender, n)
 
     def mapping(self, key: str, keys: type[K], values: type[V]) -> dict[K, V]:
         """Map whose keys and values have just these types."""

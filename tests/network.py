@@ -24,7 +24,7 @@ from peer import agent, wire
 from peer.arrays import DTYPES, rounded
 from peer.checkpoint import Checkpoint
 from peer.errors import RemoteError
-from peer.messages import Bye, Hello, Message, Share
+from peer.messages import Hello, Message, Share
 from peer.optim.losses import Loss, Squared, cross_entropy
 from peer.optim.models import MLP
 from peer.optim.regularizers import L1, L2, NoRegularizer, Regularizer
@@ -664,8 +664,8 @@ def _shown(message: Message) -> str:
     if isinstance(message, Share):
         parts = "".join(part for part in wire.PARTS if getattr(message, part) is not None)
         return f"share {message.n}{parts}, floor {message.floor}"
-    if isinstance(message, Bye):
-        return "bye"
+    if not isinstance(message, Hello):
+        return type(message).__name__.lower()
     held = " ".join(f"{n}{part}" for n, part in message.held)
     return f"{message.purpose}, in round {message.n}, has [{held}], knows {sorted(message.n_samples)}"
 

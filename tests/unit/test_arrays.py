@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from peer.arrays import DTYPES, Layout, is_finite, rounded
+from peer.arrays import DTYPES, Layout, Twofold, is_finite, rounded, two_sum
 
 LAYOUT = Layout((("weight", (2, 3)), ("empty", (0, 4)), ("bias", (2,)), ("scalar", ())))
 
@@ -91,3 +92,33 @@ def test_rounding_is_what_a_float32_receiver_sees() -> None:
     assert seen.dtype == np.float64
     np.testing.assert_array_equal(seen, [1.0, 1.0, float(np.float32(1.0 / 3.0))])
     np.testing.assert_array_equal(rounded(seen, DTYPES["f4"]), seen)
+
+
+def fractions(*vectors: NDArray[np.float64]) -> list[Fraction]:
+    """Entries of the sum of some vectors, exactly."""
+    return [sum(map(Fraction, entries), Fraction(0)) for entries in zip(*(v.tolist() for v in vectors), strict=True)]
+
+
+def test_a_sum_and_what_rounding_took_from_it_are_exact() -> None:
+    rng = np.random.default_rng(0)
+    a, b = (rng.normal(size=1000) * 10.0 ** rng.integers(-20, 20, size=1000) for _ in range(2))
+    total, error = two_sum(a, b)
+    assert np.array_equal(total, a + b)
+    assert error.any()
+    assert fractions(total, error) == fractions(a, b)
+
+
+def test_a_twofold_vector_keeps_what_rounding_takes() -> None:
+    """In numbers of all sizes, and where all that is large goes away again."""
+    rng = np.random.default_rng(1)
+    parts = [rng.normal(size=50) * 10.0 ** rng.integers(-6, 7, size=50) for _ in range(300)]
+    start = rng.normal(size=50)
+    total = Twofold.of(start)
+    for part in [*parts, *(-part for part in parts)]:
+        total = total.plus(part)
+    np.testing.assert_allclose(total.high, start, rtol=1e-15)
+    assert np.abs(np.array(fractions(total.high, total.low, -start), dtype=float)).max() < 1e-22
+    plain = start.copy()
+    for part in [*parts, *(-part for part in parts)]:
+        plain += part
+    assert np.abs(plain - start).max() > 1e-11, "or else there is nothing to keep"

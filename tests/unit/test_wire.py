@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from peer import wire
 from peer.arrays import DTYPES
 from peer.errors import WireError
-from peer.messages import PROTOCOL, Bye, Hello, Message, Share
+from peer.messages import PROTOCOL, Bye, Flow, Hello, Message, Share
 
 FORM = wire.Format("run", 5, 3, "f8")
 
@@ -38,6 +38,15 @@ hellos = st.builds(
     n_classes=st.integers(0, wire.MAX_CLASSES - 1),
 )
 byes = st.builds(Bye, sender=senders, reason=lines)
+sizes = st.floats(-wire.MAX_FLOW, wire.MAX_FLOW)
+flows = st.builds(
+    Flow,
+    sender=senders,
+    epoch=rounds,
+    stamp=st.tuples(st.integers(0, wire.MAX_INCARNATION - 1), rounds),
+    v=vectors,
+    sums=st.lists(sizes, min_size=5, max_size=5).map(np.array),
+)
 
 
 @st.composite
@@ -57,7 +66,7 @@ def same(a: Message, b: Message) -> bool:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@given(message=st.one_of(hellos, byes, shares()))
+@given(message=st.one_of(hellos, byes, flows, shares()))
 def test_what_is_decoded_is_what_was_encoded(dtype: str, message: Message) -> None:
     """With f4 the numbers are such that are f4 already."""
     form = replace(FORM, dtype=dtype)
@@ -87,6 +96,18 @@ def test_f4_rounds_to_nearest() -> None:
     assert share.objective == 0.1
 
 
+def test_running_sums_are_never_rounded() -> None:
+    form = replace(FORM, dtype="f4")
+    v, sums = np.array([0.1, 1.0 + 2.0**-30, 1e-50]), np.array([1e10 + 2.0**-18, 0.1, -1.0 / 3.0, 1e-300, 1e150])
+    header, frame, exact = wire.encode(Flow(0, 1, (2, 3), v, sums), form)
+    assert (len(frame), len(exact)) == (4 * 3, 8 * 5)
+    flow = cast(Flow, wire.decode([header, bytes(frame), bytes(exact)], form))
+    assert np.array_equal(flow.v, v.astype(np.float32))
+    assert np.array_equal(flow.sums, sums)
+    assert not flow.sums.flags.writeable
+    assert np.shares_memory(np.frombuffer(exact), sums)
+
+
 def test_share_bytes_are_about_those_of_a_share() -> None:
     for form in (FORM, replace(FORM, n_parameters=10_000, dtype="f4")):
         v = np.zeros(form.n_parameters)
@@ -96,7 +117,10 @@ def test_share_bytes_are_about_those_of_a_share() -> None:
 
 def test_the_largest_valid_frame() -> None:
     assert FORM.max_frame_bytes == wire.MAX_HEADER_BYTES
-    assert replace(FORM, n_parameters=10**6, dtype="f4").max_frame_bytes == 4 * 10**6
+    assert FORM.max_flow_bytes == wire.MAX_HEADER_BYTES
+    large = replace(FORM, n_parameters=10**6, dtype="f4")
+    assert large.max_frame_bytes == 4 * 10**6
+    assert large.max_flow_bytes == 8 * (10**6 + 2)
 
 
 def test_a_reason_becomes_one_line_of_limited_length() -> None:
@@ -119,6 +143,16 @@ SHARE: dict[str, Any] = {
     "objective": 0.5,
     "dtype": "f8",
     "parts": ["y", "z"],
+}
+SUMS = np.array([1.0, 2.0, 3.0, 4.0, 5.0]).tobytes()
+FLOW: dict[str, Any] = {
+    "v": PROTOCOL,
+    "run": "run",
+    "from": 1,
+    "kind": "flow",
+    "epoch": 3,
+    "stamp": [2, 7],
+    "dtype": "f8",
 }
 BYE: dict[str, Any] = {"v": PROTOCOL, "run": "run", "from": 1, "kind": "bye", "reason": ""}
 HELLO: dict[str, Any] = {
@@ -153,6 +187,7 @@ def refused(frames: list[bytes], form: wire.Format = FORM) -> WireError:
 
 def test_the_examples_are_valid_but_for_what_is_changed() -> None:
     assert isinstance(wire.decode([msgpack.packb(SHARE), TENSOR, TENSOR], FORM), Share)
+    assert isinstance(wire.decode([msgpack.packb(FLOW), TENSOR, SUMS], FORM), Flow)
     assert isinstance(wire.decode([msgpack.packb(BYE)], FORM), Bye)
     assert isinstance(wire.decode([msgpack.packb(HELLO)], FORM), Hello)
 
@@ -202,6 +237,65 @@ def test_share_headers_that_are_refused(changed: dict[str, Any], cause: str) -> 
 @pytest.mark.parametrize("key", SHARE)
 def test_a_share_lacks_no_field(key: str) -> None:
     refused([msgpack.packb({name: value for name, value in SHARE.items() if name != key}), TENSOR, TENSOR])
+
+
+@pytest.mark.parametrize(
+    ("changed", "cause"),
+    [
+        ({"from": 5}, "header"),
+        ({"epoch": -1}, "header"),
+        ({"epoch": wire.MAX_ROUND}, "header"),
+        ({"epoch": 1.0}, "header"),
+        ({"epoch": None}, "header"),
+        ({"stamp": 7}, "header"),
+        ({"stamp": []}, "header"),
+        ({"stamp": [7]}, "header"),
+        ({"stamp": [1, 2, 3]}, "header"),
+        ({"stamp": {"1": 2}}, "header"),
+        ({"stamp": [True, 1]}, "header"),
+        ({"stamp": [1, 1.0]}, "header"),
+        ({"stamp": [1, "2"]}, "header"),
+        ({"stamp": [-1, 2]}, "header"),
+        ({"stamp": [1, -2]}, "header"),
+        ({"stamp": [wire.MAX_INCARNATION, 2]}, "header"),
+        ({"stamp": [1, wire.MAX_ROUND]}, "header"),
+        ({"stamp": [2**64 - 1, 2**64 - 1]}, "header"),
+        ({"dtype": "f4"}, "dtype"),
+        ({"dtype": None}, "dtype"),
+    ],
+)
+def test_flow_headers_that_are_refused(changed: dict[str, Any], cause: str) -> None:
+    assert refused([msgpack.packb(FLOW | changed), TENSOR, SUMS]).cause == cause
+
+
+@pytest.mark.parametrize("key", FLOW)
+def test_a_flow_lacks_no_field(key: str) -> None:
+    refused([msgpack.packb({name: value for name, value in FLOW.items() if name != key}), TENSOR, SUMS])
+
+
+@pytest.mark.parametrize("place", range(5))
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf, 2 * wire.MAX_FLOW, -2 * wire.MAX_FLOW])
+def test_flows_carry_numbers_that_can_be_reckoned_with(place: int, number: float) -> None:
+    sums, v = np.ones(5), np.ones(3)
+    sums[place] = v[place % 3] = number
+    assert refused([msgpack.packb(FLOW), TENSOR, sums.tobytes()]).cause == "nonfinite"
+    assert refused([msgpack.packb(FLOW), v.tobytes(), SUMS]).cause == "nonfinite"
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_flows_of_f4_carry_numbers_too(number: float) -> None:
+    form, v = replace(FORM, dtype="f4"), np.array([1.0, number, 1.0], dtype=np.float32)
+    assert refused([msgpack.packb(FLOW | {"dtype": "f4"}), v.tobytes(), SUMS], form).cause == "nonfinite"
+
+
+def test_the_tensors_of_a_flow_have_their_sizes() -> None:
+    for tensors in ([SUMS, TENSOR], [TENSOR, SUMS[:-1]], [TENSOR, SUMS + b"\0"], [TENSOR, TENSOR], [b"", b""]):
+        assert refused([msgpack.packb(FLOW), *tensors]).cause == "shape"
+    for tensors in ([], [TENSOR], [TENSOR, SUMS, SUMS]):
+        assert refused([msgpack.packb(FLOW), *tensors]).cause == "frames"
+    unknown = replace(FORM, n_parameters=0)
+    for tensors in ([b"", SUMS[:16]], [b"", b""], [TENSOR, SUMS]):
+        assert refused([msgpack.packb(FLOW), *tensors], unknown).cause == "shape"
 
 
 @pytest.mark.parametrize("key", HELLO)
@@ -341,7 +435,7 @@ def test_random_bytes(frames: list[bytes]) -> None:
 @given(st.data())
 def test_mutated_messages(data: st.DataObject) -> None:
     """Some bytes of a valid message are changed, dropped or put in."""
-    message = data.draw(st.one_of(hellos, byes, shares()))
+    message = data.draw(st.one_of(hellos, byes, flows, shares()))
     frames = [bytearray(bytes(frame)) for frame in wire.encode(message, FORM)]
     for _ in range(data.draw(st.integers(1, 4))):
         frame = data.draw(st.sampled_from(frames))
@@ -365,8 +459,8 @@ junk = st.recursive(
 
 
 @settings(max_examples=500, deadline=None)
-@given(base=st.sampled_from([SHARE, HELLO, BYE]), data=st.data())
+@given(base=st.sampled_from([SHARE, FLOW, HELLO, BYE]), data=st.data())
 def test_valid_headers_with_other_values(base: dict[str, Any], data: st.DataObject) -> None:
     keys = data.draw(st.lists(st.sampled_from(sorted(base)), min_size=1, max_size=3))
     header = base | {key: data.draw(junk) for key in keys}
-    decode_or_refuse([msgpack.packb(header), *data.draw(st.sampled_from([[], [TENSOR], [TENSOR] * 2]))])
+    decode_or_refuse([msgpack.packb(header), *data.draw(st.sampled_from([[], [TENSOR], [TENSOR] * 2, [TENSOR, SUMS]]))])

@@ -1,0 +1,106 @@
+"""NEXT without rounds: one waking of an agent, as pure functions of its state and its mass.
+
+Source: Y. Tian, Y. Sun, G. Scutari, "Achieving linear convergence in distributed asynchronous
+multi-agent optimization" (2018), with the surrogates of NEXT in the place of a gradient step.
+A waking is: `Flows.absorb` (13), `observe` and `propose` (4)-(6), `move` (14), `Flows.track` with
+the new `source` (15), `Flows.push` (16). Departures:
+
+1. (4) needs the gradient itself and not a multiple of it, so y_i = s_i/phi_i; where the source
+   steps along s_i, the step is damped by min(1, phi_i), see `propose`, which for the full
+   linearization without regularizer is the source's step.
+2. v_j is mixed once, when it comes, and not again at every waking: the last words of a neighbor
+   that is slow, or gone, hold nobody back.
+3. The mean of g_j(w_j) is tracked as the gradient is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+
+from peer import agent
+from peer.agent import LocalProblem, Proposal, State
+from peer.arrays import Vector, is_finite
+from peer.errors import SolveError
+from peer.optim.steps import StepRule
+from topology import PeerId
+
+PHI_LEAST: Final = 2.0**-20
+"""Smallest weight with which y = s/phi is used: s carries rounding of 2^-53 of the gradients, y then has 33 bits."""
+
+
+def source(state: State) -> Vector:
+    """u_i = (grad g_i(w_i), g_i(w_i), 1), (p + 2,): what agent i puts into (17)."""
+    return np.concatenate((state.gradient, (state.value, 1.0)))
+
+
+def observe(state: State, mass: Vector, n_agents: int) -> State | None:
+    """y_i = s_i/phi_i and the tracked objective h_i/phi_i, from the mass (p + 2,); None where they mean nothing.
+
+    All weights are positive, and I together, but for a while after an agent went back to an old
+    checkpoint: then some are negative and others larger than I, and y_i is used by neither.
+
+    Raises
+    ------
+    SolveError
+        nan or infinity in the mass.
+    """
+    if not is_finite(mass):
+        raise SolveError(f"waking {state.n}: the mass of gradients is nan or infinite")
+    phi = float(mass[-1])
+    if not PHI_LEAST <= phi <= n_agents + PHI_LEAST:  # that much more by rounding
+        return None
+    return replace(state, y=mass[:-2] / phi, objective=float(mass[-2]) / phi)
+
+
+def propose(problem: LocalProblem, state: State, phi: float, n_agents: int) -> Proposal:
+    """(4)-(6) with y_i of `observe`, the step damped: v_i = w_i + min(1, phi_i) alpha (w~_i - w_i).
+
+    When w_i moves, s_i changes by the change of grad g_i, and y_i by 1/phi_i of that. An agent that
+    wakes often, or hears little, has a small phi_i; without the damping it overshoots by 1/phi_i.
+
+    Raises
+    ------
+    SolveError
+        nan or infinity in the surrogate or its solution.
+    """
+    damped = replace(state, alpha=min(1.0, phi) * state.alpha)
+    return agent.propose(problem, damped, n_agents)
+
+
+def move(problem: LocalProblem, state: State, v: Vector, theirs: Mapping[PeerId, Vector], rule: StepRule) -> State:
+    """(14): w_i+ = the mean of v_i and the v_j heard, row-stochastic; and g_i there.
+
+    Parameters
+    ----------
+    problem : LocalProblem
+        g_i.
+    state : State
+        Of this waking.
+    v : Vector
+        v_i, (p,): `Proposal.z`, or w_i while y_i means nothing.
+    theirs : mapping of int to Vector
+        v_j, (p,), of the neighbors heard since the last waking.
+    rule : StepRule
+        alpha of the next waking.
+
+    Returns
+    -------
+    State
+        At the end of the waking.
+
+    Raises
+    ------
+    SolveError
+        nan or infinity in parameters, objective or gradient.
+    """
+    w = v / (1.0 + len(theirs))
+    for _, other in sorted(theirs.items()):
+        w += other / (1.0 + len(theirs))
+    gradient, value = problem.gradient(w), problem.value(w)
+    if not (is_finite(w) and is_finite(gradient) and np.isfinite(value)):
+        raise SolveError(f"waking {state.n}: parameters, objective or gradient are nan or infinite")
+    return replace(state, n=state.n + 1, w=w, gradient=gradient, value=value, alpha=rule.after(state.alpha))
