@@ -131,10 +131,11 @@ MAX_CHECKPOINT_EVERY: Final = 1_000
 LOCAL: Final = frozenset(
     {
         *("data.path", "data.test_path", "model.initial", "topology.path", "name"),
-        *("transport.addresses", "transport.bind", "transport.keys"),
+        *("transport.addresses", "transport.bind", "transport.keys", "run.patience_s"),
     }
 )
-"""Settings that may differ between the peers of one run: where things are on each host, not what they are."""
+"""Settings that may differ between the peers of one run: where things are on each host, not what they are; and
+patience, so that a run that was given up can be resumed with more of it."""
 
 LATER: Final[Mapping[str, Mapping[str, str]]] = {
     "objective.regularizer": {"elastic_net": "none, l2, l1", "group_l2": "none, l2, l1"},

@@ -148,7 +148,7 @@ def test_whoever_gave_up_can_be_resumed_and_finds_those_who_were_done(lab: Lab) 
     tree: dict[str, Any] = {
         "iterations": rounds,
         "topology": {"schedule": "file", "path": schedule},
-        "run": {"patience_s": 3.0, "checkpoint_every": 100},
+        "run": {"patience_s": 8.0, "checkpoint_every": 100},
     }
     launched = lab.launch(_experiment(lab, "launched", **tree), "launched")
     experiment = _experiment(lab, **tree)
@@ -162,7 +162,8 @@ def test_whoever_gave_up_can_be_resumed_and_finds_those_who_were_done(lab: Lab) 
     assert "peer 2 did not come" in errors
     assert end(processes[0]) == (0, "")
     assert events(lab.folder / "out", 0)[-1]["absent"] == [1]
-    for process in [_start(lab, experiment, peer, "--resume") for peer in range(PEERS)]:
+    more = ("--resume", "--set", "run.patience_s=60")
+    for process in [_start(lab, experiment, peer, *more) for peer in range(PEERS)]:
         assert end(process) == (0, "")
     same_finals(launched, lab.folder / "out", PEERS)
 
