@@ -383,13 +383,7 @@ def check(experiment: Path, overrides: tuple[str, ...]) -> int:
 @click.option("--image", default="next-peer", show_default=True, help="Name of the image.")
 @click.option("--build", metavar="DIR", help="Folder with the Dockerfile; the current one, if it has one.")
 @click.option("--memory", default="512m", show_default=True, help="Of each peer, at most.")
-@click.option(
-    "--cpus",
-    type=click.FloatRange(0.01, 1024.0),
-    default=1.0,
-    show_default=True,
-    help="Of each peer, at most.",
-)
+@click.option("--cpus", default=1.0, show_default=True, help="Of each peer, at most.")
 @with_settings
 def compose(
     experiment: Path, image: str, build: str | None, memory: str, cpus: float, overrides: tuple[str, ...]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -117,13 +118,15 @@ def text(experiment: Experiment, file: Path, containers: Containers, folder: Pat
     Raises
     ------
     ConfigError
-        More peers than there can be containers, or security = "none".
+        More peers than there can be containers, security = "none", or no number of processors.
     """
     n = experiment.peers
     if n > MAX_CONTAINERS:
         raise ConfigError("peers", f"expected at most {MAX_CONTAINERS} containers on one host, found {n}")
     if experiment.transport.security != "curve":
         raise ConfigError("transport.security", "expected curve: none is for addresses of the loopback only")
+    if not containers.cpus > 0.0 or math.isinf(containers.cpus):  # written so that nan is refused too
+        raise ConfigError("--cpus", f"expected a number > 0, found {containers.cpus}")
     cut = bool(experiment.data.dataset)
     own, test = _shards(experiment, folder)
     keys = [f"key-{peer}:{KEYS.format(id=peer)}" for peer in range(n)]

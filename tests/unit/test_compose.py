@@ -105,6 +105,14 @@ def test_what_cannot_be_in_containers_is_refused(tree: dict[str, Any], key: str,
     assert refusal.value.key == key
 
 
+@pytest.mark.parametrize("cpus", [0.0, -1.0, float("nan"), float("inf")])
+def test_processors_that_are_no_number_are_refused(cpus: float, tmp_path: Path) -> None:
+    experiment = settings.from_tree({"data": {"dataset": "wine"}})
+    with pytest.raises(ConfigError) as refusal:
+        compose.text(experiment, tmp_path / "x.toml", Containers("next-peer", ".", "512m", cpus), tmp_path)
+    assert refusal.value.key == "--cpus"
+
+
 def test_the_image_has_a_mount_point_for_every_peer() -> None:
     dockerfile = (ROOT / "Dockerfile").read_text()
     assert f"seq 0 {compose.MAX_CONTAINERS - 1} " in dockerfile
