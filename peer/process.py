@@ -238,7 +238,13 @@ class _Peer:
         self.mathematics = ThreadPoolExecutor(1, thread_name_prefix=MATHEMATICS)
         widest = 8 * self._guess_of_parameters()
         self.transport = Transport(
-            me, assignment.keys, max(widest, wire.MAX_HEADER_BYTES), self.connected, self.disconnected, self.refused
+            me,
+            assignment.keys,
+            max(widest, wire.MAX_HEADER_BYTES),
+            self.connected,
+            self.disconnected,
+            self.refused,
+            self.drop,
         )
         try:
             self.transport.bind(config.bind_of(experiment, me), assignment.listener)
