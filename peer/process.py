@@ -240,7 +240,7 @@ class _Peer:
         self.transport = Transport(
             me,
             assignment.keys,
-            max(widest, wire.MAX_HEADER_BYTES),
+            max(widest, self.form.max_frame_bytes),
             self.connected,
             self.disconnected,
             self.refused,

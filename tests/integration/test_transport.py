@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import zmq
 
+from peer.door import BURST_MESSAGES
 from peer.errors import ConfigError, RemoteError
 from peer.transport import QUEUE_MESSAGES, Keys, Transport, identity, new_key_pair
 from tests.integration.lab import free_addresses
@@ -146,7 +147,6 @@ async def test_a_link_bounds_what_waits_and_tells_when_it_has_room(secure: bool)
                     if zero.says(1, b"%d" % sent, large):
                         sent += 1
                     else:
-                        assert not zero.transport.writable(1)
                         try:
                             assert await asyncio.wait_for(zero.told.get(), 0.5) == ("room", 1)
                         except TimeoutError:
@@ -215,7 +215,7 @@ def test_without_keys_a_message_says_whose_it_is() -> None:
 def test_whoever_sends_faster_than_is_read_holds_up_no_timer() -> None:
     async def run() -> None:
         async with ends(lambda: End(0)) as (zero,):
-            over, n_messages = asyncio.Event(), 100_000
+            over, n_messages = asyncio.Event(), BURST_MESSAGES // 2
             with stranger(zero, PAIRS[3], identity(3) + b".1") as socket:
                 socket.setsockopt(zmq.SNDTIMEO, int(WAIT_S * 1e3))
                 flood = asyncio.get_running_loop().run_in_executor(
