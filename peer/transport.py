@@ -377,6 +377,8 @@ class Transport:
         self._context.term()
 
     def _close_sockets(self, linger: int | None = None) -> None:
+        if self._router.closed:
+            return
         ends = [self._router, *(link.dealer for link in self._links.values())]
         readers = [self._router, *(link.monitor for link in self._links.values())]
         if self._zap is not None:
