@@ -245,6 +245,7 @@ class _Peer:
             self.connected,
             self.session.disconnected,
             lambda j: None,
+            lambda error: None,
         )
 
     def connected(self, j: PeerId) -> None:

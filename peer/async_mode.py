@@ -29,6 +29,9 @@ from topology import PeerId
 GOSSIP_S: Final = 0.25
 """Between two views: news pass a network of diameter 10 within seconds, at a few kilobytes each."""
 
+QUEUE_MESSAGES: Final = 2
+"""That may wait for one peer on this side: a flow and a view. Newer ones are made when these have left."""
+
 CALLER_S: Final = 5.0
 """How long a connection is kept to one who asked, and was refused, so that it hears why."""
 
@@ -108,12 +111,19 @@ class AsyncLife:
     # ---- messages --------------------------------------------------------------------------
 
     def say(self, messages: Sequence[tuple[PeerId, Message]]) -> None:
-        """Send; a flow for which there is no room now is made anew when there is."""
-        for j, message in messages:
-            if isinstance(message, Flow) and not self.host.transport.writable(j):
-                self.flows.repeat([j])
-            else:
-                self.host.say([(j, message)])
+        """Send; a flow for which there is no room now is made anew when there is, a view is said again anyway."""
+        for j in self.host.say(messages):
+            self.flows.repeat([j])
+
+    @property
+    def queue_messages(self) -> int:
+        """Messages that may wait for one peer."""
+        return QUEUE_MESSAGES
+
+    def writable(self, j: PeerId) -> None:
+        """A link that was full has room again."""
+        if self.assembly.is_connected(j):
+            self.say(self.assembly.unsent())
 
     def hear(self, message: Message) -> None:
         """Take in a message.

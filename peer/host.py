@@ -104,6 +104,13 @@ class Assignment:
 class Life(Protocol):
     """What a host tells of the world outside."""
 
+    @property
+    def queue_messages(self) -> int:
+        """Messages that may wait for one peer on this side."""
+
+    def writable(self, j: PeerId) -> None:
+        """A link that was full has room again."""
+
     def connected(self, j: PeerId) -> None:
         """A connection to a peer is up."""
 
@@ -171,7 +178,17 @@ class Host:
         self.life = life
         largest = max(8 * (self._guess_of_parameters() + wire.N_SCALARS), wire.MAX_HEADER_BYTES)
         self.mathematics = ThreadPoolExecutor(1, thread_name_prefix=MATHEMATICS)
-        self.transport = Transport(me, assignment.keys, largest, life.connected, life.disconnected, self.refused)
+        self.transport = Transport(
+            me,
+            assignment.keys,
+            largest,
+            life.connected,
+            life.disconnected,
+            self.refused,
+            self.drop,
+            life.writable,
+            life.queue_messages,
+        )
         self._opened.callback(self.transport.abandon)
         self.transport.bind(config.bind_of(self.experiment, me, assignment.address), assignment.listener)
         for j, address in links.items():
@@ -257,7 +274,7 @@ class Host:
         self.journal.once("refused", j, time.monotonic() - self.began_s, peer=j, problem="it does not know our key")
 
     def say(self, messages: Sequence[tuple[PeerId, Message]]) -> set[PeerId]:
-        """Send in this order; the peers to which not all was sent, for their connection is down."""
+        """Send in this order; the peers to which not all was sent, for their connection is down or full."""
         failed: set[PeerId] = set()
         last, packed = None, self.transport.pack([])
         for j, message in messages:
@@ -266,8 +283,6 @@ class Host:
             if message is not last:  # the same to several neighbors is encoded once
                 last, packed = message, self.transport.pack(wire.encode(message, self.form))
             if not self.transport.send(j, packed):
-                self.life.disconnected(j)
-                self.transport.reconnect(j)
                 failed.add(j)
         return failed
 

@@ -24,6 +24,7 @@ from peer.messages import Message
 from peer.optim.models import MLP
 from peer.problem import Problem
 from peer.session import Outgoing
+from peer.transport import QUEUE_MESSAGES
 from topology import PeerId
 from topology.weights import metropolis
 
@@ -74,6 +75,14 @@ class RoundsLife:
     # ---- connections and messages ----------------------------------------------------------
 
     @property
+    def queue_messages(self) -> int:
+        """Messages that may wait for one peer: the protocol bounds them."""
+        return QUEUE_MESSAGES
+
+    def writable(self, j: PeerId) -> None:
+        """A link that was full has room again; the shares for it wait for another connection."""
+
+    @property
     def began(self) -> bool:
         """Whether round 0 has begun."""
         return self.session.roster.began
@@ -92,7 +101,11 @@ class RoundsLife:
 
     def say(self, messages: Outgoing) -> bool:
         """Send; whether all was sent. A share that is not will be when its connection is up again."""
-        return not self.host.say(messages)
+        failed = self.host.say(messages)
+        for j in failed:
+            self.disconnected(j)
+            self.host.transport.reconnect(j)
+        return not failed
 
     def hear(self, message: Message) -> None:
         """Take in a message.
