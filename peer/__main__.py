@@ -207,9 +207,9 @@ def run(
             signal.sigwait(SIGNALS)
     else:
         ground = config.aside(config.ground, what)
-        known = transport.addresses[me] if me < len(transport.addresses) else address
+        told = transport.addresses[me] if me < len(transport.addresses) else address
         met = ", ".join(map(str, ground.union[me])) if me < what.peers else "as it joins"
-        tell(f"listens on {listens} as {known}; neighbors over the run: {met or 'none'}")
+        tell(f"listens on {listens} as {told}; neighbors over the run: {met or 'none'}")
         assignment = Assignment(
             what,
             ground,

@@ -21,7 +21,7 @@ from peer import agent, checkpoint, config, npz, waking
 from peer.assembly import Opening
 from peer.errors import DisagreementError, NeighborsLate
 from peer.host import DONE, INTERRUPTED, Host
-from peer.messages import Flow, Message, View
+from peer.messages import Message, View
 from peer.optim.models import MLP
 from peer.problem import Problem
 from topology import PeerId

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from hashlib import blake2b
@@ -34,7 +34,8 @@ from peer.rounds import Rounds
 from peer.session import Session
 from peer.settings import Experiment
 from peer.shards import Shard
-from topology import PeerId, Schedule, TopologyError, schedules
+from topology import Graph, Outlets, PeerId, Schedule, TopologyError, outlets, schedules
+from topology.schedules import Static
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -49,7 +50,7 @@ SOFTWARE: Final = ("next-peer", "numpy", "scipy", "pyzmq", "msgpack", "msgspec",
 def aside(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Result of a function that is called in a short-lived child process.
 
-    What it imports (networkx, scikit-learn) never weighs on this process, or on the peers that
+    What it imports (scikit-learn) never weighs on this process, or on the peers that
     are forked from it. To be called before any thread or ZeroMQ context exists.
     """
     with ProcessPoolExecutor(1, mp_context=get_context("fork")) as child:
@@ -62,39 +63,81 @@ def aside(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
 @final
 @dataclass(frozen=True)
 class Ground:
-    """A schedule that is known to connect all peers.
+    """Links that are known to connect all peers.
 
     Parameters
     ----------
     schedule : Schedule
-        Who meets whom.
+        Who meets whom in a round; without rounds nobody ever does.
     union : tuple of tuple of int
-        All neighbors that a peer ever has, by peer.
+        All neighbors that a peer ever has, by peer; without rounds among the initial members, and
+        both those to which it pushes and those that push to it.
     digest : str
         Of a schedule file's links, so that peers with different files find out; empty where there is none.
+    outlets : Outlets
+        Who pushes to whom without rounds.
     """
 
     schedule: Schedule
     union: tuple[tuple[PeerId, ...], ...]
     digest: str
+    outlets: Outlets
 
 
 def ground(experiment: Experiment) -> Ground:
-    """Schedule of an experiment, checked; call it `aside`, for it imports networkx.
+    """Links of an experiment, checked; best called `aside`, for it looks at the links of all peers.
 
     Raises
     ------
     ConfigError
         No valid schedule, or one that never connects; names its components.
     """
+    n_agents, from_file = experiment.peers, experiment.topology.schedule == "file"
+    linked = outlets_of(experiment)
+    if experiment.run.mode == "async":
+        members = tuple(range(n_agents))
+        try:
+            outlets.check_strongly_connected(linked, members, experiment.iterations)
+        except TopologyError as error:
+            raise ConfigError("topology", str(error)) from error
+        text = "\n".join(outlets.lines(linked, n_agents, len(linked.replayed))) if from_file else ""
+        each = (linked.of(members, i) for i in members)
+        union = tuple(tuple(sorted({*one.out_neighbors, *one.in_neighbors})) for one in each)
+        nothing = Static(Graph(n_agents, frozenset()))
+        return Ground(nothing, union, short_digest(text) if from_file else "", linked)
     schedule = schedule_of(experiment)
     try:
-        union = schedules.connected_union(schedule, experiment.iterations)
+        whole = schedules.connected_union(schedule, experiment.iterations)
     except TopologyError as error:
         raise ConfigError("topology", str(error)) from error
-    from_file = experiment.topology.schedule == "file"
-    digest = short_digest("\n".join(schedules.lines(schedule, experiment.iterations))) if from_file else ""
-    return Ground(schedule, tuple(union.neighbors(i) for i in range(experiment.peers)), digest)
+    text = "\n".join(schedules.lines(schedule, experiment.iterations)) if from_file else ""
+    union = tuple(whole.neighbors(i) for i in range(n_agents))
+    return Ground(schedule, union, short_digest(text) if from_file else "", linked)
+
+
+def outlets_of(experiment: Experiment) -> Outlets:
+    """Who pushes to whom, whether that connects the peers or not.
+
+    Raises
+    ------
+    ConfigError
+        The file gives no valid links.
+    """
+    topology = experiment.topology
+    try:
+        return outlets.make(
+            topology.schedule,
+            topology.graph,
+            experiment.peers,
+            directed=topology.directed,
+            probability=topology.probability,
+            radius=topology.radius,
+            link_probability=topology.link_probability,
+            path=Path(topology.path) if topology.path else None,
+            seed=experiment.seed,
+        )
+    except TopologyError as error:
+        raise ConfigError("topology", str(error)) from error
 
 
 def schedule_of(experiment: Experiment) -> Schedule:
@@ -530,14 +573,30 @@ def shard_of(experiment: Experiment, peer: PeerId) -> Shard:
 
 
 def record(experiment: Experiment, ground: Ground, run_dir: Path) -> None:
-    """Write `experiment.toml` and `schedule.jsonl`: with the shards, enough to recompute the run."""
+    """Write `experiment.toml` and `schedule.jsonl`: with the shards, enough to recompute a run in rounds."""
     import platform  # these two only here: they bring the parser of mails along
     from importlib import metadata
 
     run_dir.mkdir(parents=True, exist_ok=True)
     software = {name: metadata.version(name) for name in SOFTWARE} | {"python": platform.python_version()}
     tree = msgspec.structs.replace(experiment, software=software)
-    lines = schedules.lines(ground.schedule, experiment.iterations)
+    lines = _lines(experiment, ground)
     npz.replace(run_dir / "schedule.jsonl", lambda file: file.writelines(f"{line}\n".encode() for line in lines))
     # last and at once: who finds it, finds everything
     npz.replace(run_dir / "experiment.toml", lambda file: file.write(settings.to_toml(tree).encode()))
+
+
+MOST_LINES, MOST_CHARACTERS = 1_000, 1 << 26
+"""Of `schedule.jsonl` without rounds: enough to see who pushes to whom, as such a run has no last waking."""
+
+
+def _lines(experiment: Experiment, ground: Ground) -> Iterator[str]:
+    if experiment.run.mode != "async":
+        yield from schedules.lines(ground.schedule, experiment.iterations)
+        return
+    room = MOST_CHARACTERS
+    for line in outlets.lines(ground.outlets, experiment.peers, min(experiment.iterations, MOST_LINES)):
+        yield line
+        room -= len(line)
+        if room < 0:
+            return

@@ -30,7 +30,7 @@ from peer.errors import ConfigError
 from peer.host import BAD_INPUT, BROKEN, DONE, INTERRUPTED, LOST, Assignment
 from peer.settings import Experiment
 from peer.transport import Keys, is_loopback, new_key_pair
-from topology import PeerId
+from topology import Outlets, PeerId
 from topology.graphs import Graph
 from topology.schedules import Static
 
@@ -161,7 +161,7 @@ def warm_up(experiment: Experiment) -> None:
     sockets = listeners(pair)
     pair = with_addresses(pair, sockets)
     keys = new_keys(pair)
-    ground = config.Ground(Static(Graph.of(2, [(0, 1)])), ((1,), (0,)), "")
+    ground = config.Ground(Static(Graph.of(2, [(0, 1)])), ((1,), (0,)), "", Outlets("static", "ring"))
     with TemporaryDirectory() as folder:
         (Path(folder) / "experiment.toml").touch()  # a run directory whose record is there
         process.rehearse([Assignment(pair, ground, me, Path(folder), keys[me], sockets[me]) for me in range(2)], WARM_S)
