@@ -547,6 +547,8 @@ class Transport:
         self._context.term()
 
     def _close_sockets(self, linger: int | None = None) -> None:
+        if self._router.closed:
+            return
         for search in self._searches.values():
             search.cancel()
         self._lookups.shutdown(wait=False, cancel_futures=True)
