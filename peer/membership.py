@@ -184,11 +184,13 @@ class Membership:
 
     def woke(self, n: int, done: int) -> None:
         """The own peer has made n wakings, and all that it has to in epoch `done`."""
-        self.standings[self.me] = replace(self.standings[self.me], n=n, done=done)
+        mine = self.standings[self.me]
+        self.standings[self.me] = replace(mine, n=n, done=done, beat=mine.beat + (done != mine.done))
 
     def know(self) -> None:
         """The own peer knows that all members have made their wakings in this epoch."""
-        self.standings[self.me] = replace(self.standings[self.me], over=self.epoch)
+        mine = self.standings[self.me]
+        self.standings[self.me] = replace(mine, over=self.epoch, beat=mine.beat + 1)
 
     def leave(self) -> None:
         """The own peer leaves."""

@@ -256,7 +256,7 @@ def _view(fields: _Fields, sender: int, form: Format) -> View:
 
 def _standing(row: list[object]) -> Standing | None:
     """A standing, every field checked; None for what is none."""
-    bounds = ((0, MAX_INCARNATION), (-1, MAX_INCARNATION), (0, MAX_ROUND), None, *[(0, MAX_ROUND)] * 4, None)
+    bounds = ((1, MAX_INCARNATION), (-1, MAX_INCARNATION), (0, MAX_ROUND), None, *[(0, MAX_ROUND)] * 4, None)
     if len(row) != len(bounds):
         return None
     for value, bound in zip(row, bounds, strict=True):
