@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from ipaddress import ip_address
 from multiprocessing import get_context
@@ -16,8 +17,12 @@ import numpy as np
 
 from peer import npz, settings, shards
 from peer.arrays import Vector
-from peer.checkpoint import Checkpoint
+from peer.assembly import Assembly
+from peer.checkpoint import Checkpoint, Moment
 from peer.errors import ConfigError
+from peer.flows import Flows
+from peer.membership import Membership
+from peer.messages import Standing
 from peer.optim.losses import Loss, Squared, cross_entropy
 from peer.optim.models import MLP
 from peer.optim.regularizers import L1, L2, NoRegularizer, Regularizer
@@ -34,6 +39,9 @@ from topology.schedules import Static
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+WILDCARDS: Final = ("*", "0.0.0.0", "::")
+"""Hosts of an address to listen on that stand for all interfaces."""
 
 SOFTWARE: Final = ("next-peer", "numpy", "scipy", "pyzmq", "msgpack", "msgspec", "networkx")
 """Packages whose versions a run directory records."""
@@ -232,7 +240,7 @@ def problem_of(experiment: Experiment, model: MLP, shard: Shard, n_samples_total
     weight = 1.0 / n_samples_total if experiment.objective.scale == "mean" else 1.0
     data = Data(model, shard.x, loss_of(experiment, shard, model.n_outputs), weight)
     regularizer = regularizer_of(experiment, model)
-    return Problem(data, regularizer, surrogate_of(experiment), experiment.surrogate.tolerance)
+    return Problem(data, regularizer, surrogate_of(experiment, experiment.peers), experiment.surrogate.tolerance)
 
 
 def regularizer_of(experiment: Experiment, model: MLP) -> Regularizer:
@@ -251,12 +259,18 @@ def regularizer_of(experiment: Experiment, model: MLP) -> Regularizer:
     return families[objective.regularizer]()
 
 
-def surrogate_of(experiment: Experiment) -> Surrogate:
+def reweighted(experiment: Experiment, problem: Problem, n_samples_total: int, n_agents: int) -> Problem:
+    """The same g_i, and its surrogate, among other members: M and I have changed."""
+    weight = 1.0 / n_samples_total if experiment.objective.scale == "mean" else 1.0
+    return replace(problem, data=replace(problem.data, weight=weight), surrogate=surrogate_of(experiment, n_agents))
+
+
+def surrogate_of(experiment: Experiment, n_agents: int) -> Surrogate:
     """(11) or (12)."""
     surrogate, tau = experiment.surrogate, float(experiment.surrogate.tau)
     if surrogate.kind == "full":
         return Full(tau)
-    return Partial(tau, float(experiment.peers) if surrogate.curvature == "network" else 1.0)
+    return Partial(tau, float(n_agents) if surrogate.curvature == "network" else 1.0)
 
 
 def step_of(experiment: Experiment) -> StepRule:
@@ -374,21 +388,52 @@ def session_of(
     return Session(ground.union[me], roster, rounds)
 
 
+def assembly_of(
+    experiment: Experiment,
+    ground: Ground,
+    me: PeerId,
+    shard: Shard,
+    address: str,
+    process: tuple[int, str],
+    last: Moment | None,
+) -> Assembly:
+    """The conversation of a peer without rounds, at its beginning or from its last checkpoint.
+
+    `address` is where it listens, as others see it; `process` its incarnation and instance.
+    """
+    incarnation, instance = process
+    newcomer = me >= experiment.peers
+    own = Standing(1, incarnation, 0, instance, n_samples=shard.n_samples, address=address)
+    n_classes = 0 if newcomer else shard.n_classes  # a newcomer takes the model as it is
+    membership = Membership(me, own, experiment.peers, experiment.run.departure_s, n_classes)
+    flows = Flows(me, incarnation, ())
+    settings = common_settings(experiment, ground, shard)
+    assembly = Assembly(settings, membership, flows, ground.outlets, experiment.iterations)
+    if last is not None:
+        membership.restore(last.standings, last.n_classes)
+        flows.restore(last.flows)
+        flows.neighbors = assembly.neighbors_among(flows.members)
+        assembly.opened_n = last.opened_n
+    return assembly
+
+
 def common_settings(experiment: Experiment, ground: Ground, shard: Shard) -> dict[str, str]:
     """What all peers must agree on, as text: the settings, and what follows from files."""
     facts = {"columns of x": shard.x.shape[1], "schedule": ground.digest}
     return settings.shared(experiment, **facts)
 
 
-def bind_of(experiment: Experiment, me: PeerId) -> str:
+def bind_of(experiment: Experiment, me: PeerId, address: str = "") -> str:
     """Where a peer listens: as `transport.bind` says, else at its own address.
 
     Only numbers and * can be listened on. A name stands for this host as others see it (a
-    container's, a load balancer's), so the peer listens on all interfaces then.
+    container's, a load balancer's), so the peer listens on all interfaces then. A newcomer listens at `address`.
     """
     transport = experiment.transport
     if transport.bind:
         return transport.bind
+    if me >= len(transport.addresses):
+        return address
     host, port = settings.split_address(transport.addresses[me], "transport.addresses")
     if host == "localhost":
         return f"tcp://127.0.0.1:{port}"
@@ -397,6 +442,70 @@ def bind_of(experiment: Experiment, me: PeerId) -> str:
     except ValueError:
         return f"tcp://*:{port}"
     return transport.addresses[me]
+
+
+def contact_of(experiment: Experiment, me: PeerId, join: str) -> tuple[PeerId, str]:
+    """The peer by which a newcomer comes in, and where it listens: "tcp://host:port", or "tcp://3@host:port".
+
+    Without its id it is looked for among the addresses of the experiment.
+
+    Raises
+    ------
+    ConfigError
+        It is no such address, or of a peer that is not known; or the run has rounds, which nobody joins.
+    """
+    if experiment.run.mode != "async":
+        raise ConfigError("--join", 'expected run.mode = "async": rounds have all their peers from the beginning')
+    name, at, place = join.removeprefix("tcp://").rpartition("@")
+    address = f"tcp://{place}"
+    settings.split_address(address, "--join")
+    listed = {there: j for j, there in enumerate(experiment.transport.addresses)}
+    if at and not (name.isascii() and name.isdigit() and int(name) < settings.MAX_PEERS):
+        raise ConfigError("--join", f'expected "tcp://ID@host:port", found {join!r}')
+    contact = int(name) if at else listed.get(address)
+    if contact is None:
+        raise ConfigError("--join", f"{address} is not in transport.addresses; tcp://ID@{place} says which peer it is")
+    if contact == me:
+        raise ConfigError("--join", f"expected another peer than {me} itself")
+    return contact, address
+
+
+def listener_of(experiment: Experiment, contact: str) -> tuple[socket.socket | None, str]:
+    """Where a newcomer listens, as others see it: at `transport.bind`, else at a free port.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    contact : str
+        Address of a peer; the newcomer gives the address by which this host reaches that one where
+        `transport.bind` names none.
+
+    Returns
+    -------
+    socket or None
+        Listening already; None where `transport.bind` says it.
+    str
+        The address.
+
+    Raises
+    ------
+    ConfigError
+        No way leads to the contact.
+    """
+    host, port = settings.split_address(contact, "--join")
+    bind = experiment.transport.bind
+    if bind and (named := settings.split_address(bind, "transport.bind"))[0] not in WILDCARDS:
+        return None, bind
+    try:
+        family, _, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect(place)  # sends nothing: it asks the routing table
+            own = str(probe.getsockname()[0])
+        listener = None if bind else socket.create_server((own, 0), family=family)
+    except OSError as error:
+        raise ConfigError("--join", f"no way to {contact}: {error.strerror or error}") from error
+    number = named[1] if listener is None else listener.getsockname()[1]
+    return listener, f"tcp://[{own}]:{number}" if ":" in own else f"tcp://{own}:{number}"
 
 
 # ---- rehearsal -----------------------------------------------------------------------------

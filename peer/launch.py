@@ -27,7 +27,7 @@ import msgspec
 
 from peer import config, memory, prepare, process, shards
 from peer.errors import ConfigError
-from peer.process import BAD_INPUT, BROKEN, DONE, INTERRUPTED, LOST, Assignment
+from peer.host import BAD_INPUT, BROKEN, DONE, INTERRUPTED, LOST, Assignment
 from peer.settings import Experiment
 from peer.transport import Keys, is_loopback, new_key_pair
 from topology import Outlets, PeerId
@@ -262,7 +262,7 @@ def _fleet(
     gc.freeze()  # what is alive now stays shared with the peers: the collector does not touch it
     try:
         for peer in range(experiment.peers):
-            assignment = Assignment(experiment, ground, peer, run_dir, keys[peer], sockets[peer], lifeline)
+            assignment = Assignment(experiment, ground, peer, run_dir, keys[peer], sockets[peer], lifeline=lifeline)
             reader, writer = os.pipe()
             pid = os.fork()
             if pid == 0:
