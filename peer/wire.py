@@ -135,6 +135,12 @@ def share_bytes(form: Format) -> int:
     return len(header) + 2 * len(PARTS) + 2 * form.n_parameters * DTYPES[form.dtype].itemsize
 
 
+def flow_bytes(form: Format) -> int:
+    """Bytes of a flow, about: header, v and the sums."""
+    v, sums = np.zeros(form.n_parameters), np.zeros(form.n_parameters + N_SCALARS)
+    return sum(map(len, encode(Flow(form.n_agents, 2**62, (1, 1_000), v, sums), form)))
+
+
 def _raw(vector: Vector, dtype: str) -> memoryview:
     return np.ascontiguousarray(vector, dtype=DTYPES[dtype]).data.cast("B")
 
