@@ -144,12 +144,12 @@ class Fleet:
             return dict(archive)
 
     def wakings(self, peer: int) -> int:
-        """Number of wakings, or rounds, that a peer's checkpoint is from."""
-        return int(self.checkpoint(peer).get("n", np.array(0)))
+        """Number of wakings that a peer's checkpoint is from."""
+        return int(self.checkpoint(peer).get("agent.n", np.array(0)))
 
     def w(self, peer: int) -> Array:
         """Parameters of a peer at its checkpoint, in the order of the layers; nan before the first."""
-        return self.checkpoint(peer).get("vector.w", np.array([np.nan]))
+        return self.checkpoint(peer).get("agent.w", np.array([np.nan]))
 
     def keep(self, peer: int) -> Path:
         """Put a copy of a peer's checkpoint aside."""
