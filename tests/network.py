@@ -43,7 +43,7 @@ MAX_EVENTS: Final = 100_000
 """Of a run; a hundred times what the largest of these needs."""
 
 NEWS_T: Final = 0.5
-"""`peer.process.NEWS_S`, on the clock of the simulation, where a message takes about 1."""
+"""`peer.host.NEWS_S`, on the clock of the simulation, where a message takes about 1."""
 
 HARMLESS: Final = frozenset({"stale", "duplicate", "twin", "shape"})
 """What may be dropped: repetitions, the past, and shares that come before their receiver knows p, which are
@@ -239,7 +239,7 @@ Line: TypeAlias = Generator[Compute | Until, None, None]
 
 
 class Peer:
-    """One process of one peer; names and order are those of `peer.process._Peer`.
+    """One process of one peer; names and order are those of `peer.rounds_mode.RoundsLife`.
 
     Parameters
     ----------
