@@ -93,7 +93,7 @@ def _inputs(seed: int, n: int) -> tuple[np.random.Generator, Array]:
     return rng, rng.normal(size=(sum(25 + 5 * (i % 3) for i in range(n)), INPUTS))
 
 
-def _linear(kind: str, regularizer: str, **surrogate: float) -> dict[str, Any]:
+def _linear(kind: str, regularizer: str, **surrogate: float | str) -> dict[str, Any]:
     return {
         "model": {"hidden": []},
         "objective": {"loss": kind, "regularizer": regularizer, "strength": STRENGTH, "regularize_biases": False},
@@ -111,7 +111,7 @@ def ridge(n: int = PEERS) -> Task:
         return np.append(found.coef_, found.intercept_)
 
     tree = _linear("squared", "l2", tau=1.0) | {"step": {"alpha": 0.2}}
-    return Task(_cut(x, y, n), tree, 2_000, optimum)
+    return Task(_cut(x, y, n), tree, 500, optimum)
 
 
 def lasso(n: int = PEERS) -> Task:
@@ -125,7 +125,7 @@ def lasso(n: int = PEERS) -> Task:
         return np.append(found.coef_, found.intercept_)
 
     tree = _linear("squared", "l1", tau=1.0) | {"step": {"alpha": 0.2}}
-    return Task(_cut(x, y, n), tree, 2_000, optimum)
+    return Task(_cut(x, y, n), tree, 500, optimum)
 
 
 def logistic(n: int = PEERS) -> Task:
@@ -138,8 +138,8 @@ def logistic(n: int = PEERS) -> Task:
         found = LogisticRegression(C=c, tol=1e-14, max_iter=10_000, solver="newton-cholesky").fit(x, y)
         return np.append(found.coef_[0], found.intercept_)
 
-    tree = _linear("cross_entropy", "l2", tau=0.4) | {"step": {"alpha": 0.2}}
-    return Task(_cut(x, y, n), tree, 2_500, optimum)
+    tree = _linear("cross_entropy", "l2", tau=0.1, curvature="network") | {"step": {"alpha": 0.2}}
+    return Task(_cut(x, y, n), tree, 600, optimum)
 
 
 def network(n: int = PEERS) -> Task:
@@ -152,7 +152,7 @@ def network(n: int = PEERS) -> Task:
         "surrogate": {"kind": "partial", "curvature": "network", "tau": 0.1, "tolerance": 1e-10},
         "step": {"alpha": 0.1},
     }
-    return Task(_cut(x, y, n), tree, 3_000)
+    return Task(_cut(x, y, n), tree, 1_000)
 
 
 TASKS: Final[Mapping[str, Callable[[], Task]]] = {
