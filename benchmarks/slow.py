@@ -31,6 +31,7 @@ import numpy as np
 from benchmarks.exchange import spread
 from peer import agent, config, process, settings
 from peer.__main__ import DEFAULT
+from peer.host import Assignment
 from peer.launch import Watcher, launch
 from peer.settings import Experiment
 from peer.summary import World
@@ -51,7 +52,7 @@ MODES: Final[Mapping[str, Mapping[str, Any]]] = {"rounds": {}, "async": {}}
 """Settings of the two, each with the step that is good for it."""
 
 
-def slowed(assignment: process.Assignment, slow: int, pace_s: float) -> tuple[int, str]:
+def slowed(assignment: Assignment, slow: int, pace_s: float) -> tuple[int, str]:
     """The life of a forked peer whose solves take their time, and that writes down when it was where."""
     pace_s *= SLOWER if assignment.me == slow else 1.0
     propose = agent.propose
