@@ -115,6 +115,13 @@ def test_share_bytes_are_about_those_of_a_share() -> None:
         assert abs(wire.share_bytes(form) - actual) <= 16
 
 
+def test_flow_bytes_are_about_those_of_a_flow() -> None:
+    for dtype, size in (("f8", 8), ("f4", 4)):
+        form = wire.Format("run", 3, 1000, dtype)
+        found = wire.flow_bytes(form) - 1000 * size - 1002 * 8  # v as the run sends it, sums always in full
+        assert 50 < found < 150
+
+
 def test_the_largest_valid_frame() -> None:
     assert FORM.max_frame_bytes == wire.MAX_HEADER_BYTES
     assert FORM.max_flow_bytes == wire.MAX_HEADER_BYTES
