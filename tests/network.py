@@ -99,18 +99,28 @@ class Scenario:
     alpha: float
     rule: StepRule
     weather: Weather
+    radii: tuple[float, float, float] | None = None
 
     @property
     def n_agents(self) -> int:
         """Number of agents I."""
         return len(self.problems)
 
+    def clipping_of(self, i: PeerId) -> agent.Clipping | None:
+        """How far an agent believes its neighbors."""
+        if self.radii is None:
+            return None
+        return agent.Clipping(*self.radii, union(self.schedule, self.n_rounds).neighbors(i))
+
     def __str__(self) -> str:
         problem = self.problems[0]
         parts = [problem.surrogate, problem.data.loss, problem.regularizer, self.schedule]
         kinds = ", ".join(type(part).__name__ for part in parts)
         every = f"checkpoint every {self.every}, y ahead: {self.ahead}"
-        return f"{self.n_agents} peers, {self.n_rounds} rounds, {kinds}, {self.dtype}, {every}, {self.weather}"
+        clipping = f"radii {self.radii}"
+        return (
+            f"{self.n_agents} peers, {self.n_rounds} rounds, {kinds}, {self.dtype}, {every}, {clipping}, {self.weather}"
+        )
 
 
 def scenario(seed: int) -> Scenario:
@@ -145,6 +155,7 @@ def scenario(seed: int) -> Scenario:
         alpha=alpha,
         rule=Diminishing(0.5) if rng.random() < 0.5 else Constant(),
         weather=weather,
+        radii=random.Random(f"radii of {seed}").choice((None, None, None, (1.0, 0.1, 0.1))),
     )
 
 
@@ -207,6 +218,7 @@ def without_network(run: Scenario) -> list[list[agent.State]]:
                 metropolis(graph, i),
                 run.rule,
                 dtype,
+                run.clipping_of(i),
             )
             for i in range(run.n_agents)
         ]
@@ -366,9 +378,9 @@ class Peer:
         self.offer(state, None if run.ahead else state.y, proposal.z)
         yield Until(lambda: not rounds.missing)
         shares = rounds.advance()
-        weights = metropolis(run.schedule.graph(state.n), self.me)
+        weights, clipping = metropolis(run.schedule.graph(state.n), self.me), run.clipping_of(self.me)
         yield Compute()
-        return agent.absorb(problem, state, proposal, shares, weights, run.rule, DTYPES[run.dtype])
+        return agent.absorb(problem, state, proposal, shares, weights, run.rule, DTYPES[run.dtype], clipping)
 
     def offer(
         self,
