@@ -5,20 +5,16 @@ is the code that real peers run, `Flows` with `waking` and `wire`; what stands i
 loop, the sockets and the disk. After every event (17) is checked, at each agent by itself and
 over all of them, and that all that is held is finite and bounded.
 
-`python -m tests.asynchronous --seed 7` tells what happens to seed 7.
+`python -m tests.simulate --mode async --seed 7` tells what happens to seed 7.
 """
 
 from __future__ import annotations
 
-import argparse
-import heapq
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from fractions import Fraction
 from functools import partial
-from itertools import count
 from typing import Any, Final, final
 
 import numpy as np
@@ -36,10 +32,12 @@ from peer.optim.steps import Constant
 from peer.optim.surrogates import Data, Full, Partial, Surrogate
 from peer.problem import Problem
 from tests import reference
+from tests.network import RUN_ID, Arc, garbled
+from tests.simulated import Clock, Outcome, Tell, replayable, silent
 from topology import PeerId
 
-Arc = tuple[PeerId, PeerId]
-"""A directed link: from, to."""
+MODE: Final = "async"
+"""What the command calls these runs."""
 
 MAX_WAKINGS: Final = 10_000
 """Of all agents of a run together, after the last fault; several times what the slowest of these needs."""
@@ -273,14 +271,12 @@ class Run:
         Takes a line for everything that happens.
     """
 
-    def __init__(self, what: Scenario, tell: Callable[[str], None] = lambda line: None) -> None:
-        self.what, self._tell = what, tell
-        self._rng = random.Random(f"run {what.seed}")
-        self._order = count()
-        self._events: list[tuple[float, int, Callable[[], None]]] = []
-        self.now = 0.0
-        self.n_wakings = self.n_events = 0
-        self.form = wire.Format("simulated", what.n_agents, what.initial[0].size, "f8")
+    def __init__(self, what: Scenario, tell: Tell = silent) -> None:
+        self.what = what
+        self.clock = Clock(f"run {what.seed}", tell)
+        self.chance = self.clock.chance
+        self.n_wakings = self.queue = 0
+        self.form = wire.Format(RUN_ID, what.n_agents, what.initial[0].size, "f8")
         self.links = {arc: Link() for arc in what.arcs}
         self.starts: Counter[PeerId] = Counter()
         self.happened: Counter[str] = Counter()
@@ -293,36 +289,23 @@ class Run:
         self.largest = 1.0
         self.newest: dict[Arc, tuple[int, int, int]] = {}
 
-    def tell(self, line: str) -> None:
-        """One line on what happens now."""
-        self._tell(f"{self.now:8.3f}  {line}")
-
-    def later(self, delay: float, event: Callable[[], None]) -> None:
-        """Something that happens after a while."""
-        heapq.heappush(self._events, (self.now + delay, next(self._order), event))
-
-    def _soon(self, mean: float) -> float:
-        return self._rng.expovariate(1.0 / mean)
-
     # ---- the run ---------------------------------------------------------------------------
 
-    def play(self) -> float:
-        """Everything, until all agents are at the optimum and stay there; the distance at the end."""
+    def play(self) -> None:
+        """Everything, until all agents are at the optimum and stay there."""
         weather = self.what.weather
         for i in range(self.what.n_agents):
             self.start(i)
         for at in weather.crashes:
-            self.later(at, self.crash)
+            self.clock.later(at, self.crash)
         if weather.leaves is not None:
-            self.later(weather.leaves, self.leave)
+            self.clock.later(weather.leaves, self.leave)
         tolerance, there_since = CALM if weather.is_calm else STORMY, 0
         while True:
-            self.now, _, event = heapq.heappop(self._events)
-            event()
-            self.n_events += 1
+            self.clock.step()
             if self.n_wakings - self.last_fault > MAX_WAKINGS:
                 raise AssertionError(f"after {MAX_WAKINGS} wakings it is still {self.distance():.1e} from the optimum")
-            if self.n_events % EVERY:
+            if self.clock.n_events % EVERY:
                 continue
             self.check_all()
             if self.pending or self.distance() > tolerance:
@@ -332,7 +315,12 @@ class Run:
             elif self.n_wakings - there_since >= AFTER * self.what.n_agents:
                 self.check_all()
                 self.check_objective()
-                return self.distance()
+                return
+
+    @property
+    def outcome(self) -> Outcome:
+        """What came of it."""
+        return Outcome(self.what.seed, self.clock.n_events, self.happened, self.distance(), self.queue)
 
     def distance(self) -> float:
         """Of the farthest agent from the optimum, relative to its size, or to 1."""
@@ -348,17 +336,17 @@ class Run:
         self.starts[i] += 1
         usable = [snapshot for snapshot in self.disk[i] if int(snapshot.flows["epoch"]) == self.epoch]
         if usable:
-            snapshot = self._rng.choice(usable)
+            snapshot = self.chance.choice(usable)
             flows.restore(snapshot.flows)
             state = snapshot.state
         else:
             state = agent.initial(problem, what.initial[i], what.alpha)
             flows.open_epoch(self.epoch, self.members, waking.source(state))
         life = self.lives[i] = Life(i, flows, state)
-        self.tell(f"agent {i} starts at waking {state.n}, incarnation {flows.incarnation}")
+        self.clock.tell(f"agent {i} starts at waking {state.n}, incarnation {flows.incarnation}")
         self.check(i)
         self.save(life)
-        self.later(self._soon(what.weather.pace[i]), lambda: self.wake(life))
+        self.clock.later(self.clock.soon(what.weather.pace[i]), lambda: self.wake(life))
 
     @property
     def epoch(self) -> int:
@@ -387,7 +375,7 @@ class Run:
             if life.alive:
                 self.step(life, v, heard if flows.epoch == epoch else {})
 
-        self.later(self._soon(self.what.weather.compute), done)
+        self.clock.later(self.clock.soon(self.what.weather.compute), done)
 
     def step(self, life: Life, v: Vector, heard: Mapping[PeerId, Vector]) -> None:
         """The second half of a waking: move, track and push."""
@@ -398,19 +386,19 @@ class Run:
         flows.push(v, receivers)
         self.check(i)
         self.n_wakings += 1
-        self.tell(f"agent {i} has woken, hears {sorted(heard)}, pushes to {receivers}, phi {flows.phi:.3g}")
+        self.clock.tell(f"agent {i} has woken, hears {sorted(heard)}, pushes to {receivers}, phi {flows.phi:.3g}")
         for j in flows.unsent:
             self.send(life, j)
         if life.state.n % 7 == 0 and self.pending:
             self.save(life)
-        self.later(self._soon(self.what.weather.pace[i]), lambda: self.wake(life))
+        self.clock.later(self.clock.soon(self.what.weather.pace[i]), lambda: self.wake(life))
 
     def receivers(self, i: PeerId) -> list[PeerId]:
         """Out-neighbors of this moment."""
         out = [b for a, b in self.what.arcs if a == i]
         if self.what.out == "one":
-            return [self._rng.choice(out)]
-        return [j for j in out if self.what.out == "all" or self._rng.random() < 0.5]
+            return [self.chance.choice(out)]
+        return [j for j in out if self.what.out == "all" or self.chance.random() < 0.5]
 
     # ---- faults ----------------------------------------------------------------------------
 
@@ -420,10 +408,10 @@ class Run:
         if not able:
             self.pending -= 1
             return
-        i = self._rng.choice(able)
+        i = self.chance.choice(able)
         self.lives[i].alive = False
         self.happened["crash"] += 1
-        self.tell(f"agent {i} crashes at waking {self.lives[i].state.n}")
+        self.clock.tell(f"agent {i} crashes at waking {self.lives[i].state.n}")
 
         def again() -> None:
             if i in self.members:
@@ -431,12 +419,12 @@ class Run:
             self.pending -= 1
             self.last_fault = self.n_wakings
 
-        self.later(self._soon(5.0), again)
+        self.clock.later(self.clock.soon(5.0), again)
 
     def leave(self) -> None:
         """The last agent leaves for good; the others hear of it one after the other, and begin another epoch."""
         *others, gone = range(self.what.n_agents)
-        self.tell(f"agent {gone} leaves")
+        self.clock.tell(f"agent {gone} leaves")
         self.happened["leave"] += 1
         self.lives[gone].alive = False
         self.members = tuple(others)
@@ -457,7 +445,7 @@ class Run:
                 self.last_fault = self.n_wakings
 
         for i in others:
-            self.later(self._soon(3.0), partial(open_epoch, i))
+            self.clock.later(self.clock.soon(3.0), partial(open_epoch, i))
 
     # ---- messages --------------------------------------------------------------------------
 
@@ -466,19 +454,21 @@ class Run:
         i, weather = life.me, self.what.weather
         link = self.links[i, j]
         if (i, j) in weather.slow_links and link.on_its_way:
-            self.happened["replaced"] += 1
+            self.happened["message replaced by a newer one"] += 1
             return
         frames = [bytes(frame) for frame in wire.encode(life.flows.flow(j), self.form)]
         age = (life.flows.epoch, life.flows.incarnation, life.flows.counter)
-        for _ in range(1 + (self._rng.random() < weather.duplicate)):
-            lost, broken = self._rng.random() < weather.loss, self._rng.random() < weather.corrupt
-            at = self.now + self._soon(weather.delay)
+        for _ in range(1 + (self.chance.random() < weather.duplicate)):
+            lost, broken = self.chance.random() < weather.loss, self.chance.random() < weather.corrupt
+            at = self.clock.now + self.clock.soon(weather.delay)
             if not weather.reorder:
                 at = link.last = max(at, link.last)
             link.on_its_way += 1
-            self.happened["lost"] += lost
-            received = None if lost else self._break(frames) if broken else frames
-            self.later(at - self.now, partial(self.arrive, life, j, received, broken, age))
+            self.queue = max(self.queue, link.on_its_way)
+            self.happened["message lost"] += lost
+            self.happened["message corrupted"] += broken
+            received = None if lost else garbled(frames, self.chance) if broken else frames
+            self.clock.later(at - self.clock.now, partial(self.arrive, life, j, received, broken, age))
 
     def arrive(
         self, life: Life, j: PeerId, frames: list[bytes] | None, broken: bool, age: tuple[int, int, int]
@@ -490,25 +480,6 @@ class Run:
             self.take(receiver, frames, broken, (life.me, j), age)
         if life.alive and j in life.flows.unsent:
             self.send(life, j)
-
-    def _break(self, frames: list[bytes]) -> list[bytes]:
-        """What a peer can tell from a message."""
-        header, v, sums = frames
-        nan = np.full(len(sums) // 8, np.nan).tobytes()
-        infinite = np.full(len(v) // 8, np.inf).tobytes()
-        return self._rng.choice(
-            (
-                [header[:-1], v, sums],
-                [self._rng.randbytes(20), v, sums],
-                [header, v[:-1], sums],
-                [header, v, sums + b"\0"],
-                [header, sums, v],
-                [header, v],
-                [header, v, nan],
-                [header, infinite, sums],
-                [header.replace(b"simulated", b"different"), v, sums],
-            )
-        )
 
     def take(self, life: Life, frames: list[bytes], broken: bool, arc: Arc, age: tuple[int, int, int]) -> None:
         """Take in one message, or drop it, but none that is newer than all before it."""
@@ -579,8 +550,8 @@ class Run:
             assert abs(found - exact) <= 1e-4 * max(1.0, abs(exact)), f"agent {i} takes G for {found}, not {exact}"
 
 
-def play(seed: int, tell: Callable[[str], None] = lambda line: None) -> tuple[Run, float]:
-    """Run a seed and check all that must hold; the run, and the distance to the optimum at its end.
+def play(seed: int, tell: Tell = silent) -> Run:
+    """Run a seed and check all that must hold; the run after it.
 
     Raises
     ------
@@ -588,70 +559,7 @@ def play(seed: int, tell: Callable[[str], None] = lambda line: None) -> tuple[Ru
         Something does not hold; says what, and how to see it again.
     """
     what = scenario(seed)
-    run = Run(what, tell)
-    try:
-        distance = run.play()
-    except Exception as error:
-        again = f"replay it by: python -m tests.asynchronous --seed {seed}"
-        raise AssertionError(f"seed {seed}: {error or type(error).__name__}\n{what}\n{again}") from error
-    return run, distance
-
-
-def drift(n_pushes: int) -> tuple[float, float]:
-    """How far (17) is off after so many pushes, relative to its right side: of the machine, and of plain sums.
-
-    Two agents whose sources change all the time exchange all that they push; the plain sums do the
-    same in float64, each `+=` as it stands in (13)-(16). Both are added up exactly, as fractions.
-    """
-    rng = np.random.default_rng(0)
-    a, b = (Flows(i, 0, (1 - i,)) for i in range(2))
-    sources = [np.array([*rng.normal(1.0, 1.0, size=2), 1.0]) for _ in range(2)]
-    for machine, source in zip((a, b), sources, strict=True):
-        machine.open_epoch(0, (0, 1), source)
-    m, S, R = [source.copy() for source in sources], np.zeros((2, 3)), np.zeros((2, 3))
-    for n in range(n_pushes):
-        i, me, other = n % 2, (a, b)[n % 2], (b, a)[n % 2]
-        source = sources[i]
-        if n % 10 < 2:
-            source = np.array([*rng.normal(1.0, 1.0, size=2), 1.0])
-        me.absorb()
-        me.track(source)
-        me.push(source[:1], (1 - i,))
-        other.receive(me.flow(1 - i))
-        m[i] += S[1 - i] - R[i]
-        R[i] = S[1 - i]
-        m[i] += source - sources[i]
-        S[i] += 0.5 * m[i]
-        m[i] *= 0.5
-        sources[i] = source
-    machines = [(x.mass.high, x.mass.low, x.pushed(1 - i), -x.absorbed(1 - i)) for i, x in enumerate((a, b))]
-    size = np.abs(sum(sources))
-    right = [-source for source in sources]
-    off = [_exact_sum([*machines[0], *machines[1], *right]), _exact_sum([*m, *S, *-R, *right])]
-    return float(np.max(off[0] / size)), float(np.max(off[1] / size))
-
-
-def _exact_sum(vectors: Sequence[Vector]) -> Vector:
-    """The absolute value of the sum of some vectors, without rounding but of the result."""
-    return np.array([abs(float(sum(map(Fraction, entries)))) for entries in np.stack(vectors).T.tolist()])
-
-
-def main() -> None:
-    """Tell what happens to one seed, or what rounding does in a long run."""
-    parser = argparse.ArgumentParser(prog="python -m tests.asynchronous", description=main.__doc__)
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--seed", type=int)
-    what.add_argument("--pushes", type=int)
-    arguments = parser.parse_args()
-    if arguments.pushes is not None:
-        exact, plain = drift(arguments.pushes)
-        print(f"after {arguments.pushes} pushes (17) is off by {exact:.1e}; with plain sums by {plain:.1e}")
-        return
-    seed = arguments.seed
-    print(scenario(seed))
-    run, distance = play(seed, print)
-    print(f"as it should be; {run.n_wakings} wakings, {dict(run.happened)}, {distance:.1e} from the optimum")
-
-
-if __name__ == "__main__":
-    main()
+    with replayable(MODE, seed, what):
+        run = Run(what, tell)
+        run.play()
+    return run
