@@ -39,9 +39,9 @@ import numpy as np
 from peer import memory, wire
 from peer.errors import RemoteError
 from peer.journal import Journal
-from peer.process import goes_ahead
 from peer.roster import Roster
 from peer.rounds import Rounds
+from peer.rounds_mode import goes_ahead
 from peer.session import Outgoing, Session
 from peer.transport import Keys, Transport, new_key_pair
 from topology import PeerId
@@ -245,6 +245,7 @@ class _Peer:
             self.connected,
             self.session.disconnected,
             lambda j: None,
+            lambda error: None,
         )
 
     def connected(self, j: PeerId) -> None:

@@ -142,38 +142,59 @@ def free_folder(parent: Path, name: str) -> Path:
 @click.option("--out", type=FOLDER, help="Run directory; runs/NAME where it is not given.")
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint in the run directory, if there is one.")
 @click.option("--stay", is_flag=True, help="When done, stay until SIGTERM: for what starts anew whatever ends.")
+@click.option("--join", metavar="tcp://[ID@]HOST:PORT", help="Without rounds: a peer that runs, to come in by.")
 @with_settings
-def run(experiment: Path, me: int, out: Path | None, resume: bool, stay: bool, overrides: tuple[str, ...]) -> int:
+def run(
+    experiment: Path,
+    me: int,
+    out: Path | None,
+    resume: bool,
+    stay: bool,
+    join: str | None,
+    overrides: tuple[str, ...],
+) -> int:
     """Run one standalone peer of EXPERIMENT.
 
     \b
     peer run examples/three.toml --id 0
     peer run examples/three.toml --id 0 --resume
+    peer run examples/elastic.toml --id 3 --join tcp://127.0.0.1:5700
     """
     from peer import config, journal, keys, settings
-    from peer.process import DONE, SIGNALS, Assignment
+    from peer.host import DONE, Assignment
+    from peer.process import SIGNALS
     from peer.process import run as run_peer
     from peer.transport import Keys, is_loopback, public_of
 
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # until the peer can handle them: as process 1 it would miss them
     what = settings.read(experiment, overrides)
-    if not 0 <= me < what.peers:
+    contact = config.contact_of(what, me, join) if join is not None else None
+    if not 0 <= me < (what.peers if what.run.mode == "rounds" else settings.MAX_PEERS):
         raise ConfigError("--id", f"expected 0 to {what.peers - 1}, found {me}")
+    if me >= what.peers and contact is None and not resume:
+        raise ConfigError("--join", f"expected the address of a peer that runs, for only 0 to {what.peers - 1} begin")
     run_dir = out or Path("runs") / what.name
     what = with_shards(what, run_dir)
     transport = what.transport
-    if not transport.addresses:
+    if not transport.addresses and contact is None:
         raise ConfigError("transport.addresses", "expected an address for each peer, found none")
     folder = journal.folder_of(run_dir, me)
     if not resume and any((folder / name).exists() for name in ("initial.npz", "checkpoint.npz", "final.npz")):
         raise ConfigError("--out", f"{folder} holds a run already; --resume goes on with it, another --out keeps it")
+    listener, address = None, ""
+    if me >= len(transport.addresses):
+        known = [*([contact[1]] if contact else []), *transport.addresses]
+        if not known:
+            raise ConfigError("--join", "expected the address of a peer that runs, found none")
+        listener, address = config.listener_of(what, known[0])
+    listens = config.bind_of(what, me, address)
     pair = None
     if transport.security == "curve":
         if not transport.keys:
             raise ConfigError("transport.keys", f"expected a folder that `peer keys DIR --peers {what.peers}` wrote")
         secret, public = keys.read(keys.folder_of(transport.keys, me), me, what.peers)
         pair = Keys(secret, public_of(secret), public)
-    elif not all(map(is_loopback, (*transport.addresses, config.bind_of(what, me)))):
+    elif not all(map(is_loopback, (*transport.addresses, listens, *([contact[1]] if contact else [])))):
         raise ConfigError("transport.security", "expected curve: none is for addresses of the loopback only")
 
     def tell(line: str) -> None:
@@ -186,9 +207,23 @@ def run(experiment: Path, me: int, out: Path | None, resume: bool, stay: bool, o
             signal.sigwait(SIGNALS)
     else:
         ground = config.aside(config.ground, what)
-        met = ", ".join(map(str, ground.union[me])) or "none"
-        tell(f"listens on {config.bind_of(what, me)} as {transport.addresses[me]}; neighbors over the run: {met}")
-        code, line = run_peer(Assignment(what, ground, me, run_dir, pair, resume=resume, stay=stay, tell=tell))
+        told = transport.addresses[me] if me < len(transport.addresses) else address
+        met = ", ".join(map(str, ground.union[me])) if me < what.peers else "as it joins"
+        tell(f"listens on {listens} as {told}; neighbors over the run: {met or 'none'}")
+        assignment = Assignment(
+            what,
+            ground,
+            me,
+            run_dir,
+            pair,
+            listener=listener,
+            contact=contact,
+            address=address,
+            resume=resume,
+            stay=stay,
+            tell=tell,
+        )
+        code, line = run_peer(assignment)
         click.echo(f"peer {me}: {line or f'done; {folder}/final.npz'}", err=bool(line))
     return code
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from peer import npz
 from peer.arrays import Vector
 from peer.errors import ConfigError
-from peer.messages import Share
+from peer.messages import Share, Standing
 from topology import PeerId
 
 
@@ -75,10 +77,7 @@ def load(path: Path, run_id: str, digest: str, me: PeerId) -> Checkpoint:
     ConfigError
         There is none, it is torn, or it belongs to another run or other settings. The file stays.
     """
-    try:
-        found = npz.load(path)
-    except ValueError as error:
-        raise ConfigError("--resume", str(error)) from error
+    found = _arrays(path)
     try:
         checkpoint = Checkpoint(
             run_id=str(found["run_id"]),
@@ -99,9 +98,90 @@ def load(path: Path, run_id: str, digest: str, me: PeerId) -> Checkpoint:
         raise ConfigError("--resume", f"{path}: expected a checkpoint, found no {error} in it") from error
     except (TypeError, ValueError) as error:
         raise ConfigError("--resume", f"{path}: expected a checkpoint, found other arrays: {error}") from error
-    if (checkpoint.run_id, checkpoint.digest) != (run_id, digest):
-        raise ConfigError("--resume", f"{path}: expected a checkpoint of this run, found one of other settings")
+    _check_run(path, checkpoint, run_id, digest)
     return checkpoint
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Moment:
+    """All that a peer without rounds needs to go on: what it may have forgotten since, its neighbors make good.
+
+    Parameters
+    ----------
+    run_id, digest : str
+        As in `Checkpoint`.
+    n_classes : int
+        Largest label of the members plus one; 0 where there are no labels.
+    opened_n : int
+        Waking at which the epoch began.
+    standings : mapping of int to Standing
+        Of all peers.
+    agent : mapping of str to numbers
+        The agent's vectors, each (p,), and numbers.
+    flows : mapping of str to arrays
+        As `Flows.snapshot` gives them.
+    """
+
+    run_id: str
+    digest: str
+    n_classes: int
+    opened_n: int
+    standings: Mapping[PeerId, Standing]
+    agent: Mapping[str, Vector | float | int]
+    flows: Mapping[str, NDArray[Any]]
+
+
+def save_moment(path: Path, moment: Moment) -> None:
+    """Put a checkpoint in the place of the last one."""
+    standings = json.dumps([[j, *astuple(standing)] for j, standing in sorted(moment.standings.items())])
+    names = ("run_id", "digest", "n_classes", "opened_n")
+    arrays = {name: np.array(getattr(moment, name)) for name in names} | {"standings": np.array(standings)}
+    arrays |= {f"agent.{name}": np.array(value) for name, value in moment.agent.items()}
+    npz.save(path, arrays | {f"flows.{name}": array for name, array in moment.flows.items()})
+
+
+def load_moment(path: Path, run_id: str, digest: str) -> Moment:
+    """Read a checkpoint of this run.
+
+    Raises
+    ------
+    ConfigError
+        There is none, it is torn, or it belongs to another run or other settings. The file stays.
+    """
+    found = _arrays(path)
+    try:
+        moment = Moment(
+            run_id=str(found["run_id"]),
+            digest=str(found["digest"]),
+            n_classes=int(found["n_classes"]),
+            opened_n=int(found["opened_n"]),
+            standings={j: Standing(*fields) for j, *fields in json.loads(str(found["standings"]))},
+            agent={name[6:]: _number(array) for name, array in found.items() if name.startswith("agent.")},
+            flows={name[6:]: array for name, array in found.items() if name.startswith("flows.")},
+        )
+    except KeyError as error:
+        raise ConfigError("--resume", f"{path}: expected a checkpoint, found no {error} in it") from error
+    except (TypeError, ValueError) as error:
+        raise ConfigError("--resume", f"{path}: expected a checkpoint, found other arrays: {error}") from error
+    _check_run(path, moment, run_id, digest)
+    return moment
+
+
+def _number(array: NDArray[Any]) -> Vector | float | int:
+    return array if array.ndim else array.item()
+
+
+def _arrays(path: Path) -> dict[str, NDArray[Any]]:
+    try:
+        return npz.load(path)
+    except ValueError as error:
+        raise ConfigError("--resume", str(error)) from error
+
+
+def _check_run(path: Path, found: Checkpoint | Moment, run_id: str, digest: str) -> None:
+    if (found.run_id, found.digest) != (run_id, digest):
+        raise ConfigError("--resume", f"{path}: expected a checkpoint of this run, found one of other settings")
 
 
 def next_incarnation(path: Path) -> int:

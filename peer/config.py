@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import socket
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from ipaddress import ip_address
 from multiprocessing import get_context
@@ -16,8 +17,12 @@ import numpy as np
 
 from peer import npz, settings, shards
 from peer.arrays import Vector
-from peer.checkpoint import Checkpoint
+from peer.assembly import Assembly
+from peer.checkpoint import Checkpoint, Moment
 from peer.errors import ConfigError
+from peer.flows import Flows
+from peer.membership import Membership
+from peer.messages import Standing
 from peer.optim.losses import Loss, Squared, cross_entropy
 from peer.optim.models import MLP
 from peer.optim.regularizers import L1, L2, NoRegularizer, Regularizer
@@ -29,10 +34,14 @@ from peer.rounds import Rounds
 from peer.session import Session
 from peer.settings import Experiment
 from peer.shards import Shard
-from topology import PeerId, Schedule, TopologyError, schedules
+from topology import Graph, Outlets, PeerId, Schedule, TopologyError, outlets, schedules
+from topology.schedules import Static
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+WILDCARDS: Final = ("*", "0.0.0.0", "::")
+"""Hosts of an address to listen on that stand for all interfaces."""
 
 SOFTWARE: Final = ("next-peer", "numpy", "scipy", "pyzmq", "msgpack", "msgspec", "networkx")
 """Packages whose versions a run directory records."""
@@ -41,7 +50,7 @@ SOFTWARE: Final = ("next-peer", "numpy", "scipy", "pyzmq", "msgpack", "msgspec",
 def aside(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Result of a function that is called in a short-lived child process.
 
-    What it imports (networkx, scikit-learn) never weighs on this process, or on the peers that
+    What it imports (scikit-learn) never weighs on this process, or on the peers that
     are forked from it. To be called before any thread or ZeroMQ context exists.
     """
     with ProcessPoolExecutor(1, mp_context=get_context("fork")) as child:
@@ -54,39 +63,81 @@ def aside(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
 @final
 @dataclass(frozen=True)
 class Ground:
-    """A schedule that is known to connect all peers.
+    """Links that are known to connect all peers.
 
     Parameters
     ----------
     schedule : Schedule
-        Who meets whom.
+        Who meets whom in a round; without rounds nobody ever does.
     union : tuple of tuple of int
-        All neighbors that a peer ever has, by peer.
+        All neighbors that a peer ever has, by peer; without rounds among the initial members, and
+        both those to which it pushes and those that push to it.
     digest : str
         Of a schedule file's links, so that peers with different files find out; empty where there is none.
+    outlets : Outlets
+        Who pushes to whom without rounds.
     """
 
     schedule: Schedule
     union: tuple[tuple[PeerId, ...], ...]
     digest: str
+    outlets: Outlets
 
 
 def ground(experiment: Experiment) -> Ground:
-    """Schedule of an experiment, checked; call it `aside`, for it imports networkx.
+    """Links of an experiment, checked; best called `aside`, for it looks at the links of all peers.
 
     Raises
     ------
     ConfigError
         No valid schedule, or one that never connects; names its components.
     """
+    n_agents, from_file = experiment.peers, experiment.topology.schedule == "file"
+    linked = outlets_of(experiment)
+    if experiment.run.mode == "async":
+        members = tuple(range(n_agents))
+        try:
+            outlets.check_strongly_connected(linked, members, experiment.iterations)
+        except TopologyError as error:
+            raise ConfigError("topology", str(error)) from error
+        text = "\n".join(outlets.lines(linked, n_agents, len(linked.replayed))) if from_file else ""
+        each = (linked.of(members, i) for i in members)
+        union = tuple(tuple(sorted({*one.out_neighbors, *one.in_neighbors})) for one in each)
+        nothing = Static(Graph(n_agents, frozenset()))
+        return Ground(nothing, union, short_digest(text) if from_file else "", linked)
     schedule = schedule_of(experiment)
     try:
-        union = schedules.connected_union(schedule, experiment.iterations)
+        whole = schedules.connected_union(schedule, experiment.iterations)
     except TopologyError as error:
         raise ConfigError("topology", str(error)) from error
-    from_file = experiment.topology.schedule == "file"
-    digest = short_digest("\n".join(schedules.lines(schedule, experiment.iterations))) if from_file else ""
-    return Ground(schedule, tuple(union.neighbors(i) for i in range(experiment.peers)), digest)
+    text = "\n".join(schedules.lines(schedule, experiment.iterations)) if from_file else ""
+    union = tuple(whole.neighbors(i) for i in range(n_agents))
+    return Ground(schedule, union, short_digest(text) if from_file else "", linked)
+
+
+def outlets_of(experiment: Experiment) -> Outlets:
+    """Who pushes to whom, whether that connects the peers or not.
+
+    Raises
+    ------
+    ConfigError
+        The file gives no valid links.
+    """
+    topology = experiment.topology
+    try:
+        return outlets.make(
+            topology.schedule,
+            topology.graph,
+            experiment.peers,
+            directed=topology.directed,
+            probability=topology.probability,
+            radius=topology.radius,
+            link_probability=topology.link_probability,
+            path=Path(topology.path) if topology.path else None,
+            seed=experiment.seed,
+        )
+    except TopologyError as error:
+        raise ConfigError("topology", str(error)) from error
 
 
 def schedule_of(experiment: Experiment) -> Schedule:
@@ -189,7 +240,7 @@ def problem_of(experiment: Experiment, model: MLP, shard: Shard, n_samples_total
     weight = 1.0 / n_samples_total if experiment.objective.scale == "mean" else 1.0
     data = Data(model, shard.x, loss_of(experiment, shard, model.n_outputs), weight)
     regularizer = regularizer_of(experiment, model)
-    return Problem(data, regularizer, surrogate_of(experiment), experiment.surrogate.tolerance)
+    return Problem(data, regularizer, surrogate_of(experiment, experiment.peers), experiment.surrogate.tolerance)
 
 
 def regularizer_of(experiment: Experiment, model: MLP) -> Regularizer:
@@ -208,12 +259,18 @@ def regularizer_of(experiment: Experiment, model: MLP) -> Regularizer:
     return families[objective.regularizer]()
 
 
-def surrogate_of(experiment: Experiment) -> Surrogate:
+def reweighted(experiment: Experiment, problem: Problem, n_samples_total: int, n_agents: int) -> Problem:
+    """The same g_i, and its surrogate, among other members: M and I have changed."""
+    weight = 1.0 / n_samples_total if experiment.objective.scale == "mean" else 1.0
+    return replace(problem, data=replace(problem.data, weight=weight), surrogate=surrogate_of(experiment, n_agents))
+
+
+def surrogate_of(experiment: Experiment, n_agents: int) -> Surrogate:
     """(11) or (12)."""
     surrogate, tau = experiment.surrogate, float(experiment.surrogate.tau)
     if surrogate.kind == "full":
         return Full(tau)
-    return Partial(tau, float(experiment.peers) if surrogate.curvature == "network" else 1.0)
+    return Partial(tau, float(n_agents) if surrogate.curvature == "network" else 1.0)
 
 
 def step_of(experiment: Experiment) -> StepRule:
@@ -331,21 +388,52 @@ def session_of(
     return Session(ground.union[me], roster, rounds)
 
 
+def assembly_of(
+    experiment: Experiment,
+    ground: Ground,
+    me: PeerId,
+    shard: Shard,
+    address: str,
+    process: tuple[int, str],
+    last: Moment | None,
+) -> Assembly:
+    """The conversation of a peer without rounds, at its beginning or from its last checkpoint.
+
+    `address` is where it listens, as others see it; `process` its incarnation and instance.
+    """
+    incarnation, instance = process
+    newcomer = me >= experiment.peers
+    own = Standing(1, incarnation, 0, instance, n_samples=shard.n_samples, address=address)
+    n_classes = 0 if newcomer else shard.n_classes  # a newcomer takes the model as it is
+    membership = Membership(me, own, experiment.peers, experiment.run.departure_s, n_classes)
+    flows = Flows(me, incarnation, ())
+    settings = common_settings(experiment, ground, shard)
+    assembly = Assembly(settings, membership, flows, ground.outlets, experiment.iterations)
+    if last is not None:
+        membership.restore(last.standings, last.n_classes)
+        flows.restore(last.flows)
+        flows.neighbors = assembly.neighbors_among(flows.members)
+        assembly.opened_n = last.opened_n
+    return assembly
+
+
 def common_settings(experiment: Experiment, ground: Ground, shard: Shard) -> dict[str, str]:
     """What all peers must agree on, as text: the settings, and what follows from files."""
     facts = {"columns of x": shard.x.shape[1], "schedule": ground.digest}
     return settings.shared(experiment, **facts)
 
 
-def bind_of(experiment: Experiment, me: PeerId) -> str:
+def bind_of(experiment: Experiment, me: PeerId, address: str = "") -> str:
     """Where a peer listens: as `transport.bind` says, else at its own address.
 
     Only numbers and * can be listened on. A name stands for this host as others see it (a
-    container's, a load balancer's), so the peer listens on all interfaces then.
+    container's, a load balancer's), so the peer listens on all interfaces then. A newcomer listens at `address`.
     """
     transport = experiment.transport
     if transport.bind:
         return transport.bind
+    if me >= len(transport.addresses):
+        return address
     host, port = settings.split_address(transport.addresses[me], "transport.addresses")
     if host == "localhost":
         return f"tcp://127.0.0.1:{port}"
@@ -354,6 +442,70 @@ def bind_of(experiment: Experiment, me: PeerId) -> str:
     except ValueError:
         return f"tcp://*:{port}"
     return transport.addresses[me]
+
+
+def contact_of(experiment: Experiment, me: PeerId, join: str) -> tuple[PeerId, str]:
+    """The peer by which a newcomer comes in, and where it listens: "tcp://host:port", or "tcp://3@host:port".
+
+    Without its id it is looked for among the addresses of the experiment.
+
+    Raises
+    ------
+    ConfigError
+        It is no such address, or of a peer that is not known; or the run has rounds, which nobody joins.
+    """
+    if experiment.run.mode != "async":
+        raise ConfigError("--join", 'expected run.mode = "async": rounds have all their peers from the beginning')
+    name, at, place = join.removeprefix("tcp://").rpartition("@")
+    address = f"tcp://{place}"
+    settings.split_address(address, "--join")
+    listed = {there: j for j, there in enumerate(experiment.transport.addresses)}
+    if at and not (name.isascii() and name.isdigit() and int(name) < settings.MAX_PEERS):
+        raise ConfigError("--join", f'expected "tcp://ID@host:port", found {join!r}')
+    contact = int(name) if at else listed.get(address)
+    if contact is None:
+        raise ConfigError("--join", f"{address} is not in transport.addresses; tcp://ID@{place} says which peer it is")
+    if contact == me:
+        raise ConfigError("--join", f"expected another peer than {me} itself")
+    return contact, address
+
+
+def listener_of(experiment: Experiment, contact: str) -> tuple[socket.socket | None, str]:
+    """Where a newcomer listens, as others see it: at `transport.bind`, else at a free port.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    contact : str
+        Address of a peer; the newcomer gives the address by which this host reaches that one where
+        `transport.bind` names none.
+
+    Returns
+    -------
+    socket or None
+        Listening already; None where `transport.bind` says it.
+    str
+        The address.
+
+    Raises
+    ------
+    ConfigError
+        No way leads to the contact.
+    """
+    host, port = settings.split_address(contact, "--join")
+    bind = experiment.transport.bind
+    if bind and (named := settings.split_address(bind, "transport.bind"))[0] not in WILDCARDS:
+        return None, bind
+    try:
+        family, _, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect(place)  # sends nothing: it asks the routing table
+            own = str(probe.getsockname()[0])
+        listener = None if bind else socket.create_server((own, 0), family=family)
+    except OSError as error:
+        raise ConfigError("--join", f"no way to {contact}: {error.strerror or error}") from error
+    number = named[1] if listener is None else listener.getsockname()[1]
+    return listener, f"tcp://[{own}]:{number}" if ":" in own else f"tcp://{own}:{number}"
 
 
 # ---- rehearsal -----------------------------------------------------------------------------
@@ -421,14 +573,30 @@ def shard_of(experiment: Experiment, peer: PeerId) -> Shard:
 
 
 def record(experiment: Experiment, ground: Ground, run_dir: Path) -> None:
-    """Write `experiment.toml` and `schedule.jsonl`: with the shards, enough to recompute the run."""
+    """Write `experiment.toml` and `schedule.jsonl`: with the shards, enough to recompute a run in rounds."""
     import platform  # these two only here: they bring the parser of mails along
     from importlib import metadata
 
     run_dir.mkdir(parents=True, exist_ok=True)
     software = {name: metadata.version(name) for name in SOFTWARE} | {"python": platform.python_version()}
     tree = msgspec.structs.replace(experiment, software=software)
-    lines = schedules.lines(ground.schedule, experiment.iterations)
+    lines = _lines(experiment, ground)
     npz.replace(run_dir / "schedule.jsonl", lambda file: file.writelines(f"{line}\n".encode() for line in lines))
     # last and at once: who finds it, finds everything
     npz.replace(run_dir / "experiment.toml", lambda file: file.write(settings.to_toml(tree).encode()))
+
+
+MOST_LINES, MOST_CHARACTERS = 1_000, 1 << 26
+"""Of `schedule.jsonl` without rounds: enough to see who pushes to whom, as such a run has no last waking."""
+
+
+def _lines(experiment: Experiment, ground: Ground) -> Iterator[str]:
+    if experiment.run.mode != "async":
+        yield from schedules.lines(ground.schedule, experiment.iterations)
+        return
+    room = MOST_CHARACTERS
+    for line in outlets.lines(ground.outlets, experiment.peers, min(experiment.iterations, MOST_LINES)):
+        yield line
+        room -= len(line)
+        if room < 0:
+            return

@@ -82,7 +82,9 @@ class Flows:
 
     # ---- epochs ----------------------------------------------------------------------------
 
-    def open_epoch(self, epoch: int, members: Iterable[PeerId], source: Vector) -> None:
+    def open_epoch(
+        self, epoch: int, members: Iterable[PeerId], source: Vector, neighbors: Iterable[PeerId] | None = None
+    ) -> None:
         """Begin an epoch: m_i = u_i, and all running sums are 0.
 
         Parameters
@@ -93,11 +95,14 @@ class Flows:
             All agents of the epoch, this one too; I is their number.
         source : Vector
             u_i = (grad g_i(w_i), g_i(w_i), 1), (p + 2,).
+        neighbors : iterable of int, optional
+            From this epoch on; as before where they are not given.
         """
         whole = tuple(sorted(set(members)))
         if epoch <= self.epoch or self.me not in whole:
             raise ValueError(f"epoch {epoch} of {whole} cannot follow epoch {self.epoch} at agent {self.me}")
         self.epoch, self.members = epoch, whole
+        self.neighbors = self.neighbors if neighbors is None else tuple(sorted(set(neighbors)))
         self.mass, self.source, self._nothing = Twofold.of(source), source, np.zeros_like(source)
         for links in (self._pushed, self._absorbed, self._stamps, self._heard, self._unsent):
             links.clear()
@@ -185,6 +190,15 @@ class Flows:
     def unsent(self) -> tuple[PeerId, ...]:
         """Neighbors to which was pushed what no flow has carried yet, ascending."""
         return tuple(sorted(self._unsent))
+
+    def repeat(self, receivers: Iterable[PeerId]) -> None:
+        """What was pushed to these neighbors is unsent again: flows may have been lost."""
+        self._unsent.update(self._pushed.keys() & set(receivers))
+
+    @property
+    def news(self) -> frozenset[PeerId]:
+        """Neighbors whose newest flow has not been absorbed yet."""
+        return frozenset(self._heard)
 
     def flow(self, j: PeerId) -> Flow:
         """What there is to send to a neighbor now.

@@ -27,10 +27,10 @@ import msgspec
 
 from peer import config, memory, prepare, process, shards
 from peer.errors import ConfigError
-from peer.process import BAD_INPUT, BROKEN, DONE, INTERRUPTED, LOST, Assignment
+from peer.host import BAD_INPUT, BROKEN, DONE, INTERRUPTED, LOST, Assignment
 from peer.settings import Experiment
 from peer.transport import Keys, is_loopback, new_key_pair
-from topology import PeerId
+from topology import Outlets, PeerId
 from topology.graphs import Graph
 from topology.schedules import Static
 
@@ -161,7 +161,7 @@ def warm_up(experiment: Experiment) -> None:
     sockets = listeners(pair)
     pair = with_addresses(pair, sockets)
     keys = new_keys(pair)
-    ground = config.Ground(Static(Graph.of(2, [(0, 1)])), ((1,), (0,)), "")
+    ground = config.Ground(Static(Graph.of(2, [(0, 1)])), ((1,), (0,)), "", Outlets("static", "ring"))
     with TemporaryDirectory() as folder:
         (Path(folder) / "experiment.toml").touch()  # a run directory whose record is there
         process.rehearse([Assignment(pair, ground, me, Path(folder), keys[me], sockets[me]) for me in range(2)], WARM_S)
@@ -262,7 +262,7 @@ def _fleet(
     gc.freeze()  # what is alive now stays shared with the peers: the collector does not touch it
     try:
         for peer in range(experiment.peers):
-            assignment = Assignment(experiment, ground, peer, run_dir, keys[peer], sockets[peer], lifeline)
+            assignment = Assignment(experiment, ground, peer, run_dir, keys[peer], sockets[peer], lifeline=lifeline)
             reader, writer = os.pipe()
             pid = os.fork()
             if pid == 0:

@@ -135,4 +135,81 @@ class Bye:
     reason: str
 
 
-Message: TypeAlias = Hello | Share | Flow | Bye
+@final
+@dataclass(frozen=True)
+class Standing:
+    """What is known of a peer in a run without rounds; of two standings the one with the larger `age` is newer.
+
+    Parameters
+    ----------
+    generation : int
+        Odd while the peer is a member, even when it is none: 1 at first, one more whenever it has
+        left, was lost, or has returned.
+    incarnation : int
+        How often it was started before; -1 while it was never heard of.
+    beat : int
+        Grows as long as its process lives and gets on.
+    instance : str
+        Drawn anew by every process.
+    n : int
+        Its wakings.
+    done : int
+        The last epoch in which it has made all its wakings; 0 while there is none.
+    over : int
+        The last epoch of which it knows that all members have done so; 0 while there is none.
+    n_samples : int
+        Its samples; 0 while that is not known.
+    address : str
+        Where it listens, as others see it; empty while that is not known.
+    """
+
+    generation: int
+    incarnation: int = -1
+    beat: int = 0
+    instance: str = ""
+    n: int = 0
+    done: int = 0
+    over: int = 0
+    n_samples: int = 0
+    address: str = ""
+
+    @property
+    def is_member(self) -> bool:
+        """Whether the peer takes part."""
+        return self.generation % 2 == 1
+
+    @property
+    def progress(self) -> tuple[int, int, str]:
+        """Larger whenever the peer has shown that it lives."""
+        return self.incarnation, self.beat, self.instance
+
+    @property
+    def age(self) -> tuple[int, int, int, str]:
+        """By which the newer of two standings is found; whoever says a peer to be gone has the last word but one."""
+        return self.generation, *self.progress
+
+
+@final
+@dataclass(frozen=True)
+class View:
+    """Who takes part, as far as the sender knows: passed on from peer to peer in a run without rounds.
+
+    Parameters
+    ----------
+    sender : int
+        The peer that speaks.
+    settings : mapping
+        Every setting that all peers must share, as text; empty but on a new connection.
+    n_classes : int
+        Largest label known, plus one; 0 where there are no labels, or the sender has yet to learn it.
+    standings : mapping of int to Standing
+        Of every peer that the sender knows of, itself included.
+    """
+
+    sender: PeerId
+    settings: Mapping[str, str]
+    n_classes: int
+    standings: Mapping[PeerId, Standing]
+
+
+Message: TypeAlias = Hello | Share | Flow | Bye | View

@@ -80,8 +80,9 @@ class Roster:
         known = self._processes.get(j, process)
         if self.began and process != known and hello.incarnation <= known[0]:
             raise DisagreementError("twin", "a second process with this id, which does not resume the first", j)
-        if hello.purpose != "news":
-            self._compare(hello)
+        other = disagreement(self.settings, hello.settings) if hello.purpose != "news" else ""
+        if other:
+            raise DisagreementError("settings", other, j)
         for peer, count in hello.n_samples.items():
             if self.counts.get(peer, count) != count:
                 here = self.counts[peer]
@@ -92,18 +93,6 @@ class Roster:
         self._processes[j] = process
         return news
 
-    def _compare(self, hello: Hello) -> None:
-        keys = sorted(self.settings.keys() | hello.settings.keys())
-        other = [key for key in keys if self.settings.get(key) != hello.settings.get(key)]
-        if other:
-            named = "; ".join(
-                f"{_short(key)} is {_short(hello.settings.get(key, 'absent'))} there, "
-                f"{_short(self.settings.get(key, 'absent'))} here"
-                for key in other[:4]
-            )
-            more = f"; and {len(other) - 4} more" if len(other) > 4 else ""
-            raise DisagreementError("settings", f"it runs with other settings: {named}{more}", hello.sender)
-
     @property
     def missing(self) -> tuple[PeerId, ...]:
         """Peers whose sample count is not known yet, ascending."""
@@ -113,6 +102,17 @@ class Roster:
     def n_samples_total(self) -> int:
         """M, once nobody is missing."""
         return sum(self.counts.values())
+
+
+def disagreement(mine: Mapping[str, str], theirs: Mapping[str, str]) -> str:
+    """What another peer has set otherwise, in words; empty where nothing."""
+    other = [key for key in sorted(mine.keys() | theirs.keys()) if mine.get(key) != theirs.get(key)]
+    named = "; ".join(
+        f"{_short(key)} is {_short(theirs.get(key, 'absent'))} there, {_short(mine.get(key, 'absent'))} here"
+        for key in other[:4]
+    )
+    more = f"; and {len(other) - 4} more" if len(other) > 4 else ""
+    return f"it runs with other settings: {named}{more}" if other else ""
 
 
 def _short(text: str) -> str:

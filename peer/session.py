@@ -19,7 +19,7 @@ from typing import TypeAlias, final
 
 from peer.arrays import Vector
 from peer.errors import ProtocolError
-from peer.messages import Bye, Flow, Hello, Message, Purpose, Share
+from peer.messages import Bye, Flow, Hello, Message, Purpose, Share, View
 from peer.roster import Roster
 from peer.rounds import Rounds
 from topology import PeerId
@@ -74,8 +74,8 @@ class Session:
             raise ProtocolError("stranger", "it is not a neighbor", message.sender)
         if isinstance(message, Share):
             self.rounds.receive(message)
-        elif isinstance(message, Flow):
-            raise ProtocolError("mode", "expected shares of rounds, found a flow", message.sender)
+        elif isinstance(message, Flow | View):
+            raise ProtocolError("mode", "expected shares, for this run has rounds", message.sender)
         elif isinstance(message, Bye):
             self.said_bye[message.sender] = message.reason
         else:

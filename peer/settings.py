@@ -75,6 +75,7 @@ class Topology(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     radius: float = 0.5  # of geometric graphs, in the unit square
     schedule: str = "static"
     link_probability: float = 0.5
+    directed: bool = False  # mode "async": who pushes to whom, where the graph has such a form
     path: str = ""  # of schedule "file"; relative to the experiment file
     weights: str = "metropolis"
 
@@ -86,6 +87,7 @@ class Run(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     checkpoint_every: int = 10
     tolerance: float = 0.0
     patience_s: float = 60.0
+    departure_s: float = 30.0  # mode "async": without progress for so long, a member counts as gone
     id: str = ""  # what tells runs of one experiment apart; empty: its name
 
 
@@ -131,17 +133,16 @@ MAX_CHECKPOINT_EVERY: Final = 1_000
 LOCAL: Final = frozenset(
     {
         *("data.path", "data.test_path", "model.initial", "topology.path", "name"),
-        *("transport.addresses", "transport.bind", "transport.keys", "run.patience_s"),
+        *("transport.addresses", "transport.bind", "transport.keys", "run.patience_s", "run.departure_s"),
     }
 )
 """Settings that may differ between the peers of one run: where things are on each host, not what they are; and
-patience, so that a run that was given up can be resumed with more of it."""
+patience of both kinds, so that a run that was given up can be resumed with more of it."""
 
 LATER: Final[Mapping[str, Mapping[str, str]]] = {
     "objective.regularizer": {"elastic_net": "none, l2, l1", "group_l2": "none, l2, l1"},
     "surrogate.tau": {"auto": "a number > 0"},
     "step.rule": {"auto": "constant, diminishing"},
-    "run.mode": {"async": "rounds"},
 }
 """Words that the file format reserves, and what this version has instead."""
 
@@ -158,7 +159,7 @@ CHOICES: Final[Mapping[str, Sequence[str]]] = {
     "topology.graph": FAMILIES,
     "topology.schedule": SCHEDULES,
     "topology.weights": ("metropolis",),
-    "run.mode": ("rounds",),
+    "run.mode": ("rounds", "async"),
     "transport.wire_dtype": ("f8", "f4"),
     "transport.security": ("curve", "none"),
 }
@@ -183,6 +184,7 @@ RANGES: Final[Mapping[str, tuple[float, float, str]]] = {
     "run.checkpoint_every": (0, MAX_CHECKPOINT_EVERY, f"0 (never) to {MAX_CHECKPOINT_EVERY}"),
     "run.tolerance": (0.0, 0.0, "0 (stopping early is not in this version)"),
     "run.patience_s": (1e-3, 1e9, "a number of seconds > 0"),
+    "run.departure_s": (1e-3, 1e9, "a number of seconds > 0"),
 }
 
 
@@ -359,6 +361,9 @@ def _check_together(experiment: Experiment) -> None:
         raise ConfigError("step.mu", f'expected 0 with rule = "constant", found {step.mu}')
     if experiment.topology.schedule == "file" and not experiment.topology.path:
         raise ConfigError("topology.path", 'expected a file for schedule = "file", found none')
+    if experiment.topology.directed and experiment.run.mode != "async":
+        mode = experiment.run.mode
+        raise ConfigError("topology.directed", f'expected false with mode = "{mode}", as weights must be symmetric')
     if transport.addresses and len(transport.addresses) != experiment.peers:
         found = len(transport.addresses)
         raise ConfigError("transport.addresses", f"expected one for each of {experiment.peers} peers, found {found}")

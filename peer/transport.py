@@ -2,7 +2,9 @@
 
 One ROUTER, bound, receives from all; one DEALER a neighbor sends. Connections are CURVE-encrypted,
 and a key is bound to its peer's id: libzmq asks the small ZAP server here for every connection,
-and stamps each frame with the id it answers.
+and stamps each frame with the id it answers. A ROUTER gives a connection up for a newer one of
+the same name, so each link has a name that only its two ends know: else any listed peer could
+cut the others' connections by taking theirs.
 
 Everything runs in the event loop of `peer.process`. Sockets' descriptors are edge-triggered, so
 a socket is always read until it is empty.
@@ -17,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import secrets
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +31,7 @@ from urllib.parse import urlsplit
 import zmq
 from zmq.utils import z85
 
-from peer.errors import ConfigError, WireError
+from peer.errors import ConfigError, RemoteError, WireError
 from peer.wire import Frame
 from topology import PeerId
 
@@ -63,8 +66,18 @@ QUEUE_MESSAGES: Final = 1_000
 """High-water marks. The protocol bounds what can be queued to two shares a neighbor, a catch-up after a
 resumption excepted; this only bounds what a flood can do before the reader gets to it."""
 
+IN_A_ROW: Final = 64
+"""Messages that are taken before everything else in the event loop gets its turn: a millisecond or two. Else
+whoever sends faster than this peer reads would hold up its clock, its signals and its other threads' results."""
+
+NAME_BYTES: Final = 8
+"""Of chance in the name of a link: to guess it takes more connections than there are seconds since the beginning."""
+
 CURVE_BYTES: Final = 33
 """What encryption adds to a frame; MAXMSGSIZE counts it."""
+
+ANSWER_BYTES: Final = 1_000
+"""Largest frame that a link takes: nothing but handshakes and pings comes back over it, so nothing can pile up."""
 
 ZAP_ENDPOINT: Final = "inproc://zeromq.zap.01"
 
@@ -140,6 +153,14 @@ class Transport:
         after it was up.
     on_refusal : callable
         Called with a neighbor that refuses this peer's key.
+    on_drop : callable
+        Called with what was dropped here, for being what it is (its `cause`): a connection with a
+        key that is not on the list ("key"), a message whose id is not that of its key ("identity").
+    on_writable : callable or None
+        Called with a neighbor whose link has room again, after `send` or `writable` found none; may
+        come just before `on_connect`.
+    queue_messages : int
+        Messages that may wait for one neighbor, on this side. `send` refuses those beyond it.
     """
 
     def __init__(
@@ -150,6 +171,9 @@ class Transport:
         on_connect: Callable[[PeerId], None],
         on_disconnect: Callable[[PeerId], None],
         on_refusal: Callable[[PeerId], None],
+        on_drop: Callable[[RemoteError], None],
+        on_writable: Callable[[PeerId], None] | None = None,
+        queue_messages: int = QUEUE_MESSAGES,
     ) -> None:
         self._me = me
         self._keys = keys
@@ -157,14 +181,19 @@ class Transport:
         self._on_connect = on_connect
         self._on_disconnect = on_disconnect
         self._on_refusal = on_refusal
+        self._on_drop = on_drop
+        self._on_writable = on_writable
+        self._queue_messages = queue_messages
         self._loop = asyncio.get_running_loop()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._links: dict[PeerId, _Link] = {}
         self._up: set[PeerId] = set()
+        self._full: set[PeerId] = set()
         self._endpoints: dict[PeerId, str] = {}
         self._searches: dict[PeerId, asyncio.Task[None]] = {}
         self._lookups = ThreadPoolExecutor(LOOKUPS, thread_name_prefix="names")
         self._readable = asyncio.Event()
+        self._in_a_row = 0
         self._zap = self._serve_zap(keys) if keys is not None else None
         self._router = self._receiver()
         self.bytes_sent = 0
@@ -221,11 +250,18 @@ class Transport:
         Raises
         ------
         ConfigError
-            The address is none.
+            The address is none, or peer j has no key on the list.
         """
+        if j in self._links:
+            raise ValueError(f"peer {j} is connected already")
+        if self._keys is not None and j not in self._keys.peers:
+            raise ConfigError("transport.keys", f"expected a key for peer {j}, found none")
         dealer = self._context.socket(zmq.DEALER)
         self._limit(dealer)
-        dealer.setsockopt(zmq.ROUTING_ID, identity(self._me))
+        dealer.setsockopt(zmq.SNDHWM, self._queue_messages)
+        dealer.setsockopt(zmq.RCVHWM, 1)
+        dealer.setsockopt(zmq.MAXMSGSIZE, ANSWER_BYTES)
+        dealer.setsockopt(zmq.ROUTING_ID, link_name(self._me))
         dealer.setsockopt(zmq.IMMEDIATE, 1)
         dealer.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS[0])
         dealer.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MS[1])
@@ -236,8 +272,10 @@ class Transport:
         events = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_AUTH
         link = _Link(address, dealer, dealer.get_monitor_socket(events))
         self._links[j] = link
-        self._loop.add_reader(link.monitor.FD, self._watch, j)
-        self._loop.call_soon(self._watch, j)  # a first look arms the descriptor; later, when the caller is ready
+        self._loop.add_reader(link.monitor.FD, self._watch, j, link)
+        self._loop.call_soon(self._watch, j, link)  # a first look arms the descriptor; later, when the caller is ready
+        if self._on_writable is not None:
+            self._loop.add_reader(dealer.FD, self._look_for_room, j)
         try:
             if is_named(address):
                 _host_and_port(address)
@@ -246,6 +284,27 @@ class Transport:
                 self._point(j, address)
         except (zmq.ZMQError, ValueError) as error:
             raise ConfigError("transport.addresses", f"{address!r} is no address of peer {j}: {error}") from error
+
+    def disconnect(self, j: PeerId) -> None:
+        """Drop the link to j, which is a neighbor no more; what was handed to `send` gets LINGER_MS to leave.
+
+        Nothing happens where there is none. `on_disconnect` is not called: the caller knows.
+        """
+        if (link := self._links.pop(j, None)) is None:
+            return
+        if j in self._searches:
+            self._searches.pop(j).cancel()
+        self._endpoints.pop(j, None)
+        self._up.discard(j)
+        self._full.discard(j)
+        self._unwatch(link)
+        link.dealer.close()
+
+    def _unwatch(self, link: _Link) -> None:
+        self._loop.remove_reader(link.monitor.FD)
+        self._loop.remove_reader(link.dealer.FD)
+        link.dealer.disable_monitor()
+        link.monitor.close(0)
 
     def _point(self, j: PeerId, endpoint: str) -> None:
         """Connect to another endpoint than before, or, dropping the connection, to the same anew."""
@@ -281,11 +340,8 @@ class Transport:
             if not endpoints:
                 await asyncio.sleep(RECONNECT_MS[1] / 1e3)
 
-    def _watch(self, j: PeerId) -> None:
-        link = self._links[j]
-        if link.monitor.closed:
-            return
-        while (event := _receive_now(link.monitor)) is not None:
+    def _watch(self, j: PeerId, link: _Link) -> None:
+        while self._links.get(j) is link and (event := _receive_now(link.monitor)) is not None:
             code = int.from_bytes(event[0].bytes[:2], "little")
             if code == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 self._up.add(j)
@@ -303,7 +359,7 @@ class Transport:
 
     def reconnect(self, j: PeerId) -> None:
         """Drop the connection to a neighbor, and what waits on it, for a new one."""
-        if not self._links[j].dealer.closed:
+        if j in self._links:
             if j in self._endpoints:
                 self._point(j, self._endpoints[j])
             self._search(j)
@@ -316,10 +372,12 @@ class Transport:
 
         def answer() -> None:
             while (request := _receive_now(zap)) is not None:
-                version, number, *_, key = (frame.bytes for frame in request)
+                version, number, _, address, *_, key = (frame.bytes for frame in request)
                 allowed = key in ids
                 status = [b"200", b"OK", identity(ids[key])] if allowed else [b"400", b"unknown key", b""]
                 zap.send_multipart([version, number, *status, b""])
+                if not allowed:
+                    self._on_drop(RemoteError("key", f"a key that is not on the list, from {address.decode()}"))
 
         self._loop.add_reader(zap.FD, answer)
         return zap
@@ -336,35 +394,73 @@ class Transport:
         return Packed(parts, sum(map(len, frames)))
 
     def send(self, j: PeerId, packed: Packed) -> bool:
-        """Hand packed frames to libzmq for neighbor j; False where the connection is down. Never blocks."""
-        dealer = self._links[j].dealer
-        sent = _send_now(dealer, packed) or (
+        """Hand packed frames to libzmq for peer j; never blocks.
+
+        Returns
+        -------
+        bool
+            False where there is no link, its connection is down, or `queue_messages` wait there already.
+        """
+        if j not in self._links:
+            return False
+        sent = _send_now(self._links[j].dealer, packed) or (
             # a connection that has just come up is seen only when the socket's events are looked at
-            bool(cast(int, dealer.EVENTS) & zmq.POLLOUT) and _send_now(dealer, packed)
+            self.writable(j) and _send_now(self._links[j].dealer, packed)
         )
         if sent:
             self.bytes_sent += packed.n_bytes
         return sent
 
+    def writable(self, j: PeerId) -> bool:
+        """Whether `send` would take a message for peer j now; if not, `on_writable` tells when it would."""
+        if j not in self._links:
+            return False
+        room = bool(cast(int, self._links[j].dealer.EVENTS) & zmq.POLLOUT)
+        (self._full.discard if room else self._full.add)(j)
+        return room
+
+    def _look_for_room(self, j: PeerId) -> None:
+        waited_for = j in self._full
+        if self.writable(j):  # looking rearms the descriptor
+            if waited_for and self._on_writable is not None:
+                self._on_writable(j)
+        elif not waited_for:
+            self._full.discard(j)
+
     async def receive(self) -> tuple[PeerId, list[Frame]]:
-        """The next message from anybody: the peer that its key (or, in the clear, its identity) stands for.
+        """The next message from anybody: the peer that its key (or, in the clear, its link's name) stands for."""
+        while True:
+            if self._in_a_row >= IN_A_ROW:
+                self._in_a_row = 0
+                await asyncio.sleep(0)  # nothing is in hand that could get lost if this is canceled
+            while (parts := _receive_now(self._router)) is None:
+                self._in_a_row = 0
+                self._readable.clear()
+                await self._readable.wait()
+            self._in_a_row += 1
+            envelope, *frames = parts
+            self.bytes_received += sum(len(frame) for frame in frames)
+            try:
+                return self._sender(envelope, frames), [frame.buffer for frame in frames]
+            except WireError as error:
+                self._on_drop(error)
+
+    def _sender(self, envelope: zmq.Frame, frames: Sequence[zmq.Frame]) -> PeerId:
+        """The peer that a message came from.
 
         Raises
         ------
         WireError
-            A message from a connection that names no peer, or not the one its key stands for.
+            Its connection names no peer, or not the one that its key stands for.
         """
-        while (parts := _receive_now(self._router)) is None:
-            self._readable.clear()
-            await self._readable.wait()
-        envelope, *rest = parts
-        self.bytes_received += sum(len(frame) for frame in rest)
-        claimed = envelope.bytes
-        if self._keys is not None and (not rest or str(rest[0].get("User-Id")).encode("latin-1") != claimed):
-            raise WireError("identity", "its id is not that of its key")
-        if not claimed.startswith(b"peer-") or not claimed[5:].isdigit():
+        claimed, dot, _ = envelope.bytes.partition(b".")
+        if self._keys is not None and frames:
+            stamped = str(frames[0].get("User-Id")).encode("latin-1")
+            if stamped != claimed:
+                raise WireError("identity", "its id is not that of its key", _peer(stamped))
+        if not frames or not dot or (sender := _peer(claimed)) is None:
             raise WireError("identity", "it does not say which peer it is")
-        return int(claimed[5:]), [frame.buffer for frame in rest]
+        return sender
 
     async def close(self) -> None:
         """Close every socket; what was handed to `send` gets LINGER_MS to leave."""
@@ -377,21 +473,19 @@ class Transport:
         self._context.term()
 
     def _close_sockets(self, linger: int | None = None) -> None:
-        ends = [self._router, *(link.dealer for link in self._links.values())]
-        readers = [self._router, *(link.monitor for link in self._links.values())]
-        if self._zap is not None:
-            ends.append(self._zap)
-            readers.append(self._zap)
+        if self._router.closed:
+            return
         for search in self._searches.values():
             search.cancel()
         self._lookups.shutdown(wait=False, cancel_futures=True)
-        for reader in readers:
-            self._loop.remove_reader(reader.FD)
         for link in self._links.values():
-            link.dealer.disable_monitor()
-            link.monitor.close(0)
-        for end in ends:
-            end.close(linger)
+            self._unwatch(link)
+            link.dealer.close(linger)
+        self._links.clear()
+        for end in (self._router, self._zap):
+            if end is not None:
+                self._loop.remove_reader(end.FD)
+                end.close(linger)
 
 
 @final
@@ -403,8 +497,19 @@ class _Link:
 
 
 def identity(j: PeerId) -> bytes:
-    """Name of peer j on its connections, and in the answers of the ZAP server."""
+    """Name of peer j in the answers of the ZAP server, and the first part of those of its links."""
     return b"peer-%d" % j
+
+
+def link_name(j: PeerId) -> bytes:
+    """Name of a new link of peer j, which nobody can guess: "peer-3.0f6c..."."""
+    return identity(j) + b"." + secrets.token_hex(NAME_BYTES).encode()
+
+
+def _peer(name: bytes) -> PeerId | None:
+    """Which peer has this name; None if it is no peer's."""
+    number = name.removeprefix(b"peer-")
+    return int(number) if number != name and number.isdigit() and len(number) < 10 else None
 
 
 def is_named(address: str) -> bool:

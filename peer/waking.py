@@ -16,8 +16,8 @@ the new `source` (15), `Flows.push` (16). Departures:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import Final, final
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from peer import agent
 from peer.agent import LocalProblem, Proposal, State
 from peer.arrays import Vector, is_finite
 from peer.errors import SolveError
+from peer.optim.solvers import Solution
 from peer.optim.steps import StepRule
 from topology import PeerId
 
@@ -71,7 +72,9 @@ def propose(problem: LocalProblem, state: State, phi: float, n_agents: int) -> P
     return agent.propose(problem, damped, n_agents)
 
 
-def move(problem: LocalProblem, state: State, v: Vector, theirs: Mapping[PeerId, Vector], rule: StepRule) -> State:
+def move(
+    problem: LocalProblem, state: State, v: Vector | None, theirs: Mapping[PeerId, Vector], rule: StepRule
+) -> State:
     """(14): w_i+ = the mean of v_i and the v_j heard, row-stochastic; and g_i there.
 
     Parameters
@@ -80,8 +83,9 @@ def move(problem: LocalProblem, state: State, v: Vector, theirs: Mapping[PeerId,
         g_i.
     state : State
         Of this waking.
-    v : Vector
-        v_i, (p,): `Proposal.z`, or w_i while y_i means nothing.
+    v : Vector or None
+        v_i, (p,): `Proposal.z`, or w_i while y_i means nothing; None for a newcomer, which begins where
+        its neighbors are.
     theirs : mapping of int to Vector
         v_j, (p,), of the neighbors heard since the last waking.
     rule : StepRule
@@ -97,10 +101,77 @@ def move(problem: LocalProblem, state: State, v: Vector, theirs: Mapping[PeerId,
     SolveError
         nan or infinity in parameters, objective or gradient.
     """
-    w = v / (1.0 + len(theirs))
-    for _, other in sorted(theirs.items()):
-        w += other / (1.0 + len(theirs))
+    heard = [*([] if v is None else [v]), *(other for _, other in sorted(theirs.items()))]
+    w = heard[0] / len(heard)
+    for other in heard[1:]:
+        w += other / len(heard)
     gradient, value = problem.gradient(w), problem.value(w)
     if not (is_finite(w) and is_finite(gradient) and np.isfinite(value)):
         raise SolveError(f"waking {state.n}: parameters, objective or gradient are nan or infinite")
     return replace(state, n=state.n + 1, w=w, gradient=gradient, value=value, alpha=rule.after(state.alpha))
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Woken:
+    """Outcome of the mathematics of a waking.
+
+    Parameters
+    ----------
+    seen : State
+        At its beginning, with y_i of the moment, or the last that meant something.
+    solution : Solution or None
+        Of the surrogate; None where y_i meant nothing.
+    v : Vector
+        v_i, (p,), for the neighbors.
+    state : State
+        At its end.
+    source : Vector
+        u_i there, (p + 2,).
+    """
+
+    seen: State
+    solution: Solution | None
+    v: Vector
+    state: State
+    source: Vector
+
+
+def wake(
+    problem: LocalProblem,
+    state: State,
+    mass: Vector,
+    theirs: Mapping[PeerId, Vector],
+    n_agents: int,
+    rule: StepRule,
+    is_new: bool = False,
+) -> Woken:
+    """A waking between `Flows.absorb`, which gives the v_j in `theirs`, and `Flows.track`: (4)-(6), (14).
+
+    Parameters
+    ----------
+    problem, state : LocalProblem, State
+        g_i, and the agent at the end of the waking before.
+    mass : Vector
+        m_i after (13), (p + 2,).
+    theirs : mapping of int to Vector
+        v_j, (p,), of the neighbors heard since then.
+    n_agents : int
+        I.
+    rule : StepRule
+        alpha of the next waking.
+    is_new : bool
+        Whether the agent has just come in, and takes over where its neighbors are.
+
+    Raises
+    ------
+    SolveError
+        nan or infinity.
+    """
+    seen = observe(state, mass, n_agents)
+    proposal = None if seen is None or is_new else propose(problem, seen, float(mass[-1]), n_agents)
+    before = state if seen is None else seen
+    v = before.w if proposal is None else proposal.z
+    after = move(problem, before, None if is_new else v, theirs, rule)
+    solution = None if proposal is None else proposal.solution
+    return Woken(before, solution, after.w if is_new else v, after, source(after))

@@ -11,7 +11,7 @@ that comes after it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from reprlib import repr as shown
 from typing import Any, Final, TypeAlias, TypeVar, cast, final
 
@@ -20,7 +20,7 @@ import numpy as np
 
 from peer.arrays import DTYPES, Vector
 from peer.errors import WireError
-from peer.messages import PROTOCOL, Bye, Flow, Hello, Message, Part, Share
+from peer.messages import PROTOCOL, Bye, Flow, Hello, Message, Part, Share, Standing, View
 
 Frame: TypeAlias = bytes | memoryview
 
@@ -50,6 +50,9 @@ MAX_SAMPLES: Final = 2**53
 
 MAX_CLASSES: Final = 2**20
 """Classes of a data set; a larger label is a mistake in the file."""
+
+MAX_ADDRESS: Final = 300
+"""Characters of an address: a name of 253, as long as the domain name system has them, and a port."""
 
 MAX_FLOW: Final = 1e150
 """Entries of a flow: sums, differences and products of two of them are finite, so that no neighbor makes infinity."""
@@ -107,6 +110,10 @@ def encode(message: Message, form: Format) -> list[Frame]:
     if isinstance(message, Flow):
         header |= {"kind": "flow", "epoch": message.epoch, "stamp": message.stamp, "dtype": form.dtype}
         return [msgpack.packb(header), _raw(message.v, form.dtype), _raw(message.sums, SUMS_DTYPE)]
+    if isinstance(message, View):
+        standings = {j: astuple(standing) for j, standing in message.standings.items()}
+        header |= {"kind": "view", "settings": dict(message.settings), "n_classes": message.n_classes}
+        return [msgpack.packb(header | {"standings": standings})]
     if isinstance(message, Bye):
         reason = "".join(letter if letter.isprintable() else " " for letter in message.reason[:MAX_REASON])
         header |= {"kind": "bye", "reason": reason}
@@ -165,7 +172,7 @@ def decode(frames: Sequence[Frame], form: Format) -> Message:
     if run != form.run:
         raise WireError("run", f"expected run {form.run!r}, found {run!r}")
     sender = fields.integer("from", 0, form.n_agents)
-    kind = fields.choice("kind", ("share", "flow", "hello", "bye"))
+    kind = fields.choice("kind", ("share", "flow", "hello", "view", "bye"))
     if kind == "share":
         return _share(fields, sender, frames[1:], form)
     if kind == "flow":
@@ -174,7 +181,7 @@ def decode(frames: Sequence[Frame], form: Format) -> Message:
         raise WireError("frames", f"expected no tensors after a {kind}, found {len(frames) - 1}", sender)
     if kind == "bye":
         return Bye(sender, fields.text("reason", MAX_REASON))
-    return _hello(fields, sender, form)
+    return _view(fields, sender, form) if kind == "view" else _hello(fields, sender, form)
 
 
 def _share(fields: _Fields, sender: int, tensors: Sequence[Frame], form: Format) -> Share:
@@ -223,9 +230,6 @@ def _hello(fields: _Fields, sender: int, form: Format) -> Hello:
     held = fields.values.get("held")
     if not isinstance(held, list) or len(held) > MAX_HELD or not all(_is_held(item) for item in held):
         raise WireError("header", "held: expected pairs of a round and a part", sender)
-    settings = fields.mapping("settings", str, str)
-    if not all(_is_line(key) and _is_line(value) for key, value in settings.items()):
-        raise WireError("header", f"settings: expected printable text of up to {MAX_SETTING} characters", sender)
     n_samples = fields.mapping("n_samples", int, int)
     if not all(0 <= peer < form.n_agents and 0 < count < MAX_SAMPLES for peer, count in n_samples.items()):
         raise WireError("header", "n_samples: expected a positive number for each peer", sender)
@@ -236,10 +240,32 @@ def _hello(fields: _Fields, sender: int, form: Format) -> Hello:
         purpose=cast(Any, fields.choice("purpose", ("ask", "answer", "news"))),
         n=fields.integer("n", 0, MAX_ROUND),
         held=tuple((n, part) for n, part in held),
-        settings=settings,
+        settings=fields.settings(sender),
         n_samples=n_samples,
         n_classes=fields.integer("n_classes", 0, MAX_CLASSES),
     )
+
+
+def _view(fields: _Fields, sender: int, form: Format) -> View:
+    rows = fields.mapping("standings", int, list)
+    standings = {j: standing for j, row in rows.items() if (standing := _standing(row)) is not None}
+    if len(standings) != len(rows) or sender not in rows or not all(0 <= j < form.n_agents for j in rows):
+        raise WireError("header", "standings: expected one of each peer, the sender's too", sender)
+    return View(sender, fields.settings(sender), fields.integer("n_classes", 0, MAX_CLASSES), standings)
+
+
+def _standing(row: list[object]) -> Standing | None:
+    """A standing, every field checked; None for what is none."""
+    bounds = ((0, MAX_INCARNATION), (-1, MAX_INCARNATION), (0, MAX_ROUND), None, *[(0, MAX_ROUND)] * 4, None)
+    if len(row) != len(bounds):
+        return None
+    for value, bound in zip(row, bounds, strict=True):
+        if bound is None:
+            if not isinstance(value, str) or len(value) > MAX_ADDRESS or not value.isprintable():
+                return None
+        elif not (_is_integer(value) and bound[0] <= value < bound[1]):  # type: ignore[operator]
+            return None
+    return Standing(*row)  # type: ignore[arg-type]
 
 
 def _is_held(item: object) -> bool:
@@ -294,6 +320,13 @@ class _Fields:
         if self.values.get("dtype") != form.dtype:
             found = shown(self.values.get("dtype"))  # short, however long or deep it is
             raise WireError("dtype", f"expected tensors in {form.dtype}, found {found}", sender, n)
+
+    def settings(self, sender: int) -> dict[str, str]:
+        """Settings as text that can be shown."""
+        found = self.mapping("settings", str, str)
+        if not all(_is_line(key) and _is_line(value) for key, value in found.items()):
+            raise WireError("header", f"settings: expected printable text of up to {MAX_SETTING} characters", sender)
+        return found
 
     def mapping(self, key: str, keys: type[K], values: type[V]) -> dict[K, V]:
         """Map whose keys and values have just these types."""

@@ -79,9 +79,14 @@ class Graph:
 
     def components(self) -> list[list[PeerId]]:
         """Connected components, each ascending, ordered by their smallest agent."""
-        import networkx as nx
-
-        return sorted(sorted(component) for component in nx.connected_components(self.networkx()))
+        found: list[list[PeerId]] = []
+        seen = set[PeerId]()
+        for i in range(self.n_agents):
+            if i not in seen:
+                component = reached(i, self.neighbors)
+                seen |= component
+                found.append(sorted(component))
+        return found
 
     def is_connected(self) -> bool:
         """Whether every agent can reach every other one."""
@@ -95,6 +100,17 @@ class Graph:
         graph.add_nodes_from(range(self.n_agents))
         graph.add_edges_from(sorted(self.edges))
         return graph
+
+
+def reached(start: PeerId, neighbors: Callable[[PeerId], Iterable[PeerId]]) -> set[PeerId]:
+    """Agents that can be reached from one of them in any number of steps to `neighbors`, itself among them."""
+    found, waiting = {start}, [start]
+    while waiting:
+        for j in neighbors(waiting.pop()):
+            if j not in found:
+                found.add(j)
+                waiting.append(j)
+    return found
 
 
 def hash64(text: str) -> int:
@@ -117,72 +133,84 @@ def happens(text: str, probability: float) -> bool:
 
 def ring(n_agents: int) -> Graph:
     """Cycle 0 - 1 - ... - 0."""
-    import networkx as nx
-
-    return _of_networkx(n_agents, nx.cycle_graph(n_agents))
+    return _circulant(n_agents, [1])
 
 
 def grid(n_agents: int) -> Graph:
     """Rectangular grid, as square as the divisors of n_agents allow (a path if it is prime)."""
-    import networkx as nx
+    n_columns = grid_columns(n_agents)
+    across = ((i, i + 1) for i in range(n_agents) if (i + 1) % n_columns)
+    down = ((i, i + n_columns) for i in range(n_agents - n_columns))
+    return Graph(n_agents, frozenset((*across, *down)))
 
-    rows = max(r for r in range(1, math.isqrt(n_agents) + 1) if n_agents % r == 0)
-    return _of_networkx(n_agents, nx.convert_node_labels_to_integers(nx.grid_2d_graph(rows, n_agents // rows)))
+
+def grid_columns(n_agents: int) -> int:
+    """Length of the rows of the grid, in which the agents are numbered: the least divisor >= sqrt(n_agents)."""
+    return n_agents // max(r for r in range(1, math.isqrt(n_agents) + 1) if n_agents % r == 0)
 
 
 def complete(n_agents: int) -> Graph:
     """Everybody is everybody's neighbor."""
-    import networkx as nx
-
-    return _of_networkx(n_agents, nx.complete_graph(n_agents))
+    return Graph(n_agents, frozenset(combinations(range(n_agents), 2)))
 
 
 def star(n_agents: int) -> Graph:
     """Agent 0 is the only neighbor of all the others."""
-    import networkx as nx
-
-    return _of_networkx(n_agents, nx.star_graph(n_agents - 1))
+    return Graph(n_agents, frozenset((0, j) for j in range(1, n_agents)))
 
 
 def exponential(n_agents: int) -> Graph:
     """Static exponential graph: i is joined to i +- 2^k (mod I) for every k with 2^k < I."""
-    import networkx as nx
+    return _circulant(n_agents, exponential_hops(n_agents))
 
-    hops = [2**k for k in range(max(1, (n_agents - 1).bit_length()))]
-    return _of_networkx(n_agents, nx.circulant_graph(n_agents, hops))
+
+def exponential_hops(n_agents: int) -> list[int]:
+    """1, 2, 4, ... up to the last power of two below I; for a single agent 1, which leads back to it."""
+    return [2**k for k in range(max(1, (n_agents - 1).bit_length()))]
 
 
 def erdos_renyi(n_agents: int, probability: float, seed: int) -> Graph:
     """Erdos-Renyi graph: each pair linked with `probability`; the first connected one of 100 draws.
 
-    Edge {i, j}, i < j, of draw k is kept iff blake2b(f"{seed}:erdos-renyi:{k}:{i}:{j}") / 2^64 <
-    probability. The name in the text keeps the draws apart from those of a schedule of the same
-    seed: with the text of `RandomLinks`, all links of draw k would be up together in round k.
     Where no draw is connected the first one is returned, and the check of the schedule refuses it.
     """
 
     def draw(attempt: int) -> Graph:
-        text = f"{seed}:erdos-renyi:{attempt}"
         pairs = combinations(range(n_agents), 2)
-        return Graph.of(n_agents, ((i, j) for i, j in pairs if happens(f"{text}:{i}:{j}", probability)))
+        return Graph(n_agents, frozenset((i, j) for i, j in pairs if drawn(seed, attempt, i, j, probability)))
 
     return _first_connected(draw)
+
+
+def drawn(seed: int, attempt: int, i: PeerId, j: PeerId, probability: float) -> bool:
+    """Whether draw k of erdos-renyi has the link {i, j}, i < j; or the arc (i, j), where links have a direction.
+
+    It has iff blake2b(f"{seed}:erdos-renyi:{k}:{i}:{j}") / 2^64 < probability. The name in the text
+    keeps the draws apart from those of a schedule of the same seed: with the text of `RandomLinks`,
+    all links of draw k would be up together in round k.
+    """
+    return happens(f"{seed}:erdos-renyi:{attempt}:{i}:{j}", probability)
 
 
 def geometric(n_agents: int, radius: float, seed: int) -> Graph:
     """Random geometric graph: points in the unit square, linked when nearer than `radius`.
 
-    Point i of draw k has the coordinates blake2b(f"{seed}:geometric:{k}:x:{i}") / 2^64, and y
-    likewise; the first connected one of 100 draws, as in `erdos_renyi`.
+    The first connected one of 100 draws, as in `erdos_renyi`.
     """
 
     def draw(attempt: int) -> Graph:
-        text = f"{seed}:geometric:{attempt}"
-        points = [tuple(hash64(f"{text}:{axis}:{i}") / 2.0**64 for axis in "xy") for i in range(n_agents)]
+        at = points(n_agents, seed, attempt)
         pairs = combinations(range(n_agents), 2)
-        return Graph.of(n_agents, ((i, j) for i, j in pairs if math.dist(points[i], points[j]) < radius))
+        return Graph(n_agents, frozenset((i, j) for i, j in pairs if math.dist(at[i], at[j]) < radius))
 
     return _first_connected(draw)
+
+
+def points(n_agents: int, seed: int, attempt: int) -> list[tuple[float, float]]:
+    """Points of draw k of geometric: x_i = blake2b(f"{seed}:geometric:{k}:x:{i}") / 2^64, and y_i likewise."""
+    text = f"{seed}:geometric:{attempt}"
+    x, y = ([hash64(f"{text}:{axis}:{i}") / 2.0**64 for i in range(n_agents)] for axis in "xy")
+    return list(zip(x, y, strict=True))
 
 
 def family(name: str, n_agents: int, *, probability: float, radius: float, seed: int) -> Graph:
@@ -226,8 +254,9 @@ FAMILIES: Final = ("ring", "grid", "complete", "star", "exponential", "erdos-ren
 """Names that `family` knows."""
 
 
-def _of_networkx(n_agents: int, graph: nx.Graph[int]) -> Graph:
-    return Graph.of(n_agents, ((i, j) for i, j in graph.edges if i != j))
+def _circulant(n_agents: int, hops: Iterable[int]) -> Graph:
+    pairs = ((i, (i + hop) % n_agents) for i in range(n_agents) for hop in hops)
+    return Graph.of(n_agents, ((i, j) for i, j in pairs if i != j))
 
 
 def _first_connected(draw: Callable[[int], Graph]) -> Graph:

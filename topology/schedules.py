@@ -7,13 +7,15 @@ and it draws no random numbers, so it is the same on every machine and version.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Final, Protocol, final
+from typing import Final, Protocol, TypeVar, final
 
 from topology.graphs import FAMILIES, Edge, Graph, PeerId, TopologyError, family, happens, hash64
+
+T = TypeVar("T")
 
 SCHEDULES: Final = ("static", "random-links", "matchings", "one-peer-exponential", "file")
 """Names that experiments use for the schedules below."""
@@ -252,6 +254,36 @@ def make(
         A name is not known, a number is out of its range (used or not: it is a mistake), or the
         schedule file is missing or malformed.
     """
+    check(name, graph, n_agents, probability=probability, radius=radius, link_probability=link_probability, path=path)
+    if name == "one-peer-exponential":
+        return OnePeerExponential(n_agents)
+    if path is not None and name == "file":
+        return load(path, n_agents)
+    base = family(graph, n_agents, probability=probability, radius=radius, seed=seed)
+    if name == "random-links":
+        return RandomLinks(base, link_probability, seed)
+    if name == "matchings":
+        return Matchings(base, seed)
+    return Static(base)
+
+
+def check(
+    name: str,
+    graph: str,
+    n_agents: int,
+    *,
+    probability: float,
+    radius: float,
+    link_probability: float,
+    path: Path | None,
+) -> None:
+    """Check the settings of `make`, each by itself.
+
+    Raises
+    ------
+    TopologyError
+        A name is not known, a number is out of its range, or there is no path for a file.
+    """
     if name not in SCHEDULES:
         raise TopologyError(f"schedule {name!r}: expected one of {', '.join(SCHEDULES)}")
     if graph not in FAMILIES:
@@ -263,18 +295,8 @@ def make(
             raise TopologyError(f"{key} {value}: expected a number in [0, 1]")
     if not radius > 0.0:
         raise TopologyError(f"radius {radius}: expected a positive number")
-    if name == "one-peer-exponential":
-        return OnePeerExponential(n_agents)
-    if name == "file":
-        if path is None:
-            raise TopologyError("schedule 'file': expected the path of a schedule file, found none")
-        return load(path, n_agents)
-    base = family(graph, n_agents, probability=probability, radius=radius, seed=seed)
-    if name == "random-links":
-        return RandomLinks(base, link_probability, seed)
-    if name == "matchings":
-        return Matchings(base, seed)
-    return Static(base)
+    if name == "file" and path is None:
+        raise TopologyError("schedule 'file': expected the path of a schedule file, found none")
 
 
 def rounds_to_show(schedule: Schedule, n_rounds: int) -> range:
@@ -303,9 +325,13 @@ def connected_union(schedule: Schedule, n_rounds: int) -> Graph:
     whole = union(schedule, n_rounds)
     parts = whole.components()
     if len(parts) > 1:
-        named = _few(["{" + _few(list(map(str, part)), 12) + "}" for part in parts], 8)
-        raise TopologyError(f"the union of all rounds falls apart into {len(parts)} components: {named}")
+        raise TopologyError(f"the union of all rounds falls apart into {len(parts)} components: {named(parts)}")
     return whole
+
+
+def named(parts: Iterable[Iterable[PeerId]]) -> str:
+    """Some components of a graph in words, as far as there is room for them in a line."""
+    return _few(["{" + _few(list(map(str, part)), 12) + "}" for part in parts], 8)
 
 
 def _together(graphs: Iterable[Graph]) -> Graph:
@@ -352,14 +378,19 @@ def _few(names: list[str], limit: int) -> str:
 
 
 def _rounds_until_connected(schedule: Schedule, start: int, end: int) -> int | None:
-    import networkx as nx
+    above = list(range(schedule.n_agents))  # a forest; who is above himself stands for his group
 
-    groups = nx.utils.UnionFind(range(schedule.n_agents))
+    def root(i: PeerId) -> PeerId:
+        while above[i] != i:
+            above[i] = above[above[i]]  # half the way is saved for the next time
+            i = above[i]
+        return i
+
     n_groups = schedule.n_agents
     for n in range(start, end):
         for i, j in schedule.graph(n).edges:
-            if groups[i] != groups[j]:
-                groups.union(i, j)
+            if root(i) != root(j):
+                above[root(i)] = root(j)
                 n_groups -= 1
         if n_groups == 1:
             return n - start + 1
@@ -400,7 +431,25 @@ def load(path: Path, n_agents: int) -> Replay:
     Raises
     ------
     TopologyError
-        The file cannot be read, or a line is no valid round; names the file and the line.
+        The file cannot be read, or a line is no valid round or one of links with a direction, which
+        only runs without rounds know; names the file and the line.
+    """
+
+    def undirected(key: str, pairs: Sequence[Edge]) -> Graph:
+        if key == "arcs":
+            raise TopologyError('"arcs": links with a direction need mode = "async"; rounds have "edges"')
+        return Graph.of(n_agents, pairs)
+
+    return Replay(n_agents, load_as(undirected, path, n_agents))
+
+
+def load_as(made: Callable[[str, Sequence[Edge]], T], path: Path, n_agents: int) -> tuple[T, ...]:
+    """Read a schedule file whose rounds are made of "edges" or "arcs", as `made` is told, and of their pairs.
+
+    Raises
+    ------
+    TopologyError
+        As `load`, and as `made` raises it.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -411,27 +460,28 @@ def load(path: Path, n_agents: int) -> Replay:
         raise TopologyError(f"{path}, line {number}: expected JSON in UTF-8, found {error.reason}") from error
     except ValueError as error:  # a path that no system call takes
         raise TopologyError(f"{str(path)!r}: cannot read the schedule: {error}") from error
-    graphs: list[Graph] = []
-    silent = Graph(n_agents, frozenset())
+    found: list[T] = []
+    silent = made("edges", ())
     # not splitlines(): that also splits where no editor and no other JSON lines reader does
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
-            n, graph = _round_of(_parsed(line), n_agents)
-            if n < len(graphs):
-                raise TopologyError(f"n = {n} after n = {len(graphs) - 1}: expected ascending rounds")
-            if n - len(graphs) > MAX_GAP:
+            n, key, pairs = _round_of(_parsed(line), n_agents)
+            if n < len(found):
+                raise TopologyError(f"n = {n} after n = {len(found) - 1}: expected ascending rounds")
+            if n - len(found) > MAX_GAP:
                 raise TopologyError(f"n = {_shown(n)} leaves more than {MAX_GAP} rounds before it without links")
+            links = made(key, pairs)
         except TopologyError as error:
             raise TopologyError(f"{path}, line {number}: {error}") from error
         except RecursionError as error:  # brackets in brackets in brackets
             raise TopologyError(f"{path}, line {number}: expected a round, found JSON nested too deeply") from error
-        graphs.extend([silent] * (n - len(graphs)))
-        graphs.append(graph)
-    if not graphs:
+        found.extend([silent] * (n - len(found)))
+        found.append(links)
+    if not found:
         raise TopologyError(f"{path}, line 1: expected at least one round, found none")
-    return Replay(n_agents, tuple(graphs))
+    return tuple(found)
 
 
 MAX_GAP: Final = 100_000
@@ -456,18 +506,19 @@ def _without_repetitions(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return found
 
 
-def _round_of(found: object, n_agents: int) -> tuple[int, Graph]:
-    if not isinstance(found, dict) or set(found) != {"n", "edges"}:
-        raise TopologyError(f'expected an object with the keys "n" and "edges", found {_shown(found)}')
-    n, edges = found["n"], found["edges"]
+def _round_of(found: object, n_agents: int) -> tuple[int, str, list[Edge]]:
+    key = "arcs" if isinstance(found, dict) and "arcs" in found else "edges"
+    if not isinstance(found, dict) or set(found) != {"n", key}:
+        raise TopologyError(f'expected an object with the keys "n" and "edges" (or "arcs"), found {_shown(found)}')
+    n, pairs = found["n"], found[key]
     if not isinstance(n, int) or isinstance(n, bool) or n < 0:
         raise TopologyError(f'"n": expected a round number, found {_shown(n)}')
-    if not isinstance(edges, list) or not all(_is_pair(edge) for edge in edges):
-        raise TopologyError(f'"edges": expected a list of pairs [i, j], found {_shown(edges)}')
-    for i, j in edges:
+    if not isinstance(pairs, list) or not all(_is_pair(pair) for pair in pairs):
+        raise TopologyError(f'"{key}": expected a list of pairs [i, j], found {_shown(pairs)}')
+    for i, j in pairs:
         if i == j or not (0 <= i < n_agents and 0 <= j < n_agents):
-            raise TopologyError(f"edge {_shown([i, j])}: expected two different peers in 0..{n_agents - 1}")
-    return n, Graph.of(n_agents, ((i, j) for i, j in edges))
+            raise TopologyError(f"{key[:-1]} {_shown([i, j])}: expected two different peers in 0..{n_agents - 1}")
+    return n, key, [(i, j) for i, j in pairs]
 
 
 def _shown(found: object) -> str:
@@ -475,5 +526,5 @@ def _shown(found: object) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def _is_pair(edge: object) -> bool:
-    return isinstance(edge, list) and len(edge) == 2 and all(type(end) is int for end in edge)
+def _is_pair(pair: object) -> bool:
+    return isinstance(pair, list) and len(pair) == 2 and all(type(end) is int for end in pair)

@@ -119,7 +119,7 @@ def test_before_the_first_epoch_everything_is_of_another_one() -> None:
 def test_a_run_in_rounds_takes_no_flows() -> None:
     roster = Roster(me=0, instance="a", incarnation=0, settings={}, n_agents=2, n_samples=1, n_classes=0)
     session = Session((1,), roster, Rounds(0, Static(Graph.of(2, [(0, 1)])), 10, 1.0))
-    with pytest.raises(ProtocolError, match="peer 1: expected shares of rounds, found a flow") as refusal:
+    with pytest.raises(ProtocolError, match="peer 1: expected shares, for this run has rounds") as refusal:
         session.receive(flow(1, 1))
     assert refusal.value.cause == "mode"
 

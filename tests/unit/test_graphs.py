@@ -6,6 +6,7 @@ import subprocess
 import sys
 from itertools import combinations
 
+import networkx as nx
 import pytest
 
 from tests import laws_topology as laws
@@ -87,6 +88,24 @@ def test_exponential(n_agents: int) -> None:
     hops = {2**k for k in range(10) if 2**k < n_agents}
     linked = {(i, j) for i, j in combinations(range(n_agents), 2) if {j - i, i - j + n_agents} & hops}
     assert graphs.exponential(n_agents).edges == linked
+
+
+@pytest.mark.parametrize("n_agents", range(1, 66))
+def test_families_and_components_are_those_of_networkx(n_agents: int) -> None:
+    def same(graph: Graph, other: nx.Graph[int]) -> None:
+        assert graph == Graph.of(n_agents, ((i, j) for i, j in other.edges if i != j))
+        assert graph.components() == sorted(sorted(part) for part in nx.connected_components(other))
+
+    rows = max(r for r in range(1, n_agents + 1) if n_agents % r == 0 and r * r <= n_agents)
+    same(graphs.ring(n_agents), nx.cycle_graph(n_agents))
+    same(graphs.grid(n_agents), nx.convert_node_labels_to_integers(nx.grid_2d_graph(rows, n_agents // rows)))
+    same(graphs.complete(n_agents), nx.complete_graph(n_agents))
+    same(graphs.star(n_agents), nx.star_graph(n_agents - 1))
+    same(
+        graphs.exponential(n_agents), nx.circulant_graph(n_agents, [1, *(2**k for k in range(1, 7) if 2**k < n_agents)])
+    )
+    sparse = graphs.erdos_renyi(n_agents, 1.0 / n_agents, 5)  # in parts, as a rule
+    same(sparse, sparse.networkx())
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -157,11 +157,18 @@ def test_what_comes_in_later_versions_has_its_range() -> None:
         (DATA | {"step": {"rule": "diminishing", "alpha": 0.5, "mu": 2.0}}, "step.mu"),
         (DATA | {"step": {"rule": "constant", "mu": 0.1}}, "step.mu"),
         (tree("topology.schedule", "file"), "topology.path"),
+        (tree("topology.directed", True), "topology.directed"),
         (tree("transport.addresses", ["tcp://127.0.0.1:1"]), "transport.addresses"),
     ],
 )
 def test_settings_that_do_not_fit_each_other(given: dict[str, Any], key: str) -> None:
     refused(given, key)
+
+
+def test_links_have_a_direction_where_there_are_no_rounds() -> None:
+    found = settings.from_tree(tree("topology.directed", True) | {"run": {"mode": "async"}})
+    assert (found.topology.directed, found.run.mode, found.run.departure_s) == (True, "async", 30.0)
+    refused(tree("run.departure_s", 0.0), "run.departure_s")
 
 
 def test_one_peer_needs_no_pattern() -> None:

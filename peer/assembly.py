@@ -1,0 +1,220 @@
+"""The conversation of a peer without rounds: what it says to whom, in answer to what. No network, no clock.
+
+Two kinds of words. Views, who takes part, go to every out-neighbor again and again, and at once when
+there is news in them. Flows go after a waking to those to whom was pushed, newest only. A new
+connection is opened with a view that holds the settings; a peer that has not begun yet, and finds that
+others run with other ones, gives up, while one that has begun drops what such a peer says.
+
+Whoever changes the view opens an epoch with it: see `peer.membership`, `peer.flows`. Methods take
+messages and times, and return what to send to whom, in this order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias, final
+
+from topology.outlets import Outlets
+
+from peer.agent import State
+from peer.arrays import Vector
+from peer.errors import DisagreementError, ProtocolError
+from peer.flows import Flows
+from peer.membership import Membership
+from peer.messages import Bye, Flow, Message, View
+from peer.pace import PHI_KEPT, Pace
+from peer.roster import disagreement
+from peer.waking import source
+from topology import PeerId
+
+Outgoing: TypeAlias = Sequence[tuple[PeerId, Message]]
+"""Messages with their receivers, in the order in which to send them."""
+
+
+@final
+@dataclass(frozen=True)
+class Opening:
+    """An epoch that is about to begin.
+
+    Parameters
+    ----------
+    epoch : int
+        Its number.
+    members : tuple of int
+        Ascending; I is their number.
+    neighbors : tuple of int
+        Those with whom this peer has links, in or out, ascending.
+    n_samples : int
+        M.
+    """
+
+    epoch: int
+    members: tuple[PeerId, ...]
+    neighbors: tuple[PeerId, ...]
+    n_samples: int
+
+
+@final
+@dataclass(eq=False)
+class Assembly:
+    """What one peer has said and heard.
+
+    Parameters
+    ----------
+    settings : mapping
+        What all peers must share, as text.
+    membership : Membership
+        Who takes part.
+    flows : Flows
+        The mass of this peer, and its ends of the links.
+    outlets : Outlets
+        Who pushes to whom.
+    n_wakings : int
+        That every member makes in an epoch, at least.
+    """
+
+    settings: Mapping[str, str]
+    membership: Membership
+    flows: Flows
+    outlets: Outlets
+    n_wakings: int
+    pace: Pace = field(default_factory=lambda: Pace(0.0), init=False)
+    opened_n: int = field(default=0, init=False)
+    has_news: bool = field(default=False, init=False)
+    said_bye: dict[PeerId, str] = field(default_factory=dict, init=False)
+    _connected: set[PeerId] = field(default_factory=set, init=False)
+
+    @property
+    def me(self) -> PeerId:
+        """Id of the own peer."""
+        return self.membership.me
+
+    # ---- links -----------------------------------------------------------------------------
+
+    @property
+    def receivers(self) -> tuple[PeerId, ...]:
+        """All to whom this peer may ever push while the view stays as it is: it keeps a connection to each."""
+        return self.outlets.out_neighbors(self.membership.members, self.me)
+
+    @property
+    def senders(self) -> tuple[PeerId, ...]:
+        """All who may ever push to this peer while the view stays as it is."""
+        return self.outlets.in_neighbors(self.membership.members, self.me)
+
+    def connected(self, j: PeerId) -> Outgoing:
+        """A connection to a peer is up."""
+        self._connected.add(j)
+        return [(j, self.membership.view(self.settings)), *self.unsent()]
+
+    def disconnected(self, j: PeerId) -> None:
+        """The connection to a peer is down; what was on it may be lost."""
+        self._connected.discard(j)
+        self.flows.repeat([j])
+
+    def is_connected(self, j: PeerId) -> bool:
+        """Whether the connection to j is up."""
+        return j in self._connected
+
+    # ---- views -----------------------------------------------------------------------------
+
+    def receive(self, message: Message, now: float) -> None:
+        """Take in a message at `now`, seconds.
+
+        Raises
+        ------
+        ProtocolError
+            It is not allowed now, and has changed nothing.
+        DisagreementError
+            Its sender cannot be talked to: other settings, or a second process with this peer's id.
+        """
+        j = message.sender
+        if j == self.me:
+            raise ProtocolError("identity", "it says it is this peer itself", j)
+        if isinstance(message, View):
+            other = disagreement(self.settings, message.settings) if message.settings else ""
+            if other:
+                raise DisagreementError("settings", other, j)
+            self.has_news = self.membership.receive(message, now) or self.has_news
+        elif isinstance(message, Flow):
+            self.flows.receive(message)
+            self.pace.heard(j, now)
+        elif isinstance(message, Bye):
+            self.said_bye[j] = message.reason
+        else:
+            raise ProtocolError("mode", "expected views and flows, for this run has no rounds", j)
+
+    def spread(self) -> Outgoing:
+        """Pass on what was learned, if anything was."""
+        return self.gossip() if self.has_news else []
+
+    def tick(self, now: float, progressing: bool = True) -> tuple[tuple[PeerId, ...], Outgoing]:
+        """Some time has passed: members that are lost by now, and what to say; `progressing` as `Membership.tick`."""
+        lost = self.membership.tick(now, progressing)
+        return lost, self.gossip()
+
+    def gossip(self) -> Outgoing:
+        """The view, to all whom this peer can reach."""
+        self.has_news = False
+        view = self.membership.view({})
+        return [(j, view) for j in sorted(self._connected)]
+
+    # ---- epochs and wakings ----------------------------------------------------------------
+
+    @property
+    def opening(self) -> Opening | None:
+        """The epoch to be opened: the view has changed, and M is known; None while there is none."""
+        membership = self.membership
+        epoch = membership.epoch
+        if epoch == self.flows.epoch or membership.missing:
+            return None
+        members = membership.members
+        return Opening(epoch, members, self.neighbors_among(members), membership.n_samples_total)
+
+    def neighbors_among(self, members: tuple[PeerId, ...]) -> tuple[PeerId, ...]:
+        """All with whom this peer has links, in or out, while these are the members."""
+        outlets = self.outlets
+        return tuple(sorted({*outlets.out_neighbors(members, self.me), *outlets.in_neighbors(members, self.me)}))
+
+    def open_epoch(self, opening: Opening, state: State) -> None:
+        """Begin an epoch at this state of the agent, whose gradient has the weights of the epoch's M."""
+        self.flows.incarnation = self.membership.standings[self.me].incarnation
+        self.flows.open_epoch(opening.epoch, opening.members, source(state), opening.neighbors)
+        self.opened_n, self.pace = state.n, Pace()
+        self.said_bye.clear()
+        self.woke(state)
+
+    def woke(self, state: State) -> None:
+        """The agent has come to this state."""
+        done = self.flows.epoch if state.n - self.opened_n >= self.n_wakings else 0
+        before = self.membership.standings[self.me].done
+        self.membership.woke(state.n, done)
+        self.has_news = self.has_news or done != before
+
+    def push(self, n: int, v: Vector, now: float) -> tuple[PeerId, ...]:
+        """(16) at the end of waking n: to those out-neighbors that it is of use to push to now; these."""
+        flows = self.flows
+        if self.pace.is_fruitless:
+            flows.repeat(flows.neighbors)
+        out = self.outlets.receivers(flows.members, self.me, n) if flows.phi >= PHI_KEPT else ()
+        chosen = self.pace.open_to(filter(self.is_connected, out), self.senders, now)
+        flows.push(v, chosen)
+        return chosen
+
+    def unsent(self) -> Outgoing:
+        """The newest flows to all whom this peer can reach and to whom was pushed what none has carried yet."""
+        return [(j, self.flows.flow(j)) for j in self.flows.unsent if self.is_connected(j)]
+
+    # ---- the end ---------------------------------------------------------------------------
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all know that all have made their wakings, or one that has left already knew."""
+        members = self.membership.members
+        return not self.membership.unaware or any(self.said_bye.get(j) == "" for j in members)
+
+    def part(self, reason: str) -> Outgoing:
+        """Say goodbye: the run is over, or, with a reason, this peer leaves it."""
+        if reason:
+            self.membership.leave()
+        return [*self.gossip(), *((j, Bye(self.me, reason)) for j in sorted(self._connected))]

@@ -1,0 +1,363 @@
+"""The life of a peer without rounds.
+
+Policy: nobody is waited for once the first epoch has begun. A member without progress for `departure_s`
+is gone, and the others go on without it until it is back; a peer with other settings, or a second one
+with an id, ends itself if it has not begun, and is dropped by those that have. Before the first epoch
+all initial members are waited for until `patience_s`, a newcomer for one that lets it in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from typing import Final, final
+
+import numpy as np
+
+from peer import agent, checkpoint, config, npz, waking
+from peer.assembly import Opening
+from peer.errors import DisagreementError, NeighborsLate
+from peer.host import DONE, INTERRUPTED, Host
+from peer.messages import Message, View
+from peer.optim.models import MLP
+from peer.problem import Problem
+from topology import PeerId
+
+GOSSIP_S: Final = 0.25
+"""Between two views: news pass a network of diameter 10 within seconds, at a few kilobytes each."""
+
+QUEUE_MESSAGES: Final = 2
+"""That may wait for one peer on this side: a flow and a view. Newer ones are made when these have left."""
+
+CALLER_S: Final = 5.0
+"""How long a connection is kept to one who asked, and was refused, so that it hears why."""
+
+
+@final
+class AsyncLife:
+    """A peer that trains without rounds.
+
+    Parameters
+    ----------
+    host : Host
+        What it is made of; opened here.
+
+    Raises
+    ------
+    ConfigError
+        The peer cannot start.
+    """
+
+    def __init__(self, host: Host) -> None:
+        self.host, self.experiment, self.me = host, host.experiment, host.me
+        self.last: checkpoint.Moment | None = None
+        if host.resumes:
+            self.last = checkpoint.load_moment(host.checkpoint_path, self.experiment.run_id, host.digest)
+        process = host.open(self, {})
+        self.assembly = config.assembly_of(
+            self.experiment, host.assignment.ground, self.me, host.shard, host.address, process, self.last
+        )
+        self.membership, self.flows = self.assembly.membership, self.assembly.flows
+        self.state: agent.State | None = None
+        self.callers: dict[PeerId, tuple[float, str]] = {}
+        self.linked: dict[PeerId, str] = {}
+        self.is_new = host.assignment.contact is not None and self.last is None
+        self.is_over = False
+        n = 0 if self.last is None else int(self.last.agent["n"])
+        host.write_on(n)
+        self.link()
+        host.event("start", id=self.me, n=n, samples=host.shard.n_samples, neighbors=sorted(self.linked))
+
+    # ---- links -----------------------------------------------------------------------------
+
+    def link(self) -> None:
+        """Keep connections to the out-neighbors of the view, to who lets this peer in, and to who was refused."""
+        contact = self.host.assignment.contact if not self.membership.began else None
+        wanted = {*self.assembly.receivers, *self.callers, *([contact[0]] if contact else [])}
+        addresses = {j: contact[1] if contact and contact[0] == j else self.address_of(j) for j in wanted}
+        for j in [j for j, address in self.linked.items() if addresses.get(j) != address]:
+            del self.linked[j]
+            self.host.transport.disconnect(j)
+            self.assembly.disconnected(j)
+        for j, address in sorted(addresses.items()):
+            if address and j not in self.linked and self.host.reach(j, address):
+                self.linked[j] = address
+
+    def address_of(self, j: PeerId) -> str:
+        """Where a peer listens: as the experiment says here, else as the peer itself says."""
+        addresses = self.experiment.transport.addresses
+        if j < len(addresses):
+            return addresses[j]
+        return self.callers[j][1] if j in self.callers else self.membership.standings[j].address
+
+    @property
+    def began(self) -> bool:
+        """Whether the first epoch has begun here."""
+        return self.membership.began
+
+    def connected(self, j: PeerId) -> None:
+        """A connection to a peer is up."""
+        self.say(self.assembly.connected(j))
+        self.host.changed.set()
+
+    def disconnected(self, j: PeerId) -> None:
+        """A connection to a peer broke."""
+        self.assembly.disconnected(j)
+        self.host.event("disconnected", peer=j)
+
+    # ---- messages --------------------------------------------------------------------------
+
+    def say(self, messages: Sequence[tuple[PeerId, Message]]) -> None:
+        """Send; a flow for which there is no room now is made anew when there is, a view is said again anyway."""
+        for j in self.host.say(messages):
+            self.flows.repeat([j])
+
+    @property
+    def queue_messages(self) -> int:
+        """Messages that may wait for one peer."""
+        return QUEUE_MESSAGES
+
+    def writable(self, j: PeerId) -> None:
+        """A link that was full has room again."""
+        if self.assembly.is_connected(j):
+            self.say(self.assembly.unsent())
+
+    def hear(self, message: Message) -> None:
+        """Take in a message.
+
+        Raises
+        ------
+        ProtocolError
+            It is not allowed now.
+        DisagreementError
+            No run is possible with its sender, which is told so.
+        """
+        try:
+            self.assembly.receive(message, time.monotonic())
+        except DisagreementError:
+            if isinstance(message, View) and self.began:
+                self.answer(message)
+            raise
+        if self.assembly.has_news:
+            self.link()
+            self.host.soon(lambda: self.say(self.assembly.spread()))
+
+    def answer(self, view: View) -> None:
+        """Let one who was refused hear of this peer's settings."""
+        j, address = view.sender, view.standings[view.sender].address
+        if j not in self.linked and address:
+            self.callers[j] = time.monotonic(), address
+            self.link()
+
+    async def gossip(self) -> None:
+        """Pass the view on again and again, and find out who is lost."""
+        departure_s = self.experiment.run.departure_s
+        while True:
+            now, since_s = time.monotonic(), self.host.computing_since_s
+            self.callers = {j: call for j, call in self.callers.items() if now - call[0] < CALLER_S}
+            lost, messages = self.assembly.tick(now, since_s is None or now - since_s < departure_s)
+            for j in lost:
+                self.host.event("lost", peer=j, silent_s=departure_s)
+            self.link()
+            self.say([*messages, *self.assembly.unsent()])
+            self.host.changed.set()
+            await asyncio.sleep(GOSSIP_S)
+
+    # ---- the run ---------------------------------------------------------------------------
+
+    async def work(self) -> None:
+        """From the first view to the last goodbye."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                others = [tasks.create_task(self.host.listen()), tasks.create_task(self.gossip())]
+                await self.meet()
+                problem, model = await self.begin()
+                while not self.is_over:
+                    await self.train(problem, model)
+                    await self.part()
+                for task in others:
+                    task.cancel()
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+
+    async def meet(self) -> None:
+        """Wait until the sample counts of all members are known.
+
+        Raises
+        ------
+        NeighborsLate
+            Names those that did not come.
+        """
+        loop, patience_s = asyncio.get_running_loop(), self.experiment.run.patience_s
+        began_s = loop.time()
+        if not await self.host.together(0, lambda: self.membership.missing, began_s + patience_s):
+            raise NeighborsLate(0, self.membership.missing, loop.time() - began_s)
+        self.host.event("ready", samples=self.membership.n_samples_total)
+
+    async def begin(self) -> tuple[Problem, MLP]:
+        """The problem of the members met, and the first state.
+
+        Raises
+        ------
+        ConfigError
+            The shard, the initial parameters and the model do not fit.
+        """
+        host, last = self.host, self.last
+        problem, model, w = host.learn(self.membership.n_samples_total, self.membership.n_classes)
+        if last is not None:
+            self.state = agent.State(**last.agent)  # type: ignore[arg-type]
+            members = self.flows.members
+            samples = sum(last.standings[j].n_samples for j in members)
+            problem = config.reweighted(self.experiment, problem, samples, len(members))
+        else:
+            self.state = await host.compute(agent.initial, problem, w, self.experiment.step.alpha)
+        npz.save(host.initial_path, model.layout.unflatten(w))
+        self.membership.begin(time.monotonic())
+        return problem, model
+
+    async def train(self, problem: Problem, model: MLP) -> None:
+        """Waking after waking, through all epochs, until all members have made theirs; and the result."""
+        every, saved_n = self.experiment.run.checkpoint_every, -1
+        while True:
+            assert self.state is not None
+            if (opening := self.assembly.opening) is not None:
+                problem = await self.open_epoch(problem, opening)
+                saved_n = -1
+            if every and (saved_n < 0 or self.state.n - saved_n >= every):
+                await self.host.compute(self.keep, self.snapshot(self.state))
+                saved_n = self.state.n
+            if self.is_complete:
+                break
+            if await self.rest():
+                await self.wake(problem)
+        self.membership.know()
+        if every:
+            await self.host.compute(self.keep, self.snapshot(self.state))
+        npz.save(self.host.folder / "final.npz", model.layout.unflatten(self.state.w))
+        self.host.event("done", n=self.state.n, epoch=self.flows.epoch, members=self.flows.members)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all members have made all wakings of the epoch that this agent is in."""
+        return self.membership.complete and self.membership.epoch == self.flows.epoch
+
+    async def open_epoch(self, problem: Problem, opening: Opening) -> Problem:
+        """Begin an epoch, with the problem of its members."""
+        state = self.state
+        assert state is not None
+        problem = config.reweighted(self.experiment, problem, opening.n_samples, len(opening.members))
+        first = await self.host.compute(agent.initial, problem, state.w, state.alpha)
+        self.state = replace(first, n=state.n)
+        self.assembly.open_epoch(opening, self.state)
+        self.link()
+        members, samples = opening.members, opening.n_samples
+        self.host.event("epoch", n=state.n, epoch=opening.epoch, members=members, samples=samples)
+        return problem
+
+    async def rest(self) -> bool:
+        """Wait until there is something worth waking for; False where the view has changed before, or all is over."""
+        loop = asyncio.get_running_loop()
+        while self.assembly.opening is None and not self.is_complete:
+            wakes_s = self.assembly.pace.wakes_s(self.flows.news)
+            if loop.time() >= wakes_s:
+                return True
+            await self.host.until(self.host.changed.is_set, wakes_s)
+            self.host.changed.clear()
+        return False
+
+    async def wake(self, problem: Problem) -> None:
+        """One waking.
+
+        Raises
+        ------
+        SolveError
+            The numbers broke down.
+        """
+        assembly, flows, transport, state = self.assembly, self.flows, self.host.transport, self.state
+        assert state is not None
+        sent, received = transport.bytes_sent, transport.bytes_received
+        began_s, news, n_agents, slept_s = time.monotonic(), flows.news, len(flows.members), assembly.pace.woke_s
+        theirs, phi = flows.absorb(), flows.phi
+        rule, is_new = config.step_of(self.experiment), self.is_new and bool(theirs)
+        woken = await self.host.compute(waking.wake, problem, state, flows.mass.high, theirs, n_agents, rule, is_new)
+        self.is_new = self.is_new and not theirs
+        self.state = woken.state
+        flows.track(woken.source)
+        now = time.monotonic()
+        assembly.pace.woke(began_s, now, news)
+        receivers = assembly.push(state.n, woken.v, now)
+        assembly.woke(self.state)
+        self.say(assembly.unsent())
+        self.say(assembly.spread())
+        seen, solution = woken.seen, woken.solution
+        self.host.journal.round(
+            iteration=state.n,
+            time_s=now - self.host.began_s,
+            objective_local=seen.value,
+            objective_estimate=n_agents * seen.objective + problem.regularizer.value(seen.w),
+            residual=problem.stationarity(seen.w, n_agents * seen.y),
+            disagreement=float(np.sum((self.state.w - woken.v) ** 2)),
+            alpha=seen.alpha,
+            tau=problem.surrogate.tau,
+            solver=solution.method if solution else "none",
+            solver_residual=solution.residual if solution else 0.0,
+            solver_iterations=solution.iterations if solution else 0,
+            solve_s=now - began_s,
+            wait_s=max(0.0, began_s - slept_s) if math.isfinite(slept_s) else 0.0,
+            bytes_sent=transport.bytes_sent - sent,
+            bytes_received=transport.bytes_received - received,
+            neighbors=receivers,
+            heard=sorted(theirs),
+            phi=phi,
+            epoch=flows.epoch,
+            members=n_agents,
+            dropped=dict(self.host.dropped),
+        )
+
+    async def part(self) -> None:
+        """Say that all is over, and stay until all members know; where the view changes meanwhile, it is not over."""
+        self.say(self.assembly.gossip())
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + self.experiment.run.departure_s
+        assembly = self.assembly
+        await self.host.until(lambda: assembly.opening is not None or assembly.is_over, deadline_s)
+        if assembly.opening is None:
+            self.say(assembly.part(""))
+            self.is_over = True
+
+    # ---- the end ---------------------------------------------------------------------------
+
+    @property
+    def absent(self) -> Sequence[PeerId]:
+        """Nobody needs a peer whose run is over."""
+        return ()
+
+    def snapshot(self, state: agent.State) -> checkpoint.Moment:
+        """Checkpoint between two wakings."""
+        run_id, digest, standings = self.experiment.run_id, self.host.digest, dict(self.membership.standings)
+        agent_numbers = {item.name: getattr(state, item.name) for item in fields(state)}
+        return checkpoint.Moment(
+            run_id,
+            digest,
+            self.membership.n_classes,
+            self.assembly.opened_n,
+            standings,
+            agent_numbers,
+            self.flows.snapshot(),
+        )
+
+    def keep(self, moment: checkpoint.Moment) -> None:
+        """Put a checkpoint on the disk, and the lines of its wakings before it."""
+        self.host.journal.sync()
+        checkpoint.save_moment(self.host.checkpoint_path, moment)
+
+    async def end(self, code: int, line: str, offender: PeerId | None) -> None:
+        """Leave, unless all is over; with a checkpoint if interrupted; and journal how it ended."""
+        if code != DONE:
+            self.say(self.assembly.part(line))
+        if code == INTERRUPTED and self.state is not None and self.experiment.run.checkpoint_every:
+            self.keep(self.snapshot(self.state))
+        self.host.event("end", code=code, problem=line, absent=(), dropped=dict(self.host.dropped))

@@ -1,0 +1,403 @@
+"""What every peer process is made of: its files, its transport, its journal, and the thread that computes.
+
+A life, in rounds or without, is made of these: `peer.rounds_mode`, `peer.async_mode`. What comes in
+goes to the life; what is no valid message, or not allowed now, is dropped here, counted, and
+journaled once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Final, ParamSpec, Protocol, TypeVar, final
+
+import numpy as np
+
+from peer import checkpoint, config, memory, npz, settings, wire
+from peer.arrays import Vector
+from peer.errors import ConfigError, DisagreementError, RemoteError, WireError
+from peer.journal import Journal, claim, folder_of, truncate_metrics
+from peer.messages import Message
+from peer.optim.models import MLP
+from peer.problem import Problem
+from peer.transport import Keys, Transport
+from topology import PeerId
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+NEWS_S: Final = 0.02
+"""News of other peers are gathered for so long before they are passed on: 64 peers on a ring would else
+send 8,000 of them."""
+
+WAITING_S: Final = 5.0
+"""Peers that do not come are named after so long: no start on one host takes it."""
+
+DONE, BAD_INPUT, LOST, BROKEN, INTERRUPTED = 0, 2, 3, 4, 130
+"""Exit codes."""
+
+MATHEMATICS: Final = "mathematics"
+"""Name of the thread on which a peer computes."""
+
+
+@final
+@dataclass(frozen=True)
+class Assignment:
+    """What one peer process is to do.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        With addresses.
+    ground : Ground
+        Its schedule.
+    me : int
+        Which peer it is.
+    run_dir : Path
+        Where `peers/000/` and its like are.
+    keys : Keys or None
+        None for security = "none".
+    listener : socket or None
+        Already listening at the peer's address.
+    contact : (int, str) or None
+        Without rounds: a peer, and where it listens, by which this one comes in.
+    address : str
+        Where a newcomer listens, as others see it; that of an initial member is in the experiment.
+    lifeline : int or None
+        Descriptor that becomes readable when the process that started this one is gone.
+    resume : bool
+        From the last checkpoint; from the start where there is none yet.
+    stay : bool
+        When done, be there for neighbors that may need this peer still, until it is told to go.
+    tell : callable
+        Takes a line for the user: for whom this peer waits.
+    """
+
+    experiment: settings.Experiment
+    ground: config.Ground
+    me: PeerId
+    run_dir: Path
+    keys: Keys | None
+    listener: socket.socket | None = None
+    contact: tuple[PeerId, str] | None = None
+    address: str = ""
+    lifeline: int | None = None
+    resume: bool = False
+    stay: bool = False
+    tell: Callable[[str], None] = lambda line: None
+
+    @property
+    def folder(self) -> Path:
+        """Folder of this peer in the run directory."""
+        return folder_of(self.run_dir, self.me)
+
+
+class Life(Protocol):
+    """What a host tells of the world outside."""
+
+    @property
+    def queue_messages(self) -> int:
+        """Messages that may wait for one peer on this side."""
+
+    def writable(self, j: PeerId) -> None:
+        """A link that was full has room again."""
+
+    def connected(self, j: PeerId) -> None:
+        """A connection to a peer is up."""
+
+    def disconnected(self, j: PeerId) -> None:
+        """A connection to a peer broke."""
+
+    def hear(self, message: Message) -> None:
+        """Take in a message; RemoteError refuses it, NeighborLeft ends this peer."""
+
+    @property
+    def began(self) -> bool:
+        """Whether a peer with which no run is possible is dropped, and does not end this one any more."""
+
+
+@final
+class Host:
+    """What a life is made of.
+
+    Nothing outside is touched before `open`, so that a shard or a setting that cannot be used leaves no trace.
+
+    Parameters
+    ----------
+    assignment : Assignment
+
+    Raises
+    ------
+    ConfigError
+        The shard or the initial parameters cannot be used.
+    """
+
+    def __init__(self, assignment: Assignment) -> None:
+        experiment, me = assignment.experiment, assignment.me
+        self.assignment, self.experiment, self.me = assignment, experiment, me
+        self.folder = assignment.folder
+        self.shard = config.shard_of(experiment, me)
+        self.initial = config.initial_of(experiment, me)
+        self.common = config.common_settings(experiment, assignment.ground, self.shard)
+        self.digest = config.digest(self.common)
+        n_ids = experiment.peers if experiment.run.mode == "rounds" else settings.MAX_PEERS
+        self.form = wire.Format(experiment.run_id, n_ids, 0, experiment.transport.wire_dtype)
+        self.changed = asyncio.Event()
+        self.dropped: Counter[str] = Counter()
+        self.computing_since_s: float | None = None
+        self.began_s = time.monotonic()
+        self._opened = ExitStack()
+        self._news: asyncio.TimerHandle | None = None
+
+    def open(self, life: Life, links: Mapping[PeerId, str]) -> tuple[int, str]:
+        """Listen, connect to the peers at these addresses, and claim the peer's folder.
+
+        Returns
+        -------
+        (int, str)
+            Incarnation and instance of this process: how often the peer was started before, and a
+            name of its own.
+
+        Raises
+        ------
+        ConfigError
+            An address cannot be used, or another process has the folder.
+        OSError
+            The folder cannot be written to.
+        """
+        assignment, me = self.assignment, self.me
+        self.life = life
+        largest = max(8 * (self._guess_of_parameters() + wire.N_SCALARS), wire.MAX_HEADER_BYTES)
+        self.mathematics = ThreadPoolExecutor(1, thread_name_prefix=MATHEMATICS)
+        self.transport = Transport(
+            me,
+            assignment.keys,
+            largest,
+            life.connected,
+            life.disconnected,
+            self.refused,
+            self.drop,
+            life.writable,
+            life.queue_messages,
+        )
+        self._opened.callback(self.transport.abandon)
+        self.transport.bind(config.bind_of(self.experiment, me, assignment.address), assignment.listener)
+        for j, address in links.items():
+            self.transport.connect(j, address)
+        self._opened.enter_context(claim(self.folder))
+        return checkpoint.next_incarnation(self.folder / "starts"), secrets.token_hex(8)
+
+    @property
+    def address(self) -> str:
+        """Where this peer listens, as others see it."""
+        addresses = self.experiment.transport.addresses
+        return addresses[self.me] if self.me < len(addresses) else self.assignment.address
+
+    def reach(self, j: PeerId, address: str) -> bool:
+        """Keep a connection to a peer from now on; False, and journaled once, where that cannot be."""
+        try:
+            self.transport.connect(j, address)
+        except ConfigError as error:
+            self.journal.once("unreachable", j, time.monotonic() - self.began_s, peer=j, problem=str(error))
+            return False
+        return True
+
+    def write_on(self, n: int) -> None:
+        """Open the journal, of a resumed peer behind its first n rounds or wakings.
+
+        Raises
+        ------
+        OSError
+            The folder cannot be written to.
+        """
+        if self.assignment.resume:
+            npz.sweep(self.folder)
+            truncate_metrics(self.folder, n)
+        self.journal = Journal(self.folder, self.assignment.resume)
+        self._opened.callback(self.journal.close)
+        if not (self.assignment.run_dir / "experiment.toml").exists():
+            config.record(self.experiment, self.assignment.ground, self.assignment.run_dir)
+
+    def _guess_of_parameters(self) -> int:
+        """An upper bound on p while the number of classes is still unknown."""
+        q = max(self.experiment.model.outputs, self.initial.n_outputs, wire.MAX_CLASSES >> 8)
+        return MLP((self.shard.x.shape[1], *self.experiment.model.hidden, q), "tanh").layout.size
+
+    # ---- files -----------------------------------------------------------------------------
+
+    @property
+    def initial_path(self) -> Path:
+        """Where the first parameters are, once the peer has begun."""
+        return self.folder / "initial.npz"
+
+    @property
+    def checkpoint_path(self) -> Path:
+        """Where the last checkpoint is."""
+        return self.folder / "checkpoint.npz"
+
+    @property
+    def resumes(self) -> bool:
+        """Whether there is a checkpoint to go on from.
+
+        Before it says anything that counts a peer writes `initial.npz`, and a checkpoint if it ever
+        does: a process that got no further is followed by one that starts from the beginning.
+
+        Raises
+        ------
+        ConfigError
+            The peer has begun, and there is none.
+        """
+        if not self.assignment.resume:
+            return False
+        if not self.checkpoint_path.exists() and self.initial_path.exists():
+            begun = f"{self.folder}: expected a checkpoint, for this peer has begun; found none"
+            raise ConfigError("--resume", begun)
+        return self.checkpoint_path.exists()
+
+    def event(self, kind: str, **facts: object) -> None:
+        """Journal something that happened."""
+        self.journal.event(kind, time.monotonic() - self.began_s, **facts)
+
+    # ---- messages --------------------------------------------------------------------------
+
+    def refused(self, j: PeerId) -> None:
+        """A neighbor does not know this peer's key."""
+        self.journal.once("refused", j, time.monotonic() - self.began_s, peer=j, problem="it does not know our key")
+
+    def say(self, messages: Sequence[tuple[PeerId, Message]]) -> set[PeerId]:
+        """Send in this order; the peers to which not all was sent, for their connection is down or full."""
+        failed: set[PeerId] = set()
+        last, packed = None, self.transport.pack([])
+        for j, message in messages:
+            if j in failed:
+                continue
+            if message is not last:  # the same to several neighbors is encoded once
+                last, packed = message, self.transport.pack(wire.encode(message, self.form))
+            if not self.transport.send(j, packed):
+                failed.add(j)
+        return failed
+
+    async def listen(self, goes_on: Callable[[], bool] = lambda: True) -> None:
+        """Take in messages, also from neighbors that come back after a goodbye, until this is canceled."""
+        while goes_on():
+            await self._take()
+
+    async def _take(self) -> None:
+        """Take in one message, or drop it; a peer with which no run is possible ends this one before it has begun."""
+        try:
+            came_from, frames = await self.transport.receive()
+            message = wire.decode(frames, self.form)
+            if message.sender != came_from:
+                raise WireError("identity", f"it says it is peer {message.sender}", came_from)
+            self.life.hear(message)
+        except RemoteError as error:
+            if isinstance(error, DisagreementError) and not self.life.began:
+                raise
+            self.drop(error)
+        self.changed.set()
+
+    def drop(self, error: RemoteError) -> None:
+        """Count what was dropped, and journal the first of its kind from each sender."""
+        self.dropped[error.cause] += 1
+        now = time.monotonic() - self.began_s
+        self.journal.once("dropped", (error.cause, error.sender), now, cause=error.cause, problem=str(error))
+
+    def soon(self, spread: Callable[[], object]) -> None:
+        """Pass news on, when others have had time to gather."""
+
+        def gathered() -> None:
+            self._news = None
+            spread()
+
+        if self._news is None:
+            self._news = asyncio.get_running_loop().call_later(NEWS_S, gathered)
+
+    # ---- waiting ---------------------------------------------------------------------------
+
+    async def until(self, condition: Callable[[], bool], deadline_s: float) -> bool:
+        """Wait for a condition that a message may bring about; False if the deadline passed first."""
+        while not condition():
+            self.changed.clear()
+            try:
+                async with asyncio.timeout_at(deadline_s):
+                    await self.changed.wait()
+            except TimeoutError:
+                return condition()
+        return True
+
+    async def together(self, n: int, missing: Callable[[], Sequence[PeerId]], deadline_s: float) -> bool:
+        """Wait, in round or waking n, until no peer is missing; False if the deadline passed first.
+
+        Says for whom it waits, and since when: after WAITING_S, and whenever that has doubled.
+        """
+        loop = asyncio.get_running_loop()
+        began_s, pause_s, where = loop.time(), WAITING_S, self.where(n)
+        while not await self.until(lambda: not missing(), min(deadline_s, began_s + pause_s)):
+            waited_s = loop.time() - began_s
+            if loop.time() >= deadline_s:
+                return False
+            peers, since = list(missing()), datetime.now().astimezone() - timedelta(seconds=waited_s)
+            self.event("waiting", n=n, peers=peers, since=since.isoformat(timespec="seconds"))
+            named = ("peer " if len(peers) == 1 else "peers ") + ", ".join(map(str, peers))
+            self.assignment.tell(f"{where}: waits for {named}, since {since:%H:%M:%S} ({waited_s:.0f} s)")
+            pause_s *= 2
+        if pause_s > WAITING_S:
+            waited_s = loop.time() - began_s
+            self.event("together", n=n, waited_s=round(waited_s, 3))
+            self.assignment.tell(f"{where}: all are here, after {waited_s:.0f} s")
+        return True
+
+    def where(self, n: int) -> str:
+        """Round or waking n, in words."""
+        return f"{'round' if self.experiment.run.mode == 'rounds' else 'waking'} {n}"
+
+    # ---- mathematics -----------------------------------------------------------------------
+
+    def learn(self, n_samples_total: int, n_classes: int) -> tuple[Problem, MLP, Vector]:
+        """The problem, now that M and the number of classes are known, the model, and the first parameters.
+
+        Raises
+        ------
+        ConfigError
+            The shard, the initial parameters and the model do not fit.
+        """
+        model = config.model_of(self.experiment, self.shard, n_classes, self.initial)
+        problem = config.problem_of(self.experiment, model, self.shard, n_samples_total)
+        self.form = replace(self.form, n_parameters=model.layout.size)
+        if 8 * model.layout.size >= memory.LARGE_BYTES:
+            memory.keep()
+        return problem, model, self.initial.vector(model, self.experiment.seed)
+
+    async def compute(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Result of a computation on the thread of the mathematics, while messages are served."""
+
+        def computed() -> T:
+            with np.errstate(all="ignore"):  # what overflows ends in nan or infinity, and is found there
+                return function(*args, **kwargs)
+
+        self.computing_since_s = time.monotonic()
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self.mathematics, computed)
+        finally:
+            self.computing_since_s = None
+
+    def abandon(self) -> None:
+        """Let go of everything at once: this peer cannot start."""
+        self._opened.close()
+
+    async def close(self) -> None:
+        """Let go of everything."""
+        if self._news is not None:
+            self._news.cancel()
+        self.mathematics.shutdown(wait=False, cancel_futures=True)
+        await self.transport.close()
+        self._opened.close()

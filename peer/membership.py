@@ -1,0 +1,203 @@
+"""Who takes part in a run without rounds, as one peer knows it. No network, no clock: time is an argument.
+
+Every peer keeps a standing of every peer, and passes all of them on again and again; of two
+standings of one peer the newer one stays. A peer writes its own standing; of another one it only
+raises the generation, from member (odd) to gone (even), when that has shown no progress for
+`departure_s`. Who finds itself gone, and is not, raises its own once more: it returns.
+
+Generations only grow, and views are merged by their maximum (a causal-length set: W. Yu, S. Rostad,
+"A low-cost set CRDT based on causal lengths", 2020), so peers agree as soon as everybody has heard
+of everything, whatever came late, twice, or in another order; progress is told from heartbeats that
+are passed on (R. van Renesse, Y. Minsky, M. Hayden, "A gossip-style failure detection service",
+1998). The epoch follows from the generations alone: peers with one view are in one epoch, and a view
+that knows more has a larger one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from hashlib import blake2b
+from typing import Final, final
+
+from peer.errors import DisagreementError
+from peer.messages import Standing, View
+from topology import PeerId
+
+DIGEST_BITS: Final = 20
+"""Of an epoch's number: two views that are as long, but differ, share it once in a million, until they are merged."""
+
+ASLEEP_S: Final = 2.0
+"""An observer that did not look at the clock for so long was asleep (a laptop's lid, SIGSTOP) and blames nobody."""
+
+CLASHES: Final = 3
+"""Lives of this peer that it did not know of; more are no lost disk, but a second process with its id."""
+
+
+@final
+@dataclass(eq=False)
+class Membership:
+    """What one peer knows of all.
+
+    Parameters
+    ----------
+    me : int
+        This peer.
+    own : Standing
+        Its standing at its start.
+    n_agents : int
+        Peers 0..n_agents - 1 are members from the beginning.
+    departure_s : float
+        How long a member may stay without progress, seconds.
+    n_classes : int
+        Largest label of this peer plus one; 0 where there are no labels, or others decide.
+    fresh : bool
+        Whether this process does not go on from a checkpoint: what an earlier one had pushed is
+        not known to it, and it begins another epoch if there was one.
+    """
+
+    me: PeerId
+    own: Standing
+    n_agents: int
+    departure_s: float
+    n_classes: int = 0
+    fresh: bool = True
+    began: bool = field(default=False, init=False)
+    standings: dict[PeerId, Standing] = field(default_factory=dict, init=False)
+    _moved_s: dict[PeerId, float] = field(default_factory=dict, init=False)
+    _ticked_s: float | None = field(default=None, init=False)
+    _clashes: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        self.standings = {j: Standing(1) for j in range(self.n_agents)} | {self.me: self.own}
+
+    def restore(self, standings: Mapping[PeerId, Standing], n_classes: int) -> None:
+        """Know again what an earlier process of this peer knew; its own standing is that of this process."""
+        before = standings.get(self.me, self.own)
+        generation = before.generation + (not before.is_member)  # who was interrupted had left
+        self.standings = {**standings, self.me: replace(self.own, generation=generation, n=before.n, done=before.done)}
+        self.n_classes = max(self.n_classes, n_classes)
+        self.fresh = False
+
+    # ---- what follows from it --------------------------------------------------------------
+
+    @property
+    def members(self) -> tuple[PeerId, ...]:
+        """All that take part, ascending."""
+        return tuple(j for j, standing in sorted(self.standings.items()) if standing.is_member)
+
+    @property
+    def epoch(self) -> int:
+        """Number of the epoch: larger for every view that knows more, and another one for every other view."""
+        generations = [(j, standing.generation) for j, standing in sorted(self.standings.items())]
+        digest = int.from_bytes(blake2b(repr(generations).encode(), digest_size=8).digest(), "big")
+        return (sum(g for _, g in generations) << DIGEST_BITS) + digest % (1 << DIGEST_BITS)
+
+    @property
+    def missing(self) -> tuple[PeerId, ...]:
+        """Members whose number of samples is not known yet, ascending."""
+        return tuple(j for j in self.members if not self.standings[j].n_samples)
+
+    @property
+    def n_samples_total(self) -> int:
+        """M, once nobody is missing."""
+        return sum(self.standings[j].n_samples for j in self.members)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every member has made all its wakings in this epoch."""
+        epoch = self.epoch
+        return all(self.standings[j].done == epoch for j in self.members)
+
+    @property
+    def unaware(self) -> tuple[PeerId, ...]:
+        """Members that may not know yet that all have made their wakings, ascending."""
+        epoch = self.epoch
+        return tuple(j for j in self.members if self.standings[j].over != epoch)
+
+    def view(self, settings: Mapping[str, str]) -> View:
+        """What to say now."""
+        return View(self.me, settings, self.n_classes, dict(self.standings))
+
+    # ---- what happens ----------------------------------------------------------------------
+
+    def begin(self, now: float) -> None:
+        """Nobody is missing: from now on members can be lost, and what others say of labels is too late."""
+        self.began, self.fresh = True, False
+        self._moved_s = dict.fromkeys(self.standings, now)
+
+    def receive(self, view: View, now: float) -> bool:
+        """Learn from a view; whether there is news in it that others should hear at once.
+
+        Raises
+        ------
+        DisagreementError
+            A second process with this peer's id ("twin").
+        """
+        before = dict(self.standings)
+        for j, theirs in view.standings.items():
+            mine = self.standings.get(j)
+            if j == self.me:
+                self._hear_of_myself(theirs)
+            elif mine is None or theirs.age > mine.age:
+                if mine is None or theirs.progress > mine.progress:
+                    self._moved_s[j] = now
+                self.standings[j] = theirs
+        if not self.began:
+            self.n_classes = max(self.n_classes, view.n_classes)
+        return any(_is_news(standing, before.get(j)) for j, standing in self.standings.items())
+
+    def _hear_of_myself(self, theirs: Standing) -> None:
+        mine = self.standings[self.me]
+        if theirs.instance != mine.instance and theirs.incarnation >= mine.incarnation:
+            self._clashes += 1
+            if self._clashes > CLASHES:
+                raise DisagreementError("twin", "a second process runs with the id of this one", self.me)
+            mine = replace(mine, incarnation=theirs.incarnation + 1)
+        generation = max(mine.generation, theirs.generation)
+        if self.fresh and theirs.incarnation >= 0 and theirs.instance != mine.instance:
+            generation, self.fresh = max(generation, theirs.generation + 1), False
+        if generation % 2 != mine.generation % 2:
+            generation += 1
+        self.standings[self.me] = replace(mine, generation=generation)
+
+    def tick(self, now: float, progressing: bool = True) -> tuple[PeerId, ...]:
+        """Some time has passed: beat, unless this peer makes no progress; the members that are lost by now."""
+        asleep_s = 0.0 if self._ticked_s is None else now - self._ticked_s
+        if asleep_s > ASLEEP_S:
+            self._moved_s = {j: moved_s + asleep_s for j, moved_s in self._moved_s.items()}
+        self._ticked_s = now
+        mine = self.standings[self.me]
+        self.standings[self.me] = replace(mine, beat=mine.beat + progressing)
+        lost = tuple(j for j in self.members if self._is_lost(j, now))
+        for j in lost:
+            self.standings[j] = replace(self.standings[j], generation=self.standings[j].generation + 1)
+        return lost
+
+    def _is_lost(self, j: PeerId, now: float) -> bool:
+        return (
+            self.began
+            and j != self.me
+            and not self.complete
+            and now - self._moved_s.setdefault(j, now) > self.departure_s
+        )
+
+    def woke(self, n: int, done: int) -> None:
+        """The own peer has made n wakings, and all that it has to in epoch `done`."""
+        self.standings[self.me] = replace(self.standings[self.me], n=n, done=done)
+
+    def know(self) -> None:
+        """The own peer knows that all members have made their wakings in this epoch."""
+        self.standings[self.me] = replace(self.standings[self.me], over=self.epoch)
+
+    def leave(self) -> None:
+        """The own peer leaves."""
+        mine = self.standings[self.me]
+        self.standings[self.me] = replace(mine, generation=mine.generation + mine.is_member)
+
+
+def _is_news(standing: Standing, before: Standing | None) -> bool:
+    if before is None:
+        return True
+    now, then = ((one.generation, one.done, one.over, one.n_samples) for one in (standing, before))
+    return now != then

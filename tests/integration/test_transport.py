@@ -1,0 +1,246 @@
+"""Links over real sockets: made and dropped at any time, with a bounded queue, and closed to who is not listed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import pytest
+import zmq
+
+from peer.errors import ConfigError, RemoteError
+from peer.transport import QUEUE_MESSAGES, Keys, Transport, identity, new_key_pair
+from tests.integration.lab import free_addresses
+from topology import PeerId
+
+PAIRS = [new_key_pair() for _ in range(4)]
+LIST = {j: public for j, (public, _) in enumerate(PAIRS)}
+FRAME_BYTES = 1 << 20
+WAIT_S = 20.0
+
+
+class End:
+    """A transport, and what it has told."""
+
+    def __init__(
+        self, me: PeerId, secure: bool = True, peers: Mapping[PeerId, str] = LIST, queue_messages: int = QUEUE_MESSAGES
+    ) -> None:
+        self.address = free_addresses(1)[0]
+        self.told: asyncio.Queue[tuple[str, Any]] = asyncio.Queue()
+        self.transport = Transport(
+            me,
+            Keys(PAIRS[me][1], PAIRS[me][0], peers) if secure else None,
+            FRAME_BYTES,
+            on_connect=lambda j: self.told.put_nowait(("up", j)),
+            on_disconnect=lambda j: self.told.put_nowait(("down", j)),
+            on_refusal=lambda j: self.told.put_nowait(("refused", j)),
+            on_drop=lambda error: self.told.put_nowait(("drop", error)),
+            on_writable=lambda j: self.told.put_nowait(("room", j)),
+            queue_messages=queue_messages,
+        )
+        self.transport.bind(self.address)
+
+    async def tells(self, kind: str) -> Any:
+        """What it is told of the next event, which has to be of this kind."""
+        found, what = await asyncio.wait_for(self.told.get(), WAIT_S)
+        assert found == kind, (found, what)
+        return what
+
+    async def hears(self) -> tuple[PeerId, list[bytes]]:
+        """The next message."""
+        sender, frames = await asyncio.wait_for(self.transport.receive(), WAIT_S)
+        return sender, [bytes(frame) for frame in frames]
+
+    def says(self, j: PeerId, *frames: bytes) -> bool:
+        """Send; whether it was taken."""
+        return self.transport.send(j, self.transport.pack(frames))
+
+
+@asynccontextmanager
+async def ends(*made: Callable[[], End]) -> AsyncIterator[list[End]]:
+    there = [make() for make in made]
+    try:
+        yield there
+    finally:
+        for end in there:
+            await end.transport.close()
+
+
+def alone(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """A test in an event loop of its own."""
+
+    def run(secure: bool) -> None:
+        asyncio.run(test(secure))
+
+    run.__name__, run.__doc__ = test.__name__, test.__doc__
+    return pytest.mark.parametrize("secure", [True, False], ids=["curve", "none"])(run)
+
+
+@contextmanager
+def stranger(end: End, pair: tuple[str, str] | None, name: bytes = b"", kind: int = zmq.DEALER) -> Iterator[Any]:
+    """A socket of somebody else's program, connected to an end."""
+    context = zmq.Context()
+    socket = context.socket(kind)
+    socket.setsockopt(zmq.LINGER, 0)
+    if name:
+        socket.setsockopt(zmq.ROUTING_ID, name)
+    if pair is not None:
+        socket.setsockopt(zmq.CURVE_SERVERKEY, LIST[0].encode())
+        socket.setsockopt(zmq.CURVE_PUBLICKEY, pair[0].encode())
+        socket.setsockopt(zmq.CURVE_SECRETKEY, pair[1].encode())
+    socket.connect(end.address)
+    try:
+        yield socket
+    finally:
+        context.destroy(linger=0)
+
+
+@alone
+async def test_a_link_can_be_dropped_and_made_again(secure: bool) -> None:
+    async with ends(lambda: End(0, secure), lambda: End(1, secure)) as (zero, one):
+        assert not zero.says(1, b"nobody")
+        assert not zero.transport.writable(1)
+        zero.transport.disconnect(1)
+        for number in (b"1", b"2", b"3"):
+            zero.transport.connect(1, one.address)
+            assert await zero.tells("up") == 1
+            assert zero.says(1, number, b"")
+            zero.transport.disconnect(1)  # what was handed over leaves still
+            assert not zero.says(1, b"too late")
+            assert await one.hears() == (0, [number, b""])
+        assert zero.told.empty(), "dropping a link is no news to who drops it"
+
+
+@alone
+async def test_a_dropped_link_is_looked_for_no_more(secure: bool) -> None:
+    async with ends(lambda: End(0, secure)) as (zero,):
+        absent = free_addresses(1)[0]
+        for _ in range(3):
+            zero.transport.connect(1, absent)
+            zero.transport.reconnect(1)
+            zero.transport.disconnect(1)
+        zero.transport.reconnect(1)
+        assert not zero.transport._searches
+        assert not zero.transport._endpoints
+
+
+@alone
+async def test_a_link_bounds_what_waits_and_tells_when_it_has_room(secure: bool) -> None:
+    """Frames are larger than what the kernel takes; on the other side one waits, and one is being read."""
+    count, large = 30, bytes(16 << 20)
+    async with ends(lambda: End(0, secure, queue_messages=1)) as (zero,):
+        with zmq.Context() as context, context.socket(zmq.ROUTER) as reader:
+            reader.setsockopt(zmq.RCVHWM, 1)
+            if secure:
+                reader.setsockopt(zmq.CURVE_SERVER, 1)
+                reader.setsockopt(zmq.CURVE_SECRETKEY, PAIRS[1][1].encode())
+            port = reader.bind_to_random_port("tcp://127.0.0.1")
+            zero.transport.connect(1, f"tcp://127.0.0.1:{port}")
+            assert await zero.tells("up") == 1
+
+            async def fill(sent: int, limit: int) -> int:
+                """Send until nothing more goes for a moment; the number of messages sent."""
+                while sent < limit:
+                    if zero.says(1, b"%d" % sent, large):
+                        sent += 1
+                    else:
+                        assert not zero.transport.writable(1)
+                        try:
+                            assert await asyncio.wait_for(zero.told.get(), 0.5) == ("room", 1)
+                        except TimeoutError:
+                            break
+                return sent
+
+            sent = await fill(0, count)
+            assert sent <= 6, "one waits here, one there, and the rest is on its way"
+            received = asyncio.get_running_loop().run_in_executor(
+                None, lambda: [reader.recv_multipart() for _ in range(count)]
+            )
+            assert await zero.tells("room") == 1
+            assert await fill(sent, count) == count
+            assert [int(number) for _, number, _ in await received] == list(range(count))
+
+
+def test_a_key_that_is_not_listed_delivers_nothing() -> None:
+    async def run() -> None:
+        known = {j: key for j, key in LIST.items() if j != 1}
+        async with ends(lambda: End(0, peers=known), lambda: End(1)) as (zero, one):
+            one.transport.connect(0, zero.address)
+            assert await one.tells("refused") == 0
+            error = await zero.tells("drop")
+            assert (type(error), error.cause, error.sender) == (RemoteError, "key", None)
+            assert "127.0.0.1" in str(error)
+            assert not one.says(0, b"let me in")
+            assert zero.transport.bytes_received == 0
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("name", [identity(2) + b".0123456789abcdef", identity(2), b"3", b"peer-03.1", b""])
+def test_a_listed_key_with_another_name_delivers_nothing(name: bytes) -> None:
+    async def run() -> None:
+        async with ends(lambda: End(0), lambda: End(2)) as (zero, two):
+            two.transport.connect(0, zero.address)
+            assert await two.tells("up") == 0
+            with stranger(zero, PAIRS[3], name) as socket:
+                socket.send_multipart([b"I am 2", b""])
+                hearing = asyncio.create_task(zero.hears())
+                error = await zero.tells("drop")
+                assert (error.cause, error.sender) == ("identity", 3)
+                assert two.says(0, b"no, I am", b"")
+                assert await hearing == (2, [b"no, I am", b""]), "whose name was taken is not cut off"
+            assert two.told.empty()
+
+    asyncio.run(run())
+
+
+def test_without_keys_a_message_says_whose_it_is() -> None:
+    async def run() -> None:
+        async with ends(lambda: End(0, secure=False)) as (zero,):
+            hearing = asyncio.create_task(zero.hears())
+            for name in (b"", b"peer-.1", b"peer-1", b"peer-1234567890.1", b"peer--1.1"):
+                with stranger(zero, None, name) as socket:
+                    socket.send(b"hello")
+                    error = await zero.tells("drop")
+                    assert (error.cause, error.sender) == ("identity", None)
+            with stranger(zero, None, b"peer-1.1") as socket:
+                socket.send(b"hello")
+                assert await hearing == (1, [b"hello"])
+
+    asyncio.run(run())
+
+
+def test_whoever_sends_faster_than_is_read_holds_up_no_timer() -> None:
+    async def run() -> None:
+        async with ends(lambda: End(0)) as (zero,):
+            over, n_messages = asyncio.Event(), 100_000
+            with stranger(zero, PAIRS[3], identity(3) + b".1") as socket:
+                socket.setsockopt(zmq.SNDTIMEO, int(WAIT_S * 1e3))
+                flood = asyncio.get_running_loop().run_in_executor(
+                    None, lambda: [socket.send(b"x") for _ in range(n_messages)]
+                )
+                await zero.hears()
+                asyncio.get_running_loop().call_later(0.05, over.set)
+                heard = 1
+                while heard < n_messages and not over.is_set():
+                    await zero.transport.receive()
+                    heard += 1
+                assert over.is_set()
+                while heard < n_messages:
+                    await zero.transport.receive()
+                    heard += 1
+                await flood
+
+    asyncio.run(run())
+
+
+def test_a_neighbor_that_is_not_listed_is_named() -> None:
+    async def run() -> None:
+        async with ends(lambda: End(0)) as (zero,):
+            with pytest.raises(ConfigError, match="peer 9"):
+                zero.transport.connect(9, free_addresses(1)[0])
+            assert not zero.says(9, b"nobody")
+
+    asyncio.run(run())
