@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 from typing import Final, Protocol, TypeAlias, final
 
@@ -36,17 +36,19 @@ RUN_ID: Final = "simulated"
 LATE: Final = 20.0
 """How many times its usual delay a message takes that is late."""
 
-NOTICED: Final = 1.0
-"""Mean time until a break is noticed."""
+KERNEL_MESSAGES: Final = 20
+"""That the kernels at both ends of a connection hold, on top of what may wait for it in its process."""
 
 
 @final
 @dataclass(frozen=True)
 class Weather:
-    """What happens to connections and processes; a message takes about 1, whatever that is in seconds.
+    """What happens to connections and processes.
 
     Parameters
     ----------
+    unit : float
+        A while: until a break is noticed, and until a connection is up again.
     delay : float
         Mean time of a message on its way.
     reorder : bool
@@ -58,6 +60,8 @@ class Weather:
         Whether what is lost or garbled breaks its connection.
     sealed : bool
         Whether garbled frames are found before they are delivered.
+    narrow : float
+        Share of connections on which a message leaves only when the one before it has arrived.
     breaks : tuple of float
         When a connection breaks.
     partitions, cuts, stops : tuple of (float, float)
@@ -65,6 +69,7 @@ class Weather:
         direction between two peers is closed; a process is stopped, as by SIGSTOP.
     """
 
+    unit: float
     delay: float
     reorder: bool
     late: float
@@ -73,6 +78,7 @@ class Weather:
     corrupt: float
     reliable: bool
     sealed: bool
+    narrow: float
     breaks: tuple[float, ...]
     partitions: tuple[tuple[float, float], ...]
     cuts: tuple[tuple[float, float], ...]
@@ -85,8 +91,8 @@ class Weather:
         return not any(happens)
 
 
-def weather(chance: Random, length: float, reliable: bool) -> Weather:
-    """Some weather for a run of about some length; a third of it is fair."""
+def weather(chance: Random, length: float, unit: float, reliable: bool, narrow: bool) -> Weather:
+    """Some weather for so long; a third of it is fair."""
     fair = chance.random() < 1 / 3
     rare = 0.25 if reliable else 1.0  # each one breaks a connection there
 
@@ -100,7 +106,8 @@ def weather(chance: Random, length: float, reliable: bool) -> Weather:
         return tuple((at, chance.uniform(0.05, 0.5) * length) for at in times(*numbers))
 
     return Weather(
-        delay=chance.choice((0.1, 0.3, 1.0, 3.0) if reliable else (0.1, 0.3, 1.0)),
+        unit=unit,
+        delay=unit * chance.choice((0.1, 0.3, 1.0, 3.0)),
         reorder=chance.random() < 0.5,
         late=chance.choice((0.0, 0.0, 0.02)),
         duplicate=0.0 if fair else chance.choice((0.0, 0.1, 0.5)),
@@ -108,6 +115,7 @@ def weather(chance: Random, length: float, reliable: bool) -> Weather:
         corrupt=sometimes(0.2 * rare),
         reliable=reliable,
         sealed=chance.random() < 0.5,
+        narrow=chance.choice((0.0, 0.5)) if narrow else 0.0,
         breaks=times(0, 1, 4, 15),
         partitions=spells(0, 0, 1, 2),
         cuts=spells(0, 0, 1, 3),
@@ -120,6 +128,13 @@ class Process(Protocol):
 
     me: PeerId
     alive: bool
+
+    @property
+    def queue_messages(self) -> int:
+        """Messages that may wait for one peer on this side."""
+
+    def writable(self, j: PeerId) -> None:
+        """A connection that was full has room again."""
 
     def connected(self, j: PeerId) -> None:
         """A connection to another peer is up."""
@@ -139,8 +154,10 @@ class Link:
     `writable`: it takes messages, also while a break is not noticed yet, when they are lost.
     `number` counts connections: what was sent over an older one does not arrive.
     `wanted`: i keeps it up. `told`, `barrier`, `last`: when i hears of its state next, and when the last message
-    arrives that nothing may overtake, and the last one of all.
+    arrives that nothing may overtake, and the last one of all. `room`: messages that fit on it.
     """
+
+    room: int
 
     wanted: bool = False
     writable: bool = False
@@ -150,6 +167,8 @@ class Link:
     barrier: float = 0.0
     last: float = 0.0
     on_its_way: int = 0
+    full: bool = False
+    held: list[Callable[[], None]] = field(default_factory=list)
 
 
 @final
@@ -194,7 +213,12 @@ class Network:
 
     def open(self, i: PeerId, j: PeerId) -> None:
         """Peer i keeps up a connection to j from now on."""
-        self.links.setdefault((i, j), Link()).wanted = True
+        link = self.links.get((i, j))
+        if link is None or not link.wanted:  # what a process before this one sent may still arrive
+            narrow = self.clock.happens(self.weather.narrow)
+            self.happened["slow link"] += narrow
+            link = self.links[i, j] = Link(self.processes[i].queue_messages + (0 if narrow else KERNEL_MESSAGES))
+        link.wanted = True
         self._reconnect(i, j)
 
     def shut(self, i: PeerId, j: PeerId) -> None:
@@ -254,7 +278,10 @@ class Network:
     # ---- connections -----------------------------------------------------------------------
 
     def _reconnect(self, i: PeerId, j: PeerId) -> None:
-        self.clock.later(self.clock.soon(), lambda: self._connect(i, j))
+        self.clock.later(self._while(), lambda: self._connect(i, j))
+
+    def _while(self) -> float:
+        return self.clock.soon(self.weather.unit)
 
     def _connect(self, i: PeerId, j: PeerId) -> None:
         """A connection from i to j is up; i is told a little later, and may have used it by then."""
@@ -263,18 +290,22 @@ class Network:
             return
         possible = max(self._closed.get((i, j), 0.0), self._stopped.get(i, 0.0), self._stopped.get(j, 0.0))
         if possible > self.clock.now:
-            self.clock.at(possible + self.clock.soon(), lambda: self._connect(i, j))
+            self.clock.at(possible + self._while(), lambda: self._connect(i, j))
             return
         link.writable = link.alive = True
         link.number += 1
-        link.barrier, link.last, link.on_its_way = self.clock.now, self.clock.now, 0
+        link.barrier = link.last = self.clock.now
+        link.on_its_way, link.full = 0, False
+        link.held.clear()
         self._callback(link, i, j, True)
 
     def _callback(self, link: Link, i: PeerId, j: PeerId, up: bool) -> None:
         process = self.processes[i]
-        link.told = max(link.told, self.clock.now + self.clock.soon(0.2))
+        link.told = max(link.told, self.clock.now + self.clock.soon(0.2 * self.weather.unit))
 
         def call() -> None:
+            if not link.wanted:
+                return
             self.clock.tell(f"peer {i} is {'connected to' if up else 'disconnected from'} {j}")
             (process.connected if up else process.disconnected)(j)
 
@@ -289,6 +320,7 @@ class Network:
         link.alive = False
         link.number += 1
         link.on_its_way = 0
+        link.held.clear()
         number, process = link.number, self.processes[i]
 
         def notice() -> None:
@@ -297,7 +329,7 @@ class Network:
                 self._callback(link, i, j, False)
                 self._reconnect(i, j)
 
-        self.clock.later(self.clock.soon(NOTICED), notice)
+        self.clock.later(self._while(), notice)
 
     def _break_some(self) -> None:
         """A connection breaks, or both between two peers."""
@@ -345,13 +377,18 @@ class Network:
     # ---- messages --------------------------------------------------------------------------
 
     def send(self, i: PeerId, j: PeerId, name: str, frames: Sequence[wire.Frame], barrier: bool = False) -> bool:
-        """Take frames for their way; False where the connection is known to be down.
+        """Take frames for their way; False where the connection is known to be down, or full.
 
         `barrier`: nothing that is sent later arrives before.
         """
         link, weather, clock = self.links.get((i, j)), self.weather, self.clock
         if link is None or not link.writable:
             clock.tell(f"{i} -> {j}  not connected: {name}")
+            return False
+        if link.on_its_way >= link.room:
+            clock.tell(f"{i} -> {j}  full: {name}")
+            self.happened["message replaced by a newer one"] += 1
+            link.full = True
             return False
         clock.tell(f"{i} -> {j}  {name}{'' if link.alive else ', lost'}")
         if link.alive and clock.happens(weather.loss):
@@ -368,7 +405,8 @@ class Network:
         return True
 
     def _deliver(self, link: Link, i: PeerId, j: PeerId, name: str, frames: Sequence[wire.Frame]) -> float:
-        weather, clock, receiver, number = self.weather, self.clock, self.processes[j], link.number
+        """Send one copy on its way; when it arrives, if nothing holds it up."""
+        weather, clock, number = self.weather, self.clock, link.number
         late, whole = clock.happens(weather.late), not clock.happens(weather.corrupt)
         self.happened["message late"] += late
         self.happened["message corrupted"] += not whole
@@ -378,27 +416,37 @@ class Network:
         link.last = max(link.last, at)
         link.on_its_way += 1
         self.queue = max(self.queue, link.on_its_way)
+        sender, receiver = self.processes[i], self.processes[j]
 
-        def arrive() -> None:
-            if link.number != number:
-                return
-            closed = self._closed.get((i, j), 0.0)
-            if closed > clock.now:
-                clock.at(closed, arrive)
-                return
+        def hand_over() -> None:
             link.on_its_way -= 1
-            if not receiver.alive:
-                return
-            if whole or not weather.sealed:
+            if link.full and link.wanted:
+                link.full = False
+                self._inside(sender, lambda: sender.writable(j))
+            if receiver.alive and (whole or not weather.sealed):
                 clock.tell(f"{i} => {j}  {name}{'' if whole else ', garbled'}")
                 received = [bytes(frame) for frame in frames]  # copied now: nobody may have changed them meanwhile
-                received = received if whole else garbled(received, clock.chance)
-                self._inside(receiver, lambda: receiver.take(received, i, whole))
-            if not whole and weather.reliable:
+                receiver.take(received if whole else garbled(received, clock.chance), i, whole)
+            if not whole and weather.reliable and self.links[i, j] is link:
                 self._cut(i, j)
+
+        def arrive() -> None:
+            if link.number == number:
+                link.held.append(hand_over)
+                if len(link.held) == 1:
+                    self._release(link, number, i, j)
 
         clock.at(at, arrive)
         return at
+
+    def _release(self, link: Link, number: int, i: PeerId, j: PeerId) -> None:
+        """Hand over what has arrived, in its order, unless the way is closed or the receiver is stopped."""
+        while link.held and link.number == number:
+            opens = max(self._closed.get((i, j), 0.0), self._stopped.get(j, 0.0))
+            if opens > self.clock.now:
+                self.clock.at(opens, lambda: self._release(link, number, i, j))
+                return
+            link.held.pop(0)()
 
 
 def garbled(frames: list[bytes], chance: Random) -> list[bytes]:

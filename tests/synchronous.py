@@ -45,11 +45,14 @@ from topology.weights import metropolis
 MODE: Final = "rounds"
 """What the command calls these runs."""
 
+QUEUE_MESSAGES: Final = 1_000
+"""`peer.transport.QUEUE_MESSAGES`."""
+
 MAX_EVENTS: Final = 100_000
 """Of a run; a hundred times what the largest of these needs."""
 
 NEWS_T: Final = 0.5
-"""How long a peer gathers news, on the clock of the simulation, where a message takes about 1."""
+"""`peer.host.NEWS_S`, on the clock of the simulation, where a message takes about 1."""
 
 SLOW: Final = 10.0
 """How much slower than the others a slow peer computes."""
@@ -118,7 +121,7 @@ def scenario(seed: int) -> Scenario:
         initial=tuple(numbers.normal(size=model.layout.size) if same is None else same for _ in problems),
         alpha=alpha,
         rule=Diminishing(0.5) if rng.random() < 0.5 else Constant(),
-        weather=weather(rng, length, reliable=True),
+        weather=weather(rng, length, 1.0, reliable=True, narrow=False),
         compute=rng.choice((0.1, 1.0)),
         slow=rng.randrange(n_agents) if rng.random() < 0.3 else None,
         crashes=tuple(sorted(rng.uniform(0.0, length) for _ in range(crashes))),
@@ -216,7 +219,7 @@ Line: TypeAlias = Generator[Compute | Until, None, None]
 
 
 class Peer:
-    """One process of one peer; names and order are those of the real one.
+    """One process of one peer; names and order are those of `peer.rounds_mode.RoundsLife`.
 
     Parameters
     ----------
@@ -267,6 +270,15 @@ class Peer:
     def disconnected(self, j: PeerId) -> None:
         """A connection to a neighbor broke."""
         self.session.disconnected(j)
+
+    @property
+    def queue_messages(self) -> int:
+        """Messages that may wait for one neighbor: the protocol bounds them, see `Run.check_bounds`."""
+        return QUEUE_MESSAGES
+
+    def writable(self, j: PeerId) -> None:
+        """A connection that was full has room again: cannot be, for the queue is never full."""
+        raise AssertionError(f"the connection of peer {self.me} to {j} was full")
 
     def say(self, messages: Outgoing) -> None:
         """Send; a share that is not sent is sent again when its connection is up."""
