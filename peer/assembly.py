@@ -93,9 +93,14 @@ class Assembly:
     # ---- links -----------------------------------------------------------------------------
 
     @property
-    def receivers(self) -> tuple[PeerId, ...]:
-        """All to whom this peer may ever push while the view stays as it is: it keeps a connection to each."""
-        return self.outlets.out_neighbors(self.membership.members, self.me)
+    def receivers(self) -> frozenset[PeerId]:
+        """All to whom this peer keeps a connection while the view stays as it is.
+
+        To whom it may push, and who would be among them if nobody had gone: so the lost are told that
+        they are when they are back, and the two sides of a network that was divided find each other.
+        """
+        members, known = self.membership.members, tuple(sorted(self.membership.standings))
+        return frozenset(self.outlets.out_neighbors(members, self.me) + self.outlets.out_neighbors(known, self.me))
 
     @property
     def senders(self) -> tuple[PeerId, ...]:
