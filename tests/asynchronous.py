@@ -184,19 +184,18 @@ def scenario(seed: int) -> Scenario:
 
 
 def _deeds(n_agents: int, rng: random.Random) -> tuple[Deed, ...]:
-    """What peers do; at least two of the initial ones stay, if only crashing."""
-    deeds = []
-    for who in range(n_agents, n_agents + rng.choice((0, 0, 1, 2))):
-        deeds.append(Deed(rng.uniform(0.0, TROUBLE_S), "join", who))
-    for who in range(2, n_agents + len(deeds)):
+    """What peers do and suffer; two of the initial ones stay, or come back whenever they crash."""
+    born = dict.fromkeys(range(n_agents), 0.0)
+    born |= {n_agents + k: rng.uniform(0.0, TROUBLE_S) for k in range(rng.choice((0, 0, 1, 2)))}
+    deeds = [Deed(at, "join", who) for who, at in born.items() if who >= n_agents]
+    for who in sorted(born.keys() - {0, 1}):
         if rng.random() < 0.3:
-            born = next((deed.at for deed in deeds if deed.who == who), 0.0)
-            at = rng.uniform(born + 0.5, TROUBLE_S + 0.5)
+            at = rng.uniform(born[who] + 0.5, TROUBLE_S + 0.5)
             deeds.append(Deed(at, rng.choice(("loss", "leave")), who))
             if rng.random() < 0.5:
                 deeds.append(Deed(at + rng.uniform(0.5, 3.0 * DEPARTURE_S), "return", who))
-    for _ in range(rng.choice((0, 1, 2, 5))):
-        deeds.append(Deed(rng.uniform(0.0, TROUBLE_S), "crash", rng.randrange(n_agents)))
+    crashes = range(rng.choice((0, 1, 2, 5)))
+    deeds += [Deed(rng.uniform(0.0, TROUBLE_S), "crash", rng.choice(sorted(born))) for _ in crashes]
     return tuple(sorted(deeds, key=lambda deed: deed.at))
 
 
@@ -224,9 +223,10 @@ def _problems(
     sizes, model = [rng.randint(2, 5) for _ in range(n_ever)], MLP((2, 1), "tanh")
     inputs = [numbers.normal(size=(size, 2)) for size in sizes]
     raw = np.concatenate([inputs[i] for i in left])
-    whitening = np.linalg.qr(raw - raw.mean(axis=0))[1]
-    scales = np.sqrt(len(raw)) * np.sqrt((1.0, 0.5))
-    inputs = [np.linalg.solve(whitening.T, (x - raw.mean(axis=0)).T).T * scales for x in inputs]
+    basis = np.linalg.qr(raw - raw.mean(axis=0))[0] * np.sqrt(len(raw)) * np.sqrt((1.0, 0.5))
+    ends = np.cumsum([sizes[i] for i in left])[:-1]
+    for i, x in zip(left, np.split(basis, ends), strict=True):
+        inputs[i] = x
     targets = [x @ numbers.normal(size=(2, 1)) + numbers.normal(size=(1, 1)) for x in inputs]
     strength = np.full(model.layout.size, 0.1)
     regularizer: Regularizer = rng.choice((L2(strength), L2(strength), L1(strength), NoRegularizer()))
@@ -375,12 +375,14 @@ class Peer:
     def say(self, messages: Outgoing) -> None:
         """Send; a flow for which there is no room now is made anew when there is, a view is said again anyway."""
         failed: set[PeerId] = set()
+        last: Message | None = None
         for j, message in messages:
-            if j not in failed and not self.run.network.send(
-                self.me, j, _shown(message), wire.encode(message, self.form)
-            ):
+            if message is not last:  # the same to several peers is encoded once
+                last, name, frames = message, _shown(message), wire.encode(message, self.form)
+            if j not in failed and not self.run.network.send(self.me, j, name, frames):
                 failed.add(j)
-                self.flows.repeat([j])
+        for j in failed:
+            self.flows.repeat([j])
 
     def take(self, frames: list[bytes], sender: PeerId, whole: bool) -> None:
         """Take in one message, or drop it."""
@@ -398,7 +400,7 @@ class Peer:
             if not self.news:
                 self.news = True
                 self.run.network.later(self, NEWS_S, self.spread)
-        self.run.check(self)
+        self.run.check_view(self)
         self.change()
 
     def spread(self) -> None:
@@ -414,7 +416,7 @@ class Peer:
             self.run.clock.tell(f"peer {self.me} finds {j} lost")
         self.link()
         self.say([*messages, *self.assembly.unsent()])
-        self.run.check(self)
+        self.run.check_view(self)
         self.change()
         self.run.network.later(self, GOSSIP_S, self.gossip)
 
@@ -735,16 +737,19 @@ class Run:
             assert newest is not None, str(error)
             assert message.stamp <= newest, f"what is newer than all before it was refused: {error}"
 
-    def check(self, peer: Peer) -> None:
-        """(17) at the peer that did something, which is all that changed; and what it holds is finite and bounded."""
-        i, flows, known = peer.me, peer.flows, len(self.what.problems)
-        for j, standing in peer.membership.standings.items():
+    def check_view(self, peer: Peer) -> None:
+        """What a peer knows of the others only grows, and no farther than there are peers."""
+        i, membership = peer.me, peer.membership
+        for j, standing in membership.standings.items():
             before = peer.generations.get(j, 0)
             assert standing.generation >= before, f"peer {i} goes back to generation {standing.generation} of {j}"
             peer.generations[j] = standing.generation
-        assert len(peer.membership.standings) <= known, f"peer {i} knows {len(peer.membership.standings)} peers"
-        if not flows.members:
-            return
+        n_known, n_ever = len(membership.standings), len(self.what.problems)
+        assert n_known <= n_ever, f"peer {i} knows {n_known} peers of {n_ever}"
+
+    def check(self, peer: Peer) -> None:
+        """(17) at the peer whose flows have changed, which is all that has; what it holds is finite and bounded."""
+        i, flows = peer.me, peer.flows
         held = [flows.mass.high, flows.mass.low, -flows.source]
         held += [sums for j in flows.neighbors for sums in (flows.pushed(j), -flows.absorbed(j))]
         stack = np.stack(held)

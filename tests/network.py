@@ -33,8 +33,8 @@ Arc: TypeAlias = tuple[PeerId, PeerId]
 RUN_ID: Final = "simulated"
 """Name of every simulated run."""
 
-LATE: Final = 20.0
-"""How many times its usual delay a message takes that is late."""
+LATE: Final = 10.0
+"""How many units of time a message may be late."""
 
 KERNEL_MESSAGES: Final = 20
 """That the kernels at both ends of a connection hold, on top of what may wait for it in its process."""
@@ -55,7 +55,7 @@ class Weather:
         Whether messages overtake each other, but for those that say that nothing may overtake them:
         TCP sees to that for all, and the meeting before round 0 relies on it.
     late, duplicate, loss, corrupt : float
-        Probabilities that a message takes `LATE` times as long, comes twice, not at all, or garbled.
+        Probabilities that a message comes up to `LATE` units later, twice, not at all, or garbled.
     reliable : bool
         Whether what is lost or garbled breaks its connection.
     sealed : bool
@@ -410,7 +410,7 @@ class Network:
         late, whole = clock.happens(weather.late), not clock.happens(weather.corrupt)
         self.happened["message late"] += late
         self.happened["message corrupted"] += not whole
-        at = clock.now + clock.soon(weather.delay * (LATE if late else 1.0))
+        at = clock.now + clock.soon(weather.delay) + (clock.chance.uniform(0.0, LATE * weather.unit) if late else 0.0)
         at = max(at, link.barrier if weather.reorder else link.last)
         self.happened["message overtaken"] += at < link.last
         link.last = max(link.last, at)
