@@ -390,23 +390,35 @@ def check(experiment: Path, overrides: tuple[str, ...]) -> int:
     """
     from peer import config, settings, wire
     from peer.prepare import rehearsed
+    from topology.outlets import wakings_to_connect
     from topology.schedules import connectivity_window
     from topology.weights import mixing_rate
 
     what = settings.read(experiment, overrides)
     ground, facts = rehearsed(what)
-    window = config.aside(connectivity_window, ground.schedule, what.iterations)
-    rate = config.aside(mixing_rate, ground.schedule, what.iterations)
     form = wire.Format(what.run_id, what.peers, facts.n_parameters, what.transport.wire_dtype)
     degrees = [len(neighbors) for neighbors in ground.union]
+    mode: tuple[tuple[str, object], ...]
+    if what.run.mode == "async":
+        n_wakings = config.aside(wakings_to_connect, ground.outlets, tuple(range(what.peers)), what.iterations)
+        mode = (
+            ("bytes a neighbor and waking", wire.flow_bytes(form)),
+            ("wakings until strongly connected", n_wakings),
+        )
+    else:
+        window = config.aside(connectivity_window, ground.schedule, what.iterations)
+        rate = config.aside(mixing_rate, ground.schedule, what.iterations)
+        mode = (
+            ("bytes a neighbor and round", wire.share_bytes(form)),
+            ("connectivity window", f"{window} rounds"),
+            ("mixing rate", f"{rate:.6f} a round"),
+        )
     click.echo(settings.to_toml(what))
     for label, value in (
         ("samples", ", ".join(map(str, facts.n_samples))),
         ("network", " - ".join(map(str, facts.widths))),
         ("parameters", facts.n_parameters),
-        ("bytes a neighbor and round", wire.share_bytes(form)),
-        ("connectivity window", f"{window} rounds"),
-        ("mixing rate", f"{rate:.6f} a round"),
+        *mode,
         ("neighbors over the run", f"{min(degrees)} to {max(degrees)}"),
     ):
         click.echo(f"# {label}: {value}")

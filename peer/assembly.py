@@ -15,8 +15,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias, final
 
-from topology.outlets import Outlets
-
 from peer.agent import State
 from peer.arrays import Vector
 from peer.errors import DisagreementError, ProtocolError
@@ -27,6 +25,7 @@ from peer.pace import PHI_KEPT, Pace
 from peer.roster import disagreement
 from peer.waking import source
 from topology import PeerId
+from topology.outlets import Outlets
 
 Outgoing: TypeAlias = Sequence[tuple[PeerId, Message]]
 """Messages with their receivers, in the order in which to send them."""

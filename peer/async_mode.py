@@ -36,6 +36,10 @@ CALLER_S: Final = 5.0
 """How long a connection is kept to one who asked, and was refused, so that it hears why."""
 
 
+MAX_CALLERS: Final = 16
+"""Refused ones that are answered at a time."""
+
+
 @final
 class AsyncLife:
     """A peer that trains without rounds.
@@ -148,7 +152,7 @@ class AsyncLife:
     def answer(self, view: View) -> None:
         """Let one who was refused hear of this peer's settings."""
         j, address = view.sender, view.standings[view.sender].address
-        if j not in self.linked and address:
+        if j not in self.linked and address and len(self.callers) < MAX_CALLERS:
             self.callers[j] = time.monotonic(), address
             self.link()
 

@@ -97,10 +97,10 @@ def ground(experiment: Experiment) -> Ground:
     if experiment.run.mode == "async":
         members = tuple(range(n_agents))
         try:
-            outlets.check_strongly_connected(linked, members, experiment.iterations)
+            outlets.wakings_to_connect(linked, members, experiment.iterations)
         except TopologyError as error:
             raise ConfigError("topology", str(error)) from error
-        text = "\n".join(outlets.lines(linked, n_agents, len(linked.replayed))) if from_file else ""
+        text = "\n".join(_lines_of(linked, experiment)) if from_file else ""
         each = (linked.of(members, i) for i in members)
         union = tuple(tuple(sorted({*one.out_neighbors, *one.in_neighbors})) for one in each)
         nothing = Static(Graph(n_agents, frozenset()))
@@ -580,23 +580,26 @@ def record(experiment: Experiment, ground: Ground, run_dir: Path) -> None:
     run_dir.mkdir(parents=True, exist_ok=True)
     software = {name: metadata.version(name) for name in SOFTWARE} | {"python": platform.python_version()}
     tree = msgspec.structs.replace(experiment, software=software)
-    lines = _lines(experiment, ground)
+    if experiment.run.mode == "async":
+        lines = _lines_of(ground.outlets, experiment)
+    else:
+        lines = schedules.lines(ground.schedule, experiment.iterations)
     npz.replace(run_dir / "schedule.jsonl", lambda file: file.writelines(f"{line}\n".encode() for line in lines))
     # last and at once: who finds it, finds everything
     npz.replace(run_dir / "experiment.toml", lambda file: file.write(settings.to_toml(tree).encode()))
 
 
 MOST_LINES, MOST_CHARACTERS = 1_000, 1 << 26
-"""Of `schedule.jsonl` without rounds: enough to see who pushes to whom, as such a run has no last waking."""
+"""Of `schedule.jsonl` without rounds, where links never repeat: enough to see them, as nobody knows the last waking."""
 
 
-def _lines(experiment: Experiment, ground: Ground) -> Iterator[str]:
-    if experiment.run.mode != "async":
-        yield from schedules.lines(ground.schedule, experiment.iterations)
-        return
+def _lines_of(linked: Outlets, experiment: Experiment) -> Iterator[str]:
+    """Who pushes to whom of the initial members: one period, or the first wakings."""
     room = MOST_CHARACTERS
-    for line in outlets.lines(ground.outlets, experiment.peers, min(experiment.iterations, MOST_LINES)):
+    for line in outlets.InStep(linked, experiment.peers).lines(
+        linked.period(experiment.peers) or min(experiment.iterations, MOST_LINES)
+    ):
+        if room < 0 and not linked.replayed:  # of a file all is kept, to be used in its place
+            return
         yield line
         room -= len(line)
-        if room < 0:
-            return

@@ -21,8 +21,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from peer.arrays import Vector
-from topology import Schedule
+from topology import Graph, Schedule
 from topology.draw import IDLE, INK, PAPER, ground, panel, positions
+from topology.outlets import InStep
 from topology.schedules import OnePeerExponential, union
 
 WIDTH_IN: Final = 4.2
@@ -206,16 +207,22 @@ def effort(solve_s: Sequence[float], wait_s: Sequence[float], peers: Sequence[in
         return _svg(figure, name)
 
 
-def links(schedule: Schedule, n_rounds: int, name: str) -> str:
-    """Every link of a run."""
+def links(schedule: Schedule | InStep, n_rounds: int, name: str) -> str:
+    """Every link of a run, with arrows where it has a direction."""
     with rc_context(STYLE):
         figure = Figure(figsize=(WIDTH_IN, 2.9))
         axes = figure.add_subplot()
-        whole = union(schedule, n_rounds)
-        possible = ground(schedule, whole)
-        circular = isinstance(schedule, OnePeerExponential) or schedule.n_agents > MOST_DRAWN
-        points = positions(possible, circular=circular)
-        panel(axes, points, up=whole.edges, idle=possible.edges - whole.edges, large=True)
+        arrows = isinstance(schedule, InStep)
+        if isinstance(schedule, InStep):
+            up = possible = schedule.links.arcs
+            circular = schedule.outlets.schedule == "one-peer-exponential"
+        else:
+            whole = union(schedule, n_rounds)
+            up, possible = whole.edges, ground(schedule, whole).edges
+            circular = isinstance(schedule, OnePeerExponential)
+        linked = Graph.of(schedule.n_agents, possible)
+        points = positions(linked, circular=circular or schedule.n_agents > MOST_DRAWN)
+        panel(axes, points, up=up, idle=possible - up, large=True, arrows=arrows)
         return _svg(figure, name)
 
 

@@ -1,7 +1,7 @@
 """Every peer of an experiment as a process of its own on this host, forked from one warm parent.
 
 The parent has imported what a peer needs, and nothing else, and has no ZeroMQ context; what
-imports more (networkx, scikit-learn) runs `aside` beforehand. So the peers share its memory and
+imports more (scikit-learn) runs `aside` beforehand. So the peers share its memory and
 are up in milliseconds. It binds their ports itself, hands each peer its listening socket, makes
 the keys of the run, and watches.
 """

@@ -20,6 +20,7 @@ from peer.figures import Curves
 from peer.journal import Round
 from peer.settings import Experiment
 from topology import PeerId, Schedule, TopologyError, schedules
+from topology.outlets import InStep, wakings_to_connect
 from topology.weights import mixing_rate
 
 MOST_ROUNDS: Final = 1_000
@@ -72,7 +73,8 @@ class Run:
     experiment : Experiment
     text : str
         Of `experiment.toml`.
-    schedule : Schedule
+    schedule : Schedule or InStep
+        Who met whom, or who pushed to whom.
     rounds : tuple of list of Round
         Of each peer.
     logs : tuple of list of dict
@@ -84,7 +86,7 @@ class Run:
     run_dir: Path
     experiment: Experiment
     text: str
-    schedule: Schedule
+    schedule: Schedule | InStep
     rounds: tuple[list[Round], ...]
     logs: tuple[list[dict[str, Any]], ...]
     summary: Summary | None
@@ -166,8 +168,13 @@ def read(run_dir: Path) -> Run:
     )
 
 
-def _schedule(experiment: Experiment, record: Path) -> Schedule:
+def _schedule(experiment: Experiment, record: Path) -> Schedule | InStep:
     """The schedule; one that came from a file, from its copy in the run directory."""
+    if experiment.run.mode == "async":
+        if experiment.topology.schedule == "file" and record.exists():
+            topology = msgspec.structs.replace(experiment.topology, path=str(record))
+            experiment = msgspec.structs.replace(experiment, topology=topology)
+        return InStep(config.outlets_of(experiment), experiment.peers)
     if experiment.topology.schedule != "file" or not record.exists():
         return config.schedule_of(experiment)
     try:
@@ -405,9 +412,11 @@ def _peers(run: Run) -> str:
 def _network(run: Run) -> str:
     experiment, schedule = run.experiment, run.schedule
     topology, n_rounds = experiment.topology, min(experiment.iterations, MOST_ROUNDS)
+    base = "" if topology.schedule in ("file", "one-peer-exponential") else f" on {topology.graph}"
+    if isinstance(schedule, InStep):
+        return _directed(run, schedule, topology.schedule + base)
     whole = schedules.union(schedule, experiment.iterations)
     degrees = [whole.degree(i) for i in range(schedule.n_agents)]
-    base = "" if topology.schedule in ("file", "one-peer-exponential") else f" on {topology.graph}"
     looked = "" if n_rounds == experiment.iterations else f" (in the first {n_rounds} rounds)"
     try:
         n_window = schedules.connectivity_window(schedule, n_rounds)
@@ -425,6 +434,27 @@ def _network(run: Run) -> str:
     note = (
         "Over the whole run. The links of any window of rounds, put together, connect all peers; "
         "the mixing rate is what averaging alone is sure to leave of the disagreement."
+    )
+    return _section("Network", _table(["", ""], rows) + f"<p>{escape(note)}</p>")
+
+
+def _directed(run: Run, schedule: InStep, name: str) -> str:
+    whole, agents = schedule.links, range(schedule.n_agents)
+    try:
+        n_wakings = str(wakings_to_connect(schedule.outlets, tuple(agents), run.experiment.iterations))
+    except TopologyError:
+        n_wakings = "none: not all peers are connected"
+    out, into = ([len(way(i)) for i in agents] for way in (whole.out_neighbors, whole.in_neighbors))
+    rows = [
+        ["schedule", name],
+        ["links, each of one direction", str(len(whole.arcs))],
+        ["neighbors that a peer pushes to", f"{min(out)} to {max(out)}"],
+        ["neighbors that push to a peer", f"{min(into)} to {max(into)}"],
+        ["wakings until strongly connected", n_wakings],
+    ]
+    note = (
+        "Among the initial members: with others, links follow their sorted ids. "
+        "By what all push in so many first wakings, everybody reaches everybody."
     )
     return _section("Network", _table(["", ""], rows) + f"<p>{escape(note)}</p>")
 

@@ -135,6 +135,12 @@ def share_bytes(form: Format) -> int:
     return len(header) + 2 * len(PARTS) + 2 * form.n_parameters * DTYPES[form.dtype].itemsize
 
 
+def flow_bytes(form: Format) -> int:
+    """Bytes of a flow, about: header, v and the sums."""
+    v, sums = np.zeros(form.n_parameters), np.zeros(form.n_parameters + N_SCALARS)
+    return sum(map(len, encode(Flow(form.n_agents, 2**62, (1, 1_000), v, sums), form)))
+
+
 def _raw(vector: Vector, dtype: str) -> memoryview:
     return np.ascontiguousarray(vector, dtype=DTYPES[dtype]).data.cast("B")
 
@@ -256,7 +262,7 @@ def _view(fields: _Fields, sender: int, form: Format) -> View:
 
 def _standing(row: list[object]) -> Standing | None:
     """A standing, every field checked; None for what is none."""
-    bounds = ((0, MAX_INCARNATION), (-1, MAX_INCARNATION), (0, MAX_ROUND), None, *[(0, MAX_ROUND)] * 4, None)
+    bounds = ((1, MAX_INCARNATION), (-1, MAX_INCARNATION), (0, MAX_ROUND), None, *[(0, MAX_ROUND)] * 4, None)
     if len(row) != len(bounds):
         return None
     for value, bound in zip(row, bounds, strict=True):

@@ -259,6 +259,20 @@ def test_a_schedule_from_a_file_is_read_from_its_copy(tmp_path: Path) -> None:
     assert report.repeating(report.read(tmp_path)).endswith(" --set topology.path=schedule.jsonl")
 
 
+def test_links_without_rounds_have_a_direction(tmp_path: Path) -> None:
+    topology = {"schedule": "file", "path": str(tmp_path / "gone.jsonl")}
+    write_run(tmp_path, topology=topology, run={"mode": "async"})
+    (tmp_path / "schedule.jsonl").write_text('{"n": 0, "arcs": [[0, 1], [0, 2]]}\n{"n": 1, "arcs": [[2, 1], [1, 0]]}\n')
+    found = page(tmp_path)
+    network = found.table("schedule")
+    assert network["schedule"] == ["file"]
+    assert network["links, each of one direction"] == ["4"]
+    assert network["neighbors that a peer pushes to"] == ["1 to 2"]
+    assert network["neighbors that push to a peer"] == ["1 to 2"]
+    assert network["wakings until strongly connected"] == ["2"]
+    assert "mixing rate" not in network
+
+
 # refusals
 
 
