@@ -198,7 +198,7 @@ class AsyncLife:
         loop, patience_s = asyncio.get_running_loop(), self.experiment.run.patience_s
         began_s = loop.time()
         if not await self.host.together(0, lambda: self.membership.missing, began_s + patience_s):
-            raise NeighborsLate(0, self.membership.missing, loop.time() - began_s)
+            raise NeighborsLate(0, self.membership.missing, loop.time() - began_s, "first epoch")
         self.host.event("ready", samples=self.membership.n_samples_total)
 
     async def begin(self) -> tuple[Problem, MLP]:

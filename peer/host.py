@@ -246,22 +246,8 @@ class Host:
 
     @property
     def resumes(self) -> bool:
-        """Whether there is a checkpoint to go on from.
-
-        Before it says anything that counts a peer writes `initial.npz`, and a checkpoint if it ever
-        does: a process that got no further is followed by one that starts from the beginning.
-
-        Raises
-        ------
-        ConfigError
-            The peer has begun, and there is none.
-        """
-        if not self.assignment.resume:
-            return False
-        if not self.checkpoint_path.exists() and self.initial_path.exists():
-            begun = f"{self.folder}: expected a checkpoint, for this peer has begun; found none"
-            raise ConfigError("--resume", begun)
-        return self.checkpoint_path.exists()
+        """Whether there is a checkpoint to go on from."""
+        return self.assignment.resume and self.checkpoint_path.exists()
 
     def event(self, kind: str, **facts: object) -> None:
         """Journal something that happened."""

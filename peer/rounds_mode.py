@@ -18,7 +18,7 @@ import numpy as np
 from peer import agent, checkpoint, config, npz
 from peer.arrays import DTYPES
 from peer.checkpoint import Checkpoint
-from peer.errors import NeighborLeft, NeighborsLate, ProtocolError
+from peer.errors import ConfigError, NeighborLeft, NeighborsLate, ProtocolError
 from peer.host import DONE, INTERRUPTED, Host
 from peer.messages import Message
 from peer.optim.models import MLP
@@ -60,9 +60,9 @@ class RoundsLife:
 
     def __init__(self, host: Host) -> None:
         self.host, self.experiment, self.me = host, host.experiment, host.me
-        ground, run_id = host.assignment.ground, self.experiment.run_id
+        ground = host.assignment.ground
         self.neighbors = ground.union[self.me]
-        self.last = checkpoint.load(host.checkpoint_path, run_id, host.digest, self.me) if host.resumes else None
+        self.last = self._last_checkpoint()
         self.greeted: set[PeerId] = set()
         self.state: agent.State | None = None
         self.solve_s = math.inf
@@ -71,6 +71,20 @@ class RoundsLife:
         self.rounds = self.session.rounds
         host.write_on(self.rounds.n)
         host.event("start", id=self.me, n=self.rounds.n, samples=host.shard.n_samples, neighbors=self.neighbors)
+
+    def _last_checkpoint(self) -> Checkpoint | None:
+        """The checkpoint to go on from; None where this peer has yet to begin.
+
+        Before its first share a peer writes `initial.npz`, and a checkpoint if it ever does: a
+        process that got no further is followed by one that starts from the beginning.
+        """
+        host = self.host
+        if host.resumes:
+            return checkpoint.load(host.checkpoint_path, self.experiment.run_id, host.digest, self.me)
+        if host.assignment.resume and host.initial_path.exists():
+            begun = f"{host.folder}: expected a checkpoint, for this peer has begun its rounds; found none"
+            raise ConfigError("--resume", begun)
+        return None
 
     # ---- connections and messages ----------------------------------------------------------
 

@@ -138,7 +138,7 @@ def test_torn_and_foreign_checkpoints_are_refused_and_stay(lab: Lab) -> None:
     assert path.read_bytes() == whole
     path.unlink()
     line = refusal(lab.run("run", experiment, "--id", "1", "--out", "out", "--resume"), 2)
-    assert "has begun; found none" in line
+    assert "has begun its rounds; found none" in line
 
 
 def test_whoever_gave_up_can_be_resumed_and_finds_those_who_were_done(lab: Lab) -> None:
