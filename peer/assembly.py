@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias, final
+from typing import Final, TypeAlias, final
 
 from peer.agent import State
 from peer.arrays import Vector
@@ -26,6 +26,10 @@ from peer.roster import disagreement
 from peer.waking import source
 from topology import PeerId
 from topology.outlets import Outlets
+
+KNOCK_S: Final = 2.0
+"""How long it is tried to reach one of those that have gone, before it is the next one's turn: a connection and a
+view take a small part of it, and it is longer than the longest pause between two attempts to connect."""
 
 Outgoing: TypeAlias = Sequence[tuple[PeerId, Message]]
 """Messages with their receivers, in the order in which to send them."""
@@ -100,6 +104,16 @@ class Assembly:
         """
         members, known = self.membership.members, tuple(sorted(self.membership.standings))
         return frozenset(self.outlets.out_neighbors(members, self.me) + self.outlets.out_neighbors(known, self.me))
+
+    def knocks_at(self, now: float) -> tuple[PeerId, ...]:
+        """One of those that have gone, each in its turn, to see whether it is back; none where nobody has.
+
+        For who would be a neighbor may be gone for good: then nothing else leads to the other side of
+        a network that was divided.
+        """
+        standings = sorted(self.membership.standings.items())
+        gone = [j for j, standing in standings if j != self.me and not standing.is_member]
+        return (gone[int(now / KNOCK_S) % len(gone)],) if gone else ()
 
     @property
     def senders(self) -> tuple[PeerId, ...]:

@@ -78,9 +78,13 @@ class AsyncLife:
     # ---- links -----------------------------------------------------------------------------
 
     def link(self) -> None:
-        """Keep connections to the out-neighbors of the view, to who lets this peer in, and to who was refused."""
+        """Keep connections to the out-neighbors of the view, to who lets this peer in, and to who was refused.
+
+        And to one of those that have gone, in turn.
+        """
         contact = self.host.assignment.contact if not self.membership.began else None
-        wanted = {*self.assembly.receivers, *self.callers, *([contact[0]] if contact else [])}
+        knocked_at = self.assembly.knocks_at(time.monotonic())
+        wanted = {*self.assembly.receivers, *knocked_at, *self.callers, *([contact[0]] if contact else [])}
         addresses = {j: contact[1] if contact and contact[0] == j else self.address_of(j) for j in wanted}
         for j in [j for j, address in self.linked.items() if addresses.get(j) != address]:
             del self.linked[j]

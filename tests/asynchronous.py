@@ -344,9 +344,9 @@ class Peer:
         return QUEUE_MESSAGES
 
     def link(self) -> None:
-        """Keep connections to the out-neighbors of the view, and to who lets this peer in."""
+        """Keep connections to the out-neighbors of the view, to who lets this peer in, and to one of the gone."""
         contact = {self.contact} if self.contact is not None and not self.membership.began else set()
-        wanted = {*self.assembly.receivers, *contact}
+        wanted = {*self.assembly.receivers, *self.assembly.knocks_at(self.now), *contact}
         for j in sorted(self.linked - wanted):
             self.linked.remove(j)
             self.run.network.shut(self.me, j)

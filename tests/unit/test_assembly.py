@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from peer.agent import State
-from peer.assembly import Assembly, Outgoing
+from peer.assembly import KNOCK_S, Assembly, Outgoing
 from peer.errors import DisagreementError, ProtocolError
 from peer.flows import Flows
 from peer.membership import Membership
@@ -211,3 +211,17 @@ def test_who_leaves_says_why_and_is_a_member_no_more() -> None:
     opening = b.opening
     assert opening is not None
     assert opening.n_samples == 20
+
+
+def test_who_has_gone_is_knocked_at_in_turn() -> None:
+    """A ring 0 1 2 3 without 1 and 3: neither 0 nor 2 has a neighbor, were all there, that leads to the other."""
+    a = assembly(0, 4, outlets=Outlets("static", "ring"))
+    assert a.knocks_at(0.0) == ()
+    for j in (1, 2, 3):
+        a.membership.standings[j] = replace(a.membership.standings[j], generation=2)
+    assert a.receivers == {1, 3}
+    knocked_at = [a.knocks_at(KNOCK_S * turn) for turn in range(6)]
+    assert set(knocked_at) == {(1,), (2,), (3,)}
+    assert knocked_at[:3] == knocked_at[3:]
+    a.membership.leave()
+    assert (0,) not in {a.knocks_at(KNOCK_S * turn) for turn in range(4)}
