@@ -119,9 +119,8 @@ class AsyncLife:
     # ---- messages --------------------------------------------------------------------------
 
     def say(self, messages: Sequence[tuple[PeerId, Message]]) -> None:
-        """Send; a flow for which there is no room now is made anew when there is, a view is said again anyway."""
-        for j in self.host.say(messages):
-            self.flows.repeat([j])
+        """Send; what there is no room for now is made anew when there is."""
+        self.assembly.found_no_room(self.host.say(messages))
 
     @property
     def queue_messages(self) -> int:

@@ -373,16 +373,17 @@ class Peer:
     # ---- messages --------------------------------------------------------------------------
 
     def say(self, messages: Outgoing) -> None:
-        """Send; a flow for which there is no room now is made anew when there is, a view is said again anyway."""
-        failed: set[PeerId] = set()
+        """Send; what there is no room for now is made anew when there is."""
+        failed: list[tuple[PeerId, Message]] = []
+        unreachable: set[PeerId] = set()
         last: Message | None = None
         for j, message in messages:
             if message is not last:  # the same to several peers is encoded once
                 last, name, frames = message, _shown(message), wire.encode(message, self.form)
-            if j not in failed and not self.run.network.send(self.me, j, name, frames):
-                failed.add(j)
-        for j in failed:
-            self.flows.repeat([j])
+            if j in unreachable or not self.run.network.send(self.me, j, name, frames):
+                unreachable.add(j)
+                failed.append((j, message))
+        self.assembly.found_no_room(failed)
 
     def take(self, frames: list[bytes], sender: PeerId, whole: bool) -> None:
         """Take in one message, or drop it."""

@@ -225,3 +225,42 @@ def test_who_has_gone_is_knocked_at_in_turn() -> None:
     assert knocked_at[:3] == knocked_at[3:]
     a.membership.leave()
     assert (0,) not in {a.knocks_at(KNOCK_S * turn) for turn in range(4)}
+
+
+def kinds(messages: Outgoing) -> list[str]:
+    return [f"{type(message).__name__} {j}" for j, message in messages]
+
+
+def test_on_a_full_link_a_flow_and_a_view_wait_and_who_waited_longer_goes_first() -> None:
+    """Else a slow link carries flows only, and its sender is taken for lost; or views only."""
+    a, _, _ = three()
+    assert kinds(a.tick(1.0)[1]) == ["View 1"]
+    a.push(0, V, 1.0)
+    a.found_no_room(a.unsent())
+    assert a.gossip() == []
+    a.push(1, V, 1.0)
+    first = a.unsent()
+    assert kinds(first) == ["Flow 1", "View 1"]
+    a.found_no_room(first[1:])
+    assert a.gossip() == []  # it waits already
+    a.flows.repeat([1])
+    second = a.unsent()
+    assert kinds(second) == ["View 1", "Flow 1"]
+    a.found_no_room(second)
+    assert kinds(a.unsent()) == ["View 1", "Flow 1"]
+    assert a.unsent() == []
+
+
+def test_what_waits_for_a_link_goes_with_it() -> None:
+    a, _, _ = three()
+    a.found_no_room(a.gossip())
+    a.disconnected(1)
+    assert a.unsent() == []
+    a.found_no_room([(1, a.membership.view({}))])
+    assert kinds(a.connected(1)) == ["View 1"]
+
+
+def test_the_last_words_wait_for_nobody() -> None:
+    a, _, _ = three()
+    a.found_no_room(a.gossip())
+    assert kinds(a.part("interrupted")) == ["View 1", "Bye 1"]
