@@ -115,7 +115,7 @@ class RoundsLife:
 
     def say(self, messages: Outgoing) -> bool:
         """Send; whether all was sent. A share that is not will be when its connection is up again."""
-        failed = self.host.say(messages)
+        failed = {j for j, _ in self.host.say(messages)}
         for j in failed:
             self.disconnected(j)
             self.host.transport.reconnect(j)

@@ -11,7 +11,7 @@ from threadpoolctl import threadpool_limits
 
 from peer import config, settings
 from peer.agent import Clipping
-from tests import network
+from tests import synchronous
 from tests.integration.lab import Lab, flat
 
 PEERS, ROUNDS = 5, 25
@@ -52,9 +52,9 @@ def test_sockets_and_simulation_agree_to_the_last_bit(lab: Lab, case: dict[str, 
     total = sum(shard.n_samples for shard in shards)
     w = config.initial_of(found, 0).vector(model, found.seed)
     for seed in (1, 2):
-        simulated = network.Network(
+        simulated = synchronous.Run(
             replace(
-                network.scenario(seed),  # for its weather
+                synchronous.scenario(seed),  # for its weather
                 schedule=config.schedule_of(found),
                 n_rounds=ROUNDS,
                 dtype=found.transport.wire_dtype,
