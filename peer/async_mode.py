@@ -79,9 +79,13 @@ class AsyncLife:
     # ---- links -----------------------------------------------------------------------------
 
     def link(self) -> None:
-        """Keep connections to the out-neighbors of the view, to who lets this peer in, and to who was refused."""
+        """Keep connections to the out-neighbors of the view, to who lets this peer in, and to who was refused.
+
+        And to one of those that have gone, in turn.
+        """
         contact = self.host.assignment.contact if not self.membership.began else None
-        wanted = {*self.assembly.receivers, *self.callers, *([contact[0]] if contact else [])}
+        knocked_at = self.assembly.knocks_at(time.monotonic())
+        wanted = {*self.assembly.receivers, *knocked_at, *self.callers, *([contact[0]] if contact else [])}
         addresses = {j: contact[1] if contact and contact[0] == j else self.address_of(j) for j in wanted}
         for j in [j for j, address in self.linked.items() if addresses.get(j) != address]:
             del self.linked[j]
@@ -116,9 +120,8 @@ class AsyncLife:
     # ---- messages --------------------------------------------------------------------------
 
     def say(self, messages: Sequence[tuple[PeerId, Message]]) -> None:
-        """Send; a flow for which there is no room now is made anew when there is, a view is said again anyway."""
-        for j in self.host.say(messages):
-            self.flows.repeat([j])
+        """Send; what there is no room for now is made anew when there is."""
+        self.assembly.found_no_room(self.host.say(messages))
 
     @property
     def queue_messages(self) -> int:
