@@ -32,6 +32,7 @@ def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
             {i: public for i, (public, _) in PAIRS.items()},
         )
     assert list(keys.read(tmp_path / "keys", 0, 3)[1]) == [0, 1, 2], "no more than there are peers"
+    assert list(keys.read(tmp_path / "keys", 5, 3, newcomers=True)[1]) == list(PAIRS), "whoever may come"
 
 
 def test_secrets_are_for_their_owner_only(tmp_path: Path) -> None:
