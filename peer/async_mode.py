@@ -306,27 +306,31 @@ class AsyncLife:
         assembly, flows, transport, state = self.assembly, self.flows, self.host.transport, self.state
         assert state is not None
         began_s, news, n_agents, slept_s = time.monotonic(), flows.news, len(flows.members), assembly.pace.woke_s
-        theirs, phi = flows.absorb(), flows.phi
+        with np.errstate(all="ignore"):  # as in `Host.compute`
+            theirs, phi = flows.absorb(), flows.phi
         rule, is_new = config.step_of(self.experiment), self.is_new and bool(theirs)
         woken = await self.host.compute(waking.wake, problem, state, flows.mass.high, theirs, n_agents, rule, is_new)
         self.is_new = self.is_new and not theirs
         self.state = woken.state
-        flows.track(woken.source)
+        seen, solution = woken.seen, woken.solution
+        with np.errstate(all="ignore"):
+            flows.track(woken.source)
+            residual = problem.stationarity(seen.w, n_agents * seen.y)
+            disagreement = float(np.sum((self.state.w - woken.v) ** 2))
         now = time.monotonic()
         assembly.pace.woke(began_s, now, news)
         receivers = assembly.push(state.n, woken.v, now)
         assembly.woke(self.state)
         self.say(assembly.unsent())
         self.say(assembly.spread())
-        seen, solution = woken.seen, woken.solution
         (sent, received), self.counted_bytes = self.counted_bytes, (transport.bytes_sent, transport.bytes_received)
         self.host.journal.round(
             iteration=state.n,
             time_s=now - self.host.began_s,
             objective_local=seen.value,
             objective_estimate=n_agents * seen.objective + problem.regularizer.value(seen.w),
-            residual=problem.stationarity(seen.w, n_agents * seen.y),
-            disagreement=float(np.sum((self.state.w - woken.v) ** 2)),
+            residual=residual,
+            disagreement=disagreement,
             alpha=seen.alpha,
             tau=problem.surrogate.tau,
             solver=solution.method if solution else "none",
