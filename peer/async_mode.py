@@ -17,7 +17,7 @@ from typing import Final, final
 
 import numpy as np
 
-from peer import agent, checkpoint, config, npz, waking
+from peer import agent, checkpoint, config, journal, npz, waking
 from peer.assembly import Opening
 from peer.errors import DisagreementError, NeighborsLate
 from peer.host import DONE, INTERRUPTED, Host
@@ -68,19 +68,25 @@ class AsyncLife:
         self.state: agent.State | None = None
         self.callers: dict[PeerId, tuple[float, str]] = {}
         self.linked: dict[PeerId, str] = {}
+        self.counted_bytes = 0, 0
         self.is_new = host.assignment.contact is not None and self.last is None
         self.is_over = False
         n = 0 if self.last is None else int(self.last.agent["n"])
         host.write_on(n)
         self.link()
-        host.event("start", id=self.me, n=n, samples=host.shard.n_samples, neighbors=sorted(self.linked))
+        samples, neighbors, clock_s = host.shard.n_samples, sorted(self.linked), round(time.time(), 3)
+        host.event("start", id=self.me, n=n, samples=samples, neighbors=neighbors, clock_s=clock_s)
 
     # ---- links -----------------------------------------------------------------------------
 
     def link(self) -> None:
-        """Keep connections to the out-neighbors of the view, to who lets this peer in, and to who was refused."""
+        """Keep connections to the out-neighbors of the view, to who lets this peer in, and to who was refused.
+
+        And to one of those that have gone, in turn.
+        """
         contact = self.host.assignment.contact if not self.membership.began else None
-        wanted = {*self.assembly.receivers, *self.callers, *([contact[0]] if contact else [])}
+        knocked_at = self.assembly.knocks_at(time.monotonic())
+        wanted = {*self.assembly.receivers, *knocked_at, *self.callers, *([contact[0]] if contact else [])}
         addresses = {j: contact[1] if contact and contact[0] == j else self.address_of(j) for j in wanted}
         for j in [j for j, address in self.linked.items() if addresses.get(j) != address]:
             del self.linked[j]
@@ -115,9 +121,8 @@ class AsyncLife:
     # ---- messages --------------------------------------------------------------------------
 
     def say(self, messages: Sequence[tuple[PeerId, Message]]) -> None:
-        """Send; a flow for which there is no room now is made anew when there is, a view is said again anyway."""
-        for j in self.host.say(messages):
-            self.flows.repeat([j])
+        """Send; what there is no room for now is made anew when there is."""
+        self.assembly.found_no_room(self.host.say(messages))
 
     @property
     def queue_messages(self) -> int:
@@ -165,6 +170,7 @@ class AsyncLife:
             lost, messages = self.assembly.tick(now, since_s is None or now - since_s < departure_s)
             for j in lost:
                 self.host.event("lost", peer=j, silent_s=departure_s)
+                self.host.assignment.tell(f"peer {j} has made no progress for {departure_s:g} s, and counts as gone")
             self.link()
             self.say([*messages, *self.assembly.unsent()])
             self.host.changed.set()
@@ -259,6 +265,8 @@ class AsyncLife:
         self.link()
         members, samples = opening.members, opening.n_samples
         self.host.event("epoch", n=state.n, epoch=opening.epoch, members=members, samples=samples)
+        named = journal.ranges(members)
+        self.host.assignment.tell(f"{self.host.where(state.n)}: a new epoch, members {named}, {samples} samples")
         return problem
 
     async def rest(self) -> bool:
@@ -282,7 +290,6 @@ class AsyncLife:
         """
         assembly, flows, transport, state = self.assembly, self.flows, self.host.transport, self.state
         assert state is not None
-        sent, received = transport.bytes_sent, transport.bytes_received
         began_s, news, n_agents, slept_s = time.monotonic(), flows.news, len(flows.members), assembly.pace.woke_s
         theirs, phi = flows.absorb(), flows.phi
         rule, is_new = config.step_of(self.experiment), self.is_new and bool(theirs)
@@ -297,6 +304,7 @@ class AsyncLife:
         self.say(assembly.unsent())
         self.say(assembly.spread())
         seen, solution = woken.seen, woken.solution
+        (sent, received), self.counted_bytes = self.counted_bytes, (transport.bytes_sent, transport.bytes_received)
         self.host.journal.round(
             iteration=state.n,
             time_s=now - self.host.began_s,

@@ -259,17 +259,17 @@ class Host:
         """A neighbor does not know this peer's key."""
         self.journal.once("refused", j, time.monotonic() - self.began_s, peer=j, problem="it does not know our key")
 
-    def say(self, messages: Sequence[tuple[PeerId, Message]]) -> set[PeerId]:
-        """Send in this order; the peers to which not all was sent, for their connection is down or full."""
-        failed: set[PeerId] = set()
+    def say(self, messages: Sequence[tuple[PeerId, Message]]) -> list[tuple[PeerId, Message]]:
+        """Send in this order; those that were not, for the connection to a peer is down or full."""
+        failed: list[tuple[PeerId, Message]] = []
+        unreachable: set[PeerId] = set()
         last, packed = None, self.transport.pack([])
         for j, message in messages:
-            if j in failed:
-                continue
-            if message is not last:  # the same to several neighbors is encoded once
+            if message is not last and j not in unreachable:  # the same to several neighbors is encoded once
                 last, packed = message, self.transport.pack(wire.encode(message, self.form))
-            if not self.transport.send(j, packed):
-                failed.add(j)
+            if j in unreachable or not self.transport.send(j, packed):
+                unreachable.add(j)
+                failed.append((j, message))
         return failed
 
     async def listen(self, goes_on: Callable[[], bool] = lambda: True) -> None:

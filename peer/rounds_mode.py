@@ -115,7 +115,7 @@ class RoundsLife:
 
     def say(self, messages: Outgoing) -> bool:
         """Send; whether all was sent. A share that is not will be when its connection is up again."""
-        failed = self.host.say(messages)
+        failed = {j for j, _ in self.host.say(messages)}
         for j in failed:
             self.disconnected(j)
             self.host.transport.reconnect(j)
@@ -267,12 +267,13 @@ class RoundsLife:
         """When the shares of all neighbors of the round were here, and the state after it."""
         weights = metropolis(self.host.assignment.ground.schedule.graph(state.n), self.me)
         rule, dtype = config.step_of(self.experiment), DTYPES[self.experiment.transport.wire_dtype]
+        clipping = config.clipping_of(self.experiment, self.neighbors)
         while True:
             await self.wait_for_neighbors()
             waited, shares = time.monotonic(), self.rounds.shares()
             try:
                 return waited, await self.host.compute(
-                    agent.absorb, problem, state, proposal, shares, weights, rule, dtype
+                    agent.absorb, problem, state, proposal, shares, weights, rule, dtype, clipping
                 )
             except ProtocolError as error:
                 if error.sender is None:

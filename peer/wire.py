@@ -11,7 +11,7 @@ that comes after it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from reprlib import repr as shown
 from typing import Any, Final, TypeAlias, TypeVar, cast, final
 
@@ -111,7 +111,7 @@ def encode(message: Message, form: Format) -> list[Frame]:
         header |= {"kind": "flow", "epoch": message.epoch, "stamp": message.stamp, "dtype": form.dtype}
         return [msgpack.packb(header), _raw(message.v, form.dtype), _raw(message.sums, SUMS_DTYPE)]
     if isinstance(message, View):
-        standings = {j: astuple(standing) for j, standing in message.standings.items()}
+        standings = {j: list(vars(standing).values()) for j, standing in message.standings.items()}  # astuple copies
         header |= {"kind": "view", "settings": dict(message.settings), "n_classes": message.n_classes}
         return [msgpack.packb(header | {"standings": standings})]
     if isinstance(message, Bye):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from peer.agent import State
-from peer.assembly import Assembly, Outgoing
+from peer.assembly import KNOCK_S, Assembly, Outgoing
 from peer.errors import DisagreementError, ProtocolError
 from peer.flows import Flows
 from peer.membership import Membership
@@ -211,3 +211,56 @@ def test_who_leaves_says_why_and_is_a_member_no_more() -> None:
     opening = b.opening
     assert opening is not None
     assert opening.n_samples == 20
+
+
+def test_who_has_gone_is_knocked_at_in_turn() -> None:
+    """A ring 0 1 2 3 without 1 and 3: neither 0 nor 2 has a neighbor, were all there, that leads to the other."""
+    a = assembly(0, 4, outlets=Outlets("static", "ring"))
+    assert a.knocks_at(0.0) == ()
+    for j in (1, 2, 3):
+        a.membership.standings[j] = replace(a.membership.standings[j], generation=2)
+    assert a.receivers == {1, 3}
+    knocked_at = [a.knocks_at(KNOCK_S * turn) for turn in range(6)]
+    assert set(knocked_at) == {(1,), (2,), (3,)}
+    assert knocked_at[:3] == knocked_at[3:]
+    a.membership.leave()
+    assert (0,) not in {a.knocks_at(KNOCK_S * turn) for turn in range(4)}
+
+
+def kinds(messages: Outgoing) -> list[str]:
+    return [f"{type(message).__name__} {j}" for j, message in messages]
+
+
+def test_on_a_full_link_a_flow_and_a_view_wait_and_who_waited_longer_goes_first() -> None:
+    """Else a slow link carries flows only, and its sender is taken for lost; or views only."""
+    a, _, _ = three()
+    assert kinds(a.tick(1.0)[1]) == ["View 1"]
+    a.push(0, V, 1.0)
+    a.found_no_room(a.unsent())
+    assert a.gossip() == []
+    a.push(1, V, 1.0)
+    first = a.unsent()
+    assert kinds(first) == ["Flow 1", "View 1"]
+    a.found_no_room(first[1:])
+    assert a.gossip() == []  # it waits already
+    a.flows.repeat([1])
+    second = a.unsent()
+    assert kinds(second) == ["View 1", "Flow 1"]
+    a.found_no_room(second)
+    assert kinds(a.unsent()) == ["View 1", "Flow 1"]
+    assert a.unsent() == []
+
+
+def test_what_waits_for_a_link_goes_with_it() -> None:
+    a, _, _ = three()
+    a.found_no_room(a.gossip())
+    a.disconnected(1)
+    assert a.unsent() == []
+    a.found_no_room([(1, a.membership.view({}))])
+    assert kinds(a.connected(1)) == ["View 1"]
+
+
+def test_the_last_words_wait_for_nobody() -> None:
+    a, _, _ = three()
+    a.found_no_room(a.gossip())
+    assert kinds(a.part("interrupted")) == ["View 1", "Bye 1"]
