@@ -192,7 +192,8 @@ def run(
     if transport.security == "curve":
         if not transport.keys:
             raise ConfigError("transport.keys", f"expected a folder that `peer keys DIR --peers {what.peers}` wrote")
-        secret, public = keys.read(keys.folder_of(transport.keys, me), me, what.peers)
+        folder_of_keys, elastic = keys.folder_of(transport.keys, me), what.run.mode == "async"
+        secret, public = keys.read(folder_of_keys, me, what.peers, newcomers=elastic)
         pair = Keys(secret, public_of(secret), public)
     elif not all(map(is_loopback, (*transport.addresses, listens, *([contact[1]] if contact else [])))):
         raise ConfigError("transport.security", "expected curve: none is for addresses of the loopback only")
