@@ -9,7 +9,6 @@ all initial members are waited for until `patience_s`, a newcomer for one that l
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import fields, replace
@@ -70,7 +69,7 @@ class AsyncLife:
         self.linked: dict[PeerId, str] = {}
         self.counted_bytes = 0, 0
         self.is_new = host.assignment.contact is not None and self.last is None
-        self.is_over = False
+        self.is_over = self.has_company = False
         n = 0 if self.last is None else int(self.last.agent["n"])
         host.write_on(n)
         self.link()
@@ -150,6 +149,7 @@ class AsyncLife:
             if isinstance(message, View) and self.began:
                 self.answer(message)
             raise
+        self.has_company = self.has_company or isinstance(message, View)
         if self.assembly.has_news:
             self.link()
             self.host.soon(lambda: self.say(self.assembly.spread()))
@@ -194,7 +194,7 @@ class AsyncLife:
             raise failed.exceptions[0] from None
 
     async def meet(self) -> None:
-        """Wait until the sample counts of all members are known.
+        """Wait until the sample counts of all members are known, and one that returns for a word of any of them.
 
         Raises
         ------
@@ -202,10 +202,25 @@ class AsyncLife:
             Names those that did not come.
         """
         loop, patience_s = asyncio.get_running_loop(), self.experiment.run.patience_s
-        began_s = loop.time()
-        if not await self.host.together(0, lambda: self.membership.missing, began_s + patience_s):
-            raise NeighborsLate(0, self.membership.missing, loop.time() - began_s, "first epoch")
+        began_s, n = loop.time(), int(self.last.agent["n"]) if self.last is not None else 0
+        if not await self.host.together(n, lambda: self.absentees, began_s + patience_s):
+            where = "first epoch" if self.last is None else f"waking {n}"
+            raise NeighborsLate(n, self.absentees, loop.time() - began_s, where)
         self.host.event("ready", samples=self.membership.n_samples_total)
+
+    @property
+    def absentees(self) -> tuple[PeerId, ...]:
+        """For whom this peer waits before it begins.
+
+        One that returns when the others are done, or cannot be reached, is not to find them all lost, and to
+        go on with its own data alone.
+        """
+        membership = self.membership
+        others = tuple(j for j in membership.members if j != self.me)
+        done = all(membership.standings[j].done == membership.epoch for j in others)
+        if self.last is None or self.has_company or done:
+            return membership.missing
+        return others
 
     async def begin(self) -> tuple[Problem, MLP]:
         """The problem of the members met, and the first state.
@@ -318,7 +333,7 @@ class AsyncLife:
             solver_residual=solution.residual if solution else 0.0,
             solver_iterations=solution.iterations if solution else 0,
             solve_s=now - began_s,
-            wait_s=max(0.0, began_s - slept_s) if math.isfinite(slept_s) else 0.0,
+            wait_s=max(0.0, began_s - slept_s) if slept_s > self.host.began_s else 0.0,  # it has woken before
             bytes_sent=transport.bytes_sent - sent,
             bytes_received=transport.bytes_received - received,
             neighbors=receivers,
