@@ -192,12 +192,8 @@ def run(
     if transport.security == "curve":
         if not transport.keys:
             raise ConfigError("transport.keys", f"expected a folder that `peer keys DIR --peers {what.peers}` wrote")
-        folder_of_keys = keys.folder_of(transport.keys, me)
-        secret, public = keys.read(folder_of_keys, me, what.peers, newcomers=what.run.mode == "async")
-        if me not in public:
-            raise ConfigError(
-                "transport.keys", f"{folder_of_keys}: expected a key for peer {me} on the list, found none"
-            )
+        folder_of_keys, elastic = keys.folder_of(transport.keys, me), what.run.mode == "async"
+        secret, public = keys.read(folder_of_keys, me, what.peers, newcomers=elastic)
         pair = Keys(secret, public_of(secret), public)
     elif not all(map(is_loopback, (*transport.addresses, listens, *([contact[1]] if contact else [])))):
         raise ConfigError("transport.security", "expected curve: none is for addresses of the loopback only")

@@ -113,7 +113,7 @@ def _checked(secret: str, path: Path) -> str:
 
 
 def read(folder: Path, peer: PeerId, n_agents: int, newcomers: bool = False) -> tuple[str, dict[PeerId, str]]:
-    """Secret key of a peer, and the public keys of all; with `newcomers`, of any others on the list, too.
+    """Secret key of a peer, and the public keys of the first `n_agents`, or, with `newcomers`, of all on the list.
 
     A folder that only this peer sees may have its secret under the name OWN_NAME.
 
@@ -132,7 +132,7 @@ def read(folder: Path, peer: PeerId, n_agents: int, newcomers: bool = False) -> 
     except ValueError as error:
         raise ConfigError("transport.keys", f"{folder / PUBLIC_NAME}: expected TOML, found: {error}") from error
     public = {int(name): key for name, key in listed.items() if name.isascii() and name.isdigit()}
-    wanted = sorted({*range(n_agents), *(public if newcomers else ())})
+    wanted = sorted({*range(n_agents), peer, *public}) if newcomers else range(n_agents)
     for i in wanted:
         if not isinstance(public.get(i), str) or not Z85_KEY.fullmatch(public[i]):
             raise ConfigError("transport.keys", f"{folder / PUBLIC_NAME}: expected a key for peer {i}, found none")
