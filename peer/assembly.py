@@ -13,9 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias, final
-
-from topology.outlets import Outlets
+from typing import Final, TypeAlias, final
 
 from peer.agent import State
 from peer.arrays import Vector
@@ -27,6 +25,11 @@ from peer.pace import PHI_KEPT, Pace
 from peer.roster import disagreement
 from peer.waking import source
 from topology import PeerId
+from topology.outlets import Outlets
+
+KNOCK_S: Final = 2.0
+"""How long it is tried to reach one of those that have gone, before it is the next one's turn: a connection and a
+view take a small part of it, and it is longer than the longest pause between two attempts to connect."""
 
 Outgoing: TypeAlias = Sequence[tuple[PeerId, Message]]
 """Messages with their receivers, in the order in which to send them."""
@@ -84,6 +87,7 @@ class Assembly:
     has_news: bool = field(default=False, init=False)
     said_bye: dict[PeerId, str] = field(default_factory=dict, init=False)
     _connected: set[PeerId] = field(default_factory=set, init=False)
+    _owed: dict[PeerId, bool] = field(default_factory=dict, init=False)
 
     @property
     def me(self) -> PeerId:
@@ -102,6 +106,16 @@ class Assembly:
         members, known = self.membership.members, tuple(sorted(self.membership.standings))
         return frozenset(self.outlets.out_neighbors(members, self.me) + self.outlets.out_neighbors(known, self.me))
 
+    def knocks_at(self, now: float) -> tuple[PeerId, ...]:
+        """One of those that have gone, each in its turn, to see whether it is back; none where nobody has.
+
+        For who would be a neighbor may be gone for good: then nothing else leads to the other side of
+        a network that was divided.
+        """
+        standings = sorted(self.membership.standings.items())
+        gone = [j for j, standing in standings if j != self.me and not standing.is_member]
+        return (gone[int(now / KNOCK_S) % len(gone)],) if gone else ()
+
     @property
     def senders(self) -> tuple[PeerId, ...]:
         """All who may ever push to this peer while the view stays as it is."""
@@ -115,6 +129,7 @@ class Assembly:
     def disconnected(self, j: PeerId) -> None:
         """The connection to a peer is down; what was on it may be lost."""
         self._connected.discard(j)
+        self._owed.pop(j, None)
         self.flows.repeat([j])
 
     def is_connected(self, j: PeerId) -> bool:
@@ -159,10 +174,12 @@ class Assembly:
         return lost, self.gossip()
 
     def gossip(self) -> Outgoing:
-        """The view, to all whom this peer can reach."""
+        """The view, to all whom this peer can reach; where something waits for room already, it comes with `unsent`."""
         self.has_news = False
-        view = self.membership.view({})
-        return [(j, view) for j in sorted(self._connected)]
+        view, waiting = self.membership.view({}), self._connected & {*self._owed, *self.flows.unsent}
+        for j in waiting:
+            self._owed.setdefault(j, j in self.flows.unsent)
+        return [(j, view) for j in sorted(self._connected - waiting)]
 
     # ---- epochs and wakings ----------------------------------------------------------------
 
@@ -207,8 +224,26 @@ class Assembly:
         return chosen
 
     def unsent(self) -> Outgoing:
-        """The newest flows to all whom this peer can reach and to whom was pushed what none has carried yet."""
-        return [(j, self.flows.flow(j)) for j in self.flows.unsent if self.is_connected(j)]
+        """What waits for room, as new as it is now, to all whom this peer can reach: one flow and one view for each.
+
+        Of the two the one that has waited for longer comes first. On a slow link all flows would else
+        leave no place for views, and who is busy would be taken for lost; or views none for flows.
+        """
+        owed, self._owed = self._owed, {}
+        view, messages = self.membership.view({}), list[tuple[PeerId, Message]]()
+        for j in sorted(self._connected & {*owed, *self.flows.unsent}):
+            flows = [(j, self.flows.flow(j))] if j in self.flows.unsent else []
+            views = [(j, view)] if j in owed else []
+            messages += [*flows, *views] if owed.get(j) else [*views, *flows]
+        return messages
+
+    def found_no_room(self, messages: Outgoing) -> None:
+        """These messages could not be sent, for there was no room: they are unsent again."""
+        for j, message in messages:
+            if isinstance(message, Flow):
+                self.flows.repeat([j])
+            elif isinstance(message, View) and j in self._connected:
+                self._owed[j] = j in self.flows.unsent  # who failed before it has waited for longer
 
     # ---- the end ---------------------------------------------------------------------------
 
@@ -222,4 +257,5 @@ class Assembly:
         """Say goodbye: the run is over, or, with a reason, this peer leaves it."""
         if reason:
             self.membership.leave()
-        return [*self.gossip(), *((j, Bye(self.me, reason)) for j in sorted(self._connected))]
+        last_words: tuple[Message, ...] = self.membership.view({}), Bye(self.me, reason)
+        return [(j, message) for message in last_words for j in sorted(self._connected)]

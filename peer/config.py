@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -16,6 +17,7 @@ import msgspec
 import numpy as np
 
 from peer import npz, settings, shards
+from peer.agent import Clipping
 from peer.arrays import Vector
 from peer.assembly import Assembly
 from peer.checkpoint import Checkpoint, Moment
@@ -97,10 +99,10 @@ def ground(experiment: Experiment) -> Ground:
     if experiment.run.mode == "async":
         members = tuple(range(n_agents))
         try:
-            outlets.check_strongly_connected(linked, members, experiment.iterations)
+            outlets.wakings_to_connect(linked, members, experiment.iterations)
         except TopologyError as error:
             raise ConfigError("topology", str(error)) from error
-        text = "\n".join(outlets.lines(linked, n_agents, len(linked.replayed))) if from_file else ""
+        text = "\n".join(_lines_of(linked, experiment)) if from_file else ""
         each = (linked.of(members, i) for i in members)
         union = tuple(tuple(sorted({*one.out_neighbors, *one.in_neighbors})) for one in each)
         nothing = Static(Graph(n_agents, frozenset()))
@@ -276,6 +278,14 @@ def surrogate_of(experiment: Experiment, n_agents: int) -> Surrogate:
 def step_of(experiment: Experiment) -> StepRule:
     """(10), or a constant step."""
     return Diminishing(experiment.step.mu) if experiment.step.rule == "diminishing" else Constant()
+
+
+def clipping_of(experiment: Experiment, neighbors: tuple[PeerId, ...]) -> Clipping | None:
+    """How far the neighbors of an agent, all that it ever has, may pull it; None: as far as they like."""
+    radii = experiment.robustness
+    if not radii.clip_w:
+        return None
+    return Clipping(radii.clip_w / experiment.step.alpha, radii.clip_y, radii.clip_objective or math.inf, neighbors)
 
 
 # ---- first parameters ----------------------------------------------------------------------
@@ -580,23 +590,26 @@ def record(experiment: Experiment, ground: Ground, run_dir: Path) -> None:
     run_dir.mkdir(parents=True, exist_ok=True)
     software = {name: metadata.version(name) for name in SOFTWARE} | {"python": platform.python_version()}
     tree = msgspec.structs.replace(experiment, software=software)
-    lines = _lines(experiment, ground)
+    if experiment.run.mode == "async":
+        lines = _lines_of(ground.outlets, experiment)
+    else:
+        lines = schedules.lines(ground.schedule, experiment.iterations)
     npz.replace(run_dir / "schedule.jsonl", lambda file: file.writelines(f"{line}\n".encode() for line in lines))
     # last and at once: who finds it, finds everything
     npz.replace(run_dir / "experiment.toml", lambda file: file.write(settings.to_toml(tree).encode()))
 
 
 MOST_LINES, MOST_CHARACTERS = 1_000, 1 << 26
-"""Of `schedule.jsonl` without rounds: enough to see who pushes to whom, as such a run has no last waking."""
+"""Of `schedule.jsonl` without rounds, where links never repeat: enough to see them, as nobody knows the last waking."""
 
 
-def _lines(experiment: Experiment, ground: Ground) -> Iterator[str]:
-    if experiment.run.mode != "async":
-        yield from schedules.lines(ground.schedule, experiment.iterations)
-        return
+def _lines_of(linked: Outlets, experiment: Experiment) -> Iterator[str]:
+    """Who pushes to whom of the initial members: one period, or the first wakings."""
     room = MOST_CHARACTERS
-    for line in outlets.lines(ground.outlets, experiment.peers, min(experiment.iterations, MOST_LINES)):
+    for line in outlets.InStep(linked, experiment.peers).lines(
+        linked.period(experiment.peers) or min(experiment.iterations, MOST_LINES)
+    ):
+        if room < 0 and not linked.replayed:  # of a file all is kept, to be used in its place
+            return
         yield line
         room -= len(line)
-        if room < 0:
-            return

@@ -92,11 +92,13 @@ class NeighborsLate(PeerError, TimeoutError):  # noqa: N818  (the name is part o
         Peers it waits for.
     waited_s : float
         Seconds waited.
+    where : str
+        What waits, in words; the round where it is empty.
     """
 
-    def __init__(self, n: int, missing: Sequence[PeerId], waited_s: float) -> None:
+    def __init__(self, n: int, missing: Sequence[PeerId], waited_s: float, where: str = "") -> None:
         peers = ("peer " if len(missing) == 1 else "peers ") + ", ".join(map(str, missing))
-        super().__init__(f"round {n}: {peers} did not come within {waited_s:.1f} s")
+        super().__init__(f"{where or f'round {n}'}: {peers} did not come within {waited_s:.1f} s")
         self.n = n
         self.missing = tuple(missing)
         self.waited_s = waited_s

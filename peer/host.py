@@ -246,22 +246,8 @@ class Host:
 
     @property
     def resumes(self) -> bool:
-        """Whether there is a checkpoint to go on from.
-
-        Before it says anything that counts a peer writes `initial.npz`, and a checkpoint if it ever
-        does: a process that got no further is followed by one that starts from the beginning.
-
-        Raises
-        ------
-        ConfigError
-            The peer has begun, and there is none.
-        """
-        if not self.assignment.resume:
-            return False
-        if not self.checkpoint_path.exists() and self.initial_path.exists():
-            begun = f"{self.folder}: expected a checkpoint, for this peer has begun; found none"
-            raise ConfigError("--resume", begun)
-        return self.checkpoint_path.exists()
+        """Whether there is a checkpoint to go on from."""
+        return self.assignment.resume and self.checkpoint_path.exists()
 
     def event(self, kind: str, **facts: object) -> None:
         """Journal something that happened."""
@@ -273,17 +259,17 @@ class Host:
         """A neighbor does not know this peer's key."""
         self.journal.once("refused", j, time.monotonic() - self.began_s, peer=j, problem="it does not know our key")
 
-    def say(self, messages: Sequence[tuple[PeerId, Message]]) -> set[PeerId]:
-        """Send in this order; the peers to which not all was sent, for their connection is down or full."""
-        failed: set[PeerId] = set()
+    def say(self, messages: Sequence[tuple[PeerId, Message]]) -> list[tuple[PeerId, Message]]:
+        """Send in this order; those that were not, for the connection to a peer is down or full."""
+        failed: list[tuple[PeerId, Message]] = []
+        unreachable: set[PeerId] = set()
         last, packed = None, self.transport.pack([])
         for j, message in messages:
-            if j in failed:
-                continue
-            if message is not last:  # the same to several neighbors is encoded once
+            if message is not last and j not in unreachable:  # the same to several neighbors is encoded once
                 last, packed = message, self.transport.pack(wire.encode(message, self.form))
-            if not self.transport.send(j, packed):
-                failed.add(j)
+            if j in unreachable or not self.transport.send(j, packed):
+                unreachable.add(j)
+                failed.append((j, message))
         return failed
 
     async def listen(self, goes_on: Callable[[], bool] = lambda: True) -> None:

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Final, final
 
-from peer.errors import DisagreementError
+from peer.errors import DisagreementError, ProtocolError
 from peer.messages import Standing, View
 from topology import PeerId
 
@@ -29,6 +29,9 @@ DIGEST_BITS: Final = 20
 
 ASLEEP_S: Final = 2.0
 """An observer that did not look at the clock for so long was asleep (a laptop's lid, SIGSTOP) and blames nobody."""
+
+MAX_KNOWN: Final = 5_000
+"""Peers that ever took part: a view of so many still fits into a header, and into a quarter of a second."""
 
 CLASHES: Final = 3
 """Lives of this peer that it did not know of; more are no lost disk, but a second process with its id."""
@@ -64,6 +67,7 @@ class Membership:
     fresh: bool = True
     began: bool = field(default=False, init=False)
     standings: dict[PeerId, Standing] = field(default_factory=dict, init=False)
+    _agreed: tuple[int, tuple[PeerId, ...]] | None = field(default=None, init=False)
     _moved_s: dict[PeerId, float] = field(default_factory=dict, init=False)
     _ticked_s: float | None = field(default=None, init=False)
     _clashes: int = field(default=0, init=False)
@@ -77,21 +81,28 @@ class Membership:
         generation = before.generation + (not before.is_member)  # who was interrupted had left
         self.standings = {**standings, self.me: replace(self.own, generation=generation, n=before.n, done=before.done)}
         self.n_classes = max(self.n_classes, n_classes)
-        self.fresh = False
+        self.fresh, self._agreed = False, None
 
     # ---- what follows from it --------------------------------------------------------------
 
     @property
     def members(self) -> tuple[PeerId, ...]:
         """All that take part, ascending."""
-        return tuple(j for j, standing in sorted(self.standings.items()) if standing.is_member)
+        return self._of_the_view()[1]
 
     @property
     def epoch(self) -> int:
         """Number of the epoch: larger for every view that knows more, and another one for every other view."""
-        generations = [(j, standing.generation) for j, standing in sorted(self.standings.items())]
-        digest = int.from_bytes(blake2b(repr(generations).encode(), digest_size=8).digest(), "big")
-        return (sum(g for _, g in generations) << DIGEST_BITS) + digest % (1 << DIGEST_BITS)
+        return self._of_the_view()[0]
+
+    def _of_the_view(self) -> tuple[int, tuple[PeerId, ...]]:
+        """Epoch and members; every waking asks for them, and they seldom change."""
+        if self._agreed is None:
+            generations = [(j, standing.generation) for j, standing in sorted(self.standings.items())]
+            digest = int.from_bytes(blake2b(repr(generations).encode(), digest_size=8).digest(), "big")
+            epoch = (sum(g for _, g in generations) << DIGEST_BITS) + digest % (1 << DIGEST_BITS)
+            self._agreed = epoch, tuple(j for j, _ in generations if self.standings[j].is_member)
+        return self._agreed
 
     @property
     def missing(self) -> tuple[PeerId, ...]:
@@ -131,10 +142,14 @@ class Membership:
 
         Raises
         ------
+        ProtocolError
+            It knows of too many peers ("excess"); nothing was learned from it.
         DisagreementError
             A second process with this peer's id ("twin").
         """
         before = dict(self.standings)
+        if len(before.keys() | view.standings.keys()) > MAX_KNOWN:
+            raise ProtocolError("excess", f"expected a view that makes at most {MAX_KNOWN} peers known", view.sender)
         for j, theirs in view.standings.items():
             mine = self.standings.get(j)
             if j == self.me:
@@ -142,7 +157,7 @@ class Membership:
             elif mine is None or theirs.age > mine.age:
                 if mine is None or theirs.progress > mine.progress:
                     self._moved_s[j] = now
-                self.standings[j] = theirs
+                self._put(j, theirs)
         if not self.began:
             self.n_classes = max(self.n_classes, view.n_classes)
         return any(_is_news(standing, before.get(j)) for j, standing in self.standings.items())
@@ -159,7 +174,7 @@ class Membership:
             generation, self.fresh = max(generation, theirs.generation + 1), False
         if generation % 2 != mine.generation % 2:
             generation += 1
-        self.standings[self.me] = replace(mine, generation=generation)
+        self._put(self.me, replace(mine, generation=generation))
 
     def tick(self, now: float, progressing: bool = True) -> tuple[PeerId, ...]:
         """Some time has passed: beat, unless this peer makes no progress; the members that are lost by now."""
@@ -168,10 +183,10 @@ class Membership:
             self._moved_s = {j: moved_s + asleep_s for j, moved_s in self._moved_s.items()}
         self._ticked_s = now
         mine = self.standings[self.me]
-        self.standings[self.me] = replace(mine, beat=mine.beat + progressing)
+        self._put(self.me, replace(mine, beat=mine.beat + progressing))
         lost = tuple(j for j in self.members if self._is_lost(j, now))
         for j in lost:
-            self.standings[j] = replace(self.standings[j], generation=self.standings[j].generation + 1)
+            self._put(j, replace(self.standings[j], generation=self.standings[j].generation + 1))
         return lost
 
     def _is_lost(self, j: PeerId, now: float) -> bool:
@@ -184,16 +199,24 @@ class Membership:
 
     def woke(self, n: int, done: int) -> None:
         """The own peer has made n wakings, and all that it has to in epoch `done`."""
-        self.standings[self.me] = replace(self.standings[self.me], n=n, done=done)
+        mine = self.standings[self.me]
+        self._put(self.me, replace(mine, n=n, done=done, beat=mine.beat + (done != mine.done)))
 
     def know(self) -> None:
         """The own peer knows that all members have made their wakings in this epoch."""
-        self.standings[self.me] = replace(self.standings[self.me], over=self.epoch)
+        mine = self.standings[self.me]
+        self._put(self.me, replace(mine, over=self.epoch, beat=mine.beat + 1))
 
     def leave(self) -> None:
         """The own peer leaves."""
         mine = self.standings[self.me]
-        self.standings[self.me] = replace(mine, generation=mine.generation + mine.is_member)
+        self._put(self.me, replace(mine, generation=mine.generation + mine.is_member))
+
+    def _put(self, j: PeerId, standing: Standing) -> None:
+        before = self.standings.get(j)
+        self.standings[j] = standing
+        if before is None or before.generation != standing.generation:
+            self._agreed = None
 
 
 def _is_news(standing: Standing, before: Standing | None) -> bool:

@@ -36,8 +36,10 @@ RETRY_S: Final = 4.0
 PHI_KEPT: Final = 2.0**-4
 """With less weight than this an agent does not push: it would only work in ever smaller steps."""
 
-LEARNING: Final = 0.25
-"""Weight of the newest pause in the mean of the pauses between wakings."""
+PATIENCE: Final = 3.0
+"""So many times as long as its own last waking took an agent waits for the first news. Not as many times as news
+took to come before: where flows are lost these pauses get longer, and who learns from them would wait longer still,
+and let others wait, until all wake every IDLE_S only."""
 
 
 @final
@@ -52,7 +54,6 @@ class Pace:
     """
 
     woke_s: float = -math.inf
-    _slept_s: float = field(default=FIRST_IDLE_S, init=False)
     _took_s: float = field(default=0.0, init=False)
     _fruitless: int = field(default=0, init=False)
     _expected: frozenset[PeerId] = field(default=frozenset(), init=False)
@@ -73,7 +74,7 @@ class Pace:
         """When to wake if no other flow comes before, with these neighbors' flows at hand; it may be over."""
         earliest_s = self.woke_s + LEAST_S
         if not news:
-            idle_s = max(FIRST_IDLE_S, 3.0 * self._slept_s) * 2.0**self._fruitless
+            idle_s = max(FIRST_IDLE_S, PATIENCE * self._took_s) * 2.0**self._fruitless
             return max(earliest_s, self.woke_s + min(idle_s, IDLE_S))
         if self._expected <= news:
             return earliest_s
@@ -82,11 +83,7 @@ class Pace:
 
     def woke(self, began_s: float, now: float, news: frozenset[PeerId]) -> None:
         """A waking that began with these neighbors' flows is over."""
-        if news:
-            self._slept_s += LEARNING * (min(began_s - self.woke_s, IDLE_S) - self._slept_s)
-            self._fruitless = 0
-        else:
-            self._fruitless = min(self._fruitless + 1, 8)  # beyond it IDLE_S holds anyway
+        self._fruitless = 0 if news else min(self._fruitless + 1, 8)  # beyond it IDLE_S holds anyway
         self._expected, self._news_s = news, None
         self._took_s, self.woke_s = now - began_s, now
 

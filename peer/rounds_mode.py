@@ -18,7 +18,7 @@ import numpy as np
 from peer import agent, checkpoint, config, npz
 from peer.arrays import DTYPES
 from peer.checkpoint import Checkpoint
-from peer.errors import NeighborLeft, NeighborsLate, ProtocolError
+from peer.errors import ConfigError, NeighborLeft, NeighborsLate, ProtocolError
 from peer.host import DONE, INTERRUPTED, Host
 from peer.messages import Message
 from peer.optim.models import MLP
@@ -60,9 +60,9 @@ class RoundsLife:
 
     def __init__(self, host: Host) -> None:
         self.host, self.experiment, self.me = host, host.experiment, host.me
-        ground, run_id = host.assignment.ground, self.experiment.run_id
+        ground = host.assignment.ground
         self.neighbors = ground.union[self.me]
-        self.last = checkpoint.load(host.checkpoint_path, run_id, host.digest, self.me) if host.resumes else None
+        self.last = self._last_checkpoint()
         self.greeted: set[PeerId] = set()
         self.state: agent.State | None = None
         self.solve_s = math.inf
@@ -71,6 +71,20 @@ class RoundsLife:
         self.rounds = self.session.rounds
         host.write_on(self.rounds.n)
         host.event("start", id=self.me, n=self.rounds.n, samples=host.shard.n_samples, neighbors=self.neighbors)
+
+    def _last_checkpoint(self) -> Checkpoint | None:
+        """The checkpoint to go on from; None where this peer has yet to begin.
+
+        Before its first share a peer writes `initial.npz`, and a checkpoint if it ever does: a
+        process that got no further is followed by one that starts from the beginning.
+        """
+        host = self.host
+        if host.resumes:
+            return checkpoint.load(host.checkpoint_path, self.experiment.run_id, host.digest, self.me)
+        if host.assignment.resume and host.initial_path.exists():
+            begun = f"{host.folder}: expected a checkpoint, for this peer has begun its rounds; found none"
+            raise ConfigError("--resume", begun)
+        return None
 
     # ---- connections and messages ----------------------------------------------------------
 
@@ -101,7 +115,7 @@ class RoundsLife:
 
     def say(self, messages: Outgoing) -> bool:
         """Send; whether all was sent. A share that is not will be when its connection is up again."""
-        failed = self.host.say(messages)
+        failed = {j for j, _ in self.host.say(messages)}
         for j in failed:
             self.disconnected(j)
             self.host.transport.reconnect(j)
@@ -253,12 +267,13 @@ class RoundsLife:
         """When the shares of all neighbors of the round were here, and the state after it."""
         weights = metropolis(self.host.assignment.ground.schedule.graph(state.n), self.me)
         rule, dtype = config.step_of(self.experiment), DTYPES[self.experiment.transport.wire_dtype]
+        clipping = config.clipping_of(self.experiment, self.neighbors)
         while True:
             await self.wait_for_neighbors()
             waited, shares = time.monotonic(), self.rounds.shares()
             try:
                 return waited, await self.host.compute(
-                    agent.absorb, problem, state, proposal, shares, weights, rule, dtype
+                    agent.absorb, problem, state, proposal, shares, weights, rule, dtype, clipping
                 )
             except ProtocolError as error:
                 if error.sender is None:

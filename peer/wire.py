@@ -11,7 +11,7 @@ that comes after it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from reprlib import repr as shown
 from typing import Any, Final, TypeAlias, TypeVar, cast, final
 
@@ -123,7 +123,7 @@ def encode(message: Message, form: Format) -> list[Frame]:
         header |= {"kind": "flow", "epoch": message.epoch, "stamp": message.stamp, "dtype": form.dtype}
         return [msgpack.packb(header), _raw(message.v, form.dtype), _raw(message.sums, SUMS_DTYPE)]
     if isinstance(message, View):
-        standings = {j: astuple(standing) for j, standing in message.standings.items()}
+        standings = {j: list(vars(standing).values()) for j, standing in message.standings.items()}  # astuple copies
         header |= {"kind": "view", "settings": dict(message.settings), "n_classes": message.n_classes}
         return [msgpack.packb(header | {"standings": standings})]
     if isinstance(message, Bye):
@@ -145,6 +145,12 @@ def share_bytes(form: Format) -> int:
     """Bytes of a whole share in one piece, about: header and two tensors."""
     header = encode(Share(form.n_agents, 1_000, 1_000, 0.5, None, None), form)[0]
     return len(header) + 2 * len(PARTS) + 2 * form.n_parameters * DTYPES[form.dtype].itemsize
+
+
+def flow_bytes(form: Format) -> int:
+    """Bytes of a flow, about: header, v and the sums."""
+    v, sums = np.zeros(form.n_parameters), np.zeros(form.n_parameters + N_SCALARS)
+    return sum(map(len, encode(Flow(form.n_agents, 2**62, (1, 1_000), v, sums), form)))
 
 
 def _raw(vector: Vector, dtype: str) -> memoryview:
@@ -268,7 +274,7 @@ def _view(fields: _Fields, sender: int, form: Format) -> View:
 
 def _standing(row: list[object]) -> Standing | None:
     """A standing, every field checked; None for what is none."""
-    bounds = ((0, MAX_INCARNATION), (-1, MAX_INCARNATION), (0, MAX_ROUND), None, *[(0, MAX_ROUND)] * 4, None)
+    bounds = ((1, MAX_INCARNATION), (-1, MAX_INCARNATION), (0, MAX_ROUND), None, *[(0, MAX_ROUND)] * 4, None)
     if len(row) != len(bounds):
         return None
     for value, bound in zip(row, bounds, strict=True):

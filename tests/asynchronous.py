@@ -1,34 +1,36 @@
-"""Whole runs without rounds, in one thread and on one clock, of agents whose links do what they like.
+"""Whole runs without rounds, in one thread and on one clock, of peers that come, go, crash and return.
 
-Everything here comes from one seed: the problem, the directed graph, and what happens. What runs
-is the code that real peers run, `Flows` with `waking` and `wire`; what stands in is the event
-loop, the sockets and the disk. After every event (17) is checked, at each agent by itself and
-over all of them, and that all that is held is finite and bounded.
+Everything here comes from one seed: the data, who pushes to whom, and what happens. What runs is
+the code that real peers run, `Assembly` with `Membership`, `Flows` and `Pace`, `waking` and `wire`; what
+stands in is the event loop, the sockets (`tests.network`) and the disk. After every event at a peer
+(17) is checked there, and that all that it holds is finite and bounded; again and again it is
+checked over all members of an epoch. Once nothing more goes wrong, all must come to one view and
+to the optimum of the data of those that are left, stay there, and then end by themselves.
 
-`python -m tests.asynchronous --seed 7` tells what happens to seed 7.
+`python -m tests.simulate --mode async --seed 7` tells what happens to seed 7.
 """
 
 from __future__ import annotations
 
-import argparse
-import heapq
+import math
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from fractions import Fraction
-from functools import partial
-from itertools import count
-from typing import Any, Final, final
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Final, TypeAlias, final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from peer import agent, waking, wire
 from peer.arrays import Vector
-from peer.errors import RemoteError, WireError
+from peer.assembly import Assembly, Opening, Outgoing
+from peer.async_mode import GOSSIP_S, QUEUE_MESSAGES
+from peer.checkpoint import Moment
+from peer.errors import ProtocolError, RemoteError, WireError
 from peer.flows import Flows, Stamp
-from peer.messages import Flow
+from peer.host import NEWS_S
+from peer.membership import Membership
+from peer.messages import Flow, Message, Standing, View
 from peer.optim.losses import Squared
 from peer.optim.models import MLP
 from peer.optim.regularizers import L1, L2, NoRegularizer, Regularizer
@@ -36,13 +38,28 @@ from peer.optim.steps import Constant
 from peer.optim.surrogates import Data, Full, Partial, Surrogate
 from peer.problem import Problem
 from tests import reference
+from tests.network import RUN_ID, Network, Weather, weather
+from tests.simulated import Clock, Outcome, Tell, replayable, silent
 from topology import PeerId
+from topology.outlets import Outlets
 
-Arc = tuple[PeerId, PeerId]
-"""A directed link: from, to."""
+MODE: Final = "async"
+"""What the command calls these runs."""
 
-MAX_WAKINGS: Final = 10_000
-"""Of all agents of a run together, after the last fault; several times what the slowest of these needs."""
+UNIT_S: Final = 0.1
+"""What takes a while on the network; computations are of this order too, for events that are worth their time."""
+
+TROUBLE_S: Final = 12.0
+"""How long faults begin."""
+
+DEPARTURE_S: Final = 4.0
+"""Without progress for so long a member is lost: a good part of the trouble, and many times what gossip takes."""
+
+MAX_WAKINGS: Final = 6_000
+"""Of all peers of a run together, after the last fault; several times what the slowest of these needs."""
+
+MAX_END_S: Final = 60.0
+"""How long it may take until all have ended: several departures."""
 
 CALM: Final = 1e-9
 """Distance to the optimum, relative, where nothing gets lost and nobody crashes."""
@@ -54,7 +71,13 @@ AFTER: Final = 10
 """Wakings after the goal was reached, in which nobody may leave it again."""
 
 EVERY: Final = 20
-"""Events between two looks at all agents at once; the agent that an event is about is looked at each time."""
+"""Events between two looks at all peers at once; the peer that an event is about is looked at each time."""
+
+SLOW: Final = 10.0
+"""How much slower than the others a slow peer computes."""
+
+NEVER: Final = 10**9
+"""Wakings that no run makes: it ends only when it has been where it should."""
 
 RULE: Final = Constant()
 
@@ -64,44 +87,23 @@ RULE: Final = Constant()
 
 @final
 @dataclass(frozen=True)
-class Weather:
-    """What happens to a run.
+class Deed:
+    """Something that a peer does, or that is done to it.
 
     Parameters
     ----------
-    delay : float
-        Mean time of a message on its way; an agent wakes about once in a unit of time.
-    compute : float
-        Mean time of a computation.
-    reorder : bool
-        Whether messages of a link overtake each other.
-    duplicate, loss, corrupt : float
-        Probabilities that a message comes twice, not at all, or broken.
-    slow_links : frozenset of (int, int)
-        Links that take the next message only when the last one has arrived.
-    pace : tuple of float
-        Mean time between two wakings of each agent.
-    crashes : tuple of float
-        When an agent is killed, to be started again from any of its checkpoints.
-    leaves : float or None
-        When the last agent leaves for good, and the others begin another epoch.
+    at : float
+        When.
+    kind : str
+        "crash", to be started again soon, from any checkpoint that it ever made; "loss", the same
+        without a soon; "leave", as by SIGTERM; "return", of a lost or left one; "join", of a newcomer.
+    who : int
+        Which peer.
     """
 
-    delay: float
-    compute: float
-    reorder: bool
-    duplicate: float
-    loss: float
-    corrupt: float
-    slow_links: frozenset[Arc]
-    pace: tuple[float, ...]
-    crashes: tuple[float, ...]
-    leaves: float | None
-
-    @property
-    def is_calm(self) -> bool:
-        """Whether every message arrives and every agent stays."""
-        return self.loss == self.corrupt == 0.0 and not self.crashes and self.leaves is None
+    at: float
+    kind: str
+    who: PeerId
 
 
 @final
@@ -110,103 +112,135 @@ class Scenario:
     """A run, and what happens to it; see `scenario`."""
 
     seed: int
-    arcs: tuple[Arc, ...]
-    out: str
+    n_agents: int
+    outlets: Outlets
     problems: tuple[Problem, ...]
     initial: tuple[Vector, ...]
     alpha: float
+    every: int
+    compute: float
+    slow: PeerId | None
+    deeds: tuple[Deed, ...]
     weather: Weather
 
     @property
-    def n_agents(self) -> int:
-        """Number of agents I."""
-        return len(self.problems)
+    def is_calm(self) -> bool:
+        """Whether every message comes, and everybody stays."""
+        return self.weather.is_calm and not self.deeds
+
+    @property
+    def left(self) -> tuple[PeerId, ...]:
+        """Who takes part when all is done, ascending."""
+        members = set(range(self.n_agents))
+        for deed in self.deeds:
+            if deed.kind in ("loss", "leave"):
+                members.discard(deed.who)
+            elif deed.kind in ("join", "return"):
+                members.add(deed.who)
+        return tuple(sorted(members))
 
     def __str__(self) -> str:
         problem = self.problems[0]
         kinds = ", ".join(type(part).__name__ for part in (problem.surrogate, problem.regularizer))
-        return f"{self.n_agents} agents, {len(self.arcs)} arcs, out-neighbors {self.out}, {kinds}, {self.weather}"
+        deeds = ", ".join(f"{deed.kind} of {deed.who} at {deed.at:.1f}" for deed in self.deeds)
+        pace = f"compute {self.compute}, slow {self.slow}, alpha {self.alpha:.3g}"
+        return f"{self.n_agents} peers, {kinds}, {pace}, {self.outlets}, {deeds or 'all stay'}, {self.weather}"
 
 
 def scenario(seed: int) -> Scenario:
     """The run of a seed."""
     rng, numbers = random.Random(f"asynchronous {seed}"), np.random.default_rng(seed)
-    n_agents = rng.choice((2, 2, 3, 3, 3, 4))
-    leaves = rng.uniform(5.0, 30.0) if n_agents >= 3 and rng.random() < 0.2 else None
-    arcs = _arcs(n_agents, leaves is not None, rng)
-    faults = rng.random() < 0.75
-    slow = {arc for arc in arcs if rng.random() < 0.3} if rng.random() < 0.3 else set()
-    pace = [rng.uniform(0.7, 1.4) for _ in range(n_agents)]
-    if rng.random() < 0.4:
-        pace[rng.randrange(n_agents)] = 3.0
-    crashes = rng.choice((0, 0, 1, 2, 5)) if faults else 0
-    weather = Weather(
-        delay=rng.choice((0.1, 0.3, 1.0)),
-        compute=rng.choice((0.01, 0.3)),
-        reorder=rng.random() < 0.5,
-        duplicate=rng.choice((0.0, 0.1, 0.5)),
-        loss=rng.choice((0.0, 0.05, 0.2, 0.5)) if faults else 0.0,
-        corrupt=rng.choice((0.0, 0.1)) if faults else 0.0,
-        slow_links=frozenset(slow),
-        pace=tuple(pace),
-        crashes=tuple(sorted(rng.uniform(0.0, 40.0) for _ in range(crashes))),
-        leaves=leaves if faults else None,
-    )
-    out = rng.choice(("all", "all", "some", "one"))
-    problems = _problems(n_agents, rng, numbers)
-    p = problems[0].data.model.layout.size
-    return Scenario(
+    n_agents = rng.choice((2, 3, 3, 4))
+    sky = weather(rng, TROUBLE_S, UNIT_S, reliable=rng.random() < 0.3, narrow=True)
+    deeds = _deeds(n_agents, rng) if rng.random() < 0.75 else ()
+    n_ever = max((n_agents, *(deed.who + 1 for deed in deeds)))
+    outlets = Outlets(
+        schedule=rng.choice(("static", "static", "random-links", "matchings", "one-peer-exponential")),
+        graph=rng.choice(("ring", "complete", "star", "grid", "exponential", "erdos-renyi")),
+        directed=rng.random() < 0.5,
         seed=seed,
-        arcs=arcs,
-        out=out,
+    )
+    unfinished = Scenario(
+        seed=seed,
+        n_agents=n_agents,
+        outlets=outlets,
+        problems=(),
+        initial=(),
+        alpha=0.0,
+        every=rng.choice((1, 5, 20)),
+        compute=UNIT_S * rng.choice((0.3, 1.0, 2.0)),
+        slow=rng.randrange(n_agents) if rng.random() < 0.2 else None,
+        deeds=deeds,
+        weather=sky,
+    )
+    problems = _problems(n_ever, unfinished.left, rng, numbers)
+    p = problems[0].data.model.layout.size
+    return replace(
+        unfinished,
         problems=problems,
         initial=tuple(numbers.normal(size=p) for _ in problems),
-        alpha=min(0.4, 1.5 / _wait(arcs, n_agents, out, weather)),
-        weather=weather,
+        alpha=min(0.4, 1.5 / _hops(unfinished)),
     )
 
 
-def _arcs(n_agents: int, robust: bool, rng: random.Random) -> tuple[Arc, ...]:
-    """A strongly connected directed graph; `robust`: it stays so without its last agent."""
-    ring = {(i, (i + 1) % n_agents) for i in range(n_agents)}
-    if robust:
-        ring |= {(n_agents - 2, 0)} - {(0, 0)}
-    every = {(i, j) for i in range(n_agents) for j in range(n_agents) if i != j}
-    kind = rng.choice(("ring", "both ways", "random", "complete"))
-    if kind == "both ways":
-        ring |= {(j, i) for i, j in ring}
-    elif kind == "random":
-        ring |= {arc for arc in sorted(every) if rng.random() < 0.3}
-    return tuple(sorted(every if kind == "complete" else ring))
+def _deeds(n_agents: int, rng: random.Random) -> tuple[Deed, ...]:
+    """What peers do and suffer; two of the initial ones stay, or come back whenever they crash."""
+    born = dict.fromkeys(range(n_agents), 0.0)
+    born |= {n_agents + k: rng.uniform(0.0, TROUBLE_S) for k in range(rng.choice((0, 0, 1, 2)))}
+    deeds = [Deed(at, "join", who) for who, at in born.items() if who >= n_agents]
+    for who in sorted(born.keys() - {0, 1}):
+        if rng.random() < 0.3:
+            at = rng.uniform(born[who] + 0.5, TROUBLE_S + 0.5)
+            deeds.append(Deed(at, rng.choice(("loss", "leave")), who))
+            if rng.random() < 0.5:
+                deeds.append(Deed(at + rng.uniform(0.5, 3.0 * DEPARTURE_S), "return", who))
+    crashes = range(rng.choice((0, 1, 2, 5)))
+    deeds += [Deed(rng.uniform(0.0, TROUBLE_S), "crash", rng.choice(sorted(born))) for _ in crashes]
+    return tuple(sorted(deeds, key=lambda deed: deed.at))
 
 
-def _wait(arcs: Sequence[Arc], n_agents: int, out: str, weather: Weather) -> float:
-    """Time until all have heard of a change, about; no agent may go much faster than that."""
-    pushes = {"all": 1.0, "some": 2.0, "one": len(arcs) / n_agents}[out]
-    reached, n_steps = {0}, 0
-    while len(reached) < n_agents:
-        reached |= {j for i, j in arcs if i in reached}
+def _hops(what: Scenario) -> float:
+    """Wakings until all have heard of a change, about; no agent may go much faster than that."""
+    outlets, members = what.outlets, what.left
+    reached, n_steps = {members[0]}, 0
+    while len(reached) < len(members):
+        reached |= {j for i in sorted(reached) for j in outlets.out_neighbors(members, i)}
         n_steps += 1
-    return n_steps * (pushes / (1.0 - weather.loss) + weather.delay)
+    degree = max(len(outlets.out_neighbors(members, i)) for i in members)
+    rare = {"random-links": 2.0, "matchings": float(degree), "one-peer-exponential": float(degree)}
+    lossy = 1.0 - what.weather.loss - what.weather.corrupt
+    return max(1, n_steps) * rare.get(outlets.schedule, 1.0) / lossy + (2.0 if what.slow is not None else 0.0)
 
 
-def _problems(n_agents: int, rng: random.Random, numbers: np.random.Generator) -> tuple[Problem, ...]:
-    """Least squares with a penalty: no agent can do alone, but all together are well conditioned, for short runs.
+def _problems(
+    n_ever: int, left: Sequence[PeerId], rng: random.Random, numbers: np.random.Generator
+) -> tuple[Problem, ...]:
+    """Least squares with a penalty: no agent can do alone, but those that are left are well conditioned together.
 
-    All samples together have a curvature of 1, 0.5 and 1 along the two weights and the bias; a single shard
-    may have next to none in some direction, and an optimum of its own.
+    All their samples together have a curvature of 1, 0.5 and 1 along the two weights and the bias, for short
+    runs; a single shard may have next to none in some direction, and an optimum of its own.
     """
-    sizes = [rng.randint(2, 5) for _ in range(n_agents)]
-    ends, n_samples, model = np.cumsum(sizes)[:-1], sum(sizes), MLP((2, 1), "tanh")
-    raw = numbers.normal(size=(n_samples, 2))
-    basis = np.linalg.qr(raw - raw.mean(axis=0))[0] * np.sqrt(n_samples)
-    inputs = np.split(basis * np.sqrt((1.0, 0.5)), ends)
+    sizes, model = [rng.randint(2, 5) for _ in range(n_ever)], MLP((2, 1), "tanh")
+    inputs = [numbers.normal(size=(size, 2)) for size in sizes]
+    raw = np.concatenate([inputs[i] for i in left])
+    basis = np.linalg.qr(raw - raw.mean(axis=0))[0] * np.sqrt(len(raw)) * np.sqrt((1.0, 0.5))
+    ends = np.cumsum([sizes[i] for i in left])[:-1]
+    for i, x in zip(left, np.split(basis, ends), strict=True):
+        inputs[i] = x
     targets = [x @ numbers.normal(size=(2, 1)) + numbers.normal(size=(1, 1)) for x in inputs]
     strength = np.full(model.layout.size, 0.1)
     regularizer: Regularizer = rng.choice((L2(strength), L2(strength), L1(strength), NoRegularizer()))
-    surrogate: Surrogate = rng.choice((Full(1.0), Partial(1.0, float(n_agents))))
-    datas = [Data(model, x, Squared(y), 1.0 / n_samples) for x, y in zip(inputs, targets, strict=True)]
+    surrogate: Surrogate = rng.choice((Full(1.0), Partial(1.0, 1.0)))
+    datas = [Data(model, x, Squared(y), 1.0) for x, y in zip(inputs, targets, strict=True)]
     return tuple(Problem(data, regularizer, surrogate, 1e-13) for data in datas)
+
+
+def among(problem: Problem, n_samples: int, n_agents: int) -> Problem:
+    """The same g_i, and its surrogate, among other members: as `config.reweighted`."""
+    surrogate = problem.surrogate
+    if isinstance(surrogate, Partial):
+        surrogate = replace(surrogate, kappa=float(n_agents))
+    return replace(problem, data=replace(problem.data, weight=1.0 / n_samples), surrogate=surrogate)
 
 
 def optimum(problems: Sequence[Problem]) -> Vector:
@@ -229,37 +263,299 @@ def optimum(problems: Sequence[Problem]) -> Vector:
     )
 
 
-# ---- an agent ------------------------------------------------------------------------------
+# ---- a peer --------------------------------------------------------------------------------
 
 
 @final
-@dataclass(frozen=True, eq=False)
-class Snapshot:
-    """What a crashed agent may find on its disk."""
-
-    flows: Mapping[str, NDArray[Any]]
-    state: agent.State
+@dataclass(frozen=True)
+class Compute:
+    """The main line of a peer works for a while, and messages are served."""
 
 
 @final
-@dataclass(eq=False)
-class Life:
-    """One process of one agent."""
+@dataclass(frozen=True)
+class Sleep:
+    """The main line of a peer waits for something that changes, until a time of its clock."""
 
-    me: PeerId
-    flows: Flows
-    state: agent.State
-    alive: bool = True
-    stamps: dict[PeerId, Stamp] = field(default_factory=dict)
+    until_s: float
 
 
-@final
-@dataclass(eq=False)
-class Link:
-    """A directed link, with what is on its way; `last` keeps the order where messages do not overtake."""
+Line: TypeAlias = Generator[Compute | Sleep, None, None]
 
-    on_its_way: int = 0
-    last: float = 0.0
+
+class Peer:
+    """One process of one peer; names and order are those of `peer.async_mode.AsyncLife`.
+
+    Parameters
+    ----------
+    me : int
+        Which peer.
+    run : Run
+        Everything outside.
+    incarnation : int
+        How often this peer was started before.
+    last : Moment or None
+        To be resumed from.
+    contact : int or None
+        Who lets a newcomer in.
+    """
+
+    def __init__(
+        self, me: PeerId, run: Run, incarnation: int, last: Moment | None, contact: PeerId | None = None
+    ) -> None:
+        what = run.what
+        self.me, self.run, self.what, self.last, self.contact = me, run, what, last, contact
+        self.problem = what.problems[me]
+        n_samples, instance = len(self.problem.data.inputs), f"process {incarnation} of peer {me}"
+        own = Standing(1, incarnation, 0, instance, n_samples=n_samples, address=f"tcp://peer-{me}")
+        self.membership = Membership(me, own, what.n_agents, DEPARTURE_S)
+        self.flows = Flows(me, incarnation, ())
+        self.assembly = Assembly({"seed": str(what.seed)}, self.membership, self.flows, what.outlets, NEVER)
+        if last is not None:
+            self.membership.restore(last.standings, last.n_classes)
+            self.flows.restore(last.flows)
+            self.flows.neighbors = self.assembly.neighbors_among(self.flows.members)
+            self.assembly.opened_n = last.opened_n
+        n_ever = len(what.problems)
+        self.form = wire.Format(RUN_ID, n_ever, what.initial[me].size, "f8")
+        self.state: agent.State | None = None
+        self.linked: set[PeerId] = set()
+        self.is_new = contact is not None and last is None
+        self.is_over = False
+        self.alive = True
+        self.news = False
+        self.changed = False
+        self.sleeps = 0
+        self.line = self.work()
+        self.origin_s = run.clock.chance.uniform(-1e3, 1e5)
+        self.stamps: dict[PeerId, Stamp] = {}
+        self.generations: dict[PeerId, int] = {}
+
+    @property
+    def now(self) -> float:
+        """Time on this process's own clock."""
+        return self.run.clock.now + self.origin_s
+
+    # ---- links -----------------------------------------------------------------------------
+
+    @property
+    def queue_messages(self) -> int:
+        """Messages that may wait for one peer on this side."""
+        return QUEUE_MESSAGES
+
+    def link(self) -> None:
+        """Keep connections to the out-neighbors of the view, to who lets this peer in, and to one of the gone."""
+        contact = {self.contact} if self.contact is not None and not self.membership.began else set()
+        wanted = {*self.assembly.receivers, *self.assembly.knocks_at(self.now), *contact}
+        for j in sorted(self.linked - wanted):
+            self.linked.remove(j)
+            self.run.network.shut(self.me, j)
+            self.assembly.disconnected(j)
+        for j in sorted(wanted - self.linked):
+            if j < self.what.n_agents or j in contact or self.membership.standings[j].address:
+                self.linked.add(j)
+                self.run.network.open(self.me, j)
+
+    def connected(self, j: PeerId) -> None:
+        """A connection to a peer is up."""
+        self.say(self.assembly.connected(j))
+        self.change()
+
+    def disconnected(self, j: PeerId) -> None:
+        """A connection to a peer broke."""
+        self.assembly.disconnected(j)
+
+    def writable(self, j: PeerId) -> None:
+        """A connection that was full has room again."""
+        if self.assembly.is_connected(j):
+            self.say(self.assembly.unsent())
+
+    # ---- messages --------------------------------------------------------------------------
+
+    def say(self, messages: Outgoing) -> None:
+        """Send; what there is no room for now is made anew when there is."""
+        failed: list[tuple[PeerId, Message]] = []
+        unreachable: set[PeerId] = set()
+        last: Message | None = None
+        for j, message in messages:
+            if message is not last:  # the same to several peers is encoded once
+                last, name, frames = message, _shown(message), wire.encode(message, self.form)
+            if j in unreachable or not self.run.network.send(self.me, j, name, frames):
+                unreachable.add(j)
+                failed.append((j, message))
+        self.assembly.found_no_room(failed)
+
+    def take(self, frames: list[bytes], sender: PeerId, whole: bool) -> None:
+        """Take in one message, or drop it."""
+        message: Message | None = None
+        newest = self.flows.newest(sender)
+        try:
+            message = wire.decode(frames, self.form)
+            assert whole, "a garbled message was taken for a whole one"
+            self.assembly.receive(message, self.now)
+        except RemoteError as error:
+            self.run.happened[f"dropped: {error.cause}"] += 1
+            self.run.check_drop(self, error, message, newest)
+        if self.assembly.has_news:
+            self.link()
+            if not self.news:
+                self.news = True
+                self.run.network.later(self, NEWS_S, self.spread)
+        self.run.check_view(self)
+        self.change()
+
+    def spread(self) -> None:
+        """Pass on what was learned."""
+        self.news = False
+        self.say(self.assembly.spread())
+
+    def gossip(self) -> None:
+        """Pass the view on again and again, and find out who is lost."""
+        lost, messages = self.assembly.tick(self.now)
+        for j in lost:
+            self.run.happened["found to be lost"] += 1
+            self.run.clock.tell(f"peer {self.me} finds {j} lost")
+        self.link()
+        self.say([*messages, *self.assembly.unsent()])
+        self.run.check_view(self)
+        self.change()
+        self.run.network.later(self, GOSSIP_S, self.gossip)
+
+    def change(self) -> None:
+        """What the main line waits for may be there."""
+        self.changed = True
+        if self.sleeps % 2:
+            self.run.resume(self)
+
+    def until(self, condition: Callable[[], bool], deadline_s: float) -> Generator[Sleep, None, bool]:
+        """Wait for a condition that something may bring about; False if the deadline passed first."""
+        while not condition():
+            self.changed = False
+            yield Sleep(deadline_s)
+            if self.now >= deadline_s:
+                return condition()
+        return True
+
+    # ---- the run ---------------------------------------------------------------------------
+
+    def work(self) -> Line:
+        """From the first view to the last goodbye."""
+        yield from self.until(lambda: not self.membership.missing, math.inf)
+        self.begin()
+        while not self.is_over:
+            yield from self.train()
+            yield from self.part()
+
+    def begin(self) -> None:
+        """The problem of the members met, and the first state."""
+        last = self.last
+        self.reweight(self.membership.n_samples_total, len(self.membership.members))
+        if last is not None:
+            self.state = agent.State(**last.agent)  # type: ignore[arg-type]
+            members = self.flows.members
+            self.reweight(sum(last.standings[j].n_samples for j in members), len(members))
+        else:
+            self.state = agent.initial(self.problem, self.what.initial[self.me], self.what.alpha)
+        self.membership.begin(self.now)
+
+    def reweight(self, n_samples: int, n_agents: int) -> None:
+        """Among other members the problem is another one."""
+        self.problem = among(self.problem, n_samples, n_agents)
+
+    def train(self) -> Line:
+        """Waking after waking, through all epochs, until all members have made theirs."""
+        every, saved_n = self.what.every, -1
+        while True:
+            assert self.state is not None
+            if (opening := self.assembly.opening) is not None:
+                yield from self.open_epoch(opening)
+                saved_n = -1
+            if saved_n < 0 or self.state.n - saved_n >= every:
+                self.run.disk[self.me].append(self.snapshot(self.state))
+                saved_n = self.state.n
+            if self.is_complete:
+                break
+            if (yield from self.rest()):
+                yield from self.wake()
+        self.membership.know()
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all members have made all wakings of the epoch that this agent is in."""
+        return self.membership.complete and self.membership.epoch == self.flows.epoch
+
+    def open_epoch(self, opening: Opening) -> Line:
+        """Begin an epoch, with the problem of its members."""
+        state = self.state
+        assert state is not None
+        self.reweight(opening.n_samples, len(opening.members))
+        yield Compute()
+        self.state = replace(agent.initial(self.problem, state.w, state.alpha), n=state.n)
+        self.assembly.open_epoch(opening, self.state)
+        self.stamps.clear()
+        self.link()
+        self.run.clock.tell(f"peer {self.me} opens epoch {opening.epoch} of {opening.members}")
+        self.run.happened["epoch opened"] += 1
+        self.run.check(self)
+
+    def rest(self) -> Generator[Compute | Sleep, None, bool]:
+        """Wait until there is something worth waking for; False where the view has changed before, or all is over."""
+        while self.assembly.opening is None and not self.is_complete:
+            wakes_s = self.assembly.pace.wakes_s(self.flows.news)
+            if self.now >= wakes_s:
+                return True
+            yield from self.until(lambda: self.changed, wakes_s)
+            self.changed = False
+        return False
+
+    def wake(self) -> Line:
+        """One waking."""
+        assembly, flows, state = self.assembly, self.flows, self.state
+        assert state is not None
+        began_s, news, n_agents = self.now, flows.news, len(flows.members)
+        theirs = flows.absorb()
+        is_new = self.is_new and bool(theirs)
+        woken = waking.wake(self.problem, state, flows.mass.high, theirs, n_agents, RULE, is_new)
+        self.run.happened["weight not safe"] += woken.solution is None
+        yield Compute()
+        self.is_new = self.is_new and not theirs
+        self.state = woken.state
+        flows.track(woken.source)
+        assembly.pace.woke(began_s, self.now, news)
+        receivers = assembly.push(state.n, woken.v, self.now)
+        assembly.woke(self.state)
+        self.run.n_wakings += 1
+        self.run.clock.tell(
+            f"peer {self.me} has woken, hears {sorted(theirs)}, pushes to {receivers}, phi {flows.phi:.3g}"
+        )
+        self.run.check(self)
+        self.say(assembly.unsent())
+        self.say(assembly.spread())
+
+    def part(self) -> Line:
+        """Say that all is over, and stay until all members know; where the view changes meanwhile, it is not over."""
+        assembly = self.assembly
+        self.say(assembly.gossip())
+        deadline_s = self.now + DEPARTURE_S
+        yield from self.until(lambda: assembly.opening is not None or assembly.is_over, deadline_s)
+        if assembly.opening is None:
+            self.say(assembly.part(""))
+            self.is_over = True
+
+    def leave(self) -> None:
+        """As when it is interrupted: say goodbye, and keep a checkpoint."""
+        self.say(self.assembly.part("interrupted"))
+        if self.state is not None and self.run.disk[self.me]:
+            self.run.disk[self.me].append(self.snapshot(self.state))
+
+    def snapshot(self, state: agent.State) -> Moment:
+        """Checkpoint between two wakings."""
+        numbers = {item.name: getattr(state, item.name) for item in fields(state)}
+        standings = dict(self.membership.standings)
+        return Moment(RUN_ID, "", 0, self.assembly.opened_n, standings, numbers, self.flows.snapshot())
+
+
+# ---- a run ---------------------------------------------------------------------------------
 
 
 class Run:
@@ -273,314 +569,253 @@ class Run:
         Takes a line for everything that happens.
     """
 
-    def __init__(self, what: Scenario, tell: Callable[[str], None] = lambda line: None) -> None:
-        self.what, self._tell = what, tell
-        self._rng = random.Random(f"run {what.seed}")
-        self._order = count()
-        self._events: list[tuple[float, int, Callable[[], None]]] = []
-        self.now = 0.0
-        self.n_wakings = self.n_events = 0
-        self.form = wire.Format("simulated", what.n_agents, what.initial[0].size, "f8")
-        self.links = {arc: Link() for arc in what.arcs}
+    def __init__(self, what: Scenario, tell: Tell = silent) -> None:
+        self.what = what
+        self.clock = Clock(f"run {what.seed}", tell)
+        self.network = Network(self.clock, what.weather)
+        self.happened = self.network.happened
         self.starts: Counter[PeerId] = Counter()
-        self.happened: Counter[str] = Counter()
-        self.disk: dict[PeerId, list[Snapshot]] = {i: [] for i in range(what.n_agents)}
-        self.lives: dict[PeerId, Life] = {}
-        self.members = tuple(range(what.n_agents))
-        self.goal = optimum(what.problems)
-        self.pending = len(what.weather.crashes) + (what.weather.leaves is not None)
+        self.disk: dict[PeerId, list[Moment]] = {i: [] for i in range(len(what.problems))}
+        self.peers: dict[PeerId, Peer] = {}
+        self.away: set[PeerId] = set()
+        self.n_wakings = 0
+        self.pending = len(what.deeds)
+        samples = sum(len(what.problems[i].data.inputs) for i in what.left)
+        self.final = {i: among(what.problems[i], samples, len(what.left)) for i in what.left}
+        self.goal = optimum(list(self.final.values()))
         self.last_fault = 0
         self.largest = 1.0
-        self.newest: dict[Arc, tuple[int, int, int]] = {}
 
-    def tell(self, line: str) -> None:
-        """One line on what happens now."""
-        self._tell(f"{self.now:8.3f}  {line}")
-
-    def later(self, delay: float, event: Callable[[], None]) -> None:
-        """Something that happens after a while."""
-        heapq.heappush(self._events, (self.now + delay, next(self._order), event))
-
-    def _soon(self, mean: float) -> float:
-        return self._rng.expovariate(1.0 / mean)
-
-    # ---- the run ---------------------------------------------------------------------------
-
-    def play(self) -> float:
-        """Everything, until all agents are at the optimum and stay there; the distance at the end."""
-        weather = self.what.weather
-        for i in range(self.what.n_agents):
-            self.start(i)
-        for at in weather.crashes:
-            self.later(at, self.crash)
-        if weather.leaves is not None:
-            self.later(weather.leaves, self.leave)
-        tolerance, there_since = CALM if weather.is_calm else STORMY, 0
+    def play(self) -> None:
+        """Everything, until all are at the optimum, stay there, and have ended."""
+        what, clock = self.what, self.clock
+        self.happened["slow peer"] += what.slow is not None
+        for i in range(what.n_agents):
+            clock.later(clock.soon(UNIT_S), lambda i=i: self.start(i))  # type: ignore[misc]
+        for deed in what.deeds:
+            clock.at(deed.at, lambda deed=deed: self.do(deed))  # type: ignore[misc]
+        tolerance, there_since = CALM if what.is_calm else STORMY, 0
         while True:
-            self.now, _, event = heapq.heappop(self._events)
-            event()
-            self.n_events += 1
-            if self.n_wakings - self.last_fault > MAX_WAKINGS:
-                raise AssertionError(f"after {MAX_WAKINGS} wakings it is still {self.distance():.1e} from the optimum")
-            if self.n_events % EVERY:
+            clock.step()
+            if self.pending or (clock.now < TROUBLE_S * 1.5 and not what.is_calm):
+                self.last_fault = self.n_wakings
+            if self.n_wakings - self.last_fault > MAX_WAKINGS or clock.now > 1e3:
+                raise AssertionError(f"after {MAX_WAKINGS} wakings {self.where()}")
+            if clock.n_events % EVERY:
                 continue
             self.check_all()
-            if self.pending or self.distance() > tolerance:
+            if self.last_fault == self.n_wakings or self.distance() > tolerance:
                 there_since = 0
             elif not there_since:
                 there_since = self.n_wakings
-            elif self.n_wakings - there_since >= AFTER * self.what.n_agents:
-                self.check_all()
-                self.check_objective()
-                return self.distance()
+            elif self.n_wakings - there_since >= AFTER * len(what.left):
+                break
+        self.check_views()
+        self.check_objective()
+        self.end()
 
-    def distance(self) -> float:
-        """Of the farthest agent from the optimum, relative to its size, or to 1."""
-        states = [self.lives[i].state for i in self.members]
-        far = max(float(np.abs(state.w - self.goal).max()) for state in states)
-        return far / max(1.0, float(np.abs(self.goal).max()))
+    def end(self) -> None:
+        """All have made their wakings: they find that out, and end by themselves, where they are."""
+        began = self.clock.now
+        for i in self.what.left:
+            self.peers[i].assembly.n_wakings = 0
+        while any(self.peers[i].alive for i in self.what.left):
+            self.clock.step()
+            if self.clock.now > began + MAX_END_S:
+                raise AssertionError(f"{MAX_END_S} s after all could end {self.where()}")
 
-    def start(self, i: PeerId) -> None:
-        """A process of agent i starts, from any checkpoint that it ever made if there is one."""
-        what, problem = self.what, self.what.problems[i]
-        around = tuple(sorted({a for arc in what.arcs if i in arc for a in arc} - {i}))
-        flows = Flows(i, self.starts[i], around)
-        self.starts[i] += 1
-        usable = [snapshot for snapshot in self.disk[i] if int(snapshot.flows["epoch"]) == self.epoch]
-        if usable:
-            snapshot = self._rng.choice(usable)
-            flows.restore(snapshot.flows)
-            state = snapshot.state
-        else:
-            state = agent.initial(problem, what.initial[i], what.alpha)
-            flows.open_epoch(self.epoch, self.members, waking.source(state))
-        life = self.lives[i] = Life(i, flows, state)
-        self.tell(f"agent {i} starts at waking {state.n}, incarnation {flows.incarnation}")
-        self.check(i)
-        self.save(life)
-        self.later(self._soon(what.weather.pace[i]), lambda: self.wake(life))
+    def where(self) -> str:
+        """How far the peers are, in words."""
+        lives = [
+            f"peer {i} after {peer.state.n if peer.state else 0} wakings in epoch {peer.flows.epoch} of "
+            f"{peer.flows.members}, with view {peer.membership.epoch} of {peer.membership.members}"
+            for i, peer in sorted(self.peers.items())
+            if peer.alive
+        ]
+        return f"it is {self.distance():.1e} from the optimum, with {'; '.join(lives)}"
 
     @property
-    def epoch(self) -> int:
-        """The epoch of a new agent."""
-        return int(len(self.members) < self.what.n_agents)
+    def outcome(self) -> Outcome:
+        """What came of it."""
+        return Outcome(self.what.seed, self.clock.n_events, self.happened, self.distance(), self.network.queue)
 
-    def save(self, life: Life) -> None:
-        """A checkpoint."""
-        self.disk[life.me].append(Snapshot(life.flows.snapshot(), life.state))
+    def distance(self) -> float:
+        """Of the farthest of those that are left from the optimum, relative to its size, or to 1."""
+        states = [self.peers[i].state for i in self.what.left if i in self.peers]
+        if len(states) < len(self.what.left) or None in states:
+            return math.inf
+        far = max(float(np.abs(state.w - self.goal).max()) for state in states if state is not None)
+        return far / max(1.0, float(np.abs(self.goal).max()))
 
-    def wake(self, life: Life) -> None:
-        """The first half of a waking: what came, and what to make of it."""
-        if not life.alive:
-            return
-        problem, flows, n_agents = self.what.problems[life.me], life.flows, len(life.flows.members)
-        heard = flows.absorb()
-        seen = waking.observe(life.state, flows.mass.high, n_agents)
-        epoch, v = flows.epoch, life.state.w
-        if seen is not None:
-            life.state = seen
-            v = waking.propose(problem, seen, flows.phi, n_agents).z
-        else:
-            self.happened["weight not safe"] += 1
+    # ---- processes -------------------------------------------------------------------------
 
-        def done() -> None:
-            if life.alive:
-                self.step(life, v, heard if flows.epoch == epoch else {})
+    def start(self, i: PeerId, newest: bool = False) -> None:
+        """A process of peer i starts, from any checkpoint that it ever made if there is one."""
+        what, disk = self.what, self.disk[i]
+        last = (disk[-1] if newest else self.clock.chance.choice(disk)) if disk else None
+        contact = self.clock.chance.choice([j for j in what.left if j < 2]) if i >= what.n_agents else None
+        peer = self.peers[i] = Peer(i, self, self.starts[i], last, contact)
+        if self.starts[i]:
+            kind = "nothing" if last is None else "the last checkpoint" if last is disk[-1] else "an older checkpoint"
+            if last is not None and last.flows["epoch"] != disk[-1].flows["epoch"]:
+                kind = "a checkpoint of an older epoch"
+            self.happened[f"restart from {kind}"] += 1
+        self.starts[i] += 1
+        n = 0 if last is None else last.agent["n"]
+        self.clock.tell(f"peer {i} starts at waking {n}, incarnation {peer.flows.incarnation}")
+        self.network.start(peer, ())
+        peer.link()
+        peer.gossip()
+        self.resume(peer)
 
-        self.later(self._soon(self.what.weather.compute), done)
-
-    def step(self, life: Life, v: Vector, heard: Mapping[PeerId, Vector]) -> None:
-        """The second half of a waking: move, track and push."""
-        i, flows = life.me, life.flows
-        life.state = waking.move(self.what.problems[i], life.state, v, heard, RULE)
-        flows.track(waking.source(life.state))
-        receivers = [j for j in self.receivers(i) if j in flows.members]
-        flows.push(v, receivers)
-        self.check(i)
-        self.n_wakings += 1
-        self.tell(f"agent {i} has woken, hears {sorted(heard)}, pushes to {receivers}, phi {flows.phi:.3g}")
-        for j in flows.unsent:
-            self.send(life, j)
-        if life.state.n % 7 == 0 and self.pending:
-            self.save(life)
-        self.later(self._soon(self.what.weather.pace[i]), lambda: self.wake(life))
-
-    def receivers(self, i: PeerId) -> list[PeerId]:
-        """Out-neighbors of this moment."""
-        out = [b for a, b in self.what.arcs if a == i]
-        if self.what.out == "one":
-            return [self._rng.choice(out)]
-        return [j for j in out if self.what.out == "all" or self._rng.random() < 0.5]
-
-    # ---- faults ----------------------------------------------------------------------------
-
-    def crash(self) -> None:
-        """Some agent is killed, and started again later."""
-        able = [i for i in self.members if self.lives[i].alive]
-        if not able:
-            self.pending -= 1
-            return
-        i = self._rng.choice(able)
-        self.lives[i].alive = False
-        self.happened["crash"] += 1
-        self.tell(f"agent {i} crashes at waking {self.lives[i].state.n}")
-
-        def again() -> None:
-            if i in self.members:
-                self.start(i)
-            self.pending -= 1
-            self.last_fault = self.n_wakings
-
-        self.later(self._soon(5.0), again)
-
-    def leave(self) -> None:
-        """The last agent leaves for good; the others hear of it one after the other, and begin another epoch."""
-        *others, gone = range(self.what.n_agents)
-        self.tell(f"agent {gone} leaves")
-        self.happened["leave"] += 1
-        self.lives[gone].alive = False
-        self.members = tuple(others)
-        self.goal = optimum([self.what.problems[i] for i in others])
-        left = len(others)
-
-        def open_epoch(i: PeerId) -> None:
-            nonlocal left
-            life = self.lives[i]
-            if life.alive and life.flows.epoch == 0:
-                life.flows.open_epoch(1, others, waking.source(life.state))
-                life.stamps.clear()
-                self.check(i)
-                self.save(life)
-            left -= 1
-            if left == 0:
-                self.pending -= 1
-                self.last_fault = self.n_wakings
-
-        for i in others:
-            self.later(self._soon(3.0), partial(open_epoch, i))
-
-    # ---- messages --------------------------------------------------------------------------
-
-    def send(self, life: Life, j: PeerId) -> None:
-        """Give the newest flow to the link, if that takes one now."""
-        i, weather = life.me, self.what.weather
-        link = self.links[i, j]
-        if (i, j) in weather.slow_links and link.on_its_way:
-            self.happened["replaced"] += 1
-            return
-        frames = [bytes(frame) for frame in wire.encode(life.flows.flow(j), self.form)]
-        age = (life.flows.epoch, life.flows.incarnation, life.flows.counter)
-        for _ in range(1 + (self._rng.random() < weather.duplicate)):
-            lost, broken = self._rng.random() < weather.loss, self._rng.random() < weather.corrupt
-            at = self.now + self._soon(weather.delay)
-            if not weather.reorder:
-                at = link.last = max(at, link.last)
-            link.on_its_way += 1
-            self.happened["lost"] += lost
-            received = None if lost else self._break(frames) if broken else frames
-            self.later(at - self.now, partial(self.arrive, life, j, received, broken, age))
-
-    def arrive(
-        self, life: Life, j: PeerId, frames: list[bytes] | None, broken: bool, age: tuple[int, int, int]
-    ) -> None:
-        """A message is there, or would have been; the link may take the next one."""
-        link, receiver = self.links[life.me, j], self.lives[j]
-        link.on_its_way -= 1
-        if frames is not None and receiver.alive:
-            self.take(receiver, frames, broken, (life.me, j), age)
-        if life.alive and j in life.flows.unsent:
-            self.send(life, j)
-
-    def _break(self, frames: list[bytes]) -> list[bytes]:
-        """What a peer can tell from a message."""
-        header, v, sums = frames
-        nan = np.full(len(sums) // 8, np.nan).tobytes()
-        infinite = np.full(len(v) // 8, np.inf).tobytes()
-        return self._rng.choice(
-            (
-                [header[:-1], v, sums],
-                [self._rng.randbytes(20), v, sums],
-                [header, v[:-1], sums],
-                [header, v, sums + b"\0"],
-                [header, sums, v],
-                [header, v],
-                [header, v, nan],
-                [header, infinite, sums],
-                [header.replace(b"simulated", b"different"), v, sums],
-            )
-        )
-
-    def take(self, life: Life, frames: list[bytes], broken: bool, arc: Arc, age: tuple[int, int, int]) -> None:
-        """Take in one message, or drop it, but none that is newer than all before it."""
+    def resume(self, peer: Peer) -> None:
+        """The main line of a peer goes on to its next pause."""
+        peer.sleeps += peer.sleeps % 2  # even: it is awake
         try:
-            message = wire.decode(frames, self.form)
-            assert isinstance(message, Flow)
-            assert not broken, "a broken message was taken for a whole one"
-            life.flows.receive(message)
-            self.newest[arc] = max(age, self.newest.get(arc, age))
-        except RemoteError as error:
-            self.happened[error.cause] += 1
-            self.check_drop(error, broken, age > self.newest.get(arc, (-1, 0, 0)))
-        self.check(life.me)
+            pause = next(peer.line)
+        except StopIteration:
+            self.clock.tell(f"peer {peer.me} ends")
+            self.network.end(peer)
+            return
+        if isinstance(pause, Compute):
+            pace = SLOW if peer.me == self.what.slow else 1.0
+            self.network.later(peer, self.clock.soon(pace * self.what.compute), lambda: self.resume(peer))
+            return
+        peer.sleeps += 1
+        if pause.until_s < math.inf:
+            number = peer.sleeps
 
-    def check_drop(self, error: RemoteError, broken: bool, is_new: bool) -> None:
-        """Only what is broken, or old, or of another epoch may be dropped."""
-        if isinstance(error, WireError):
-            assert broken, f"{error.cause}: {error}"
-        elif error.cause == "epoch":
-            assert self.what.weather.leaves is not None, str(error)
+            def wake() -> None:
+                if peer.sleeps == number:
+                    self.resume(peer)
+
+            self.network.later(peer, max(pause.until_s - peer.now, 1e-9), wake)
+
+    def do(self, deed: Deed) -> None:
+        """Something happens to a peer, if it can."""
+        i, kind = deed.who, deed.kind
+        peer = self.peers.get(i)
+        self.pending -= 1
+        if kind in ("join", "return"):
+            self.happened[kind] += 1
+            self.away.discard(i)
+            self.start(i, newest=False)
+        elif kind == "crash":
+            if peer is not None and peer.alive:
+                self.happened["crash"] += 1
+                self.clock.tell(f"peer {i} crashes")
+                self.network.kill(peer)
+                self.pending += 1
+                self.clock.later(self.clock.soon(DEPARTURE_S / 2), lambda: self.again(i))
         else:
-            assert error.cause in ("stale", "duplicate"), f"{error.cause}: {error}"
-            assert not is_new, f"what is newer than all before it was refused: {error}"
+            self.happened["loss for good" if kind == "loss" else kind] += 1
+            self.away.add(i)
+            if peer is not None and peer.alive:
+                self.clock.tell(f"peer {i} {'is lost' if kind == 'loss' else 'leaves'}")
+                if kind == "leave":
+                    peer.leave()
+                    self.network.end(peer)
+                else:
+                    self.network.kill(peer)
+
+    def again(self, i: PeerId) -> None:
+        """A crashed peer is started again, unless it has been lost meanwhile."""
+        self.pending -= 1
+        if i not in self.away and not self.peers[i].alive:
+            self.start(i)
 
     # ---- what must hold --------------------------------------------------------------------
 
-    def check(self, i: PeerId) -> None:
-        """(17) at the agent that did something, which is all that changed; and what it holds is finite and bounded."""
-        life, flows = self.lives[i], self.lives[i].flows
+    def check_drop(self, peer: Peer, error: RemoteError, message: Message | None, newest: Stamp | None) -> None:
+        """Only what is garbled, or old, or of another epoch may be dropped."""
+        if message is None:
+            assert isinstance(error, WireError), f"{error.cause}: {error}"
+            return
+        assert isinstance(message, Flow), f"{error.cause}: {error}"
+        assert isinstance(error, ProtocolError), f"{error.cause}: {error}"
+        if message.epoch == peer.flows.epoch:
+            assert error.cause in ("stale", "duplicate"), f"{error.cause}: {error}"
+            assert newest is not None, str(error)
+            assert message.stamp <= newest, f"what is newer than all before it was refused: {error}"
+
+    def check_view(self, peer: Peer) -> None:
+        """What a peer knows of the others only grows, and no farther than there are peers."""
+        i, membership = peer.me, peer.membership
+        for j, standing in membership.standings.items():
+            before = peer.generations.get(j, 0)
+            assert standing.generation >= before, f"peer {i} goes back to generation {standing.generation} of {j}"
+            peer.generations[j] = standing.generation
+        n_known, n_ever = len(membership.standings), len(self.what.problems)
+        assert n_known <= n_ever, f"peer {i} knows {n_known} peers of {n_ever}"
+
+    def check(self, peer: Peer) -> None:
+        """(17) at the peer whose flows have changed, which is all that has; what it holds is finite and bounded."""
+        i, flows = peer.me, peer.flows
         held = [flows.mass.high, flows.mass.low, -flows.source]
         held += [sums for j in flows.neighbors for sums in (flows.pushed(j), -flows.absorbed(j))]
         stack = np.stack(held)
         self.largest = max(self.largest, float(np.abs(stack).max()))
-        assert self.largest < 1e6, f"agent {i} holds numbers of size {self.largest:.1e}"  # nan also
-        assert flows.held <= 5 * len(flows.neighbors), f"agent {i} holds {flows.held} vectors"
+        assert self.largest < 1e6, f"peer {i} holds numbers of size {self.largest:.1e}"  # nan also
+        assert flows.held <= 5 * len(flows.neighbors), f"peer {i} holds {flows.held} vectors"
         self.check_sum(stack.sum(axis=0), len(stack))
         for j in flows.neighbors:
-            stamp, before = flows.newest(j), life.stamps.get(j)
-            if before is not None:
-                assert stamp is not None, f"agent {i} forgot that it heard {j}"
-                assert stamp >= before, f"agent {i} goes back to {stamp} of {j} from {before}"
+            stamp, last = flows.newest(j), peer.stamps.get(j)
+            if last is not None:
+                assert stamp is not None, f"peer {i} forgot that it heard {j}"
+                assert stamp >= last, f"peer {i} goes back to {stamp} of {j} from {last}"
             if stamp is not None:
-                life.stamps[j] = stamp
+                peer.stamps[j] = stamp
         if all(n == 1 for n in self.starts.values()):
             # what is pushed is rounded to what the running sums can hold, up or down
-            assert -1e-12 < flows.phi < len(flows.members) + 1e-12, f"the weight of agent {i} is {flows.phi}"
+            assert -1e-12 < flows.phi < len(flows.members) + 1e-12, f"the weight of peer {i} is {flows.phi}"
 
     def check_all(self) -> None:
-        """(17) as it is written: over all members, with what is on its way."""
-        flows = {i: self.lives[i].flows for i in self.members}
-        if any(machine.epoch != self.epoch for machine in flows.values()):
-            return  # some have not begun the new epoch yet
-        terms = [part for machine in flows.values() for part in (machine.mass.high, machine.mass.low, -machine.source)]
-        pairs = [(i, j) for i, j in self.what.arcs if i in flows and j in flows]
-        terms += [flows[i].pushed(j) - flows[j].absorbed(i) for i, j in pairs]
-        self.check_sum(np.sum(terms, axis=0), len(terms))
+        """(17) as it is written: over all members of an epoch, with what is on its way."""
+        alive = {i: peer.flows for i, peer in self.peers.items() if peer.alive and peer.flows.members}
+        for epoch in {machine.epoch for machine in alive.values()}:
+            flows = {i: machine for i, machine in alive.items() if machine.epoch == epoch}
+            members = next(iter(flows.values())).members
+            assert all(machine.members == members for machine in flows.values()), f"epoch {epoch} is of other members"
+            if set(members) <= flows.keys():
+                self.happened["looks at all members of an epoch"] += 1
+                terms = [part for m in flows.values() for part in (m.mass.high, m.mass.low, -m.source)]
+                terms += [m.pushed(j) - flows[j].absorbed(i) for i, m in flows.items() for j in members if j != i]
+                self.check_sum(np.sum(terms, axis=0), len(terms))
 
     def check_sum(self, total: Vector, n_terms: int) -> None:
         """A sum is 0, but for the rounding of the sum itself: each term may be of the largest size so far."""
         off, bound = float(np.abs(total).max()), 2.0**-53 * n_terms**2 * self.largest
         assert off <= bound, f"(17) is broken by {off:.1e}, where rounding may take {bound:.1e}"
 
+    def check_views(self) -> None:
+        """All that are left agree on who is."""
+        for i in self.what.left:
+            peer = self.peers[i]
+            same = peer.flows.members == peer.membership.members == self.what.left
+            assert same, f"peer {i} takes {peer.membership.members} for the members, not {self.what.left}"
+        assert len({self.peers[i].flows.epoch for i in self.what.left}) == 1, self.where()
+
     def check_objective(self) -> None:
-        """Every agent's estimate of G is G, as exactly as it knows the optimum."""
-        exact = sum(self.what.problems[i].value(self.goal) for i in self.members)
-        for i in self.members:
-            found = len(self.members) * self.lives[i].state.objective
-            assert abs(found - exact) <= 1e-4 * max(1.0, abs(exact)), f"agent {i} takes G for {found}, not {exact}"
+        """Every peer's estimate of G is G, as exactly as it knows the optimum."""
+        exact = sum(problem.value(self.goal) for problem in self.final.values())
+        for i in self.what.left:
+            state = self.peers[i].state
+            assert state is not None
+            found = len(self.what.left) * state.objective
+            assert abs(found - exact) <= 1e-4 * max(1.0, abs(exact)), f"peer {i} takes G for {found}, not {exact}"
 
 
-def play(seed: int, tell: Callable[[str], None] = lambda line: None) -> tuple[Run, float]:
-    """Run a seed and check all that must hold; the run, and the distance to the optimum at its end.
+def _shown(message: Message) -> str:
+    if isinstance(message, Flow):
+        return f"flow {message.stamp} of epoch {message.epoch}"
+    if isinstance(message, View):
+        parts = (f"{j}:{one.generation}.{one.incarnation}.{one.beat}" for j, one in message.standings.items())
+        return f"view {' '.join(parts)}"
+    return type(message).__name__.lower()
+
+
+def play(seed: int, tell: Tell = silent) -> Run:
+    """Run a seed and check all that must hold; the run after it.
 
     Raises
     ------
@@ -588,70 +823,7 @@ def play(seed: int, tell: Callable[[str], None] = lambda line: None) -> tuple[Ru
         Something does not hold; says what, and how to see it again.
     """
     what = scenario(seed)
-    run = Run(what, tell)
-    try:
-        distance = run.play()
-    except Exception as error:
-        again = f"replay it by: python -m tests.asynchronous --seed {seed}"
-        raise AssertionError(f"seed {seed}: {error or type(error).__name__}\n{what}\n{again}") from error
-    return run, distance
-
-
-def drift(n_pushes: int) -> tuple[float, float]:
-    """How far (17) is off after so many pushes, relative to its right side: of the machine, and of plain sums.
-
-    Two agents whose sources change all the time exchange all that they push; the plain sums do the
-    same in float64, each `+=` as it stands in (13)-(16). Both are added up exactly, as fractions.
-    """
-    rng = np.random.default_rng(0)
-    a, b = (Flows(i, 0, (1 - i,)) for i in range(2))
-    sources = [np.array([*rng.normal(1.0, 1.0, size=2), 1.0]) for _ in range(2)]
-    for machine, source in zip((a, b), sources, strict=True):
-        machine.open_epoch(0, (0, 1), source)
-    m, S, R = [source.copy() for source in sources], np.zeros((2, 3)), np.zeros((2, 3))
-    for n in range(n_pushes):
-        i, me, other = n % 2, (a, b)[n % 2], (b, a)[n % 2]
-        source = sources[i]
-        if n % 10 < 2:
-            source = np.array([*rng.normal(1.0, 1.0, size=2), 1.0])
-        me.absorb()
-        me.track(source)
-        me.push(source[:1], (1 - i,))
-        other.receive(me.flow(1 - i))
-        m[i] += S[1 - i] - R[i]
-        R[i] = S[1 - i]
-        m[i] += source - sources[i]
-        S[i] += 0.5 * m[i]
-        m[i] *= 0.5
-        sources[i] = source
-    machines = [(x.mass.high, x.mass.low, x.pushed(1 - i), -x.absorbed(1 - i)) for i, x in enumerate((a, b))]
-    size = np.abs(sum(sources))
-    right = [-source for source in sources]
-    off = [_exact_sum([*machines[0], *machines[1], *right]), _exact_sum([*m, *S, *-R, *right])]
-    return float(np.max(off[0] / size)), float(np.max(off[1] / size))
-
-
-def _exact_sum(vectors: Sequence[Vector]) -> Vector:
-    """The absolute value of the sum of some vectors, without rounding but of the result."""
-    return np.array([abs(float(sum(map(Fraction, entries)))) for entries in np.stack(vectors).T.tolist()])
-
-
-def main() -> None:
-    """Tell what happens to one seed, or what rounding does in a long run."""
-    parser = argparse.ArgumentParser(prog="python -m tests.asynchronous", description=main.__doc__)
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--seed", type=int)
-    what.add_argument("--pushes", type=int)
-    arguments = parser.parse_args()
-    if arguments.pushes is not None:
-        exact, plain = drift(arguments.pushes)
-        print(f"after {arguments.pushes} pushes (17) is off by {exact:.1e}; with plain sums by {plain:.1e}")
-        return
-    seed = arguments.seed
-    print(scenario(seed))
-    run, distance = play(seed, print)
-    print(f"as it should be; {run.n_wakings} wakings, {dict(run.happened)}, {distance:.1e} from the optimum")
-
-
-if __name__ == "__main__":
-    main()
+    with replayable(MODE, seed, what):
+        run = Run(what, tell)
+        run.play()
+    return run

@@ -6,7 +6,7 @@ The right-hand sides are written from the documentation and share no code with t
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -17,6 +17,7 @@ import pytest
 from numpy.typing import NDArray
 
 from topology.graphs import Edge, Graph, TopologyError
+from topology.outlets import Digraph, Outlets
 from topology.schedules import Matchings, OnePeerExponential, RandomLinks, Schedule, connectivity_window, load, save
 from topology.weights import metropolis, mixing_matrix, mixing_rate
 
@@ -201,6 +202,65 @@ def rate_is_worst_window(schedule: Schedule, n_rounds: int) -> None:
     rate = mixing_rate(schedule, n_rounds)
     assert rate**window == pytest.approx(max(norms), rel=1e-9, abs=1e-9)
     assert rate < 1.0
+
+
+def reach(rows: Mapping[int, Collection[int]]) -> dict[int, set[int]]:
+    """Who can be reached from whom along the arrows, by adding what neighbors reach until nothing is new."""
+    found = {i: {i, *row} for i, row in rows.items()}
+    while True:
+        more = {i: set().union(*(found[j] for j in row)) for i, row in found.items()}
+        if more == found:
+            return found
+        found = more
+
+
+def members_reach_each_other(outlets: Outlets, members: tuple[int, ...]) -> None:
+    """Out-neighbors are ascending members, never oneself; in-neighbors are the other way round; all reach all."""
+    links = outlets.links(members)
+    assert list(links) == list(members)
+    for i, row in links.items():
+        assert list(row) == sorted(set(row) & (set(members) - {i}))
+        assert outlets.out_neighbors(members, i) == row
+        assert outlets.in_neighbors(members, i) == tuple(j for j in members if i in links[j])
+    assert all(reached == set(members) for reached in reach(links).values())
+
+
+def links_follow_the_places(outlets: Outlets, members: tuple[int, ...]) -> None:
+    """Links are those of 0..I-1, with the sorted ids in the place of the numbers."""
+    places = tuple(range(len(members)))
+    renamed = {members[i]: tuple(members[j] for j in row) for i, row in outlets.links(places).items()}
+    assert outlets.links(members) == renamed
+
+
+def receivers_are_some_of_the_links(outlets: Outlets, members: tuple[int, ...], n: int) -> None:
+    """At every waking an agent pushes to some of its out-neighbors, ascending, and a period repeats them."""
+    period = outlets.period(len(members))
+    for i in members:
+        found, links = outlets.receivers(members, i, n), outlets.out_neighbors(members, i)
+        assert list(found) == sorted(set(found) & set(links))
+        if outlets.schedule == "static":
+            assert found == links
+        if outlets.schedule in ("matchings", "one-peer-exponential"):
+            assert len(found) == min(1, len(links))
+        if period is not None:
+            assert outlets.receivers(members, i, n + period) == found
+            together = {j for k in range(period) for j in outlets.receivers(members, i, n + k)}
+            assert together == set(links)
+
+
+def pushes_are_symmetric(outlets: Outlets, members: tuple[int, ...], n: int) -> None:
+    """Whom an agent pushes to at waking n pushes to it at waking n."""
+    for i in members:
+        for j in outlets.receivers(members, i, n):
+            assert i in outlets.receivers(members, j, n)
+
+
+def strong_components_are_right(graph: Digraph) -> None:
+    """Agents are in one component iff each reaches the other."""
+    reached = reach({i: graph.out_neighbors(i) for i in range(graph.n_agents)})
+    expected = {frozenset(j for j in reached[i] if i in reached[j]) for i in reached}
+    assert graph.components() == sorted(map(sorted, expected))
+    assert graph.is_strongly_connected() == (len(expected) == 1)
 
 
 def survives_a_file(schedule: Schedule, n_rounds: int, path: Path) -> None:

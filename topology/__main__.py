@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
@@ -11,9 +11,10 @@ from typing import Any, Final, final
 
 import click
 
+from topology import outlets, schedules
 from topology.graphs import FAMILIES, TopologyError
-from topology.schedules import SCHEDULES, Schedule, connectivity_window, lines, make, rounds_to_show, union
-from topology.schedules import save as save_schedule
+from topology.outlets import InStep, wakings_to_connect
+from topology.schedules import SCHEDULES, Schedule, connectivity_window, make, rounds_to_show, union, write
 from topology.weights import mixing_rate
 
 
@@ -24,14 +25,15 @@ class Asked:
 
     Parameters
     ----------
-    schedule : Schedule
+    schedule : Schedule or InStep
+        In rounds; or, with --directed, who pushes to whom without rounds.
     n_rounds : int
-        Length of the run.
+        Length of the run; without rounds the wakings of each agent.
     title : str
         The schedule in the words of the options.
     """
 
-    schedule: Schedule
+    schedule: Schedule | InStep
     n_rounds: int
     title: str
 
@@ -50,6 +52,7 @@ COMMON: Final = (
         show_default=True,
         help="Of a link to be up in a round of random-links.",
     ),
+    click.option("--directed", is_flag=True, help='Who pushes to whom, as without rounds (mode = "async").'),
     click.option("--file", type=click.Path(path_type=Path), help="The schedule file of --schedule file."),
     click.option("--seed", type=int, default=7, show_default=True, help="Root of everything random."),
     click.option("--rounds", type=click.IntRange(min=1), default=300, show_default=True, help="Length of the run."),
@@ -67,6 +70,7 @@ def describes_schedule(command: Callable[..., None]) -> Callable[..., None]:
         radius: float,
         schedule: str,
         link_probability: float,
+        directed: bool,
         file: Path | None,
         seed: int,
         rounds: int,
@@ -74,18 +78,19 @@ def describes_schedule(command: Callable[..., None]) -> Callable[..., None]:
     ) -> None:
         if file is not None and schedule != "file":
             raise TopologyError(f"--file {file}: expected together with --schedule file, found --schedule {schedule}")
-        made = make(
-            schedule,
-            graph,
-            peers,
-            probability=probability,
-            radius=radius,
-            link_probability=link_probability,
-            path=file,
-            seed=seed,
-        )
+        settings: dict[str, Any] = {
+            "probability": probability,
+            "radius": radius,
+            "link_probability": link_probability,
+            "path": file,
+            "seed": seed,
+        }
+        if directed:
+            made: Schedule | InStep = InStep(outlets.make(schedule, graph, peers, directed=True, **settings), peers)
+        else:
+            made = make(schedule, graph, peers, **settings)
         base = {"one-peer-exponential": "", "file": f" {file and file.name}"}.get(schedule, f" on {graph}")
-        command(Asked(made, rounds, schedule + base), **own)
+        command(Asked(made, rounds, schedule + base + ", directed" * directed), **own)
 
     for option in reversed(COMMON):
         asking = option(asking)
@@ -144,19 +149,23 @@ def show(asked: Asked) -> None:
 def check(asked: Asked) -> None:
     """Check that everybody reaches everybody.
 
-    Says how many consecutive rounds that takes, and how fast repeated averaging agrees.
+    Says how many consecutive rounds that takes, and how fast repeated averaging agrees. With --directed:
+    along the arrows, and how many wakings of each it takes from the first one on.
     """
-    schedule, n_rounds = asked.schedule, asked.n_rounds
+    schedule = asked.schedule
+    for name, value in _directed(asked, schedule) if isinstance(schedule, InStep) else _undirected(asked, schedule):
+        click.echo(f"{name:<19} {value}")
+
+
+def _undirected(asked: Asked, schedule: Schedule) -> list[tuple[str, str]]:
+    n_rounds = asked.n_rounds
     window = connectivity_window(schedule, n_rounds)
     rate = mixing_rate(schedule, n_rounds)
     shown = [schedule.graph(n) for n in rounds_to_show(schedule, n_rounds)]
     agents = range(schedule.n_agents)
     whole = union(schedule, n_rounds)
-    seen = "" if schedule.period and schedule.period <= n_rounds else f" (looked at {n_rounds} rounds)"
     rows = [
-        ("schedule", asked.title),
-        ("agents", f"{schedule.n_agents}"),
-        ("period", f"{schedule.period or 'none'}{seen}"),
+        *_heading(asked, "rounds"),
         ("links", f"{len(whole.edges)}"),
         ("degrees", _spread([whole.degree(i) for i in agents])),
     ]
@@ -165,12 +174,37 @@ def check(asked: Asked) -> None:
             ("links in a round", _spread([len(graph.edges) for graph in shown])),
             ("degrees in a round", _spread([graph.degree(i) for graph in shown for i in agents])),
         ]
-    rows += [
+    return [
+        *rows,
         ("window", f"{window} (rounds in a row whose links, put together, always connect everybody)"),
         ("mixing rate", f"{rate:.6f} (of disagreement, left after a round; 0 is agreement at once, 1 is never)"),
     ]
-    for name, value in rows:
-        click.echo(f"{name:<19} {value}")
+
+
+def _directed(asked: Asked, schedule: InStep) -> list[tuple[str, str]]:
+    agents = range(schedule.n_agents)
+    n_wakings = wakings_to_connect(schedule.outlets, tuple(agents), asked.n_rounds)
+    shown = [schedule.graph(n) for n in schedule.shown(asked.n_rounds)]
+    whole = schedule.union(asked.n_rounds)
+    rows = [
+        *_heading(asked, "wakings"),
+        ("arcs", f"{len(whole.arcs)}"),
+        ("out-neighbors", _spread([len(whole.out_neighbors(i)) for i in agents])),
+        ("in-neighbors", _spread([len(whole.in_neighbors(i)) for i in agents])),
+    ]
+    if len(shown) > 1:
+        rows.append(("pushes in a waking", _spread([len(graph.out_neighbors(i)) for graph in shown for i in agents])))
+    return [*rows, ("strongly connected", f"{n_wakings} (first wakings of each, whose arcs together lead everywhere)")]
+
+
+def _heading(asked: Asked, unit: str) -> list[tuple[str, str]]:
+    schedule, n_rounds = asked.schedule, asked.n_rounds
+    seen = "" if schedule.period and schedule.period <= n_rounds else f" (looked at {n_rounds} {unit})"
+    return [
+        ("schedule", asked.title),
+        ("agents", f"{schedule.n_agents}"),
+        ("period", f"{schedule.period or 'none'}{seen}"),
+    ]
 
 
 @main.command(
@@ -183,7 +217,8 @@ def check(asked: Asked) -> None:
 def draw(asked: Asked, out: Path) -> None:
     """Draw the links into a picture.
 
-    All links of the run and, if they change, the first rounds beside them.
+    All links of the run and, if they change, the first rounds beside them. With --directed they are
+    arrows to those that are pushed to.
     """
     try:
         from topology import draw as pictures  # only here: the other commands do without matplotlib
@@ -207,7 +242,12 @@ def save(asked: Asked, out: Path) -> None:
 
     It holds what `show` prints, and --schedule file reads it again.
     """
-    save_schedule(asked.schedule, asked.n_rounds, out)
+    write(lines(asked.schedule, asked.n_rounds), out)
+
+
+def lines(schedule: Schedule | InStep, n_rounds: int) -> Iterator[str]:
+    """The JSON lines of a schedule of either kind."""
+    return schedule.lines(n_rounds) if isinstance(schedule, InStep) else schedules.lines(schedule, n_rounds)
 
 
 def _spread(counts: list[int]) -> str:

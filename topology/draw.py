@@ -10,11 +10,12 @@ from typing import Final
 import networkx as nx
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
+from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from topology.graphs import Edge, Graph, PeerId, TopologyError
+from topology.outlets import InStep
 from topology.schedules import Matchings, OnePeerExponential, RandomLinks, Schedule, rounds_to_show, union
 
 PICTURES: Final = (".png", ".svg", ".pdf")
@@ -25,6 +26,10 @@ ROUNDS: Final = 6
 
 NAMED: Final = 60
 """Agents up to which the circles of the union have room for a number."""
+
+HEAD, HEAD_AT = 0.05, 0.6
+"""Length of an arrow's head, in a picture from -1 to 1, as much as is free between two neighbors in a ring of 60; and
+where on its way it begins."""
 
 FLATTEST: Final = 0.4
 """Least height of a drawing relative to its width: a path would leave no room for the headings."""
@@ -38,12 +43,13 @@ PAPER: Final = "#FFFFFF"
 Point = tuple[float, float]
 
 
-def draw(schedule: Schedule, n_rounds: int, path: Path, title: str) -> None:
+def draw(schedule: Schedule | InStep, n_rounds: int, path: Path, title: str) -> None:
     """Draw the union of all links and, if they change, the first rounds beside it.
 
     Parameters
     ----------
-    schedule : Schedule
+    schedule : Schedule or InStep
+        Who meets whom, or who pushes to whom.
     n_rounds : int
         Length of the run.
     path : Path
@@ -65,31 +71,42 @@ def draw(schedule: Schedule, n_rounds: int, path: Path, title: str) -> None:
         raise TopologyError(f"{path}: cannot write the picture: {error.strerror}") from error
 
 
-def picture(schedule: Schedule, n_rounds: int, title: str) -> Figure:
+def picture(schedule: Schedule | InStep, n_rounds: int, title: str) -> Figure:
     """The figure that `draw` writes."""
-    whole = union(schedule, n_rounds)
-    possible = ground(schedule, whole)
-    points = positions(possible, circular=isinstance(schedule, OnePeerExponential))
-    idle = possible.edges - whole.edges
-    shown = rounds_to_show(schedule, n_rounds)[:ROUNDS]
-    heading = f"{title}   ·   {_count(schedule.n_agents, 'agent')}, {_count(len(whole.edges), 'link')}"
+    if isinstance(schedule, InStep):
+        link, unit, arrows = "arc", "waking", True
+        rounds = schedule.shown(n_rounds)
+        whole: frozenset[Edge] = schedule.union(n_rounds).arcs
+        possible = schedule.links.arcs
+        ups: list[frozenset[Edge]] = [schedule.graph(n).arcs for n in rounds[:ROUNDS]]
+        circular = schedule.outlets.schedule == "one-peer-exponential"
+    else:
+        link, unit, arrows = "link", "round", False
+        rounds = rounds_to_show(schedule, n_rounds)
+        together = union(schedule, n_rounds)
+        whole, possible = together.edges, ground(schedule, together).edges
+        ups = [schedule.graph(n).edges for n in rounds[:ROUNDS]]
+        circular = isinstance(schedule, OnePeerExponential)
+    points = positions(Graph.of(schedule.n_agents, possible), circular=circular)
+    heading = f"{title}   ·   {_count(schedule.n_agents, 'agent')}, {_count(len(whole), link)}"
     margins = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12)
     height = max(FLATTEST, max(y for _, y in points.values()))
-    if len(rounds_to_show(schedule, n_rounds)) == 1:
+    if len(rounds) == 1:
         figure = Figure(figsize=(6.4, 0.8 + 6.0 * height), layout=margins)
-        panel(figure.add_subplot(), points, up=whole.edges, idle=idle, large=True)
+        panel(figure.add_subplot(), points, up=whole, idle=possible - whole, large=True, arrows=arrows)
     else:
-        n_columns = math.ceil(len(shown) / 2)
+        n_columns = math.ceil(len(ups) / 2)
         figure = Figure(figsize=(5.6 + 2.8 * n_columns, 1.2 + 5.6 * height), layout=margins)
         cells = figure.add_gridspec(2, 2 + n_columns)
         axes = figure.add_subplot(cells[:, :2])
-        panel(axes, points, up=whole.edges, idle=idle, large=True)
-        axes.set_title(f"all links of {_extent(schedule, n_rounds)}", color=INK, fontsize=11)
-        for n in shown:
+        panel(axes, points, up=whole, idle=possible - whole, large=True, arrows=arrows)
+        repeats = schedule.period is not None and schedule.period <= n_rounds
+        extent = f"the {len(rounds)} {unit}s that repeat" if repeats else _count(len(rounds), unit)
+        axes.set_title(f"all {link}s of {extent}", color=INK, fontsize=11)
+        for n, up in enumerate(ups):
             axes = figure.add_subplot(cells[n // n_columns, 2 + n % n_columns])
-            up = schedule.graph(n).edges
-            panel(axes, points, up=up, idle=possible.edges - up, large=False)
-            axes.set_title(f"round {n}: {_count(len(up), 'link')} up", color=INK, fontsize=9)
+            panel(axes, points, up=up, idle=possible - up, large=False, arrows=arrows)
+            axes.set_title(f"{unit} {n}: {_count(len(up), link)} up", color=INK, fontsize=9)
     figure.suptitle(heading, color=INK, fontsize=13)
     return figure
 
@@ -122,12 +139,28 @@ def positions(graph: Graph, *, circular: bool = False) -> Mapping[PeerId, Point]
     return {i: (float(x), float(y)) for i, (x, y) in enumerate(points)}
 
 
-def panel(axes: Axes, points: Mapping[PeerId, Point], *, up: Iterable[Edge], idle: Iterable[Edge], large: bool) -> None:
-    """Draw agents at these points, with the links that are up and those that are idle; numbered if it is large."""
+def panel(
+    axes: Axes,
+    points: Mapping[PeerId, Point],
+    *,
+    up: Iterable[Edge],
+    idle: Iterable[Edge],
+    large: bool,
+    arrows: bool = False,
+) -> None:
+    """Draw agents at these points, with the links that are up and those that are idle; numbered if it is large.
+
+    Heads of arrows are on the way, beyond its middle, so that the two of a pair, and those of many links to one
+    agent, do not hide each other. A small drawing has none on idle links.
+    """
     many = len(points) > NAMED
     for edges, color, width in ((idle, IDLE, 0.8), (up, UP, 1.4 if large else 2.0)):
         segments = [(points[i], points[j]) for i, j in sorted(edges)]
         axes.add_collection(LineCollection(segments, colors=color, linewidths=width / 2 if many else width, zorder=1))
+        if arrows and (large or color == UP):
+            length = HEAD * (1 if large else 2) * min(1.0, NAMED / len(points))
+            heads = [_head(start, end, length) for start, end in segments]
+            axes.add_collection(PolyCollection(heads, facecolors=color, edgecolors="none", zorder=1))
     x, y = zip(*points.values(), strict=True)
     named = large and not many
     size = 260 * min(1.0, 20 / len(points)) if named else min(40.0, 1200 / len(points))
@@ -158,8 +191,9 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" + "s" * (number != 1)
 
 
-def _extent(schedule: Schedule, n_rounds: int) -> str:
-    n_shown = len(rounds_to_show(schedule, n_rounds))
-    if schedule.period is not None and schedule.period <= n_rounds:
-        return f"the {n_shown} rounds that repeat"
-    return _count(n_shown, "round")
+def _head(start: Point, end: Point, length: float) -> list[Point]:
+    """Corners of the head of an arrow."""
+    x, y = (a + HEAD_AT * (b - a) for a, b in zip(start, end, strict=True))
+    apart = math.dist(start, end)
+    u, v = (end[0] - start[0]) * length / apart, (end[1] - start[1]) * length / apart
+    return [(x + u, y + v), (x - 0.45 * v, y + 0.45 * u), (x + 0.45 * v, y - 0.45 * u)]

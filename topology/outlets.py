@@ -14,8 +14,9 @@ draws no random numbers. It differs from a schedule in three points:
 
 A running peer asks only for its own links, and only they are ever computed: each is found from its
 two ends, an agent's in O(I) once an epoch, and whether a random draw connects is found by a search
-that looks at few links (see `_connects`). Then `receivers` costs O(out-degree), and O(I) in C to
-find the epoch's links again. A thousand members cost a few milliseconds an epoch.
+that looks at few links (see `_connects`). Then `receivers` costs O(out-degree), and O(I) in C, ten
+microseconds for a thousand members, to find the epoch's links again. An epoch of a thousand costs
+less than a millisecond; 0.1 s with a random family, and a second with one too sparse to connect.
 """
 
 from __future__ import annotations
@@ -49,8 +50,8 @@ Arc: TypeAlias = tuple[PeerId, PeerId]
 Rows: TypeAlias = Mapping[PeerId, Collection[PeerId]]
 """Out-neighbors by agent."""
 
-MOST_PAIRS: Final = 2**20
-"""Pairs in all draws of a random family together, about a second's work: up to 145 members this allows all draws."""
+MOST_PAIRS: Final = 2**19
+"""Pairs in all draws of a random family together, half a second's work: up to 102 members this allows all draws."""
 
 EPOCHS: Final = 64
 """Links of an agent that are kept, each up to 24 bytes a member: a peer needs one, a simulated network one an agent."""
@@ -220,7 +221,7 @@ class Outlets:
         return self.of(members, me).receivers(n)
 
     def links(self, members: tuple[PeerId, ...]) -> dict[PeerId, tuple[PeerId, ...]]:
-        """Out-neighbors of all members; O(I^2) for dense families, so not for a running peer."""
+        """Out-neighbors of all members: O(I^2) for dense families, so nothing for a running peer."""
         return {i: self.of(members, i).out_neighbors for i in members}
 
     def period(self, n_members: int) -> int | None:
@@ -423,55 +424,100 @@ def make(
     return Outlets(name, graph, directed, probability, radius, link_probability, seed, replayed)
 
 
-def check_strongly_connected(outlets: Outlets, members: tuple[PeerId, ...], n_wakings: int) -> None:
-    """Check that everybody reaches everybody by what is pushed in the first wakings, n_wakings of each.
+def wakings_to_connect(outlets: Outlets, members: tuple[PeerId, ...], n_wakings: int) -> int:
+    """Smallest N such that everybody reaches everybody by what is pushed in the first N wakings of each.
 
     Of a file its own arcs count, and not those of the ring that other members would get.
+
+    Parameters
+    ----------
+    outlets : Outlets
+    members : tuple of int
+        All agents.
+    n_wakings : int
+        How many each makes at least; no more are looked at.
 
     Raises
     ------
     TopologyError
-        Not so; names the strongly connected components.
+        They are too few; names the strongly connected components.
     """
     if outlets.schedule in ("static", "one-peer-exponential"):
-        return  # so by construction, in the wakings of one period
-    if outlets.schedule == "file":
-        graphs = outlets.replayed[:n_wakings]
-        together = Digraph(graphs[0].n_agents, frozenset[Arc]().union(*(graph.arcs for graph in graphs)))
-        parts = strong_components(_restricted(together, members))
-    else:
-        parts = _parts(outlets, members, n_wakings)
-    if len(parts) > 1:
-        found = f"{len(parts)} strongly connected components: {schedules.named(parts)}"
-        raise TopologyError(f"the union of all wakings falls apart into {found}")
-
-
-def _parts(outlets: Outlets, members: tuple[PeerId, ...], n_wakings: int) -> list[list[PeerId]]:
-    each = [outlets.of(members, i) for i in members]
+        return 1  # all links; or the first hops, which are a ring
     rows: dict[PeerId, set[PeerId]] = {i: set() for i in members}
-    parts: list[list[PeerId]] = []
-    for n in range(n_wakings):
-        for outlet in each:
-            rows[outlet.me].update(outlet.receivers(n))
-        if n == n_wakings - 1 or n & (n + 1) == 0:  # looked at again when twice as many have come
+    parts = strong_components(rows)
+    for n, pushed in enumerate(_pushed(outlets, members, n_wakings)):
+        n_arcs = sum(map(len, rows.values()))
+        for i, receivers in pushed.items():
+            rows[i].update(receivers)
+        if n == 0 or sum(map(len, rows.values())) > n_arcs:
             parts = strong_components(rows)
-            if len(parts) == 1:
-                break
-    return parts
+        if len(parts) == 1:
+            return n + 1
+    found = f"{len(parts)} strongly connected components: {schedules.named(parts)}"
+    raise TopologyError(f"the union of all wakings falls apart into {found}")
 
 
-def digraphs(outlets: Outlets, n_agents: int, n_wakings: int) -> Iterator[Digraph]:
-    """Who pushes to whom of the agents 0..n_agents-1 at waking 0, 1, ... of each; one period if there is one."""
-    members = tuple(range(n_agents))
+def _pushed(outlets: Outlets, members: tuple[PeerId, ...], n_wakings: int) -> Iterator[Rows]:
+    if outlets.schedule == "file":
+        yield from (_restricted(graph, members) for graph in outlets.replayed[:n_wakings])
+        return
     each = [outlets.of(members, i) for i in members]
-    for n in range(min(outlets.period(n_agents) or n_wakings, n_wakings)):
-        yield Digraph(n_agents, frozenset((outlet.me, j) for outlet in each for j in outlet.receivers(n)))
+    for n in range(n_wakings):
+        yield {outlet.me: outlet.receivers(n) for outlet in each}
 
 
-def lines(outlets: Outlets, n_agents: int, n_wakings: int) -> Iterator[str]:
-    """The JSON lines of a schedule file, without line ends: `{"n": 0, "arcs": [[0, 1], [1, 0]]}`."""
-    for n, graph in enumerate(digraphs(outlets, n_agents, n_wakings)):
-        yield json.dumps({"n": n, "arcs": [list(arc) for arc in sorted(graph.arcs)]})
+@final
+@dataclass(frozen=True)
+class InStep:
+    """The links of the agents 0..n_agents-1 as if all woke together: a schedule whose graphs are directed, to look at.
+
+    Parameters
+    ----------
+    outlets : Outlets
+    n_agents : int
+        Number of agents I.
+    """
+
+    outlets: Outlets
+    n_agents: int
+
+    @property
+    def period(self) -> int | None:
+        """Wakings after which the schedule repeats itself; None if it never does."""
+        return self.outlets.period(self.n_agents)
+
+    @cached_property
+    def links(self) -> Digraph:
+        """Every arc that can be up at some waking."""
+        return Digraph(self.n_agents, frozenset((one.me, j) for one in self._each for j in one.out_neighbors))
+
+    def graph(self, n: int) -> Digraph:
+        """Who pushes to whom at waking n."""
+        return Digraph(self.n_agents, frozenset((one.me, j) for one in self._each for j in one.receivers(n)))
+
+    @cached_property
+    def _each(self) -> list[Outlet]:
+        members = tuple(range(self.n_agents))
+        return [self.outlets.of(members, i) for i in members]
+
+    def shown(self, n_wakings: int) -> range:
+        """The wakings that tell n_wakings whole: one period, or all of them."""
+        return range(min(self.period or n_wakings, n_wakings))
+
+    def union(self, n_wakings: int) -> Digraph:
+        """Every arc that is up at one of the first n_wakings wakings at least."""
+        possible, found = len(self.links.arcs), set[Arc]()
+        for n in self.shown(n_wakings):
+            found |= self.graph(n).arcs
+            if len(found) == possible:
+                break
+        return Digraph(self.n_agents, frozenset(found))
+
+    def lines(self, n_wakings: int) -> Iterator[str]:
+        """The JSON lines of a schedule file, without line ends: `{"n": 0, "arcs": [[0, 1], [1, 0]]}`."""
+        for n in self.shown(n_wakings):
+            yield json.dumps({"n": n, "arcs": [list(arc) for arc in sorted(self.graph(n).arcs)]})
 
 
 def load(path: Path, n_agents: int) -> tuple[Digraph, ...]:

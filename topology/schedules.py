@@ -405,9 +405,20 @@ def save(schedule: Schedule, n_rounds: int, path: Path) -> None:
     TopologyError
         The file cannot be written.
     """
+    write(lines(schedule, n_rounds), path)
+
+
+def write(text: Iterable[str], path: Path) -> None:
+    """Write lines to a file.
+
+    Raises
+    ------
+    TopologyError
+        The file cannot be written.
+    """
     try:
         with path.open("w", encoding="utf-8", newline="\n") as file:
-            file.writelines(line + "\n" for line in lines(schedule, n_rounds))
+            file.writelines(line + "\n" for line in text)
     except OSError as error:
         raise TopologyError(f"{path}: cannot write the schedule: {error.strerror}") from error
 

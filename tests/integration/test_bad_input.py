@@ -102,7 +102,7 @@ SETTINGS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "wrong type": ({"step": {"alpha": "fast"}}, ["step.alpha", "float"]),
     "out of range": ({"step": {"alpha": 2.0}}, ["step.alpha", "alpha <= 1", "2.0"]),
     "no such choice": ({"topology": {"graph": "rign"}}, ["topology.graph", "ring", "rign"]),
-    "later": ({"run": {"mode": "async"}}, ["run.mode", "not in this version"]),
+    "later": ({"surrogate": {"tau": "auto"}}, ["surrogate.tau", "not in this version"]),
     "addresses": ({"transport": {"addresses": ["tcp://127.0.0.1:1"]}}, ["transport.addresses", "3 peers"]),
     "elsewhere": (
         {"transport": {"addresses": [f"tcp://192.0.2.{k}:5555" for k in range(PEERS)]}},

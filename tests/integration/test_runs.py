@@ -21,6 +21,7 @@ from tests.integration.lab import (
     json_lines,
     metrics,
     parameters,
+    refusal,
     same_finals,
     wait_until,
 )
@@ -215,6 +216,31 @@ def test_shard_and_check(lab: Lab) -> None:
     assert tomllib.loads(checked.stdout)["surrogate"]["tau"] == 1.0
     run_dir = lab.launch(experiment)
     assert json.loads((run_dir / "summary.json").read_text())["test"]["accuracy"] > 0.5
+
+
+def test_check_without_rounds_says_how_soon_everybody_reaches_everybody(lab: Lab) -> None:
+    experiment = lab.experiment(
+        peers=4,
+        data={"path": lab.four_shards()},
+        model={"hidden": [5]},
+        objective={"loss": "cross_entropy"},
+        topology={"graph": "ring", "directed": True},
+        run={"mode": "async"},
+    )
+    checked = lab.run("check", experiment)
+    assert checked.returncode == 0, checked.stderr
+    found = tomllib.loads(checked.stdout)
+    assert (found["topology"]["directed"], found["run"]["departure_s"]) == (True, 30.0)
+    assert "# wakings until strongly connected: 1\n" in checked.stdout
+    assert "# neighbors over the run: 2 to 2\n" in checked.stdout, "one pushed to, one that pushes"
+    assert "mixing rate" not in checked.stdout
+    (lab.folder / "links.jsonl").write_text('{"n": 0, "arcs": [[0, 1], [1, 2]]}\n{"n": 1, "edges": [[2, 3]]}\n')
+    given = ["--set", "topology.schedule=file", "--set", "topology.path=links.jsonl"]
+    line = refusal(lab.run("check", experiment, *given), 2)
+    assert "falls apart into 3 strongly connected components: {0}, {1}, {2, 3}" in line
+    given += ["--set", "topology.directed=false", "--set", "run.mode=rounds"]
+    line = refusal(lab.run("check", experiment, *given), 2)
+    assert 'links.jsonl, line 1: "arcs": links with a direction need mode = "async"' in line
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from itertools import combinations
+from itertools import combinations, permutations
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from tests import laws_topology as laws
-from topology import graphs, schedules
-from topology.graphs import FAMILIES, Graph
-from topology.schedules import Matchings, OnePeerExponential, RandomLinks, Replay, Schedule, Static
+from topology import graphs, outlets, schedules
+from topology.graphs import FAMILIES, Graph, TopologyError
+from topology.outlets import Digraph, Outlets
+from topology.schedules import SCHEDULES, Matchings, OnePeerExponential, RandomLinks, Replay, Schedule, Static
 
-# No deadline: the first call of each test imports networkx, and the time of a run is no law.
+# No deadline: the time of a run is no law.
 settings.register_profile("topology", deadline=None, max_examples=60)
 few = settings(settings.get_profile("topology"))
 
@@ -171,6 +172,79 @@ def test_mixing_rate_is_that_of_the_worst_window(periodic: bool, found: tuple[Gr
 @given(schedule=any_schedules(), n_rounds=st.integers(1, 12))
 def test_file_round_trip(schedule: Schedule, n_rounds: int, path: Path) -> None:
     laws.survives_a_file(schedule, n_rounds, path)
+
+
+@st.composite
+def digraphs(draw: st.DrawFn, n_agents: int | None = None) -> Digraph:
+    """Any directed graph at all."""
+    n = draw(st.integers(1, 7)) if n_agents is None else n_agents
+    pairs = list(permutations(range(n), 2))
+    return Digraph(n, frozenset(draw(st.sets(st.sampled_from(pairs)) if pairs else st.just(set()))))
+
+
+@st.composite
+def any_outlets(draw: st.DrawFn) -> Outlets:
+    name, n_agents = draw(st.sampled_from(SCHEDULES)), draw(st.integers(1, 6))
+    found = st.lists(digraphs(n_agents), min_size=1, max_size=4).map(tuple)
+    return Outlets(
+        name,
+        draw(st.sampled_from(FAMILIES)),
+        draw(st.booleans()),
+        draw(st.floats(0.0, 1.0)),
+        draw(st.floats(0.01, 2.0)),
+        draw(st.floats(0.0, 1.0)),
+        draw(seeds),
+        draw(found) if name == "file" else (),
+    )
+
+
+any_members = st.sets(st.one_of(st.integers(0, 9), st.integers(0, 10**5)), min_size=1, max_size=10).map(
+    lambda members: tuple(sorted(members))
+)
+
+
+@few
+@given(digraphs())
+def test_strong_components(graph: Digraph) -> None:
+    laws.strong_components_are_right(graph)
+
+
+@settings(few, max_examples=300)
+@given(any_outlets(), any_members, rounds)
+def test_outlets_connect_whoever_the_members_are(found: Outlets, members: tuple[int, ...], n: int) -> None:
+    laws.members_reach_each_other(found, members)
+    laws.receivers_are_some_of_the_links(found, members, n)
+    if found.schedule != "file":
+        laws.links_follow_the_places(found, members)
+    if found.schedule in ("static", "random-links") and not found.directed:
+        laws.pushes_are_symmetric(found, members, n)
+
+
+@few
+@given(any_outlets(), any_members, st.integers(1, 20))
+def test_wakings_to_connect_are_the_fewest(found: Outlets, members: tuple[int, ...], most: int) -> None:
+    """Of a file only its own arcs count: it is looked at where these connect its members, or never do."""
+    assume(found.schedule != "file" or not any(found.of(members, i).ring for i in members))
+
+    def connects(n_wakings: int) -> bool:
+        rows = {i: {j for n in range(n_wakings) for j in found.receivers(members, i, n)} for i in members}
+        return all(reached == set(members) for reached in laws.reach(rows).values())
+
+    expected = next((n for n in range(1, most + 1) if connects(n)), None)
+    if expected is None:
+        with pytest.raises(TopologyError, match="the union of all wakings falls apart into"):
+            outlets.wakings_to_connect(found, members, most)
+    else:
+        assert outlets.wakings_to_connect(found, members, most) == expected
+
+
+@few
+@given(found=any_outlets(), n_agents=st.integers(1, 6), n_wakings=st.integers(1, 12))
+def test_round_trip_of_arcs(found: Outlets, n_agents: int, n_wakings: int, path: Path) -> None:
+    schedule = outlets.InStep(found, n_agents)
+    path.write_text("\n".join(schedule.lines(n_wakings)))
+    again = outlets.load(path, n_agents)
+    assert again == tuple(schedule.graph(n) for n in range(min(schedule.period or n_wakings, n_wakings)))
 
 
 json_values = st.recursive(

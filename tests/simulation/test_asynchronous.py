@@ -16,7 +16,8 @@ from peer.messages import Flow
 from peer.optim.losses import Squared
 from peer.optim.regularizers import L2
 from tests import asynchronous
-from tests.asynchronous import CALM, STORMY, drift, optimum, play, scenario
+from tests.asynchronous import CALM, STORMY, optimum, play, scenario
+from tests.rounding import drift
 
 N_SEEDS = 100
 CHUNK = 10
@@ -26,8 +27,8 @@ CHUNK = 10
 def test_every_run_arrives_at_the_optimum(first: int) -> None:
     """With (17) after every event, and bounded memory; see `asynchronous.Run`."""
     for seed in range(first, first + CHUNK):
-        run, distance = play(seed)
-        assert distance <= (CALM if run.what.weather.is_calm else STORMY)
+        run = play(seed)
+        assert run.outcome.distance <= (CALM if run.what.weather.is_calm else STORMY)
 
 
 def test_the_seeds_cover_what_they_are_for() -> None:
@@ -145,7 +146,7 @@ def test_a_machine_with_a_mistake_is_found(
     monkeypatch.setattr(Flows, name, wrong)
     monkeypatch.setattr(asynchronous, "MAX_WAKINGS", 2000)
     with pytest.raises(
-        AssertionError, match=rf"seed {seed}: (.|\n)*python -m tests\.asynchronous --seed {seed}$"
+        AssertionError, match=rf"seed {seed}: (.|\n)*python -m tests\.simulate --mode async --seed {seed}$"
     ) as failure:
         play(seed)
     failure.match(found)
@@ -173,7 +174,7 @@ def test_a_broken_message_that_is_taken_for_a_whole_one_is_found(monkeypatch: py
 
 
 def test_a_long_run_loses_nothing_where_plain_sums_lose_more_and_more() -> None:
-    """Relative, of (17); `python -m tests.asynchronous --pushes 1000000` goes on for longer."""
+    """Relative, of (17); `python -m tests.rounding --pushes 1000000` goes on for longer."""
     exact, plain = drift(20_000)
     assert exact < 1e-20
     assert plain > 1e-13

@@ -14,13 +14,15 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection, PathCollection
+from matplotlib.collections import LineCollection, PathCollection, PolyCollection
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
 from topology import draw, graphs
 from topology.__main__ import main
+from topology.draw import Point
 from topology.graphs import Graph
+from topology.outlets import InStep, Outlets
 from topology.schedules import Matchings, OnePeerExponential, RandomLinks, Schedule, Static, load, make
 
 
@@ -150,6 +152,54 @@ def test_check_names_the_file(tmp_path: Path) -> None:
     path = tmp_path / "ring.jsonl"
     printed(f"save --graph ring --peers 3 --out {path}")
     assert rows(printed(f"check --schedule file --file {path} --peers 3"))["schedule"] == "file ring.jsonl"
+
+
+# links with a direction
+
+
+def test_directed_lines_are_saved_and_read_again(tmp_path: Path) -> None:
+    assert printed("show --directed --graph ring --peers 3") == '{"n": 0, "arcs": [[0, 1], [1, 2], [2, 0]]}\n'
+    path = tmp_path / "arcs.jsonl"
+    options = "--directed --schedule random-links --graph exponential --peers 5 --rounds 12"
+    assert printed(f"save {options} --out {path}") == ""
+    assert path.read_text().count("\n") == 12
+    assert printed(f"show {options}") == path.read_text()
+    assert printed(f"show --directed --schedule file --file {path} --peers 5") == path.read_text()
+
+
+def test_every_option_arrives_with_directions() -> None:
+    text = printed("show --directed --graph erdos-renyi --peers 9 --probability 0.3 --seed 3 --schedule random-links "
+                   "--link-probability 0.2 --rounds 5")  # fmt: skip
+    outlets = Outlets("random-links", "erdos-renyi", True, 0.3, 0.5, 0.2, 3)
+    assert text == "".join(line + "\n" for line in InStep(outlets, 9).lines(5))
+
+
+def test_check_of_links_with_a_direction() -> None:
+    found = rows(printed("check --directed --graph ring --peers 5"))
+    assert found["schedule"] == "static on ring, directed"
+    assert found["arcs"] == "5"
+    assert found["out-neighbors"] == found["in-neighbors"] == "min 1, mean 1.00, max 1"
+    assert found["strongly connected"].startswith("1 ")
+    assert "pushes in a waking" not in found
+    found = rows(printed("check --directed --schedule one-peer-exponential --peers 8"))
+    assert (found["period"], found["arcs"]) == ("3", "24")
+    assert found["pushes in a waking"] == "min 1, mean 1.00, max 1"
+    found = rows(printed("check --directed --schedule matchings --graph star --peers 4 --rounds 40"))
+    assert found["period"] == "none (looked at 40 wakings)"
+    assert found["in-neighbors"] == "min 1, mean 1.50, max 3"
+    assert int(found["strongly connected"].split()[0]) >= 3, "the center pushes to one at a time"
+
+
+def test_a_file_with_arcs_needs_directions(tmp_path: Path) -> None:
+    path = tmp_path / "links.jsonl"
+    path.write_text('{"n": 0, "edges": [[0, 1]]}\n{"n": 1, "arcs": [[1, 2], [2, 0]]}\n')
+    asked = f"check --peers 3 --schedule file --file {path}"
+    assert refused(asked) == f'{path}, line 2: "arcs": links with a direction need mode = "async"; rounds have "edges"'
+    assert rows(printed(f"{asked} --directed"))["strongly connected"].startswith("2 ")
+    path.write_text('{"n": 0, "arcs": [[0, 1], [1, 2]]}\n')
+    assert refused(f"{asked} --directed") == (
+        "the union of all wakings falls apart into 3 strongly connected components: {0}, {1}, {2}"
+    )
 
 
 # refusals
@@ -289,6 +339,49 @@ def test_a_short_run_shows_the_links_it_never_used() -> None:
     n_used = len(schedule.graph(0).edges | schedule.graph(1).edges)
     assert links(figure, draw.UP) == [n_used, 3, 3]
     assert links(figure, draw.IDLE) == [15 - n_used, 12, 12]
+
+
+def heads(figure: Figure, color: str) -> list[list[Point]]:
+    """Tips of the arrows of a color in every panel."""
+
+    def tips(axes: Axes) -> Iterator[Point]:
+        for artist in axes.collections:
+            if isinstance(artist, PolyCollection) and np.allclose(np.asarray(artist.get_facecolor()), to_rgba(color)):
+                yield from (tuple(np.asarray(corners.vertices)[0].tolist()) for corners in artist.get_paths())
+
+    return [list(tips(axes)) for axes in figure.axes]
+
+
+def test_arrows_point_to_those_that_are_pushed_to() -> None:
+    schedule = InStep(Outlets("static", "ring", directed=True), 5)
+    figure = draw.picture(schedule, 300, "ring")
+    assert links(figure, draw.UP) == [5]
+    assert figure.get_suptitle() == "ring   ·   5 agents, 5 arcs"
+    points = draw.positions(graphs.ring(5))
+    arcs = [(i, (i + 1) % 5) for i in range(5)]
+    (tips,) = heads(figure, draw.UP)
+    assert len(tips) == 5
+    for (i, j), tip in zip(arcs, tips, strict=True):
+        assert math.dist(tip, points[j]) < math.dist(tip, points[i])
+        assert math.dist(tip, points[i]) + math.dist(tip, points[j]) == pytest.approx(math.dist(points[i], points[j]))
+
+
+def test_arrows_change_with_the_wakings() -> None:
+    schedule = InStep(Outlets("random-links", "grid", seed=7), 12)
+    figure = draw.picture(schedule, 300, "grid")
+    up = [len(schedule.graph(n).arcs) for n in range(draw.ROUNDS)]
+    assert links(figure, draw.UP) == [34, *up]
+    assert links(figure, draw.IDLE) == [0, *(34 - n_up for n_up in up)]
+    assert [len(tips) for tips in heads(figure, draw.UP)] == [34, *up]
+    assert [len(tips) for tips in heads(figure, draw.IDLE)] == [0] * 7, "small drawings have none on idle links"
+    assert figure.axes[0].get_title() == "all arcs of 300 wakings"
+    assert figure.axes[1].get_title() == f"waking 0: {up[0]} arcs up"
+    hops = draw.picture(InStep(Outlets("one-peer-exponential", "ring"), 8), 300, "hops")
+    assert hops.axes[0].get_title() == "all arcs of the 3 wakings that repeat"
+
+
+def test_links_without_a_direction_have_no_arrows() -> None:
+    assert heads(draw.picture(Static(graphs.ring(5)), 1, "ring"), draw.UP) == [[]]
 
 
 def test_a_period_is_named() -> None:

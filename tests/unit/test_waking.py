@@ -87,6 +87,33 @@ def test_who_hears_nobody_goes_where_it_wants(problem: Problem, state: agent.Sta
     assert np.array_equal(waking.move(problem, state, state.w + 1.0, {}, Constant()).w, state.w + 1.0)
 
 
+def test_a_newcomer_takes_over_where_its_neighbors_are(problem: Problem, state: agent.State) -> None:
+    mass = np.array([*np.zeros(state.w.size), 0.0, 1.0])
+    theirs = {1: np.full(state.w.size, 1.0), 2: np.full(state.w.size, 2.0)}
+    woken = waking.wake(problem, state, mass, theirs, 3, Constant(), is_new=True)
+    there = np.full(state.w.size, 1.5)
+    assert np.array_equal(woken.state.w, there)
+    assert np.array_equal(woken.v, there)
+    assert woken.solution is None
+    assert np.array_equal(woken.source, [*problem.gradient(there), problem.value(there), 1.0])
+
+
+def test_a_waking_is_its_parts(problem: Problem, state: agent.State) -> None:
+    rng, rule, p = np.random.default_rng(1), Constant(), state.w.size
+    mass, theirs = np.array([*rng.normal(size=p), 0.3, 0.7]), {1: rng.normal(size=p)}
+    woken = waking.wake(problem, state, mass, theirs, 3, rule)
+    seen = waking.observe(state, mass, 3)
+    assert seen is not None
+    proposal = waking.propose(problem, seen, 0.7, 3)
+    after = waking.move(problem, seen, proposal.z, theirs, rule)
+    assert np.array_equal(woken.v, proposal.z)
+    assert np.array_equal(woken.state.w, after.w)
+    assert np.array_equal(woken.source, waking.source(after))
+    blind = waking.wake(problem, state, np.array([*mass[:-1], -1.0]), theirs, 3, rule)
+    assert blind.solution is None
+    assert np.array_equal(blind.v, state.w)
+
+
 def test_parameters_that_broke_down_are_an_error(problem: Problem, state: agent.State) -> None:
     for v in (np.full(3, np.nan), np.full(3, 1e308)):
         with pytest.raises(SolveError, match="waking 0: parameters"), np.errstate(over="ignore", invalid="ignore"):

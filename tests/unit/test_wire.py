@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from peer import wire
 from peer.arrays import DTYPES
 from peer.errors import WireError
-from peer.messages import PROTOCOL, Bye, Flow, Hello, Message, Share
+from peer.messages import PROTOCOL, Bye, Flow, Hello, Message, Share, Standing, View
 
 FORM = wire.Format("run", 5, 3, "f8")
 
@@ -49,6 +49,28 @@ flows = st.builds(
 )
 
 
+standings = st.builds(
+    Standing,
+    generation=st.integers(1, 2**31 - 1),
+    incarnation=st.integers(-1, 2**31 - 1),
+    beat=rounds,
+    instance=lines,
+    n=rounds,
+    done=rounds,
+    over=rounds,
+    n_samples=rounds,
+    address=lines,
+)
+
+
+@st.composite
+def views(draw: st.DrawFn) -> View:
+    sender = draw(senders)
+    others = draw(st.dictionaries(senders, standings))
+    settings = draw(st.dictionaries(lines, lines, max_size=3))
+    return View(sender, settings, draw(st.integers(0, wire.MAX_CLASSES - 1)), others | {sender: draw(standings)})
+
+
 @st.composite
 def shares(draw: st.DrawFn) -> Share:
     parts = draw(pieces)
@@ -66,7 +88,7 @@ def same(a: Message, b: Message) -> bool:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@given(message=st.one_of(hellos, byes, flows, shares()))
+@given(message=st.one_of(hellos, byes, flows, shares(), views()))
 def test_what_is_decoded_is_what_was_encoded(dtype: str, message: Message) -> None:
     """With f4 the numbers are such that are f4 already."""
     form = replace(FORM, dtype=dtype)
@@ -115,6 +137,13 @@ def test_share_bytes_are_about_those_of_a_share() -> None:
         assert abs(wire.share_bytes(form) - actual) <= 16
 
 
+def test_flow_bytes_are_about_those_of_a_flow() -> None:
+    for dtype, size in (("f8", 8), ("f4", 4)):
+        form = wire.Format("run", 3, 1000, dtype)
+        found = wire.flow_bytes(form) - 1000 * size - 1002 * 8  # v as the run sends it, sums always in full
+        assert 50 < found < 150
+
+
 def test_the_largest_valid_frame() -> None:
     assert FORM.max_frame_bytes == FORM.max_header_bytes
     assert FORM.max_flow_bytes == FORM.max_header_bytes
@@ -155,6 +184,15 @@ FLOW: dict[str, Any] = {
     "dtype": "f8",
 }
 BYE: dict[str, Any] = {"v": PROTOCOL, "run": "run", "from": 1, "kind": "bye", "reason": ""}
+VIEW: dict[str, Any] = {
+    "v": PROTOCOL,
+    "run": "run",
+    "from": 1,
+    "kind": "view",
+    "settings": {},
+    "n_classes": 2,
+    "standings": {1: [1, 0, 5, "a", 7, 0, 0, 9, "tcp://a:1"]},
+}
 HELLO: dict[str, Any] = {
     "v": PROTOCOL,
     "run": "run",
@@ -190,6 +228,33 @@ def test_the_examples_are_valid_but_for_what_is_changed() -> None:
     assert isinstance(wire.decode([msgpack.packb(FLOW), TENSOR, SUMS], FORM), Flow)
     assert isinstance(wire.decode([msgpack.packb(BYE)], FORM), Bye)
     assert isinstance(wire.decode([msgpack.packb(HELLO)], FORM), Hello)
+    assert isinstance(wire.decode([msgpack.packb(VIEW)], FORM), View)
+
+
+@pytest.mark.parametrize(
+    "standings",
+    [
+        {},
+        {2: [1, 0, 5, "a", 7, 0, 0, 9, ""]},
+        {1: [1, 0, 5, "a", 7, 0, 0, 9, ""], 5: [1, 0, 5, "a", 7, 0, 0, 9, ""]},
+        {1: []},
+        {1: [1, 0, 5, "a", 7, 0, 0, 9]},
+        {1: [1, 0, 5, "a", 7, 0, 0, 9, "", 0]},
+        {1: [0, 0, 5, "a", 7, 0, 0, 9, ""]},
+        {1: [True, 0, 5, "a", 7, 0, 0, 9, ""]},
+        {1: [1, -2, 5, "a", 7, 0, 0, 9, ""]},
+        {1: [1, 0, wire.MAX_ROUND, "a", 7, 0, 0, 9, ""]},
+        {1: [1, 0, 5, "a", 7.0, 0, 0, 9, ""]},
+        {1: [1, 0, 5, "a\n", 7, 0, 0, 9, ""]},
+        {1: [1, 0, 5, "a", 7, 0, 0, 9, "x" * (wire.MAX_ADDRESS + 1)]},
+        {1: [1, 0, 5, "a", 7, 0, 0, 9, b"tcp://a:1"]},
+        {1: "standing"},
+        {"1": [1, 0, 5, "a", 7, 0, 0, 9, ""]},
+        [[1, 0, 5, "a", 7, 0, 0, 9, ""]],
+    ],
+)
+def test_views_that_are_refused(standings: Any) -> None:
+    assert refused([msgpack.packb(VIEW | {"standings": standings})]).cause == "header"
 
 
 @pytest.mark.parametrize(
@@ -435,7 +500,7 @@ def test_random_bytes(frames: list[bytes]) -> None:
 @given(st.data())
 def test_mutated_messages(data: st.DataObject) -> None:
     """Some bytes of a valid message are changed, dropped or put in."""
-    message = data.draw(st.one_of(hellos, byes, flows, shares()))
+    message = data.draw(st.one_of(hellos, byes, flows, shares(), views()))
     frames = [bytearray(bytes(frame)) for frame in wire.encode(message, FORM)]
     for _ in range(data.draw(st.integers(1, 4))):
         frame = data.draw(st.sampled_from(frames))

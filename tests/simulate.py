@@ -1,0 +1,200 @@
+"""Many simulated runs on all cores, or one of them told line by line.
+
+`python -m tests.simulate --seeds 0:10000` plays a range of seeds in both modes and ends with a table
+of what was injected; every failure comes with the command that replays it:
+`python -m tests.simulate --mode async --seed 17` tells what happens, line by line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from typing import Final, Protocol, TypeAlias, final
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from threadpoolctl import threadpool_limits
+
+from tests import asynchronous, synchronous
+from tests.simulated import FAULTS, Outcome, Tell, silent
+
+CHUNK: Final = 5
+"""Seeds that a process plays before it reports: a second or two, so that the bar moves and Ctrl-C is quick."""
+
+MAX_FAILURES: Final = 20
+"""After so many failures no more are looked for: the first is to be repaired first."""
+
+FAILED, INTERRUPTED = 1, 130
+"""Exit codes."""
+
+
+class Played(Protocol):
+    """A run that was played to its end."""
+
+    @property
+    def outcome(self) -> Outcome:
+        """What came of it."""
+
+
+MODES: Final[Mapping[str, Callable[[int, Tell], Played]]] = {
+    synchronous.MODE: synchronous.play,
+    asynchronous.MODE: asynchronous.play,
+}
+"""How a seed is played in each mode; raises AssertionError where something does not hold."""
+
+Task: TypeAlias = tuple[str, range]
+"""A mode and some seeds."""
+
+
+@final
+@dataclass
+class Tally:
+    """What came of all seeds of a mode so far."""
+
+    n_runs: int = 0
+    n_events: int = 0
+    happened: Counter[str] = field(default_factory=Counter)
+    distance: float = 0.0
+    queue: int = 0
+
+    def add(self, outcome: Outcome) -> None:
+        """Count one more."""
+        self.n_runs += 1
+        self.n_events += outcome.n_events
+        self.happened += outcome.happened
+        self.distance = max(self.distance, outcome.distance)
+        self.queue = max(self.queue, outcome.queue)
+
+
+def play(mode: str, seeds: Iterable[int]) -> list[Outcome | str]:
+    """Of each seed the outcome, or what went wrong."""
+    results: list[Outcome | str] = []
+    for seed in seeds:
+        try:
+            results.append(MODES[mode](seed, silent).outcome)
+        except AssertionError as failure:
+            results.append(str(failure))
+    return results
+
+
+def _prepare() -> None:
+    """A process of the pool: one thread of BLAS, warnings as in the tests, and no words at Ctrl-C."""
+    signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
+    threadpool_limits(1)
+    warnings.simplefilter("error")
+
+
+def play_all(tasks: Sequence[Task], n_jobs: int) -> Iterator[tuple[str, list[Outcome | str]]]:
+    """Results of all tasks, as they come; what has not begun when the caller has enough is not begun any more."""
+    with ProcessPoolExecutor(n_jobs, get_context("fork"), _prepare) as pool:
+        modes: dict[Future[list[Outcome | str]], str] = {pool.submit(play, *task): task[0] for task in tasks}
+        try:
+            for done in as_completed(modes):
+                yield modes.pop(done), done.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def run(modes: Sequence[str], seeds: range, n_jobs: int, console: Console) -> int:
+    """Play all seeds in some modes, with a bar and a table; the exit code."""
+    chunks = [range(first, min(first + CHUNK, seeds.stop)) for first in range(seeds.start, seeds.stop, CHUNK)]
+    tasks = [(mode, chunk) for chunk in chunks for mode in modes]
+    tallies = {mode: Tally() for mode in modes}
+    failures: list[str] = []
+    code = 0
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    with Progress(TextColumn("{task.description}"), *columns, console=console) as bar:
+        line = bar.add_task("runs", total=len(seeds) * len(modes))
+        try:
+            for mode, results in play_all(tasks, n_jobs):
+                for result in results:
+                    if isinstance(result, Outcome):
+                        tallies[mode].add(result)
+                    else:
+                        failures.append(result)
+                        console.print(result, style="red", markup=False, highlight=False)
+                bar.update(line, advance=len(results), description=f"runs, {len(failures)} failed")
+                if len(failures) >= MAX_FAILURES:
+                    console.print(f"{len(failures)} failures are enough")
+                    break
+        except KeyboardInterrupt:
+            console.print("interrupted")
+            code = INTERRUPTED
+    console.print(table(tallies, failures))
+    return code or (FAILED if failures else 0)
+
+
+def table(tallies: Mapping[str, Tally], failures: Sequence[str]) -> Table:
+    """What was played, what was injected, and what came of it."""
+    result = Table("", *tallies, title=f"{sum(tally.n_runs for tally in tallies.values())} runs as they should be")
+    for column in result.columns[1:]:
+        column.justify = "right"
+
+    def row(name: str, *cells: str) -> None:
+        result.add_row(name, *cells)
+
+    row("seeds", *(f"{tally.n_runs:,}" for tally in tallies.values()))
+    row(
+        "events",
+        *(f"{tally.n_events:,}" for tally in tallies.values()),
+    )
+    result.add_section()
+    for fault in FAULTS:
+        row(fault, *(f"{tally.happened[fault]:,}" if tally.happened[fault] else "-" for tally in tallies.values()))
+    result.add_section()
+    row("largest queue of a connection", *(str(tally.queue) for tally in tallies.values()))
+    row("worst distance", *(f"{tally.distance:.1e}" if tally.distance else "0" for tally in tallies.values()))
+    row("failures", *(str(sum(f"--mode {mode} " in line for line in failures)) for mode in tallies))
+    return result
+
+
+def tell(mode: str, seed: int) -> int:
+    """Play one seed and tell what happens; the exit code."""
+    lines = 0
+    try:
+        outcome = MODES[mode](seed, print).outcome
+    except AssertionError as failure:
+        print(failure, file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    print(outcome, dict(outcome.happened), lines)
+    return 0
+
+
+def _range(text: str) -> range:
+    first, _, end = text.partition(":")
+    seeds = range(int(first), int(end))
+    if not seeds:
+        raise ValueError
+    return seeds
+
+
+def main() -> int:
+    """Play simulated networks: a range of seeds on all cores, or one seed, told line by line."""
+    parser = argparse.ArgumentParser(prog="python -m tests.simulate", description=main.__doc__)
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--seeds", type=_range, metavar="FIRST:END", help="play these, END not included")
+    which.add_argument("--seed", type=int, help="play this one, and tell what happens")
+    parser.add_argument("--mode", choices=[*MODES, "both"], default="both")
+    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="processes; as many as cores")
+    arguments = parser.parse_args()
+    if arguments.seed is not None:
+        if arguments.mode == "both":
+            parser.error("--seed needs a --mode")
+        return tell(arguments.mode, arguments.seed)
+    modes = list(MODES) if arguments.mode == "both" else [arguments.mode]
+    return run(modes, arguments.seeds, arguments.jobs, Console())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

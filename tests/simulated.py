@@ -1,0 +1,138 @@
+"""What all simulations share: virtual time, chance from a seed, and what came of a seed. No wall clock anywhere."""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Final, TypeAlias, final
+
+Tell: TypeAlias = Callable[[str], None]
+"""Takes a line for everything that happens."""
+
+FAULTS: Final = (
+    "message lost",
+    "message duplicated",
+    "message overtaken",
+    "message corrupted",
+    "message late",
+    "message replaced by a newer one",
+    "connection broken",
+    "partition",
+    "one-way cut",
+    "peer stopped for a while",
+    "slow peer",
+    "slow link",
+    "crash",
+    "restart from the last checkpoint",
+    "restart from an older checkpoint",
+    "restart from a checkpoint of an older epoch",
+    "restart from nothing",
+    "join",
+    "leave",
+    "loss for good",
+    "return",
+)
+"""What the simulations inject, as they count it."""
+
+
+def silent(line: str) -> None:
+    """Tell nobody."""
+
+
+@final
+class Clock:
+    """Virtual time, what is to happen, and the chance of one seed.
+
+    Parameters
+    ----------
+    seed : str
+        Same seed, same chance, whatever the machine.
+    tell : callable
+        Takes a line for everything that happens.
+    """
+
+    def __init__(self, seed: str, tell: Tell = silent) -> None:
+        self.now = 0.0
+        self.n_events = 0
+        self.chance = random.Random(seed)
+        self._tell = tell
+        self._order = count()
+        self._events: list[tuple[float, int, Callable[[], object]]] = []
+
+    def tell(self, line: str) -> None:
+        """One line on what happens now."""
+        if self._tell is not silent:
+            self._tell(f"{self.now:9.3f}  {line}")
+
+    def at(self, time: float, event: Callable[[], object]) -> None:
+        """Something that happens at a time; of two at the same time the one that was set first comes first."""
+        heapq.heappush(self._events, (max(time, self.now), next(self._order), event))
+
+    def later(self, delay: float, event: Callable[[], object]) -> None:
+        """Something that happens after a while."""
+        self.at(self.now + delay, event)
+
+    def soon(self, mean: float = 1.0) -> float:
+        """A while, exponentially distributed."""
+        return self.chance.expovariate(1.0 / mean)
+
+    def happens(self, probability: float) -> bool:
+        """Whether something of a probability happens; certain things cost no chance."""
+        return probability > 0.0 and self.chance.random() < probability
+
+    def step(self) -> bool:
+        """The next event; False where nothing happens any more."""
+        if not self._events:
+            return False
+        self.now, _, event = heapq.heappop(self._events)
+        self.n_events += 1
+        event()
+        return True
+
+
+@final
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a seed at which all that must hold did hold.
+
+    Parameters
+    ----------
+    seed : int
+        Which one.
+    n_events : int
+        Of the clock.
+    happened : Counter
+        What was injected, by the names of `FAULTS`, and what else was counted.
+    distance : float
+        From what the run had to arrive at.
+    queue : int
+        Messages on their way over one connection at once, at most.
+    """
+
+    seed: int
+    n_events: int
+    happened: Counter[str] = field(repr=False)
+    distance: float
+    queue: int
+
+
+@contextmanager
+def replayable(mode: str, seed: int, what: object) -> Iterator[None]:
+    """Turn whatever goes wrong inside into a failure that names its seed, and how to see it again.
+
+    Raises
+    ------
+    AssertionError
+        Something does not hold, or broke.
+    """
+    try:
+        yield
+    except Exception as error:
+        problem = str(error) if isinstance(error, AssertionError) else repr(error)
+        again = f"replay it by: python -m tests.simulate --mode {mode} --seed {seed}"
+        raise AssertionError(f"seed {seed}: {problem}\n{what}\n{again}") from error

@@ -1,0 +1,129 @@
+"""Whole runs over networks that delay, reorder, repeat and lose, with peers that crash and are resumed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import TypeAlias
+
+import pytest
+
+from peer import wire
+from peer.checkpoint import Checkpoint
+from peer.rounds import MEETINGS
+from tests import network, synchronous
+from tests.synchronous import play, scenario
+from topology import PeerId
+
+Take: TypeAlias = Callable[[synchronous.Peer, list[bytes], PeerId, bool], None]
+
+N_SEEDS = 240
+CHUNK = 20
+
+
+@pytest.mark.parametrize("first", range(0, N_SEEDS, CHUNK))
+def test_every_run_is_the_run_without_a_network(first: int) -> None:
+    """Bit for bit, with (9) in every round and bounded memory; see `synchronous.check` and `synchronous.Run`."""
+    for seed in range(first, first + CHUNK):
+        finished = play(seed)
+        assert set(finished.peers) == {i for i, n in finished.history if n == finished.what.n_rounds}
+
+
+def test_an_undisturbed_run_holds_two_shares_of_a_neighbor_at_most_and_drops_nothing() -> None:
+    calm = [seed for seed in range(1000, 1400) if scenario(seed).weather.is_calm and not scenario(seed).crashes][:12]
+    assert len(calm) == 12
+    for seed in calm:
+        finished = play(seed)
+        assert finished.most_held <= MEETINGS, f"replay: python -m tests.simulate --mode rounds --seed {seed}"
+        assert all(not peer.dropped for peer in finished.peers.values())
+
+
+def test_the_seeds_cover_what_they_are_for() -> None:
+    """Else a change of the generator could make the tests above easy without anybody noticing."""
+    runs = [scenario(seed) for seed in range(N_SEEDS)]
+    kinds = Counter(type(run.schedule).__name__ for run in runs)
+    kinds.update(type(run.problems[0].surrogate).__name__ for run in runs)
+    kinds.update(type(run.problems[0].data.loss).__name__ for run in runs)
+    kinds.update(type(run.problems[0].regularizer).__name__ for run in runs)
+    kinds.update(run.dtype for run in runs)
+    kinds.update(f"clipped {run.radii is not None}" for run in runs)
+    kinds.update(f"ahead {run.ahead}, reorder {run.weather.reorder}" for run in runs)
+    expected = ["Static", "RandomLinks", "Matchings", "OnePeerExponential", "Replay", "Full", "Partial"]
+    expected += ["Squared", "Logistic", "Softmax", "NoRegularizer", "L2", "L1", "f8", "f4", "clipped True"]
+    expected += [f"ahead {ahead}, reorder {reorder}" for ahead in (True, False) for reorder in (True, False)]
+    assert all(kinds[kind] >= 10 for kind in expected), kinds
+    assert sum(len(run.crashes) for run in runs) > 100
+    assert sum(run.slow is not None for run in runs) > 40
+    weathers = [run.weather for run in runs]
+    assert sum(len(weather.breaks) for weather in weathers) > 100
+    for spells in ("partitions", "cuts", "stops"):
+        assert sum(len(getattr(weather, spells)) for weather in weathers) > 60, spells
+    for sometimes in ("loss", "corrupt", "duplicate", "late"):
+        assert sum(getattr(weather, sometimes) > 0.0 for weather in weathers) > 40, sometimes
+    assert sum(weather.corrupt > 0.0 and not weather.sealed for weather in weathers) > 20
+    assert sum(weather.is_calm for weather in weathers) > 40
+    assert any(not run.schedule.graph(n).edges for run in runs for n in range(run.n_rounds))
+
+
+def test_a_seed_is_the_same_run_every_time() -> None:
+    first: list[str] = []
+    second: list[str] = []
+    play(3, first.append)
+    play(3, second.append)
+    assert len(first) > 100
+    assert first == second
+
+
+def test_a_failure_names_its_seed_and_the_command_that_replays_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a share that gets lost without its connection breaking is a failure: nobody sends it again."""
+    monkeypatch.setattr(synchronous.Peer, "take", _forgetful(synchronous.Peer.take))
+    command = r"python -m tests\.simulate --mode rounds --seed 11$"
+    with pytest.raises(AssertionError, match=rf"seed 11: (.|\n)*{command}") as failure:
+        play(11)
+    assert "there wait peer" in str(failure.value)
+
+
+def _forgetful(take: Take) -> Take:
+    def forget(self: synchronous.Peer, frames: list[bytes], sender: PeerId, whole: bool) -> None:
+        if not whole or b"share" not in frames[0] or b"\xa1n\x02" not in frames[0]:  # those of round 2
+            take(self, frames, sender, whole)
+
+    return forget
+
+
+def test_a_restart_from_an_older_checkpoint_than_the_last_is_a_failure() -> None:
+    """Neighbors have forgotten what that would need: so rounds allow the last one only."""
+    seed = next(s for s in range(1000) if len((what := scenario(s)).crashes) == 6 and what.every == 1)
+    run = synchronous.Run(scenario(seed))
+    run.disk = Oldest()
+    with pytest.raises(AssertionError, match="there wait peer"):
+        run.play()
+
+
+class Oldest(dict[PeerId, Checkpoint]):
+    """A disk that keeps the first checkpoint of each peer and no other."""
+
+    def __setitem__(self, i: PeerId, checkpoint: Checkpoint) -> None:
+        self.setdefault(i, checkpoint)
+
+
+def test_a_garbled_message_that_is_taken_for_a_whole_one_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(network, "garbled", lambda frames, chance: frames)
+    seed = next(s for s in range(1000) if (w := scenario(s).weather).corrupt > 0.04 and not w.sealed)
+    with pytest.raises(AssertionError, match="taken for a whole one"):
+        play(seed)
+
+
+def test_a_share_that_one_end_uses_otherwise_breaks_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So the comparison with the plain run sees a single bit."""
+    decode = wire.decode
+
+    def flip(frames: list[bytes], form: wire.Format) -> object:
+        last = bytearray(frames[-1])
+        if len(frames) > 1:
+            last[0] ^= 1
+        return decode([*frames[:-1], bytes(last)], form)
+
+    monkeypatch.setattr(wire, "decode", flip)
+    with pytest.raises(AssertionError, match=r"is not that of the run without a network|comes to another"):
+        play(1)

@@ -1,0 +1,568 @@
+"""Whole runs in rounds, in one thread, on a network that does what `tests.network` says, with peers that crash.
+
+Everything here comes from one seed: the problem, the schedule, and what happens to it. What runs
+is the code that real peers run, `Session` with `Rounds` and `Roster`, `agent`
+and `wire`; what stands in is the event loop, the sockets and the disk.
+
+A peer that crashed is resumed from its last checkpoint, or begins anew where it had none. An older
+one is not allowed in rounds: with the last one on the disk a peer tells its neighbors, by its
+floor, what it will never ask for again, and they forget it.
+
+`python -m tests.simulate --mode rounds --seed 7` tells what happens to seed 7.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Final, TypeAlias, final
+
+import numpy as np
+
+from peer import agent, wire
+from peer.arrays import DTYPES, rounded
+from peer.checkpoint import Checkpoint
+from peer.errors import RemoteError, WireError
+from peer.messages import Hello, Message, Share
+from peer.optim.losses import Loss, Squared, cross_entropy
+from peer.optim.models import MLP
+from peer.optim.regularizers import L1, L2, NoRegularizer, Regularizer
+from peer.optim.steps import Constant, Diminishing, StepRule
+from peer.optim.surrogates import Data, Full, Partial, Surrogate
+from peer.problem import Problem
+from peer.roster import Roster
+from peer.rounds import MEETINGS, Rounds
+from peer.session import Outgoing, Session
+from tests.network import RUN_ID, Network, Weather, weather
+from tests.simulated import Clock, Outcome, Tell, replayable, silent
+from topology import PeerId, Schedule, graphs
+from topology.graphs import Graph
+from topology.schedules import Matchings, OnePeerExponential, RandomLinks, Replay, Static, union
+from topology.weights import metropolis
+
+MODE: Final = "rounds"
+"""What the command calls these runs."""
+
+QUEUE_MESSAGES: Final = 1_000
+"""`peer.transport.QUEUE_MESSAGES`."""
+
+MAX_EVENTS: Final = 100_000
+"""Of a run; a hundred times what the largest of these needs."""
+
+NEWS_T: Final = 0.5
+"""`peer.host.NEWS_S`, on the clock of the simulation, where a message takes about 1."""
+
+SLOW: Final = 10.0
+"""How much slower than the others a slow peer computes."""
+
+HARMLESS: Final = frozenset({"stale", "duplicate", "twin", "shape"})
+"""What may be dropped: repetitions, the past, and shares that come before their receiver knows p, which are
+sent again. "ahead" or "neighbor" would be a share that is lost for good."""
+
+
+# ---- what is run ---------------------------------------------------------------------------
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Scenario:
+    """A run, and what happens to it; see `scenario`."""
+
+    seed: int
+    schedule: Schedule
+    n_rounds: int
+    every: int
+    dtype: str
+    ahead: bool
+    problems: tuple[Problem, ...]
+    initial: tuple[np.ndarray[tuple[int], np.dtype[np.float64]], ...]
+    alpha: float
+    rule: StepRule
+    weather: Weather
+    compute: float
+    slow: PeerId | None
+    crashes: tuple[float, ...]
+    radii: tuple[float, float, float] | None = None
+
+    @property
+    def n_agents(self) -> int:
+        """Number of agents I."""
+        return len(self.problems)
+
+    def clipping_of(self, i: PeerId) -> agent.Clipping | None:
+        """How far an agent believes its neighbors."""
+        if self.radii is None:
+            return None
+        return agent.Clipping(*self.radii, union(self.schedule, self.n_rounds).neighbors(i))
+
+    def __str__(self) -> str:
+        problem = self.problems[0]
+        parts = [problem.surrogate, problem.data.loss, problem.regularizer, self.schedule]
+        kinds = ", ".join(type(part).__name__ for part in parts)
+        every = f"checkpoint every {self.every}, y ahead: {self.ahead}, radii {self.radii}"
+        what = f"{self.n_agents} peers, {self.n_rounds} rounds, {kinds}, {self.dtype}, {every}"
+        return f"{what}, compute {self.compute}, slow {self.slow}, crashes {self.crashes}, {self.weather}"
+
+
+def scenario(seed: int) -> Scenario:
+    """The run of a seed."""
+    rng, numbers = random.Random(seed), np.random.default_rng(seed)
+    n_agents, n_rounds = rng.randint(2, 6), rng.randint(4, 12)
+    every = rng.choice((0, 1, 2, 3, 5))
+    problems = _problems(n_agents, rng, numbers)
+    model = problems[0].data.model
+    alpha = rng.choice((0.1, 0.3, 1.0))
+    length = 4.0 * n_rounds
+    crashes = rng.choice((0, 1, 2, 6)) if every else 0  # without checkpoints there is nothing to resume
+    same = numbers.normal(size=model.layout.size) if rng.random() < 0.5 else None
+    return Scenario(
+        seed=seed,
+        schedule=_schedule(n_agents, n_rounds, rng),
+        n_rounds=n_rounds,
+        every=every,
+        dtype=rng.choice(("f8", "f8", "f4")),
+        ahead=rng.random() < 0.5,
+        problems=problems,
+        initial=tuple(numbers.normal(size=model.layout.size) if same is None else same for _ in problems),
+        alpha=alpha,
+        rule=Diminishing(0.5) if rng.random() < 0.5 else Constant(),
+        weather=weather(rng, length, 1.0, reliable=True, narrow=False),
+        compute=rng.choice((0.1, 1.0)),
+        slow=rng.randrange(n_agents) if rng.random() < 0.3 else None,
+        crashes=tuple(sorted(rng.uniform(0.0, length) for _ in range(crashes))),
+        radii=random.Random(f"radii of {seed}").choice((None, None, None, (1.0, 0.1, 0.1))),
+    )
+
+
+def _problems(n_agents: int, rng: random.Random, numbers: np.random.Generator) -> tuple[Problem, ...]:
+    loss, q = rng.choice((("squared", 1), ("squared", 2), ("cross_entropy", 1), ("cross_entropy", 3)))
+    model = MLP((2, *rng.choice(((), (2,), (3,))), q), "tanh")
+    strength = np.full(model.layout.size, 0.01)
+    regularizers: Sequence[Regularizer] = (NoRegularizer(), L2(strength), L1(strength))
+    surrogates: Sequence[Surrogate] = (Full(2.0), Partial(0.5), Partial(0.5, float(n_agents)))
+    regularizer, surrogate = rng.choice(regularizers), rng.choice(surrogates)
+    sizes = [rng.randint(1, 4) for _ in range(n_agents)]
+
+    def targets(m: int) -> Loss:
+        if loss == "squared":
+            return Squared(numbers.normal(size=(m, q)))
+        return cross_entropy(numbers.integers(0, max(q, 2), size=m), q)
+
+    datas = (Data(model, numbers.normal(size=(m, 2)), targets(m), 1.0 / sum(sizes)) for m in sizes)
+    return tuple(Problem(data, regularizer, surrogate, 1e-8) for data in datas)
+
+
+def _schedule(n_agents: int, n_rounds: int, rng: random.Random) -> Schedule:
+    base = rng.choice((graphs.ring, graphs.star, graphs.complete, graphs.grid))(n_agents)
+    families: Sequence[Callable[[], Schedule]] = (
+        lambda: Static(base),
+        lambda: RandomLinks(base, rng.uniform(0.2, 0.9), rng.randrange(2**32)),
+        lambda: Matchings(base, rng.randrange(2**32)),
+        lambda: OnePeerExponential(n_agents),
+        lambda: Replay(n_agents, tuple(_sparse(base, rng) for _ in range(rng.randint(1, n_rounds)))),
+    )
+    while True:
+        schedule = rng.choice(families)()
+        if union(schedule, n_rounds).is_connected():
+            return schedule
+
+
+def _sparse(base: Graph, rng: random.Random) -> Graph:
+    kept = [edge for edge in sorted(base.edges) if rng.random() < 0.5]
+    return Graph(base.n_agents, frozenset(kept if rng.random() < 0.7 else ()))
+
+
+def without_network(run: Scenario) -> list[list[agent.State]]:
+    """States of all agents at the start of rounds 0..n_rounds, by round: what every peer must arrive at."""
+    dtype = DTYPES[run.dtype]
+    states = [agent.initial(g, w, run.alpha) for g, w in zip(run.problems, run.initial, strict=True)]
+    history = [states]
+    for n in range(run.n_rounds):
+        graph = run.schedule.graph(n)
+        proposals = [agent.propose(g, s, run.n_agents) for g, s in zip(run.problems, states, strict=True)]
+        shares = [
+            Share(i, n, 0, state.objective, rounded(state.y, dtype), rounded(proposal.z, dtype))
+            for i, (state, proposal) in enumerate(zip(states, proposals, strict=True))
+        ]
+        states = [
+            agent.absorb(
+                run.problems[i],
+                states[i],
+                proposals[i],
+                {j: shares[j] for j in graph.neighbors(i)},
+                metropolis(graph, i),
+                run.rule,
+                dtype,
+                run.clipping_of(i),
+            )
+            for i in range(run.n_agents)
+        ]
+        history.append(states)
+    return history
+
+
+# ---- a peer --------------------------------------------------------------------------------
+
+
+@final
+@dataclass(frozen=True)
+class Compute:
+    """The main line of a peer works for a while, and messages are served."""
+
+
+@final
+@dataclass(frozen=True)
+class Until:
+    """The main line of a peer waits for something that a message brings about.
+
+    `prompt`: it takes in the messages itself, so that none more is taken when it is there.
+    """
+
+    condition: Callable[[], bool]
+    prompt: bool = False
+
+
+Line: TypeAlias = Generator[Compute | Until, None, None]
+
+
+class Peer:
+    """One process of one peer; names and order are those of `peer.rounds_mode.RoundsLife`.
+
+    Parameters
+    ----------
+    me : int
+        Which peer.
+    run : Run
+        Everything outside.
+    incarnation : int
+        How often this peer was started before.
+    last : Checkpoint or None
+        To be resumed from.
+    """
+
+    def __init__(self, me: PeerId, run: Run, incarnation: int, last: Checkpoint | None) -> None:
+        what = run.what
+        self.me, self.run, self.last, self.what = me, run, last, what
+        self.neighbors = run.ever.neighbors(me)
+        data = what.problems[me].data
+        self.roster = Roster(
+            me=me,
+            instance=f"process {incarnation} of peer {me}",
+            incarnation=incarnation,
+            settings={"seed": str(what.seed)},
+            n_agents=what.n_agents,
+            n_samples=len(data.inputs),
+            n_classes=0,
+        )
+        if last is not None:
+            self.roster.restore(last.n_samples, last.n_classes)
+        first = 0 if last is None else last.n
+        self.rounds = Rounds(me, what.schedule, what.n_rounds, 1.0, what.every, n=first, floor=first)
+        if last is not None:
+            self.rounds.keep(last.kept)
+        self.session = Session(self.neighbors, self.roster, self.rounds)
+        self.form = wire.Format(RUN_ID, what.n_agents, 0, what.dtype)
+        self.dropped: Counter[str] = Counter()
+        self.news = False
+        self.alive = True
+        self.line = self.work()
+        self.waits_for: Until | None = None
+
+    # ---- connections and messages ----------------------------------------------------------
+
+    def connected(self, j: PeerId) -> None:
+        """A connection to a neighbor is up."""
+        self.say(self.session.connected(j))
+
+    def disconnected(self, j: PeerId) -> None:
+        """A connection to a neighbor broke."""
+        self.session.disconnected(j)
+
+    @property
+    def queue_messages(self) -> int:
+        """Messages that may wait for one neighbor: the protocol bounds them, see `Run.check_bounds`."""
+        return QUEUE_MESSAGES
+
+    def writable(self, j: PeerId) -> None:
+        """A connection that was full has room again: cannot be, for the queue is never full."""
+        raise AssertionError(f"the connection of peer {self.me} to {j} was full")
+
+    def say(self, messages: Outgoing) -> None:
+        """Send; a share that is not sent is sent again when its connection is up."""
+        for j, message in messages:
+            frames, is_hello = wire.encode(message, self.form), isinstance(message, Hello)
+            if not self.run.network.send(self.me, j, _shown(message), frames, barrier=is_hello):
+                self.session.disconnected(j)
+
+    def take(self, frames: list[bytes], sender: PeerId, whole: bool) -> None:
+        """Take in one message, or drop it; what is waited for may be there then."""
+        try:
+            message = wire.decode(frames, self.form)
+            assert whole, "a garbled message was taken for a whole one"
+            self.say(self.session.receive(message))
+        except RemoteError as error:
+            self.dropped[error.cause] += 1
+            expected = error.cause in HARMLESS if whole else isinstance(error, WireError)
+            if not expected:
+                raise AssertionError(f"peer {self.me} dropped what it needs: {error.cause}: {error}") from error
+        if self.session.has_news and not self.news:
+            self.news = True
+            self.run.network.later(self, NEWS_T, self.spread)
+        self.run.check_bounds(self)
+        self.run.wake(self)
+
+    def spread(self) -> None:
+        """Tell all neighbors what was learned of the others."""
+        self.news = False
+        self.say(self.session.spread())
+
+    # ---- the run ---------------------------------------------------------------------------
+
+    def work(self) -> Line:
+        """From the first Hello to the last Bye."""
+        yield Until(lambda: not self.roster.missing, prompt=True)
+        self.say(self.session.begin())
+        state = self.begin()
+        yield from self.train(state)
+        self.say(self.session.part(""))
+        yield Until(lambda: not self.session.absent)
+
+    def begin(self) -> agent.State:
+        """The first state."""
+        what, last = self.what, self.last
+        self.form = replace(self.form, n_parameters=what.initial[self.me].size)
+        if last is not None:
+            state = agent.State(n=last.n, **last.vectors, **last.scalars)  # type: ignore[arg-type]
+        else:
+            state = agent.initial(what.problems[self.me], what.initial[self.me], what.alpha)
+        self.run.reached(self.me, state)
+        if what.every:
+            self.run.disk[self.me] = self.snapshot(state)
+        return state
+
+    def train(self, state: agent.State) -> Line:
+        """All rounds."""
+        what = self.what
+        while state.n < what.n_rounds:
+            state = yield from self.round(state)
+            self.run.reached(self.me, state)
+            if what.every == 0:
+                self.rounds.floor = state.n
+            elif state.n % what.every == 0 or state.n == what.n_rounds:
+                snapshot = self.snapshot(state)
+                yield Compute()
+                self.run.disk[self.me] = snapshot
+                self.rounds.floor = state.n
+
+    def round(self, state: agent.State) -> Generator[Compute | Until, None, agent.State]:
+        """One round of NEXT; the state after it."""
+        what, problem, rounds = self.what, self.what.problems[self.me], self.rounds
+        rounds.begin()
+        self.run.began(self.me, rounds.n)
+        if what.ahead:
+            self.offer(state, state.y, None)
+        yield Compute()
+        proposal = agent.propose(problem, state, what.n_agents)
+        self.offer(state, None if what.ahead else state.y, proposal.z)
+        yield Until(lambda: not rounds.missing)
+        shares = rounds.advance()
+        weights, clipping = metropolis(what.schedule.graph(state.n), self.me), what.clipping_of(self.me)
+        yield Compute()
+        return agent.absorb(problem, state, proposal, shares, weights, what.rule, DTYPES[what.dtype], clipping)
+
+    def offer(
+        self,
+        state: agent.State,
+        y: np.ndarray[tuple[int], np.dtype[np.float64]] | None,
+        z: np.ndarray[tuple[int], np.dtype[np.float64]] | None,
+    ) -> None:
+        """Send the own share, or a piece of it, to the neighbors of the round."""
+        self.say(self.session.offer(state.objective, y, z))
+
+    def snapshot(self, state: agent.State) -> Checkpoint:
+        """Checkpoint at the start of a round."""
+        numbers = {item.name: getattr(state, item.name) for item in fields(state) if item.name != "n"}
+        vectors = {name: value for name, value in numbers.items() if isinstance(value, np.ndarray)}
+        scalars = {name: value for name, value in numbers.items() if name not in vectors}
+        kept = tuple(share for share in self.rounds.kept() if share.n < state.n)
+        counts, n_classes = dict(self.roster.counts), self.roster.n_classes
+        return Checkpoint(RUN_ID, "", state.n, counts, n_classes, vectors, scalars, kept)
+
+
+# ---- a run ---------------------------------------------------------------------------------
+
+
+class Run:
+    """A run of a scenario.
+
+    Parameters
+    ----------
+    what : Scenario
+        What to run.
+    tell : callable
+        Takes a line for everything that happens.
+    """
+
+    def __init__(self, what: Scenario, tell: Tell = silent) -> None:
+        self.what = what
+        self.clock = Clock(f"run {what.seed}", tell)
+        self.network = Network(self.clock, what.weather)
+        self.happened = self.network.happened
+        self.ever = union(what.schedule, what.n_rounds)
+        self.starts: Counter[PeerId] = Counter()
+        self.disk: dict[PeerId, Checkpoint] = {}
+        self.peers: dict[PeerId, Peer] = {}
+        self.history: dict[tuple[PeerId, int], agent.State] = {}
+        self.farthest = [-1] * what.n_agents
+        self.most_held = self.most_kept = 0
+
+    def play(self) -> None:
+        """Everything, until nothing happens any more; all peers must be done then."""
+        clock = self.clock
+        self.happened["slow peer"] += self.what.slow is not None
+        for i in range(self.what.n_agents):
+            clock.later(clock.soon(), lambda i=i: self.start(i))  # type: ignore[misc]
+        for at in self.what.crashes:
+            clock.at(at, self.crash_one)
+        while clock.step():
+            if clock.n_events > MAX_EVENTS:
+                raise AssertionError("it never ends")
+        stuck = [self._state_of(peer) for _, peer in sorted(self.peers.items()) if not peer.session.complete]
+        if stuck:
+            raise AssertionError(f"nothing happens any more, and there wait {'; '.join(stuck)}")
+
+    @property
+    def outcome(self) -> Outcome:
+        """What came of it; every state was that of the run without a network, bit for bit, so the distance is 0."""
+        return Outcome(self.what.seed, self.clock.n_events, self.happened, 0.0, self.network.queue)
+
+    def _state_of(self, peer: Peer) -> str:
+        return f"peer {peer.me} in round {peer.rounds.n} for {peer.rounds.missing or peer.roster.missing}"
+
+    # ---- processes -------------------------------------------------------------------------
+
+    def start(self, i: PeerId) -> None:
+        """A process of peer i starts, from its checkpoint if it has one."""
+        last = self.disk.get(i)
+        peer = self.peers[i] = Peer(i, self, self.starts[i], last)
+        if self.starts[i]:
+            self.happened[f"restart from {'nothing' if last is None else 'the last checkpoint'}"] += 1
+        self.starts[i] += 1
+        self.clock.tell(f"peer {i} starts in round {peer.rounds.n}, incarnation {peer.roster.incarnation}")
+        self.network.start(peer, peer.neighbors)
+        self.resume(peer)
+
+    def resume(self, peer: Peer) -> None:
+        """The main line of a peer goes on to its next pause."""
+        peer.waits_for = None
+        try:
+            pause = next(peer.line)
+        except StopIteration:
+            self.clock.tell(f"peer {peer.me} leaves")
+            self.network.end(peer)
+            return
+        self.check_bounds(peer)
+        if isinstance(pause, Compute):
+            pace = SLOW if peer.me == self.what.slow else 1.0
+            self.network.later(peer, self.clock.soon(pace * self.what.compute), lambda: self.resume(peer))
+            return
+        peer.waits_for = pause
+        self.wake(peer)
+
+    def wake(self, peer: Peer) -> None:
+        """What a peer waits for may be there."""
+        pause = peer.waits_for
+        if pause is None or not pause.condition():
+            return
+        peer.waits_for = None
+        if pause.prompt:
+            self.resume(peer)
+        else:  # other messages may be taken in before
+            self.network.later(peer, self.clock.soon(0.1), lambda: self.resume(peer))
+
+    def crash_one(self) -> None:
+        """Some peer is killed: before its first checkpoint, in its rounds, or while others may need it still."""
+        able = sorted(i for i, peer in self.peers.items() if peer.alive)
+        if not able:
+            return
+        i = self.clock.chance.choice(able)
+        self.clock.tell(f"peer {i} crashes in round {self.peers[i].rounds.n}")
+        self.happened["crash"] += 1
+        self.happened["crash when complete"] += self.peers[i].session.complete
+        self.network.kill(self.peers[i])
+        self.clock.later(self.clock.soon(5.0), lambda: self.start(i))
+
+    # ---- what must hold --------------------------------------------------------------------
+
+    def reached(self, i: PeerId, state: agent.State) -> None:
+        """Agent i is at the start of a round; a resumed one must come to the same state again."""
+        before = self.history.setdefault((i, state.n), state)
+        for item in fields(state):
+            same = np.array_equal(getattr(before, item.name), getattr(state, item.name))
+            assert same, f"peer {i} comes to another {item.name} in round {state.n} after it was resumed"
+
+    def began(self, i: PeerId, n: int) -> None:
+        """Peer i begins round n: none it meets may be left behind farther than one meeting."""
+        self.clock.tell(f"peer {i} begins round {n}")
+        self.farthest[i] = max(self.farthest[i], n)
+        for j in self.peers[i].neighbors:
+            between = [m for m in range(max(self.farthest[j], 0), n) if j in self.what.schedule.graph(m).neighbors(i)]
+            assert len(between) <= 1, f"peer {i} is in round {n}, peer {j} no farther than {self.farthest[j]}"
+
+    def check_bounds(self, peer: Peer) -> None:
+        """The memory that a peer needs for each neighbor; only its own messages and its own work change it."""
+        held = max((len({n for n, _ in peer.rounds.held_of(j)}) for j in peer.neighbors), default=0)
+        kept, every = len(peer.rounds.kept()), self.what.every
+        self.most_held, self.most_kept = max(self.most_held, held), max(self.most_kept, kept)
+        catch_up = every if self.happened["crash"] else 0
+        assert held <= MEETINGS + catch_up, f"peer {peer.me} holds {held} shares of one neighbor"
+        # for each neighbor, the meetings from the floor that it said at the last one to that one; and this round
+        assert kept <= len(peer.neighbors) * max(every, 1) + 1, f"peer {peer.me} keeps {kept} shares"
+        # pieces of two shares, and of those that a resumed neighbor missed; an ask, an answer, and news of each peer
+        waiting = 2 * (MEETINGS + catch_up) + 2 + self.what.n_agents
+        assert self.network.queue <= 2 * waiting, f"{self.network.queue} messages wait on one connection"  # all twice
+
+
+def _shown(message: Message) -> str:
+    if isinstance(message, Share):
+        parts = "".join(part for part in wire.PARTS if getattr(message, part) is not None)
+        return f"share {message.n}{parts}, floor {message.floor}"
+    if not isinstance(message, Hello):
+        return type(message).__name__.lower()
+    held = " ".join(f"{n}{part}" for n, part in message.held)
+    return f"{message.purpose}, in round {message.n}, has [{held}], knows {sorted(message.n_samples)}"
+
+
+def play(seed: int, tell: Tell = silent) -> Run:
+    """Run a seed and check all that must hold; the run after it.
+
+    Raises
+    ------
+    AssertionError
+        Something does not hold; says what, and how to see it again.
+    """
+    what = scenario(seed)
+    with replayable(MODE, seed, what):
+        run = Run(what, tell)
+        run.play()
+        check(what, run)
+    return run
+
+
+def check(run: Scenario, result: Run) -> None:
+    """Every state is that of the run without a network, bit for bit, and (9) holds in every round."""
+    for n, expected in enumerate(without_network(run)):
+        states = [result.history[i, n] for i in range(run.n_agents)]
+        for i, (state, wanted) in enumerate(zip(states, expected, strict=True)):
+            for item in fields(agent.State):
+                found = getattr(state, item.name)
+                same = np.array_equal(found, getattr(wanted, item.name))
+                assert same, f"{item.name} of peer {i} in round {n} is not that of the run without a network"
+        trackers, gradients = (sum(getattr(state, name) for state in states) for name in ("y", "gradient"))
+        largest = max(float(np.abs(state.y).max()) for state in states)
+        largest = max(largest, *(float(np.abs(state.gradient).max()) for state in states))
+        off = float(np.abs(trackers - gradients).max())
+        # each round rounds a few sums of a few numbers of the largest size so far
+        assert off <= 1e-15 * run.n_agents * 8 * (n + 1) * max(largest, 1.0), f"(9) is broken by {off} in round {n}"

@@ -1,0 +1,266 @@
+"""What a peer without rounds says to whom, in answer to what."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from peer.agent import State
+from peer.assembly import KNOCK_S, Assembly, Outgoing
+from peer.errors import DisagreementError, ProtocolError
+from peer.flows import Flows
+from peer.membership import Membership
+from peer.messages import Bye, Flow, Hello, Message, Share, Standing, View
+from peer.pace import PHI_KEPT
+from topology import PeerId
+from topology.outlets import Outlets
+
+RING = Outlets("static", "ring", directed=True)
+SETTINGS = {"seed": "1", "step.alpha": "0.1"}
+V = np.array([1.0])
+
+
+def assembly(me: PeerId, n_agents: int = 3, settings: dict[str, str] = SETTINGS, outlets: Outlets = RING) -> Assembly:
+    own = Standing(1, 0, 0, f"life of {me}", n_samples=10, address=f"tcp://here:{me}")
+    membership = Membership(me, own, n_agents, departure_s=10.0)
+    return Assembly(settings, membership, Flows(me, 0, ()), outlets, n_wakings=2)
+
+
+def state(n: int = 0) -> State:
+    return State(n, V, V, np.array([2.0]), 3.0, 3.0, 0.1)
+
+
+def say(to: Assembly, messages: Outgoing, now: float = 0.0) -> None:
+    for j, message in messages:
+        assert j == to.me
+        to.receive(message, now)
+
+
+def three(outlets: Outlets = RING) -> list[Assembly]:
+    """Three that know each other, in their first epoch, all connected."""
+    peers = [assembly(i, outlets=outlets) for i in range(3)]
+    for _ in range(2):
+        for one in peers:
+            for j in one.receivers:
+                peers[j].receive(one.connected(j)[0][1], 0.0)
+    for one in peers:
+        one.membership.begin(0.0)
+        opening = one.opening
+        assert opening is not None
+        one.open_epoch(opening, state())
+    return peers
+
+
+def test_the_first_words_on_a_connection_hold_the_settings_and_later_ones_do_not() -> None:
+    a = assembly(0)
+    ((j, view),) = a.connected(1)
+    assert j == 1
+    assert isinstance(view, View)
+    assert view.settings == SETTINGS
+    ((_, later),) = a.gossip()
+    assert isinstance(later, View)
+    assert later.settings == {}
+
+
+def test_other_settings_are_named_and_nothing_is_learned() -> None:
+    a, b = assembly(0), assembly(1, settings={**SETTINGS, "seed": "2"})
+    before = a.membership.standings[1]
+    with pytest.raises(DisagreementError, match="seed is 2 there, 1 here") as refusal:
+        a.receive(b.connected(0)[0][1], 0.0)
+    assert (refusal.value.cause, refusal.value.sender) == ("settings", 1)
+    assert a.membership.standings[1] == before
+
+
+@pytest.mark.parametrize(
+    "message",
+    [Share(1, 0, 0, 0.0, V, V), Hello(1, "a", 0, "ask", 0, (), {}, {1: 3}, 0)],
+    ids=["share", "hello"],
+)
+def test_there_are_no_rounds(message: Message) -> None:
+    with pytest.raises(ProtocolError, match="no rounds") as refusal:
+        assembly(0).receive(message, 0.0)
+    assert refusal.value.cause == "mode"
+
+
+def test_nobody_speaks_in_the_name_of_this_peer() -> None:
+    with pytest.raises(ProtocolError) as refusal:
+        assembly(0).receive(Bye(0, ""), 0.0)
+    assert refusal.value.cause == "identity"
+
+
+def test_an_epoch_is_opened_when_all_are_known_and_again_when_they_change() -> None:
+    a, b = assembly(0, 2), assembly(1, 2)
+    assert a.opening is None  # how many samples peer 1 has is not known
+    a.receive(b.connected(0)[0][1], 0.0)
+    opening = a.opening
+    assert opening is not None
+    assert (opening.members, opening.neighbors, opening.n_samples) == ((0, 1), (1,), 20)
+    a.open_epoch(opening, state())
+    assert a.opening is None
+    c = assembly(5, 2)
+    a.receive(c.connected(0)[0][1], 0.0)
+    assert a.has_news
+    following = a.opening
+    assert following is not None
+    assert following.members == (0, 1, 5)
+    assert following.epoch > opening.epoch
+
+
+def test_a_flow_goes_to_whom_it_was_pushed_when_that_can_be_reached() -> None:
+    a, b, _ = three()
+    a.disconnected(1)
+    assert a.push(0, V, 0.0) == ()
+    assert a.unsent() == []
+    a.connected(1)
+    assert a.push(1, V, 0.0) == (1,)
+    ((j, flow),) = a.unsent()
+    assert j == 1
+    assert isinstance(flow, Flow)
+    b.receive(flow, 0.0)
+    assert b.flows.news == {0}
+    assert a.unsent() == []
+    with pytest.raises(ProtocolError, match="expected a stamp after"):
+        b.receive(flow, 0.0)
+
+
+def test_what_a_broken_connection_may_have_lost_goes_over_the_next_one() -> None:
+    a, _, _ = three()
+    a.push(0, V, 0.0)
+    ((_, first),) = a.unsent()
+    a.disconnected(1)
+    assert a.unsent() == []
+    view, flow = (message for _, message in a.connected(1))
+    assert isinstance(view, View)
+    assert isinstance(flow, Flow)
+    assert isinstance(first, Flow)
+    assert np.array_equal(flow.sums, first.sums)
+
+
+def test_a_waking_without_news_repeats_the_last_flows() -> None:
+    a, _, _ = three(Outlets("static", "ring"))
+    a.pace.woke(0.0, 0.0, frozenset({1}))
+    assert a.push(0, V, 0.0) == (1, 2)
+    assert len(a.unsent()) == 2
+    a.pace.woke(0.001, 0.001, frozenset())
+    assert a.push(1, V, 0.001) == ()  # neither has answered yet
+    assert [j for j, _ in a.unsent()] == [1, 2]
+
+
+def test_who_has_little_weight_keeps_it() -> None:
+    a, _, _ = three()
+    n = 0
+    while a.flows.phi >= PHI_KEPT:
+        assert a.push(n, V, 0.0) == (1,)
+        n += 1
+    assert a.push(n, V, 0.0) == ()
+    assert n == 5
+
+
+def test_the_lost_are_still_told_and_heard_of() -> None:
+    a, _, c = three()
+    a.membership.tick(0.0)
+    for now in range(1, 12):
+        c.membership.tick(float(now))
+        say(a, [(0, c.membership.view({}))], float(now))
+        lost, _ = a.tick(float(now))
+    assert 1 not in a.membership.members
+    assert lost == (1,) or 1 not in c.membership.members
+    assert a.receivers == {1, 2}  # 2 is the next on the ring now, and 1 would be
+    opening = a.opening
+    assert opening is not None
+    assert opening.neighbors == (2,)
+
+
+def test_the_end_is_when_all_know_that_all_are_through() -> None:
+    peers = three(Outlets("static", "complete"))
+    for one in peers:
+        one.gossip()
+        one.woke(replace(state(), n=1))
+    assert not any(one.has_news for one in peers)
+    for one in peers:
+        one.woke(replace(state(), n=2))
+        assert one.has_news
+    for _ in range(2):
+        for one in peers:
+            for j, message in one.gossip():
+                peers[j].receive(message, 0.0)
+        for one in peers:
+            assert one.membership.complete
+            one.membership.know()
+    assert all(one.is_over for one in peers)
+
+
+def test_a_goodbye_of_one_who_knew_is_enough() -> None:
+    a, b, _ = three()
+    for one in (a, b):
+        one.membership.know()
+    assert not b.is_over
+    say(b, [(1, message) for j, message in a.part("") if j == 1])
+    assert b.is_over
+
+
+def test_who_leaves_says_why_and_is_a_member_no_more() -> None:
+    a, b, _ = three()
+    messages = [message for j, message in a.part("the disk is full") if j == 1]
+    assert isinstance(messages[-1], Bye)
+    say(b, [(1, message) for message in messages])
+    assert b.said_bye == {0: "the disk is full"}
+    assert b.membership.members == (1, 2)
+    opening = b.opening
+    assert opening is not None
+    assert opening.n_samples == 20
+
+
+def test_who_has_gone_is_knocked_at_in_turn() -> None:
+    """A ring 0 1 2 3 without 1 and 3: neither 0 nor 2 has a neighbor, were all there, that leads to the other."""
+    a = assembly(0, 4, outlets=Outlets("static", "ring"))
+    assert a.knocks_at(0.0) == ()
+    for j in (1, 2, 3):
+        a.membership.standings[j] = replace(a.membership.standings[j], generation=2)
+    assert a.receivers == {1, 3}
+    knocked_at = [a.knocks_at(KNOCK_S * turn) for turn in range(6)]
+    assert set(knocked_at) == {(1,), (2,), (3,)}
+    assert knocked_at[:3] == knocked_at[3:]
+    a.membership.leave()
+    assert (0,) not in {a.knocks_at(KNOCK_S * turn) for turn in range(4)}
+
+
+def kinds(messages: Outgoing) -> list[str]:
+    return [f"{type(message).__name__} {j}" for j, message in messages]
+
+
+def test_on_a_full_link_a_flow_and_a_view_wait_and_who_waited_longer_goes_first() -> None:
+    """Else a slow link carries flows only, and its sender is taken for lost; or views only."""
+    a, _, _ = three()
+    assert kinds(a.tick(1.0)[1]) == ["View 1"]
+    a.push(0, V, 1.0)
+    a.found_no_room(a.unsent())
+    assert a.gossip() == []
+    a.push(1, V, 1.0)
+    first = a.unsent()
+    assert kinds(first) == ["Flow 1", "View 1"]
+    a.found_no_room(first[1:])
+    assert a.gossip() == []  # it waits already
+    a.flows.repeat([1])
+    second = a.unsent()
+    assert kinds(second) == ["View 1", "Flow 1"]
+    a.found_no_room(second)
+    assert kinds(a.unsent()) == ["View 1", "Flow 1"]
+    assert a.unsent() == []
+
+
+def test_what_waits_for_a_link_goes_with_it() -> None:
+    a, _, _ = three()
+    a.found_no_room(a.gossip())
+    a.disconnected(1)
+    assert a.unsent() == []
+    a.found_no_room([(1, a.membership.view({}))])
+    assert kinds(a.connected(1)) == ["View 1"]
+
+
+def test_the_last_words_wait_for_nobody() -> None:
+    a, _, _ = three()
+    a.found_no_room(a.gossip())
+    assert kinds(a.part("interrupted")) == ["View 1", "Bye 1"]

@@ -1,0 +1,112 @@
+"""Links of an experiment: what peers get of them, and what is recorded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from peer import config, settings
+from peer.errors import ConfigError
+from peer.settings import Experiment
+from topology import outlets, schedules
+from topology.outlets import InStep, Outlets
+
+
+def experiment(mode: str = "async", peers: int = 5, iterations: int = 40, **topology: Any) -> Experiment:
+    return settings.from_tree(
+        {
+            "peers": peers,
+            "iterations": iterations,
+            "seed": 3,
+            "data": {"dataset": "wine"},
+            "topology": {"graph": "ring", **topology},
+            "run": {"mode": mode},
+        }
+    )
+
+
+def recorded(found: Experiment, run_dir: Path) -> list[str]:
+    config.record(found, config.ground(found), run_dir)
+    assert settings.read(run_dir / "experiment.toml").topology == found.topology
+    return (run_dir / "schedule.jsonl").read_text().splitlines()
+
+
+def test_all_settings_arrive() -> None:
+    given: dict[str, Any] = {"probability": 0.1, "radius": 0.2, "link_probability": 0.9}
+    found = config.outlets_of(experiment(graph="geometric", schedule="random-links", directed=True, **given))
+    assert found == Outlets("random-links", "geometric", True, 0.1, 0.2, 0.9, 3)
+
+
+def test_neighbors_without_rounds_are_of_both_directions() -> None:
+    ground = config.ground(experiment(graph="exponential", directed=True, peers=6))
+    assert ground.outlets.out_neighbors(tuple(range(6)), 0) == (1, 2, 4)
+    assert ground.union[0] == (1, 2, 4, 5)  # and 5, 4, 2 push to it
+    assert not ground.schedule.links.edges, "there are no rounds in which to meet"
+    assert ground.digest == ""
+
+
+def test_rounds_have_outlets_too() -> None:
+    ground = config.ground(experiment("rounds"))
+    assert ground.outlets == Outlets("static", "ring", seed=3)
+    assert ground.union == ((1, 4), (0, 2), (1, 3), (2, 4), (0, 3))
+
+
+@pytest.mark.parametrize(
+    ("topology", "n_lines"),
+    [
+        ({"directed": True}, 1),
+        ({"schedule": "one-peer-exponential"}, 3),
+        ({"schedule": "random-links"}, 40),
+        ({"schedule": "matchings", "graph": "star"}, 40),
+    ],
+)
+def test_arcs_are_recorded(topology: dict[str, Any], n_lines: int, tmp_path: Path) -> None:
+    found = experiment(**topology)
+    lines = recorded(found, tmp_path)
+    assert lines == list(InStep(config.outlets_of(found), 5).lines(40))
+    assert len(lines) == n_lines
+    assert lines[0].startswith('{"n": 0, "arcs": [[')
+    graphs = outlets.load(tmp_path / "schedule.jsonl", 5)
+    assert graphs[0].arcs == InStep(config.outlets_of(found), 5).graph(0).arcs
+
+
+def test_what_never_repeats_is_recorded_in_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = experiment(schedule="random-links", iterations=2**31)
+    assert len(recorded(found, tmp_path)) == config.MOST_LINES
+    monkeypatch.setattr(config, "MOST_CHARACTERS", 2_000)
+    lines = recorded(found, tmp_path)
+    assert sum(map(len, lines[:-1])) <= 2_000 < sum(map(len, lines))
+
+
+def test_a_file_is_recorded_whole_and_told_apart_from_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the number of iterations: peers wake more often than that."""
+    monkeypatch.setattr(config, "MOST_CHARACTERS", 10)
+    path = tmp_path / "links.jsonl"
+    arcs = [(0, 1), (1, 2), (2, 3), (3, 4), (4, 0)]
+    path.write_text("\n".join(f'{{"n": {n}, "arcs": [[{i}, {j}]]}}' for n, (i, j) in enumerate(arcs * 2)))
+    found = experiment(schedule="file", path=str(path), iterations=5)
+    assert recorded(found, tmp_path / "run") == path.read_text().splitlines()
+    digest = config.ground(found).digest
+    copy = experiment(schedule="file", path=str(tmp_path / "run" / "schedule.jsonl"))
+    assert config.ground(copy).digest == digest != ""
+    path.write_text(path.read_text() + '\n{"n": 10, "edges": [[0, 1]]}')
+    assert config.ground(found).digest != digest
+    with pytest.raises(ConfigError, match="union of all wakings falls apart into 5 strongly connected"):
+        config.ground(experiment(schedule="file", path=str(path), iterations=4))
+
+
+def test_rounds_refuse_arcs(tmp_path: Path) -> None:
+    path = tmp_path / "links.jsonl"
+    path.write_text('{"n": 0, "arcs": [[0, 1], [1, 0]]}')
+    found = experiment("rounds", 2, schedule="file", path=str(path))
+    with pytest.raises(ConfigError, match=r'^topology: .*links.jsonl, line 1: "arcs": .* need mode = "async"'):
+        config.ground(found)
+    with pytest.raises(ConfigError):
+        config.schedule_of(found)
+
+
+def test_rounds_are_recorded_as_ever(tmp_path: Path) -> None:
+    found = experiment("rounds", schedule="random-links")
+    assert recorded(found, tmp_path) == list(schedules.lines(config.schedule_of(found), 40))
