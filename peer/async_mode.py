@@ -345,7 +345,7 @@ class AsyncLife:
             phi=phi,
             epoch=flows.epoch,
             members=n_agents,
-            dropped=dict(self.host.dropped),
+            **self.host.drops.numbers,
         )
 
     async def part(self) -> None:
@@ -391,4 +391,4 @@ class AsyncLife:
             self.say(self.assembly.part(line))
         if code == INTERRUPTED and self.state is not None and self.experiment.run.checkpoint_every:
             self.keep(self.snapshot(self.state))
-        self.host.event("end", code=code, problem=line, absent=(), dropped=dict(self.host.dropped))
+        self.host.event("end", code=code, problem=line, absent=(), **self.host.drops.numbers)

@@ -11,7 +11,6 @@ import asyncio
 import secrets
 import socket
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -24,7 +23,8 @@ import numpy as np
 
 from peer import checkpoint, config, memory, npz, settings, wire
 from peer.arrays import Vector
-from peer.errors import ConfigError, DisagreementError, RemoteError, WireError
+from peer.drops import Drops
+from peer.errors import ConfigError, DisagreementError, RemoteError
 from peer.journal import Journal, claim, folder_of, truncate_metrics
 from peer.messages import Message
 from peer.optim.models import MLP
@@ -152,7 +152,7 @@ class Host:
         n_ids = experiment.peers if experiment.run.mode == "rounds" else settings.MAX_PEERS
         self.form = wire.Format(experiment.run_id, n_ids, 0, experiment.transport.wire_dtype)
         self.changed = asyncio.Event()
-        self.dropped: Counter[str] = Counter()
+        self.drops = Drops()
         self.computing_since_s: float | None = None
         self.began_s = time.monotonic()
         self._opened = ExitStack()
@@ -279,12 +279,9 @@ class Host:
 
     async def _take(self) -> None:
         """Take in one message, or drop it; a peer with which no run is possible ends this one before it has begun."""
+        came_from, frames = await self.transport.receive()
         try:
-            came_from, frames = await self.transport.receive()
-            message = wire.decode(frames, self.form)
-            if message.sender != came_from:
-                raise WireError("identity", f"it says it is peer {message.sender}", came_from)
-            self.life.hear(message)
+            self.life.hear(wire.decode(frames, self.form, came_from))
         except RemoteError as error:
             if isinstance(error, DisagreementError) and not self.life.began:
                 raise
@@ -293,9 +290,8 @@ class Host:
 
     def drop(self, error: RemoteError) -> None:
         """Count what was dropped, and journal the first of its kind from each sender."""
-        self.dropped[error.cause] += 1
-        now = time.monotonic() - self.began_s
-        self.journal.once("dropped", (error.cause, error.sender), now, cause=error.cause, problem=str(error))
+        if self.drops.add(error):
+            self.event("dropped", cause=error.cause, peer=error.sender, problem=str(error))
 
     def soon(self, spread: Callable[[], object]) -> None:
         """Pass news on, when others have had time to gather."""

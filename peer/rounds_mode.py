@@ -259,7 +259,7 @@ class RoundsLife:
             bytes_sent=self.host.transport.bytes_sent - sent,
             bytes_received=self.host.transport.bytes_received - received,
             neighbors=list(neighbors),
-            dropped=dict(self.host.dropped),
+            **self.host.drops.numbers,
         )
         return following
 
@@ -323,4 +323,4 @@ class RoundsLife:
         if code not in (DONE, INTERRUPTED):
             self.say(self.session.part(line))
         absent = self.session.absent if code == DONE else ()
-        self.host.event("end", code=code, problem=line, absent=absent, dropped=dict(self.host.dropped))
+        self.host.event("end", code=code, problem=line, absent=absent, **self.host.drops.numbers)

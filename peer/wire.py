@@ -21,6 +21,7 @@ import numpy as np
 from peer.arrays import DTYPES, Vector
 from peer.errors import WireError
 from peer.messages import PROTOCOL, Bye, Flow, Hello, Message, Part, Share, Standing, View
+from topology import PeerId
 
 Frame: TypeAlias = bytes | memoryview
 
@@ -157,7 +158,7 @@ def _raw(vector: Vector, dtype: str) -> memoryview:
     return np.ascontiguousarray(vector, dtype=DTYPES[dtype]).data.cast("B")
 
 
-def decode(frames: Sequence[Frame], form: Format) -> Message:
+def decode(frames: Sequence[Frame], form: Format, came_from: PeerId | None = None) -> Message:
     """Message of some frames, every field checked.
 
     Parameters
@@ -166,6 +167,8 @@ def decode(frames: Sequence[Frame], form: Format) -> Message:
         As they came, without the envelope.
     form : Format
         What a valid message of this run looks like.
+    came_from : int or None
+        Peer over whose connection they came: it has to be the sender, and is to blame for what is wrong.
 
     Returns
     -------
@@ -178,18 +181,20 @@ def decode(frames: Sequence[Frame], form: Format) -> Message:
         Anything that is no valid message; names the cause.
     """
     if not frames or len(frames[0]) > form.max_header_bytes:
-        raise WireError("size", f"expected a header of up to {form.max_header_bytes} bytes")
+        raise WireError("size", f"expected a header of up to {form.max_header_bytes} bytes", came_from)
     try:
         header = msgpack.unpackb(frames[0], strict_map_key=False)
     except Exception as error:  # msgpack documents no common base of what it raises on malformed bytes
-        raise WireError("header", "expected a msgpack header") from error
-    fields = _Fields(header)
+        raise WireError("header", "expected a msgpack header", came_from) from error
+    fields = _Fields(header, came_from)
     version, run = fields.integer("v", 0, 2**31), fields.text("run", 200)
     if version != PROTOCOL:
-        raise WireError("version", f"expected protocol version {PROTOCOL}, found {version}")
+        raise WireError("version", f"expected protocol version {PROTOCOL}, found {version}", came_from)
     if run != form.run:
-        raise WireError("run", f"expected run {form.run!r}, found {run!r}")
+        raise WireError("run", f"expected run {form.run!r}, found {run!r}", came_from)
     sender = fields.integer("from", 0, form.n_agents)
+    if came_from is not None and sender != came_from:
+        raise WireError("identity", f"it says it is peer {sender}", came_from)
     kind = fields.choice("kind", ("share", "flow", "hello", "view", "bye"))
     if kind == "share":
         return _share(fields, sender, frames[1:], form)
@@ -307,30 +312,31 @@ class _Fields:
     """A decoded header, whose fields are taken out with their type checked."""
 
     values: Mapping[str, object]
+    came_from: PeerId | None
 
     def __post_init__(self) -> None:
         if not isinstance(self.values, dict):
-            raise WireError("header", "expected a msgpack map")
+            raise WireError("header", "expected a msgpack map", self.came_from)
 
     def integer(self, key: str, low: int, high: int) -> int:
         """Integer in low <= value < high."""
         value = self.values.get(key)
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value < high:
-            raise WireError("header", f"{key}: expected an integer in {low}..{high - 1}")
+            raise WireError("header", f"{key}: expected an integer in {low}..{high - 1}", self.came_from)
         return value
 
     def text(self, key: str, longest: int) -> str:
         """Printable text of up to `longest` characters."""
         value = self.values.get(key)
         if not isinstance(value, str) or len(value) > longest or not value.isprintable():
-            raise WireError("header", f"{key}: expected printable text of up to {longest} characters")
+            raise WireError("header", f"{key}: expected printable text of up to {longest} characters", self.came_from)
         return value
 
     def choice(self, key: str, allowed: Sequence[str]) -> str:
         """One of the allowed words."""
         value = self.values.get(key)
         if not isinstance(value, str) or value not in allowed:
-            raise WireError("header", f"{key}: expected one of {', '.join(allowed)}")
+            raise WireError("header", f"{key}: expected one of {', '.join(allowed)}", self.came_from)
         return value
 
     def dtype(self, form: Format, sender: int, n: int | None) -> None:
@@ -350,5 +356,5 @@ class _Fields:
         """Map whose keys and values have just these types."""
         found = self.values.get(key)
         if not isinstance(found, dict) or not all(type(k) is keys and type(v) is values for k, v in found.items()):
-            raise WireError("header", f"{key}: expected a map of {keys.__name__} to {values.__name__}")
+            raise WireError("header", f"{key}: expected a map of {keys.__name__} to {values.__name__}", self.came_from)
         return found
