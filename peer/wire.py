@@ -234,7 +234,9 @@ def _flow(fields: _Fields, sender: int, tensors: Sequence[Frame], form: Format) 
     v = _tensor(tensors[0], form.n_parameters, form, sender, None)
     sums = _tensor(tensors[1], form.n_parameters + N_SCALARS, replace(form, dtype=SUMS_DTYPE), sender, None)
     for vector in (v, sums):
-        if not (float(vector.min()) >= -MAX_FLOW and float(vector.max()) <= MAX_FLOW):  # nan is in no interval
+        with np.errstate(invalid="ignore"):
+            least, most = float(vector.min()), float(vector.max())
+        if not (least >= -MAX_FLOW and most <= MAX_FLOW):  # nan is in no interval
             raise WireError("nonfinite", f"expected numbers up to {MAX_FLOW:g}, found larger ones or nan", sender)
     return Flow(sender, epoch, (incarnation, counter), v, sums)
 
@@ -246,7 +248,11 @@ def _tensor(frame: Frame, size: int, form: Format, sender: int, n: int | None) -
         raise WireError("shape", "expected no tensor while the number of parameters is not known", sender, n)
     if len(frame) != expected:
         raise WireError("shape", f"expected a tensor of {expected} bytes, found {len(frame)}", sender, n)
-    return np.frombuffer(frame, dtype=dtype).astype(np.float64, copy=False)
+    received = np.frombuffer(frame, dtype=dtype)
+    if dtype == np.float64:
+        return received
+    with np.errstate(invalid="ignore"):  # a nan may be one of those that signal
+        return received.astype(np.float64)
 
 
 def _hello(fields: _Fields, sender: int, form: Format) -> Hello:

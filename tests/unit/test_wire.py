@@ -529,3 +529,16 @@ def test_valid_headers_with_other_values(base: dict[str, Any], data: st.DataObje
     keys = data.draw(st.lists(st.sampled_from(sorted(base)), min_size=1, max_size=3))
     header = base | {key: data.draw(junk) for key in keys}
     decode_or_refuse([msgpack.packb(header), *data.draw(st.sampled_from([[], [TENSOR], [TENSOR] * 2, [TENSOR, SUMS]]))])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_nan_that_signals_is_refused_without_a_word(dtype: str) -> None:
+    """The processor would say that it has met one, and numpy would warn."""
+    form = replace(FORM, dtype=dtype)
+    nan = {"f8": b"\1\0\0\0\0\0\xf0\x7f", "f4": b"\1\0\x80\x7f"}[dtype]
+    header, v, sums = (bytes(frame) for frame in wire.encode(Flow(1, 3, (0, 1), np.zeros(3), np.zeros(5)), form))
+    assert refused([header, nan + v[len(nan) :], sums], form).cause == "nonfinite"
+    header, y = (bytes(frame) for frame in wire.encode(Share(1, 3, 0, 0.5, np.zeros(3), None), form))
+    received = cast(Share, wire.decode([header, nan + y[len(nan) :]], form)).y
+    assert received is not None
+    assert np.isnan(received[0]), "of a share that is found where it is mixed"
