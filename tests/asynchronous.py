@@ -26,7 +26,7 @@ from peer.arrays import Vector
 from peer.assembly import Assembly, Opening, Outgoing
 from peer.async_mode import GOSSIP_S, QUEUE_MESSAGES
 from peer.checkpoint import Moment
-from peer.errors import ProtocolError, RemoteError, WireError
+from peer.errors import RemoteError, WireError
 from peer.flows import Flows, Stamp
 from peer.host import NEWS_S
 from peer.membership import Membership
@@ -55,7 +55,7 @@ TROUBLE_S: Final = 12.0
 DEPARTURE_S: Final = 4.0
 """Without progress for so long a member is lost: a good part of the trouble, and many times what gossip takes."""
 
-MAX_WAKINGS: Final = 6_000
+MAX_WAKINGS: Final = 12_000
 """Of all peers of a run together, after the last fault; several times what the slowest of these needs."""
 
 MAX_END_S: Final = 60.0
@@ -186,7 +186,7 @@ def scenario(seed: int) -> Scenario:
 def _deeds(n_agents: int, rng: random.Random) -> tuple[Deed, ...]:
     """What peers do and suffer; two of the initial ones stay, or come back whenever they crash."""
     born = dict.fromkeys(range(n_agents), 0.0)
-    born |= {n_agents + k: rng.uniform(0.0, TROUBLE_S) for k in range(rng.choice((0, 0, 1, 2)))}
+    born |= {n_agents + k: rng.uniform(0.0, TROUBLE_S) for k in range(min(rng.choice((0, 0, 1, 2)), 5 - n_agents))}
     deeds = [Deed(at, "join", who) for who, at in born.items() if who >= n_agents]
     for who in sorted(born.keys() - {0, 1}):
         if rng.random() < 0.3:
@@ -378,6 +378,8 @@ class Peer:
         unreachable: set[PeerId] = set()
         last: Message | None = None
         for j, message in messages:
+            if isinstance(message, Flow):
+                self.run.made[self.me, message.epoch, message.stamp] = self.run.starts[self.me], self.flows.counter
             if message is not last:  # the same to several peers is encoded once
                 last, name, frames = message, _shown(message), wire.encode(message, self.form)
             if j in unreachable or not self.run.network.send(self.me, j, name, frames):
@@ -388,14 +390,16 @@ class Peer:
     def take(self, frames: list[bytes], sender: PeerId, whole: bool) -> None:
         """Take in one message, or drop it."""
         message: Message | None = None
-        newest = self.flows.newest(sender)
         try:
             message = wire.decode(frames, self.form)
             assert whole, "a garbled message was taken for a whole one"
             self.assembly.receive(message, self.now)
         except RemoteError as error:
             self.run.happened[f"dropped: {error.cause}"] += 1
-            self.run.check_drop(self, error, message, newest)
+            self.run.check_drop(self, error, message)
+        else:
+            if isinstance(message, Flow):
+                self.run.note_taken(self, message)
         if self.assembly.has_news:
             self.link()
             if not self.news:
@@ -585,6 +589,8 @@ class Run:
         self.goal = optimum(list(self.final.values()))
         self.last_fault = 0
         self.largest = 1.0
+        self.made: dict[tuple[PeerId, int, Stamp], tuple[int, int]] = {}
+        self.taken: dict[tuple[PeerId, PeerId], tuple[int, int]] = {}
 
     def play(self) -> None:
         """Everything, until all are at the optimum, stay there, and have ended."""
@@ -726,17 +732,25 @@ class Run:
 
     # ---- what must hold --------------------------------------------------------------------
 
-    def check_drop(self, peer: Peer, error: RemoteError, message: Message | None, newest: Stamp | None) -> None:
+    def age(self, flow: Flow) -> tuple[int, int]:
+        """In which life of its sender a flow was made, and after which push, whatever its stamp says."""
+        return self.made[flow.sender, flow.epoch, flow.stamp]
+
+    def note_taken(self, peer: Peer, flow: Flow) -> None:
+        """A peer has taken a flow."""
+        link = flow.sender, peer.me
+        self.taken[link] = max(self.age(flow), self.taken.get(link, (0, 0)))
+
+    def check_drop(self, peer: Peer, error: RemoteError, message: Message | None) -> None:
         """Only what is garbled, or old, or of another epoch may be dropped."""
         if message is None:
             assert isinstance(error, WireError), f"{error.cause}: {error}"
             return
         assert isinstance(message, Flow), f"{error.cause}: {error}"
-        assert isinstance(error, ProtocolError), f"{error.cause}: {error}"
         if message.epoch == peer.flows.epoch:
             assert error.cause in ("stale", "duplicate"), f"{error.cause}: {error}"
-            assert newest is not None, str(error)
-            assert message.stamp <= newest, f"what is newer than all before it was refused: {error}"
+            is_new = self.age(message) > self.taken.get((message.sender, peer.me), (0, -1))
+            assert not is_new, f"what is newer than all before it was refused: {error}"
 
     def check_view(self, peer: Peer) -> None:
         """What a peer knows of the others only grows, and no farther than there are peers."""
