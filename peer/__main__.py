@@ -111,13 +111,14 @@ def launch(
         return watchers[0]  # type: ignore[no-any-return]
 
     outcome = launcher.launch(what, run_dir, watch)
+    if outcome.finished:
+        summarize(run_dir, outcome.seconds, central or experiment is None)
     if outcome.code != 0:
         complain(outcome.line)
-        return outcome.code
-    return summarize(run_dir, outcome.seconds, central or experiment is None)
+    return outcome.code
 
 
-def summarize(run_dir: Path, seconds: float, central: bool) -> int:
+def summarize(run_dir: Path, seconds: float, central: bool) -> None:
     """Write and show the summary of a run."""
     from rich.console import Console
 
@@ -127,7 +128,6 @@ def summarize(run_dir: Path, seconds: float, central: bool) -> int:
     found = summary.of_run(settings.read(run_dir / "experiment.toml"), run_dir, seconds, central)
     summary.write(found, run_dir / "summary.json")
     show_summary(Console(), found, run_dir)
-    return 0
 
 
 def free_folder(parent: Path, name: str) -> Path:
@@ -192,7 +192,8 @@ def run(
     if transport.security == "curve":
         if not transport.keys:
             raise ConfigError("transport.keys", f"expected a folder that `peer keys DIR --peers {what.peers}` wrote")
-        secret, public = keys.read(keys.folder_of(transport.keys, me), me, what.peers)
+        folder_of_keys, elastic = keys.folder_of(transport.keys, me), what.run.mode == "async"
+        secret, public = keys.read(folder_of_keys, me, what.peers, newcomers=elastic)
         pair = Keys(secret, public_of(secret), public)
     elif not all(map(is_loopback, (*transport.addresses, listens, *([contact[1]] if contact else [])))):
         raise ConfigError("transport.security", "expected curve: none is for addresses of the loopback only")
@@ -245,7 +246,9 @@ def with_shards(experiment: Experiment, run_dir: Path) -> Experiment:
 @cli.command()
 @click.argument("run_dir", type=FOLDER)
 @with_id(required=True, says="Which peer,")
-@click.option("--within", default=30.0, show_default=True, help="Seconds in which a round must have been done.")
+@click.option(
+    "--within", default=30.0, show_default=True, help="Seconds in which a round or waking must have been done."
+)
 def health(run_dir: Path, me: int, within: float) -> int:
     """Say how peer --id of RUN_DIR gets on; exit code 0 if it makes progress or is done, else 1.
 
@@ -254,9 +257,11 @@ def health(run_dir: Path, me: int, within: float) -> int:
     """
     import time
 
-    from peer import journal
+    from peer import journal, settings
 
-    found = journal.health(journal.folder_of(run_dir, me), within, time.time())
+    path = run_dir / "experiment.toml"
+    counted = "wakings" if path.exists() and settings.read(path).run.mode == "async" else "rounds"
+    found = journal.health(journal.folder_of(run_dir, me), within, time.time(), counted)
     click.echo(f"peer {me}: {found.line}", err=not found.good)
     return 0 if found.good else 1
 

@@ -5,18 +5,19 @@ for neural networks of S. Scardapane, P. Di Lorenzo (2017). Departures:
 
 1. One more scalar is tracked like y, the mean of g_i(w_i), so that every agent can estimate G.
 2. Where shares are rounded on the wire, the sender keeps what rounding took, so that (9) stays exact.
+3. On request, neighbors are believed only so far: see `Clipping`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, final
 
 import numpy as np
 
-from peer.arrays import Vector, is_finite, rounded
+from peer.arrays import Matrix, Vector, is_finite, rounded
 from peer.errors import ProtocolError, SolveError
 from peer.messages import Share
 from peer.optim.solvers import Solution
@@ -62,6 +63,9 @@ class State:
         Tracker of the mean of g_j(w_j).
     alpha : float
         Step size alpha[n].
+    pulled : Matrix
+        With clipping, what came from each neighbor so far, net, of y and of the objective: f_ij, see `Clipping`,
+        (number of neighbors, p + 1); empty before the first round, and without clipping.
     """
 
     n: int
@@ -71,6 +75,52 @@ class State:
     value: float
     objective: float
     alpha: float
+    pulled: Matrix = field(default_factory=lambda: np.zeros((0, 0)))
+
+
+@final
+@dataclass(frozen=True)
+class Clipping:
+    """How far a neighbor may pull an agent, whatever it says.
+
+    The place of the sums in (7) and (8) is taken by
+
+        w_i[n+1] = z_i + sum_j c_ij clip(z_j - z_i, r_w alpha[n]/alpha[0])
+        f_ij[n+1] = clip(f_ij[n] + c_ij clip(y_j - y_i, r_y), r_y),    y_i = grad g_i(w_i) + sum_j f_ij,    f_ij[0] = 0
+
+    with clip(d, r) = d min(1, r/||d||), and by the same of the objective with a radius of its own.
+    Source: L. He, S. P. Karimireddy, M. Jaggi, "Byzantine-robust decentralized learning via ClippedGossip" (2022).
+    Departures:
+
+    1. They clip parameters only. A tracker adds up what came, so that clipped rounds alone would let a liar move
+       it by c_ij r_y in each, without end. Here f_ij, the sum over all rounds, is clipped too.
+    2. One radius for all agents, given and not adapted, in (7) in proportion to the step size: what neighbors
+       differ by is, and a radius that did not shrink would in the end be larger than every step.
+
+    Laws. A neighbor moves w_i by at most c_ij r_w in a round; y_i by at most c_ij r_y in a round, and r_y in all.
+    clip is odd, c_ij = c_ji, and both ends of a link clip the same difference by the same radius: what one takes
+    the other gives. So where all keep to the method, the sum of w_i[n+1] is that of z_i, and (9) holds, to rounding,
+    as without clipping, while it is active too. With liars, over the others, (9) is off by at most r_y a link to a
+    liar, however long the run; the sum of w moves by at most c_ij r_w a link and round, against their own steps.
+
+    Price. Honest neighbors whose z differ by more than the radius approach each other by c_ij r_w a round and no
+    faster; where their gradients differ by more than the net flows of r_y a link can balance, they do not agree
+    at all. p + 1 numbers a neighbor in memory and in the checkpoint.
+
+    Parameters
+    ----------
+    w : float
+        r_w/alpha[0], > 0.
+    y, objective : float
+        r_y, and that of the objective, > 0; infinity where it is not clipped.
+    neighbors : tuple of int
+        All that the agent ever has, ascending: the rows of `State.pulled`.
+    """
+
+    w: float
+    y: float
+    objective: float
+    neighbors: tuple[PeerId, ...]
 
 
 @final
@@ -109,6 +159,7 @@ def absorb(
     weights: Mapping[PeerId, float],
     rule: StepRule,
     wire_dtype: np.dtype[Any],
+    clipping: Clipping | None = None,
 ) -> State:
     """Network half of round n: consensus (7) and dynamic consensus (8) with the shares of all neighbors.
 
@@ -126,6 +177,8 @@ def absorb(
         alpha[n+1] from alpha[n].
     wire_dtype : dtype
         How neighbors see this agent's own z and y.
+    clipping : Clipping or None
+        None: neighbors are believed.
 
     Returns
     -------
@@ -139,10 +192,15 @@ def absorb(
     SolveError
         nan or infinity of the agent's own making.
     """
-    w = mix(proposal.z, {j: share.z for j, share in shares.items()}, weights, wire_dtype)
-    y = mix(state.y, {j: share.y for j, share in shares.items()}, weights, wire_dtype)
-    seen = {j: shares[j].objective if j in shares else state.objective for j in weights}
-    objective = math.fsum(weight * seen[j] for j, weight in weights.items())
+    zs, ys = {j: share.z for j, share in shares.items()}, {j: share.y for j, share in shares.items()}
+    if clipping is None:
+        w, y, pulled = mix(proposal.z, zs, weights, wire_dtype), mix(state.y, ys, weights, wire_dtype), state.pulled
+        seen = {j: shares[j].objective if j in shares else state.objective for j in weights}
+        objective = math.fsum(weight * seen[j] for j, weight in weights.items())
+    else:
+        w = approach(proposal.z, zs, weights, clipping.w * state.alpha, wire_dtype)
+        pulled = pull(state, shares, weights, clipping, wire_dtype)
+        y, objective = state.gradient + pulled[:, :-1].sum(axis=0), state.value + math.fsum(pulled[:, -1])
     gradient, value = problem.gradient(w), problem.value(w)
     y += gradient - state.gradient
     if not (is_finite(y) and is_finite(w) and np.isfinite(value)):
@@ -150,7 +208,7 @@ def absorb(
             if not all(vector is None or is_finite(vector) for vector in (share.y, share.z)):
                 raise ProtocolError("nonfinite", "expected finite numbers, found nan or infinity", j, state.n)
         raise SolveError(f"round {state.n}: parameters, objective or gradient are nan or infinite")
-    return State(state.n + 1, w, y, gradient, value, objective + value - state.value, rule.after(state.alpha))
+    return State(state.n + 1, w, y, gradient, value, objective + value - state.value, rule.after(state.alpha), pulled)
 
 
 def mix(
@@ -160,8 +218,55 @@ def mix(
     seen = rounded(own, wire_dtype)
     total = np.zeros_like(own)
     for j, weight in sorted(weights.items()):
-        vector = theirs.get(j, seen)
-        if vector is None:
-            raise ValueError(f"the share of agent {j} is not whole")
-        total += weight * vector
+        total += weight * _whole(theirs.get(j, seen), j)
     return total if seen is own else total + (own - seen)
+
+
+def approach(
+    own: Vector,
+    theirs: Mapping[PeerId, Vector | None],
+    weights: Mapping[PeerId, float],
+    radius: float,
+    wire_dtype: np.dtype[Any],
+) -> Vector:
+    """v_i + sum_j c_ij clip(v_j - v_i, radius) over j ascending, (p,); the sum over all agents is kept as by `mix`."""
+    seen, total = rounded(own, wire_dtype), own.copy()
+    for j, vector in sorted(theirs.items()):
+        total += weights[j] * clip(_whole(vector, j) - seen, radius)
+    return total
+
+
+def pull(
+    state: State,
+    shares: Mapping[PeerId, Share],
+    weights: Mapping[PeerId, float],
+    clipping: Clipping,
+    wire_dtype: np.dtype[Any],
+) -> Matrix:
+    """f_ij[n+1] of `Clipping`, (number of neighbors, p + 1); those of the other end of each link, negated."""
+    seen = rounded(state.y, wire_dtype)
+    pulled = state.pulled.copy() if state.pulled.size else np.zeros((len(clipping.neighbors), state.y.size + 1))
+    for f, j in zip(pulled, clipping.neighbors, strict=True):
+        if j in shares:
+            f[:-1] = clip(f[:-1] + weights[j] * clip(_whole(shares[j].y, j) - seen, clipping.y), clipping.y)
+            change = clip_number(shares[j].objective - state.objective, clipping.objective)
+            f[-1] = clip_number(f[-1] + weights[j] * change, clipping.objective)
+    return pulled
+
+
+def clip(difference: Vector, radius: float) -> Vector:
+    """Difference min(1, radius/||difference||), (p,): odd, 1-Lipschitz; 0 where the square of the norm overflows."""
+    with np.errstate(over="ignore"):
+        length = math.sqrt(float(np.dot(difference, difference)))
+    return difference if length <= radius else difference * (radius / length)
+
+
+def clip_number(difference: float, radius: float) -> float:
+    """`clip` of a scalar."""
+    return min(max(difference, -radius), radius)
+
+
+def _whole(vector: Vector | None, j: PeerId) -> Vector:
+    if vector is None:
+        raise ValueError(f"the share of agent {j} is not whole")
+    return vector

@@ -35,8 +35,8 @@ class Checkpoint:
         Samples of every peer.
     n_classes : int
         Largest label of all peers plus one; 0 where there are no labels.
-    vectors : mapping of str to Vector
-        The agent's vectors at its start, each (p,).
+    vectors : mapping of str to array
+        The agent's arrays at its start.
     scalars : mapping of str to float
         The agent's numbers at its start.
     kept : tuple of Share
@@ -48,7 +48,7 @@ class Checkpoint:
     n: int
     n_samples: Mapping[PeerId, int]
     n_classes: int
-    vectors: Mapping[str, Vector]
+    vectors: Mapping[str, NDArray[Any]]
     scalars: Mapping[str, float]
     kept: tuple[Share, ...]
 

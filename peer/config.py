@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -16,6 +17,7 @@ import msgspec
 import numpy as np
 
 from peer import npz, settings, shards
+from peer.agent import Clipping
 from peer.arrays import Vector
 from peer.assembly import Assembly
 from peer.checkpoint import Checkpoint, Moment
@@ -276,6 +278,14 @@ def surrogate_of(experiment: Experiment, n_agents: int) -> Surrogate:
 def step_of(experiment: Experiment) -> StepRule:
     """(10), or a constant step."""
     return Diminishing(experiment.step.mu) if experiment.step.rule == "diminishing" else Constant()
+
+
+def clipping_of(experiment: Experiment, neighbors: tuple[PeerId, ...]) -> Clipping | None:
+    """How far the neighbors of an agent, all that it ever has, may pull it; None: as far as they like."""
+    radii = experiment.robustness
+    if not radii.clip_w:
+        return None
+    return Clipping(radii.clip_w / experiment.step.alpha, radii.clip_y, radii.clip_objective or math.inf, neighbors)
 
 
 # ---- first parameters ----------------------------------------------------------------------

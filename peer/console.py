@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from peer.journal import ranges
 from peer.launch import Watcher, new_metrics
 from peer.settings import Experiment
 from topology import PeerId
@@ -24,7 +25,9 @@ BAR: Final = 24
 
 @final
 class Progress(Watcher):
-    """Round, objective, residual, disagreement and bytes a second, from what the peers journal.
+    """Round or waking, objective, residual, disagreement and bytes a second, from what the peers journal.
+
+    Without rounds, that of the members of the newest epoch, in which wakings are counted.
 
     Parameters
     ----------
@@ -41,6 +44,7 @@ class Progress(Watcher):
         self._began_s = self._said_s = time.monotonic()
         self._offsets: dict[PeerId, int] = {}
         self._last: dict[PeerId, dict[str, Any]] = {}
+        self._opened_n: dict[PeerId, int] = {}
         self._bytes = 0
         self._said_round = -1
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
@@ -51,7 +55,10 @@ class Progress(Watcher):
         """Read the newest lines, and show them."""
         for peer, lines in new_metrics(self._run_dir, self._offsets, self._experiment.peers).items():
             self._bytes += sum(line["bytes_sent"] for line in lines)
-            self._last[peer] = lines[-1]
+            for line in lines:
+                if peer not in self._last or _epoch(line) != _epoch(self._last[peer]):
+                    self._opened_n[peer] = int(line["iteration"])
+                self._last[peer] = line
         now = time.monotonic()
         if self._live is not None:
             self._live.update(self._text(), refresh=True)
@@ -60,26 +67,42 @@ class Progress(Watcher):
             self._console.print(self._text(), highlight=False, soft_wrap=True)
 
     @property
+    def _current(self) -> dict[PeerId, dict[str, Any]]:
+        """The last lines of all peers that are in the newest epoch; in rounds, of all that have begun."""
+        newest = max(map(_epoch, self._last.values()), default=0)
+        return {peer: line for peer, line in self._last.items() if _epoch(line) == newest}
+
+    @property
+    def _n_peers(self) -> int:
+        return next(
+            (int(line["members"]) for line in self._current.values() if "members" in line), self._experiment.peers
+        )
+
+    @property
     def _round(self) -> int:
-        """Rounds that all peers have done."""
-        if len(self._last) < self._experiment.peers:
+        """Rounds, or wakings of the newest epoch, that all peers have done."""
+        if len(self._current) < self._n_peers:
             return 0
-        return 1 + min(int(line["iteration"]) for line in self._last.values())
+        return 1 + min(int(line["iteration"]) - self._opened_n[peer] for peer, line in self._current.items())
 
     def _text(self) -> str:
-        total, n = self._experiment.iterations, self._round
+        total, n, current, n_peers = self._experiment.iterations, self._round, self._current, self._n_peers
         elapsed = time.monotonic() - self._began_s
-        if len(self._last) < self._experiment.peers:
-            return f"{len(self._last)} of {self._experiment.peers} peers have begun   {elapsed:.0f} s"
-        filled = BAR * n // total
+        if len(current) < n_peers:
+            what = "begun" if len(self._last) == len(current) else "begun the new epoch"
+            return f"{len(current)} of {n_peers} peers have {what}   {elapsed:.0f} s"
+        filled = BAR * min(n, total) // total
         bar = "━" * filled + "─" * (BAR - filled)
-        lines = self._last.values()
+        lines = current.values()
         objective = sum(line["objective_estimate"] for line in lines) / len(lines)
         residual = max(line["residual"] for line in lines)
         disagreement = sum(line["disagreement"] for line in lines) / len(lines)
         rate = self._bytes / max(elapsed, 1e-9)
+        where = f"round {n}/{total}"
+        if self._experiment.run.mode == "async":
+            where = f"waking {n}/{total} of {n_peers} peers"
         return (
-            f"{bar} round {n}/{total}   objective {objective:.6g}   residual {residual:.1e}   "
+            f"{bar} {where}   objective {objective:.6g}   residual {residual:.1e}   "
             f"disagreement {disagreement:.1e}   {size(rate)}/s   {elapsed:.0f} s"
         )
 
@@ -90,6 +113,11 @@ class Progress(Watcher):
             self._live.stop()
         if self._last:
             self._console.print(self._text(), highlight=False, soft_wrap=True)
+
+
+def _epoch(line: Mapping[str, Any]) -> int:
+    """Number of the epoch of a waking; a round has none."""
+    return int(line.get("epoch", 0))
 
 
 def size(n_bytes: float) -> str:
@@ -104,9 +132,9 @@ def size(n_bytes: float) -> str:
 def show_summary(console: Console, summary: Mapping[str, Any], run_dir: Path) -> None:
     """The table at the end of a launch, with the test metrics of the consensus model."""
     central = summary.get("central")
-    table = Table(
-        title=f"{summary['name']}: {summary['peers']} peers, {summary['iterations']} rounds", title_justify="left"
-    )
+    members = summary.get("members")
+    done = f"{summary['iterations']} rounds" if members is None else f"{summary['iterations']}+ wakings"
+    table = Table(title=f"{summary['name']}: {summary['peers']} peers, {done}", title_justify="left")
     table.add_column("")
     table.add_column("consensus of the peers", justify="right")
     if central:
@@ -115,6 +143,8 @@ def show_summary(console: Console, summary: Mapping[str, Any], run_dir: Path) ->
     def row(label: str, mine: str, other: str = "") -> None:
         table.add_row(label, mine, *([other] if central else []))
 
+    if members is not None:
+        row("members", ranges(members), "-")
     for key in ("objective", "stationarity"):
         mine = "-" if summary[key] is None else f"{summary[key]:.6g}"  # not known where shards are hidden
         row(key, mine, f"{central[key]:.6g}" if central else "")

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from io import StringIO
 from itertools import pairwise
 from typing import Any, Final, final
@@ -21,9 +21,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from peer.arrays import Vector
-from topology import Graph, Schedule
+from topology import Graph, Outlets, PeerId, Schedule
 from topology.draw import IDLE, INK, PAPER, ground, panel, positions
-from topology.outlets import InStep
+from topology.graphs import Edge
+from topology.outlets import Arc
 from topology.schedules import OnePeerExponential, union
 
 WIDTH_IN: Final = 4.2
@@ -93,7 +94,7 @@ STYLE: Final[Any] = {  # its keys are a type of their own in each version of mat
 @final
 @dataclass(frozen=True)
 class Curves:
-    """What a figure shows by round: a line a peer, or of many the median and the range.
+    """What a figure shows by round, or by time: a line a peer, or of many the median and the range.
 
     Parameters
     ----------
@@ -105,28 +106,40 @@ class Curves:
         Whether the axis is logarithmic. Zeros, which it cannot show, are left out.
     reference : float or None
         Value to compare with, drawn across.
+    times : dict of int to Vector or None
+        Without rounds: when each value was, in seconds, by peer.
+    marks : sequence of float
+        Times to mark.
+    breaks : dict of int to sequence of int
+        Values with which a line begins anew, by peer: it was away before.
     """
 
     label: str
     series: Mapping[int, Vector]
     log: bool = False
     reference: float | None = None
+    times: Mapping[int, Vector] | None = None
+    marks: Sequence[float] = ()
+    breaks: Mapping[int, Sequence[int]] = field(default_factory=dict)
 
     def svg(self, name: str) -> str:
         """The figure; `name` keeps its ids apart from those of other figures on the page."""
         with rc_context(STYLE):
             figure = Figure(figsize=(WIDTH_IN, 2.9))
             axes = figure.add_subplot()
-            axes.set(xlabel="round n", ylabel=self.label)
-            axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 5, 10]))
+            axes.set(xlabel="round n" if self.times is None else "time (s)", ylabel=self.label)
+            axes.xaxis.set_major_locator(MaxNLocator(6, integer=self.times is None, steps=[1, 2, 5, 10]))
             series = {peer: self._drawable(values) for peer, values in self.series.items()}
             if not any(np.isfinite(values).any() for values in series.values()):
-                _say(axes, "0 in every round" if self.series else "no round yet")
+                unit = "round" if self.times is None else "waking"
+                _say(axes, f"0 in every {unit}" if self.series else f"no {unit} yet")
                 return _svg(figure, name)
+            for mark in self.marks:
+                axes.axvline(mark, color=INK, linewidth=0.5, linestyle=(0, (4, 4)))
             if len(self.series) <= FEW:
-                _lines(axes, series)
+                _lines(axes, series, self.times, self.breaks)
             else:
-                _band(axes, series)
+                _band(axes, spread(list(series.values())) if self.times is None else _over(series, self.times))
             if self.reference is not None:
                 axes.axhline(self.reference, color=INK, linewidth=0.9, linestyle=(0, (1, 1.5)), label="central")
             n_names = len(axes.get_legend_handles_labels()[0])
@@ -144,16 +157,27 @@ class Curves:
         return np.where(shown, np.clip(values, low, GREATEST), np.nan)
 
 
-def _lines(axes: Axes, series: Mapping[int, Vector]) -> None:
+def _lines(
+    axes: Axes, series: Mapping[int, Vector], times: Mapping[int, Vector] | None, breaks: Mapping[int, Sequence[int]]
+) -> None:
     for (peer, values), (color, dashes) in zip(series.items(), LINES, strict=False):
-        n, kept = thinned(values)
-        axes.plot(n, kept, color=color, linestyle=dashes, marker="o" if len(n) == 1 else "", label=f"peer {peer}")
+        label = f"peer {peer}"
+        ends = sorted({0, len(values), *(n for n in breaks.get(peer, ()) if n < len(values))})
+        for start, stop in pairwise(ends):
+            n, kept = thinned(values[start:stop])
+            at = n if times is None else times[peer][start:stop][n.astype(int)]
+            axes.plot(at, kept, color=color, linestyle=dashes, marker="o" if len(n) == 1 else "", label=label)
+            label = ""
 
 
-def _band(axes: Axes, series: Mapping[int, Vector]) -> None:
-    n, low, middle, high = spread(list(series.values()))
-    axes.fill_between(n, low, high, color=BLUE, alpha=0.25, linewidth=0.0, label="all peers")
-    axes.plot(n, middle, color=BLUE, marker="o" if len(n) == 1 else "", label="median")
+def _band(axes: Axes, shown: tuple[Vector, Vector, Vector, Vector]) -> None:
+    at, low, middle, high = shown
+    axes.fill_between(at, low, high, color=BLUE, alpha=0.25, linewidth=0.0, label="all peers")
+    axes.plot(at, middle, color=BLUE, marker="o" if len(at) == 1 else "", label="median")
+
+
+def _over(series: Mapping[int, Vector], times: Mapping[int, Vector]) -> tuple[Vector, Vector, Vector, Vector]:
+    return spread_in_time(list(series.values()), [times[peer] for peer in series])
 
 
 def thinned(values: Vector) -> tuple[Vector, Vector]:
@@ -184,6 +208,20 @@ def spread(series: Sequence[Vector]) -> tuple[Vector, Vector, Vector, Vector]:
     return n, low, middle, high
 
 
+def spread_in_time(series: Sequence[Vector], times: Sequence[Vector]) -> tuple[Vector, Vector, Vector, Vector]:
+    """Times, and the least, median and greatest of all values about each of them, without nan."""
+    values, at = np.concatenate(list(series)), np.concatenate(list(times))
+    values, at = values[~np.isnan(values)], at[~np.isnan(values)]
+    n_bins = min(MOST_POINTS, max(map(len, series)))
+    edges = np.linspace(at.min(), at.max(), n_bins + 1)
+    places = np.clip(np.searchsorted(edges, at, side="right") - 1, 0, n_bins - 1)
+    order = np.argsort(places, kind="stable")
+    filled, starts = np.unique(places[order], return_index=True)
+    parts = np.split(values[order], starts[1:])
+    low, middle, high = (np.array([find(part) for part in parts]) for find in (np.min, np.median, np.max))
+    return 0.5 * (edges[filled] + edges[filled + 1]), low, middle, high
+
+
 def effort(solve_s: Sequence[float], wait_s: Sequence[float], peers: Sequence[int], name: str) -> str:
     """Bars: the seconds that each peer has solved, and on top of them those that it has waited."""
     with rc_context(STYLE):
@@ -207,21 +245,36 @@ def effort(solve_s: Sequence[float], wait_s: Sequence[float], peers: Sequence[in
         return _svg(figure, name)
 
 
-def links(schedule: Schedule | InStep, n_rounds: int, name: str) -> str:
-    """Every link of a run, with arrows where it has a direction."""
+def links(schedule: Schedule, n_rounds: int, name: str) -> str:
+    """Every link of a run."""
+    whole = union(schedule, n_rounds)
+    possible = ground(schedule, whole).edges
+    circular = isinstance(schedule, OnePeerExponential)
+    return _links(range(schedule.n_agents), whole.edges, possible, circular, name, arrows=False)
+
+
+def arcs(outlets: Outlets, members: tuple[PeerId, ...], used: Collection[Arc], name: str) -> str:
+    """Every link among the members of an epoch, with its direction; those over which nothing came are pale."""
+    possible = frozenset((i, j) for i, out in outlets.links(members).items() for j in out)
+    circular = outlets.schedule == "one-peer-exponential"
+    return _links(members, possible.intersection(used), possible, circular, name, arrows=True)
+
+
+def _links(
+    peers: Sequence[PeerId],
+    up: frozenset[Edge],
+    possible: frozenset[Edge],
+    circular: bool,
+    name: str,
+    arrows: bool,
+) -> str:
     with rc_context(STYLE):
         figure = Figure(figsize=(WIDTH_IN, 2.9))
         axes = figure.add_subplot()
-        arrows = isinstance(schedule, InStep)
-        if isinstance(schedule, InStep):
-            up = possible = schedule.links.arcs
-            circular = schedule.outlets.schedule == "one-peer-exponential"
-        else:
-            whole = union(schedule, n_rounds)
-            up, possible = whole.edges, ground(schedule, whole).edges
-            circular = isinstance(schedule, OnePeerExponential)
-        linked = Graph.of(schedule.n_agents, possible)
-        points = positions(linked, circular=circular or schedule.n_agents > MOST_DRAWN)
+        places = {peer: k for k, peer in enumerate(peers)}
+        linked = Graph.of(len(peers), ((places[i], places[j]) for i, j in possible))
+        found = positions(linked, circular=circular or len(peers) > MOST_DRAWN)
+        points = {peer: found[k] for peer, k in places.items()}
         panel(axes, points, up=up, idle=possible - up, large=True, arrows=arrows)
         return _svg(figure, name)
 

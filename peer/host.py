@@ -176,7 +176,7 @@ class Host:
         """
         assignment, me = self.assignment, self.me
         self.life = life
-        largest = max(8 * (self._guess_of_parameters() + wire.N_SCALARS), wire.MAX_HEADER_BYTES)
+        largest = max(8 * (self._guess_of_parameters() + wire.N_SCALARS), self.form.max_header_bytes)
         self.mathematics = ThreadPoolExecutor(1, thread_name_prefix=MATHEMATICS)
         self.transport = Transport(
             me,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, Final, final
 
@@ -102,7 +102,7 @@ def truncate_metrics(folder: Path, n_rounds: int) -> None:
 
 
 class Round(msgspec.Struct, frozen=True):
-    """What is read again of a line of `metrics.jsonl`; it has more."""
+    """What is read again of a line of `metrics.jsonl`, of a round or a waking; it has more."""
 
     iteration: int
     time_s: float
@@ -114,11 +114,138 @@ class Round(msgspec.Struct, frozen=True):
     bytes_sent: int
     bytes_received: int
     dropped: Mapping[str, int]
+    heard: Sequence[int] = ()
+    epoch: int = 0
 
 
 def folder_of(run_dir: Path, peer: PeerId) -> Path:
     """Where a peer of a run writes."""
     return run_dir / "peers" / f"{peer:03d}"
+
+
+def everybody(run_dir: Path, n_peers: int) -> tuple[PeerId, ...]:
+    """Peers 0..n_peers-1, and whoever else has written into the run directory, ascending."""
+    names = (path.parent.name for path in (run_dir / "peers").glob("*/log.jsonl"))
+    found = {int(name) for name in names if name.isascii() and name.isdigit() and name == f"{int(name):03d}"}
+    return tuple(sorted(found.union(range(n_peers))))
+
+
+def ranges(peers: Sequence[PeerId]) -> str:
+    """Ascending peers in words: "0 to 3, 8"."""
+    parts: list[list[PeerId]] = []
+    for peer in peers:
+        if parts and peer == parts[-1][-1] + 1:
+            parts[-1].append(peer)
+        else:
+            parts.append([peer])
+    return ", ".join(f"{part[0]} to {part[-1]}" if len(part) > 2 else ", ".join(map(str, part)) for part in parts)
+
+
+@final
+@dataclass(frozen=True)
+class Epoch:
+    """An epoch of a run without rounds, as the peers have logged it.
+
+    Parameters
+    ----------
+    number : int
+    members : tuple of int
+        Ascending; I is their number.
+    n_samples : int
+        M.
+    clock_s : float
+        When the first of them opened it, as `clocks`.
+    opened : tuple of int
+        Those who did, ascending.
+    """
+
+    number: int
+    members: tuple[PeerId, ...]
+    n_samples: int
+    clock_s: float
+    opened: tuple[PeerId, ...]
+
+
+class _Logged(msgspec.Struct, frozen=True):
+    """What is read again of an event that tells a time, or an epoch."""
+
+    time_s: float = 0.0
+    clock_s: float = 0.0
+    n: int = 0
+    epoch: int = 0
+    members: tuple[int, ...] = ()
+    samples: int = 0
+
+
+def epochs(logs: Mapping[PeerId, Sequence[Mapping[str, Any]]]) -> list[Epoch]:
+    """All epochs that some peer has logged, the newest last; none in a run that has rounds.
+
+    Raises
+    ------
+    ConfigError
+        An event is malformed.
+    """
+    found: dict[int, Epoch] = {}
+    for peer, log in sorted(logs.items()):
+        if all(event["event"] != "epoch" for event in log):
+            continue
+        for event, clock_s in zip(log, clocks(log), strict=True):
+            if event["event"] == "epoch":
+                one = _logged(event)
+                before = found.get(one.epoch, Epoch(one.epoch, one.members, one.samples, clock_s, ()))
+                opened = tuple(sorted({*before.opened, peer}))
+                found[one.epoch] = replace(before, clock_s=min(before.clock_s, clock_s), opened=opened)
+    return [found[number] for number in sorted(found)]
+
+
+def last_epoch(run_dir: Path, n_peers: int) -> Epoch | None:
+    """The newest epoch of a run; None where it has rounds, or has not begun."""
+    found = epochs({peer: events(folder_of(run_dir, peer)) for peer in everybody(run_dir, n_peers)})
+    return found[-1] if found else None
+
+
+def members(run_dir: Path, n_peers: int) -> tuple[PeerId, ...]:
+    """Members of the newest epoch, ascending; peers 0..n_peers-1 of a run that has rounds, or has not begun."""
+    epoch = last_epoch(run_dir, n_peers)
+    return tuple(range(n_peers)) if epoch is None else epoch.members
+
+
+def began_s(log: Sequence[Mapping[str, Any]]) -> float:
+    """When a peer was started first, seconds since 1970 by its host's clock; 0 where it does not tell."""
+    return next((_start(event)[1] for event in log if event["event"] == "start"), 0.0)
+
+
+def clocks(log: Sequence[Mapping[str, Any]]) -> list[float]:
+    """When each event of a log happened, by the clock of `began_s`: seconds count from every start anew."""
+    found, start_s = [], 0.0
+    for event in log:
+        if event["event"] == "start":
+            _, start_s = _start(event)
+        found.append(start_s + _logged(event).time_s)
+    return found
+
+
+def waking_clocks(lines: Sequence[Round], log: Sequence[Mapping[str, Any]]) -> list[float]:
+    """When each round or waking of a peer was over, by the clock of `began_s`; a resumed one went on behind n."""
+    starts = [_start(event) for event in log if event["event"] == "start"] or [(0, 0.0)]
+    found = []
+    for line in lines:
+        start_s = next((start_s for n, start_s in reversed(starts) if n <= line.iteration), starts[0][1])
+        found.append(start_s + line.time_s)
+    return found
+
+
+def _start(event: Mapping[str, Any]) -> tuple[int, float]:
+    """Rounds or wakings that were done at a start, and the time from which its process counts."""
+    start = _logged(event)
+    return start.n, start.clock_s - start.time_s if start.clock_s else 0.0
+
+
+def _logged(event: Mapping[str, Any]) -> _Logged:
+    try:
+        return msgspec.convert(event, _Logged)
+    except msgspec.ValidationError as error:
+        raise ConfigError("log.jsonl", f"expected an event of a peer, found {dict(event)}: {error}") from error
 
 
 def rounds(folder: Path) -> list[Round]:
@@ -183,8 +310,8 @@ def ended_well(event: Mapping[str, Any] | None) -> bool:
 
 
 def unfinished(run_dir: Path, n_peers: int) -> dict[PeerId, dict[str, Any] | None]:
-    """The peers that have not ended well, each with its last event; one that failed may still be resumed."""
-    last = {peer: last_event(folder_of(run_dir, peer)) for peer in range(n_peers)}
+    """The members that have not ended well, each with its last event; one that failed may still be resumed."""
+    last = {peer: last_event(folder_of(run_dir, peer)) for peer in members(run_dir, n_peers)}
     return {peer: event for peer, event in last.items() if not ended_well(event)}
 
 
@@ -202,7 +329,7 @@ class Health:
     Parameters
     ----------
     good : bool
-        It has made a round's progress lately, or its run is complete.
+        It has made a round or a waking lately, or its run is complete.
     line : str
         What it does, for the user.
     """
@@ -211,8 +338,11 @@ class Health:
     line: str
 
 
-def health(folder: Path, within_s: float, now: float) -> Health:
-    """How a peer gets on, by what it wrote down last; `now` in seconds since 1970, as the file system counts."""
+def health(folder: Path, within_s: float, now: float, counted: str = "rounds") -> Health:
+    """How a peer gets on, by what it wrote down last; `now` in seconds since 1970, as the file system counts.
+
+    `counted` is what it makes one after the other, in words: without rounds it has wakings.
+    """
     log, metrics = folder / "log.jsonl", folder / "metrics.jsonl"
     last = last_event(folder)
     if last is None:
@@ -224,7 +354,7 @@ def health(folder: Path, within_s: float, now: float) -> Health:
     # before its first round is done, a peer has made progress when it last logged something
     idle_s = max(0.0, now - (metrics if n else log).stat().st_mtime)
     waits = f"; waits for peers {last.get('peers')} since {last.get('since')}" if last["event"] == "waiting" else ""
-    return Health(idle_s <= within_s, f"{n} rounds done, the last {idle_s:.1f} s ago{waits}")
+    return Health(idle_s <= within_s, f"{n} {counted} done, the last {idle_s:.1f} s ago{waits}")
 
 
 def _object(line: bytes) -> dict[str, Any] | None:

@@ -112,8 +112,8 @@ def _checked(secret: str, path: Path) -> str:
     return secret.strip()
 
 
-def read(folder: Path, peer: PeerId, n_agents: int) -> tuple[str, dict[PeerId, str]]:
-    """Secret key of a peer, and the public keys of all.
+def read(folder: Path, peer: PeerId, n_agents: int, newcomers: bool = False) -> tuple[str, dict[PeerId, str]]:
+    """Secret key of a peer, and the public keys of the first `n_agents`, or, with `newcomers`, of all on the list.
 
     A folder that only this peer sees may have its secret under the name OWN_NAME.
 
@@ -132,7 +132,8 @@ def read(folder: Path, peer: PeerId, n_agents: int) -> tuple[str, dict[PeerId, s
     except ValueError as error:
         raise ConfigError("transport.keys", f"{folder / PUBLIC_NAME}: expected TOML, found: {error}") from error
     public = {int(name): key for name, key in listed.items() if name.isascii() and name.isdigit()}
-    for i in range(n_agents):
+    wanted = sorted({*range(n_agents), peer, *public}) if newcomers else range(n_agents)
+    for i in wanted:
         if not isinstance(public.get(i), str) or not Z85_KEY.fullmatch(public[i]):
             raise ConfigError("transport.keys", f"{folder / PUBLIC_NAME}: expected a key for peer {i}, found none")
-    return _checked(secret, own), {i: public[i] for i in range(n_agents)}
+    return _checked(secret, own), {i: public[i] for i in wanted}

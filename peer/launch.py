@@ -25,7 +25,7 @@ from typing import Any, Final, final
 
 import msgspec
 
-from peer import config, memory, prepare, process, shards
+from peer import config, journal, memory, prepare, process, shards
 from peer.errors import ConfigError
 from peer.host import BAD_INPUT, BROKEN, DONE, INTERRUPTED, LOST, Assignment
 from peer.settings import Experiment
@@ -63,11 +63,14 @@ class Outcome:
         What went wrong, in one line; empty if nothing did.
     seconds : float
         From the first fork to the last peer's end.
+    finished : bool
+        Whether there is a result: also where others have gone on without a peer that was lost.
     """
 
     code: int
     line: str
     seconds: float
+    finished: bool
 
 
 def listeners(experiment: Experiment) -> list[socket.socket]:
@@ -133,8 +136,9 @@ def launch(experiment: Experiment, run_dir: Path, watch: Callable[[Path, Experim
     warm_up(experiment)
     began = time.monotonic()
     with _fleet(experiment, ground, run_dir, sockets) as fleet:
-        code, line = fleet.supervise(watch(run_dir, experiment))
-    return Outcome(code, line, time.monotonic() - began)
+        goes_on = experiment.run.mode == "async"
+        code, line, finished = fleet.supervise(watch(run_dir, experiment), run_dir if goes_on else None)
+    return Outcome(code, line, time.monotonic() - began, finished)
 
 
 def warm_up(experiment: Experiment) -> None:
@@ -195,8 +199,21 @@ class _Fleet:
     pipes: dict[PeerId, int]
     ended: dict[PeerId, tuple[int, str]]
 
-    def supervise(self, watcher: Watcher) -> tuple[int, str]:
-        """Wait for all; when one is lost, end the others."""
+    def supervise(self, watcher: Watcher, goes_on_in: Path | None) -> tuple[int, str, bool]:
+        """Wait for all; when one is lost, end the others.
+
+        Without rounds, in a run directory, they go on without it, unless it ended before it had met them.
+
+        Returns
+        -------
+        (int, str, bool)
+            Exit code, line and whether there is a result, as in `Outcome`.
+        """
+
+        def spared(peer: PeerId) -> bool:
+            begun = goes_on_in is not None and (journal.folder_of(goes_on_in, peer) / "initial.npz").exists()
+            return begun and self.ended[peer][0] != BAD_INPUT
+
         stopped_s: float | None = None
         interrupted: list[int] = []
         first: dict[PeerId, tuple[int, str]] = {}
@@ -211,7 +228,8 @@ class _Fleet:
                     selector.unregister(key.fileobj)
                     self._collect(key.data)
                 watcher.look()
-                failed = {peer: end for peer, end in self.ended.items() if end[0] != DONE}
+                lost = {peer: end for peer, end in self.ended.items() if end[0] != DONE}
+                failed = {peer: end for peer, end in lost.items() if not spared(peer)}
                 if stopped_s is None and (failed or interrupted):
                     first, stopped_s = failed, time.monotonic()
                     self._signal(signal.SIGTERM)
@@ -219,9 +237,13 @@ class _Fleet:
                     self._signal(signal.SIGKILL)
         watcher.close()
         if interrupted:
-            return INTERRUPTED, "interrupted; every peer has written a checkpoint"
+            return INTERRUPTED, "interrupted; every peer has written a checkpoint", False
+        lost = {peer: end for peer, end in self.ended.items() if end[0] != DONE}
+        if lost and not first and len(lost) < len(self.ended):
+            return LOST, _without(lost), True
         # a cause may come to its end a moment after those who noticed it
-        return _verdict(first | {peer: end for peer, end in self.ended.items() if end[0] in (BAD_INPUT, BROKEN)})
+        code, line = _verdict((first or lost) | {j: end for j, end in lost.items() if end[0] in (BAD_INPUT, BROKEN)})
+        return code, line, code == DONE
 
     def _collect(self, peer: PeerId) -> None:
         with os.fdopen(self.pipes.pop(peer), "rb") as pipe:
@@ -247,6 +269,15 @@ def _verdict(failed: Mapping[PeerId, tuple[int, str]]) -> tuple[int, str]:
     if code in (BAD_INPUT, LOST, BROKEN):
         return code, f"peer {peer}: {line}"
     return LOST, f"peer {peer} was lost: {line or f'exit code {code}'}"
+
+
+def _without(lost: Mapping[PeerId, tuple[int, str]]) -> str:
+    """Who was lost of a run without rounds that came to its end."""
+    (peer, (code, line)), *others = sorted(lost.items())
+    if not others:
+        return f"peer {peer} was lost ({line or f'exit code {code}'}); the others went on without it"
+    named = ", ".join(f"{peer} ({line or f'exit code {code}'})" for peer, (code, line) in sorted(lost.items()))
+    return f"peers {named} were lost; the others went on without them"
 
 
 @contextmanager
@@ -303,13 +334,20 @@ def _child(assignment: Assignment, writer: int) -> None:
 
 
 def new_metrics(run_dir: Path, offsets: dict[PeerId, int], peers: int) -> dict[PeerId, list[dict[str, Any]]]:
-    """The lines of every peer's metrics that came since the last call, by peer; moves `offsets` on."""
+    """The lines of every peer's metrics that came since the last call, by peer; moves `offsets` on.
+
+    Of a peer that has returned meanwhile, and has cut off its last lines, all lines come again.
+    """
     found: dict[PeerId, list[dict[str, Any]]] = {}
-    for peer in range(peers):
-        path = run_dir / "peers" / f"{peer:03d}" / "metrics.jsonl"
+    for peer in journal.everybody(run_dir, peers):
+        path = journal.folder_of(run_dir, peer) / "metrics.jsonl"
         if not path.exists():
             continue
         with path.open("rb") as file:
+            before = max(0, offsets.get(peer, 0) - 1)
+            file.seek(before)
+            if before and file.read(1) != b"\n":
+                offsets[peer] = 0
             file.seek(offsets.get(peer, 0))
             text = file.read()
         whole = text.rfind(b"\n") + 1

@@ -6,6 +6,7 @@ import json
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from html import escape
 from pathlib import Path
 from typing import Any, Final, final
@@ -17,14 +18,20 @@ from peer import __version__, config, figures, journal, settings
 from peer.arrays import Vector
 from peer.errors import ConfigError
 from peer.figures import Curves
-from peer.journal import Round
+from peer.journal import Epoch, Round
 from peer.settings import Experiment
-from topology import PeerId, Schedule, TopologyError, schedules
-from topology.outlets import InStep, wakings_to_connect
+from topology import Outlets, PeerId, Schedule, TopologyError, schedules
+from topology.outlets import wakings_to_connect
 from topology.weights import mixing_rate
 
 MOST_ROUNDS: Final = 1_000
 """Looked at for the connectivity window and the mixing rate, which take a second for so many and 64 peers."""
+
+INTERRUPTED: Final = 130
+"""Exit code of a peer that was told to go."""
+
+MOST_MARKS: Final = 40
+"""Epochs that figures mark: more lines would hide what is behind them."""
 
 MANY_LINES: Final = 5.0
 """A positive objective that has fallen by this factor is shown on a logarithmic axis: the end would be flat else."""
@@ -59,6 +66,7 @@ class Summary(msgspec.Struct, frozen=True):
     per_peer: tuple[Row, ...]
     test: Mapping[str, float] = {}
     shards_seen: tuple[int, ...] | None = None
+    members: tuple[int, ...] | None = None
     central: Central | None = None
 
 
@@ -73,12 +81,14 @@ class Run:
     experiment : Experiment
     text : str
         Of `experiment.toml`.
-    schedule : Schedule or InStep
+    schedule : Schedule or Outlets
         Who met whom, or who pushed to whom.
-    rounds : tuple of list of Round
-        Of each peer.
-    logs : tuple of list of dict
+    rounds : dict of int to list of Round
+        Of each peer; without rounds its wakings.
+    logs : dict of int to list of dict
         Events of each peer.
+    epochs : list of Epoch
+        Without rounds, the newest last.
     summary : Summary or None
         None where it has not come to its end.
     """
@@ -86,38 +96,82 @@ class Run:
     run_dir: Path
     experiment: Experiment
     text: str
-    schedule: Schedule | InStep
-    rounds: tuple[list[Round], ...]
-    logs: tuple[list[dict[str, Any]], ...]
+    schedule: Schedule | Outlets
+    rounds: Mapping[PeerId, list[Round]]
+    logs: Mapping[PeerId, list[dict[str, Any]]]
+    epochs: list[Epoch]
     summary: Summary | None
+
+    @property
+    def has_rounds(self) -> bool:
+        """Whether it has rounds."""
+        return self.experiment.run.mode == "rounds"
+
+    @property
+    def unit(self) -> str:
+        """What peers make one after the other."""
+        return "round" if self.has_rounds else "waking"
+
+    @cached_property
+    def epoch(self) -> Epoch | None:
+        """Without rounds: the epoch that the summary is of; the newest one where there is no summary."""
+        told = self.summary.members if self.summary is not None else None
+        return next((epoch for epoch in reversed(self.epochs) if told in (None, epoch.members)), None)
+
+    @property
+    def members(self) -> tuple[PeerId, ...]:
+        """All peers; without rounds those of the epoch."""
+        return self.epoch.members if self.epoch is not None else tuple(range(self.experiment.peers))
 
     @property
     def begun(self) -> list[PeerId]:
         """Peers of which there is a round."""
-        return [peer for peer, lines in enumerate(self.rounds) if lines]
+        return [peer for peer, lines in self.rounds.items() if lines]
+
+    def current(self, peer: PeerId) -> list[Round]:
+        """The rounds of a peer; without rounds its wakings in the epoch."""
+        number = self.epoch.number if self.epoch is not None else 0
+        return [line for line in self.rounds.get(peer, []) if line.epoch == number]
+
+    @cached_property
+    def n_done(self) -> int:
+        """Rounds, or wakings of the epoch, that all members have done."""
+        return min(len(self.current(peer)) for peer in self.members)
+
+    @cached_property
+    def began_s(self) -> float:
+        """When the first peer was started, as `journal.clocks`."""
+        return min((journal.began_s(log) for log in self.logs.values() if log), default=0.0)
 
     @property
-    def n_done(self) -> int:
-        """Rounds that all peers have done."""
-        return min(map(len, self.rounds))
+    def times(self) -> dict[PeerId, Vector] | None:
+        """Without rounds: when each waking was, in seconds since the start of the first peer."""
+        if self.has_rounds:
+            return None
+        clocks = {peer: journal.waking_clocks(self.rounds[peer], self.logs[peer]) for peer in self.begun}
+        return {peer: np.array(found) - self.began_s for peer, found in clocks.items()}
 
     def column(self, name: str) -> dict[PeerId, Vector]:
         """A number of every round, by peer."""
         lines = {peer: self.rounds[peer] for peer in self.begun}
         return {peer: np.array([getattr(line, name) for line in found], float) for peer, found in lines.items()}
 
-    def total(self, name: str) -> list[float]:
+    def total(self, name: str) -> dict[PeerId, float]:
         """The sum over the rounds, of each peer."""
-        return [sum(getattr(line, name) for line in lines) for lines in self.rounds]
+        return {peer: sum(getattr(line, name) for line in lines) for peer, lines in self.rounds.items()}
+
+    def starts(self, peer: PeerId) -> list[dict[str, Any]]:
+        """Events of a peer's starts."""
+        return [event for event in self.logs[peer] if event["event"] == "start"]
 
     def samples(self, peer: PeerId) -> int | None:
         """How many a peer has, as it said at its start."""
-        found = (event.get("samples") for event in self.logs[peer] if event["event"] == "start")
-        return next(found, None)
+        return next((event.get("samples") for event in self.starts(peer)), None)
 
     def end(self, peer: PeerId) -> tuple[int, str] | None:
         """Exit code of a peer that has ended, and why."""
-        last = self.logs[peer][-1] if self.logs[peer] else None
+        log = self.logs.get(peer)
+        last = log[-1] if log else None
         if last is None or last["event"] != "end" or not isinstance(last.get("code"), int):
             return None
         return last["code"], str(last.get("problem", ""))
@@ -125,6 +179,9 @@ class Run:
     def state(self, peer: PeerId) -> str:
         """How far a peer is, in words."""
         end = self.end(peer)
+        gone = peer not in self.members and any(peer in epoch.members for epoch in self.epochs)
+        if gone and (end is None or end[0] == INTERRUPTED):
+            return "lost" if end is None else "left"
         if end is not None:
             return "done" if end[0] == 0 else f"ended with exit code {end[0]}"
         return "running, or killed" if self.logs[peer] else "not seen yet"
@@ -156,25 +213,27 @@ def read(run_dir: Path) -> Run:
         It is no run directory, or a file in it is malformed; names the file.
     """
     experiment = experiment_of(run_dir)
-    folders = [journal.folder_of(run_dir, peer) for peer in range(experiment.peers)]
+    folders = {peer: journal.folder_of(run_dir, peer) for peer in journal.everybody(run_dir, experiment.peers)}
+    logs = {peer: journal.events(folder) for peer, folder in folders.items()}
     return Run(
         run_dir=run_dir,
         experiment=experiment,
         text=(run_dir / "experiment.toml").read_text(encoding="utf-8"),
         schedule=_schedule(experiment, run_dir / "schedule.jsonl"),
-        rounds=tuple(map(journal.rounds, folders)),
-        logs=tuple(map(journal.events, folders)),
+        rounds={peer: journal.rounds(folder) for peer, folder in folders.items()},
+        logs=logs,
+        epochs=journal.epochs(logs),
         summary=_summary(run_dir / "summary.json"),
     )
 
 
-def _schedule(experiment: Experiment, record: Path) -> Schedule | InStep:
+def _schedule(experiment: Experiment, record: Path) -> Schedule | Outlets:
     """The schedule; one that came from a file, from its copy in the run directory."""
     if experiment.run.mode == "async":
         if experiment.topology.schedule == "file" and record.exists():
             topology = msgspec.structs.replace(experiment.topology, path=str(record))
             experiment = msgspec.structs.replace(experiment, topology=topology)
-        return InStep(config.outlets_of(experiment), experiment.peers)
+        return config.outlets_of(experiment)
     if experiment.topology.schedule != "file" or not record.exists():
         return config.schedule_of(experiment)
     try:
@@ -241,7 +300,7 @@ def page(run: Run) -> str:
 {_results(run)}
 {_pictures(run)}
 {_peers(run)}
-{_network(run)}
+{_epochs(run)}{_network(run)}
 {_reproduction(run)}
 </main>
 <footer>Written by <code>peer report</code> of next-peer {escape(__version__)}.</footer>
@@ -252,25 +311,42 @@ def page(run: Run) -> str:
 
 def _verdict(run: Run) -> tuple[str, str]:
     """How the run stands: a class of the page, and a sentence."""
-    experiment, found = run.experiment, run.summary
-    n_peers = f"{experiment.peers} peers" if experiment.peers > 1 else "One peer"
+    experiment, found, members = run.experiment, run.summary, run.members
+    n_peers = f"{len(members)} peers" if len(members) > 1 else "One peer"
+    unit = f"{run.unit}s"
     if found is not None:
-        said = f"{n_peers} finished {experiment.iterations} rounds in {found.seconds:.1f} s."
+        said = f"{n_peers} finished {experiment.iterations} {unit} in {found.seconds:.1f} s."
+        if not run.has_rounds:
+            said = (
+                f"{n_peers} finished {experiment.iterations} {unit} or more each in {found.seconds:.1f} s.{_moves(run)}"
+            )
         if found.central is not None and found.objective is not None:
             gap = (found.objective - found.central.objective) / max(abs(found.central.objective), 1e-300)
             said += (
                 f" Their objective is {abs(gap):.2g} (relative) {'above' if gap >= 0 else 'below'} central training."
             )
         return "done", said
-    failed = {peer: end for peer in range(experiment.peers) if (end := run.end(peer)) is not None and end[0] != 0}
-    progress = f"{run.n_done} of {experiment.iterations} rounds are done by all; there are no final results yet."
+    failed = {peer: end for peer in members if (end := run.end(peer)) is not None and end[0] != 0}
+    since = "" if len(run.epochs) < 2 else " since members changed last"
+    progress = f"{run.n_done} of {experiment.iterations} {unit} are done by all{since}; there are no final results yet."
     if failed:
         # the cause before those that missed a neighbor, and those before whoever was told to stop
-        peer, (code, problem) = min(failed.items(), key=lambda item: ({3: 1, 130: 2}.get(item[1][0], 0), item[0]))
+        peer, (code, problem) = min(
+            failed.items(), key=lambda item: ({3: 1, INTERRUPTED: 2}.get(item[1][0], 0), item[0])
+        )
         return "failed", f"Not finished: peer {peer} ended with exit code {code} ({problem or 'no reason'}). {progress}"
-    if all(run.end(peer) is not None for peer in range(experiment.peers)):
-        return "done", f"{n_peers} finished {experiment.iterations} rounds; they have not been summarized."
+    if all(run.end(peer) is not None for peer in members):
+        return "done", f"{n_peers} finished {experiment.iterations} {unit}; they have not been summarized."
     return "running", f"Not finished: {progress}"
+
+
+def _moves(run: Run) -> str:
+    """Who has gone for good, and who has come, in words; empty where nobody has."""
+    before = set(run.epochs[0].members if run.epochs else range(run.experiment.peers))
+    gone = sorted({peer for epoch in run.epochs for peer in epoch.members}.union(before).difference(run.members))
+    come = sorted(set(run.members) - before)
+    parts = [f"{_names(peers)} had {word}" for peers, word in ((gone, "gone"), (come, "come")) if peers]
+    return f" By then {' and '.join(parts)}." if parts else ""
 
 
 def _results(run: Run) -> str:
@@ -299,28 +375,40 @@ def _results(run: Run) -> str:
             "-",
         ]
         rows = [[*row, other] for row, other in zip(rows, beside, strict=True)]
-    note = "Of the mean of the peers' final parameters. Stationarity: ‖w − prox(w − ∇G(w))‖∞."
+    note = "Of the mean of the peers' final parameters."
+    if not run.has_rounds:
+        note = (
+            f"Of the members at the end, {journal.ranges(run.members)}: their data, and the mean of their parameters."
+        )
+    note += " Stationarity: ‖w − prox(w − ∇G(w))‖∞."
     seen = found.shards_seen
-    if seen is not None and len(seen) < run.experiment.peers:
+    if seen is not None and len(seen) < len(run.members):
         which = f"only those of {_names(seen)}" if seen else "none"
         note += f" Of the peers' shards {which} could be seen here: the objective is the sum over these."
     return _section("Results", _table(head, rows) + f"<p>{escape(note)}</p>")
 
 
 def _so_far(run: Run) -> str:
-    n, done = run.n_done, [lines[run.n_done - 1] for lines in run.rounds if run.n_done]
-    rows = [["rounds done by all", f"{n} of {run.experiment.iterations}"]]
+    n = run.n_done
+    done = [run.current(peer)[n - 1] for peer in run.members if n]
+    rows = [[f"{run.unit}s done by all", f"{n} of {run.experiment.iterations}"]]
     if done:
         rows += [
             ["objective estimate, median", _shown(float(np.median([line.objective_estimate for line in done])), ".6g")],
             ["stationarity residual, largest", _shown(max(line.residual for line in done), ".2e")],
             ["disagreement, mean", _shown(float(np.mean([line.disagreement for line in done])), ".2e")],
-            ["time (s)", _shown(max(line.time_s for line in done), ".1f")],
+            ["time (s)", _shown(_time_s(run, done), ".1f")],
         ]
-    rows += [["sent", _size(sum(run.total("bytes_sent")))]]
+    rows += [["sent", _size(sum(run.total("bytes_sent").values()))]]
     return _section(
         "So far", _table(["", "peers"], rows) + "<p>No final results yet: the run has not come to its end.</p>"
     )
+
+
+def _time_s(run: Run, done: Sequence[Round]) -> float:
+    """When the last of some rounds was over; without rounds, when the last waking of all was."""
+    times = run.times
+    return max(line.time_s for line in done) if times is None else max(float(found[-1]) for found in times.values())
 
 
 def _pictures(run: Run) -> str:
@@ -332,39 +420,44 @@ def _pictures(run: Run) -> str:
     many = " Line: median of the peers; area: from the least to the greatest." * (len(run.begun) > figures.FEW)
     begun = run.begun
     effort = [[run.total(name)[peer] for peer in begun] for name in ("solve_s", "wait_s")]
+    times = run.times
+    breaks = {peer: [int(event.get("n", 0)) for event in run.starts(peer)] for peer in begun if times is not None}
+    marks = [epoch.clock_s - run.began_s for epoch in run.epochs[1:]][:MOST_MARKS]
+    many += " Dashed: a new epoch." * bool(marks)
+    moved = "‖w[n+1] − z‖²: how far averaging moved each peer. Rounds without a neighbor are left out."
+    waited = "waiting for its neighbors' shares"
+    if times is not None:
+        moved = "‖w⁺ − v‖²: how far averaging moved each peer at a waking. Wakings without a flow are left out."
+        waited = "waiting for flows between its wakings"
     drawn = [
         (
             "Objective",
             "U as each peer estimates it, from the tracked mean of all g and its own parameters."
             + " Dotted: central training." * (central is not None)
             + many,
-            Curves("objective estimate", estimates, _falls(estimates), central).svg("objective"),
+            Curves("objective estimate", estimates, _falls(estimates), central, times, marks, breaks).svg("objective"),
         ),
         (
             "Stationarity",
             "Residual ‖w − prox(w − I y)‖∞ of each peer, with its tracker y; 0 at a stationary point." + many,
-            Curves("stationarity residual", run.column("residual"), log=True).svg("residual"),
+            Curves("stationarity residual", run.column("residual"), True, None, times, marks, breaks).svg("residual"),
         ),
         (
             "Disagreement",
-            "‖w[n+1] − z‖²: how far averaging moved each peer. Rounds without a neighbor are left out." + many,
-            Curves("disagreement", run.column("disagreement"), log=True).svg("disagreement"),
+            moved + many,
+            Curves("disagreement", run.column("disagreement"), True, None, times, marks, breaks).svg("disagreement"),
         ),
         (
             "Communication",
             "Bytes that each peer has sent, cumulative; headers and encryption are in them." + many,
-            Curves(f"sent ({unit})", in_unit).svg("sent"),
+            Curves(f"sent ({unit})", in_unit, False, None, times, marks, breaks).svg("sent"),
         ),
         (
             "Time",
-            "What each peer spent on its surrogates, and on waiting for its neighbors' shares.",
+            f"What each peer spent on its surrogates, and on {waited}.",
             figures.effort(effort[0], effort[1], begun, "effort"),
         ),
-        (
-            "Links",
-            "All links of the run; those that never were up are pale.",
-            figures.links(run.schedule, run.experiment.iterations, "links"),
-        ),
+        ("Links", *_links(run)),
     ]
     shown = "\n".join(
         f'<figure role="group" aria-label="{escape(title)}">{svg}'
@@ -372,6 +465,16 @@ def _pictures(run: Run) -> str:
         for title, caption, svg in drawn
     )
     return _section("Figures", f'<div class="figures">{shown}</div>')
+
+
+def _links(run: Run) -> tuple[str, str]:
+    """Caption and drawing of the links."""
+    if not isinstance(run.schedule, Outlets):
+        told = "All links of the run; those that never were up are pale."
+        return told, figures.links(run.schedule, run.experiment.iterations, "links")
+    used = {(j, peer) for peer in run.members for line in run.current(peer) for j in line.heard}
+    told = "Who pushes to whom among the members of the newest epoch. Where no flow came, as the peers wrote it down "
+    return told + "here, arrows are pale.", figures.arcs(run.schedule, run.members, used, "links")
 
 
 def _falls(series: Mapping[PeerId, Vector]) -> bool:
@@ -385,7 +488,7 @@ def _peers(run: Run) -> str:
     final_objective = {} if run.summary is None else {row.peer: row.objective for row in run.summary.per_peer}
     totals = {name: run.total(name) for name in ("solve_s", "wait_s", "bytes_sent", "bytes_received")}
     rows = []
-    for peer, lines in enumerate(run.rounds):
+    for peer, lines in run.rounds.items():
         objective = lines[-1].objective_estimate if lines else None
         if run.summary is not None:
             objective = final_objective.get(peer)
@@ -405,15 +508,55 @@ def _peers(run: Run) -> str:
             ]
         )
     which = "objective" if run.summary is not None else "objective estimate"
-    head = ["peer", "samples", "rounds", which, "solving (s)", "waiting (s)", "sent", "received", "dropped", "state"]
+    head = [
+        "peer",
+        "samples",
+        f"{run.unit}s",
+        which,
+        "solving (s)",
+        "waiting (s)",
+        "sent",
+        "received",
+        "dropped",
+        "state",
+    ]
     return _section("Peers", _table(head, rows))
+
+
+def _epochs(run: Run) -> str:
+    """The table of who took part, and when; without rounds."""
+    if run.has_rounds:
+        return ""
+    rows, before = [], set[PeerId]()
+    for epoch in run.epochs:
+        now = set(epoch.members)
+        came, went = sorted(now - before), sorted(before - now)
+        rows.append(
+            [
+                f"{epoch.clock_s - run.began_s:.1f}",
+                str(len(now)),
+                journal.ranges(epoch.members),
+                (journal.ranges(came) or "-") if before else "-",
+                journal.ranges(went) or "-",
+                str(epoch.n_samples),
+                f"{len(epoch.opened)}",
+            ]
+        )
+        before = now
+    head = ["time (s)", "I", "members", "came", "went", "samples M", "opened by"]
+    note = (
+        "When members change, those that are left, or have come, begin an epoch with new weights, from the parameters "
+        "that they have. Peers that have not heard of each other's news yet may be in different ones for a moment; "
+        "one that went and came back in between makes a new epoch with the same members."
+    )
+    return _section("Epochs", _table(head, rows) + f"<p>{escape(note)}</p>") + "\n"
 
 
 def _network(run: Run) -> str:
     experiment, schedule = run.experiment, run.schedule
     topology, n_rounds = experiment.topology, min(experiment.iterations, MOST_ROUNDS)
     base = "" if topology.schedule in ("file", "one-peer-exponential") else f" on {topology.graph}"
-    if isinstance(schedule, InStep):
+    if isinstance(schedule, Outlets):
         return _directed(run, schedule, topology.schedule + base)
     whole = schedules.union(schedule, experiment.iterations)
     degrees = [whole.degree(i) for i in range(schedule.n_agents)]
@@ -438,22 +581,23 @@ def _network(run: Run) -> str:
     return _section("Network", _table(["", ""], rows) + f"<p>{escape(note)}</p>")
 
 
-def _directed(run: Run, schedule: InStep, name: str) -> str:
-    whole, agents = schedule.links, range(schedule.n_agents)
+def _directed(run: Run, outlets: Outlets, name: str) -> str:
+    members = run.members
     try:
-        n_wakings = str(wakings_to_connect(schedule.outlets, tuple(agents), run.experiment.iterations))
+        n_wakings = str(wakings_to_connect(outlets, members, run.experiment.iterations))
     except TopologyError:
         n_wakings = "none: not all peers are connected"
-    out, into = ([len(way(i)) for i in agents] for way in (whole.out_neighbors, whole.in_neighbors))
+    each = [outlets.of(members, i) for i in members]
+    out, into = [len(one.out_neighbors) for one in each], [len(one.in_neighbors) for one in each]
     rows = [
         ["schedule", name],
-        ["links, each of one direction", str(len(whole.arcs))],
+        ["links, each of one direction", str(sum(out))],
         ["neighbors that a peer pushes to", f"{min(out)} to {max(out)}"],
         ["neighbors that push to a peer", f"{min(into)} to {max(into)}"],
         ["wakings until strongly connected", n_wakings],
     ]
     note = (
-        "Among the initial members: with others, links follow their sorted ids. "
+        "Among the members of the newest epoch: with others, links follow their sorted ids. "
         "By what all push in so many first wakings, everybody reaches everybody."
     )
     return _section("Network", _table(["", ""], rows) + f"<p>{escape(note)}</p>")
@@ -463,9 +607,18 @@ def _reproduction(run: Run) -> str:
     software = run.experiment.software
     pinned = [f"{name}=={version}" for name, version in software.items() if name not in ("python", "next-peer")]
     install = [shlex.join(["python", "-m", "pip", "install", *pinned])] * (len(pinned) > 0)
+    told = (
+        "In the run directory. Two runs of one experiment give identical parameters, on machines of one type and "
+        "with the same versions."
+    )
+    if not run.has_rounds:
+        told = (
+            "In the run directory. It starts the initial members again; who goes and who comes is not in it. Where "
+            "the same are members at the end, two runs of one experiment come to the same optimum if there is one, not "
+            "to the same bits: these depend on which flow came when."
+        )
     parts = [
-        "<p>In the run directory. Two runs of one experiment give identical parameters, on machines of one type and "
-        "with the same versions.</p>",
+        f"<p>{told}</p>",
         _pre([*install, repeating(run)]),
         "<h3>Software</h3>",
         _table(["", "version"], [list(item) for item in software.items()]) if software else "<p>Not recorded.</p>",

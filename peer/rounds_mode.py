@@ -267,12 +267,13 @@ class RoundsLife:
         """When the shares of all neighbors of the round were here, and the state after it."""
         weights = metropolis(self.host.assignment.ground.schedule.graph(state.n), self.me)
         rule, dtype = config.step_of(self.experiment), DTYPES[self.experiment.transport.wire_dtype]
+        clipping = config.clipping_of(self.experiment, self.neighbors)
         while True:
             await self.wait_for_neighbors()
             waited, shares = time.monotonic(), self.rounds.shares()
             try:
                 return waited, await self.host.compute(
-                    agent.absorb, problem, state, proposal, shares, weights, rule, dtype
+                    agent.absorb, problem, state, proposal, shares, weights, rule, dtype, clipping
                 )
             except ProtocolError as error:
                 if error.sender is None:

@@ -91,6 +91,14 @@ class Run(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     id: str = ""  # what tells runs of one experiment apart; empty: its name
 
 
+class Robustness(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[robustness]`: how far a neighbor may pull, see `agent.Clipping`; 0: as far as it likes."""
+
+    clip_w: float = 0.0
+    clip_y: float = 0.0
+    clip_objective: float = 0.0
+
+
 class Transport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[transport]`."""
 
@@ -115,6 +123,7 @@ class Experiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     step: Step = Step()
     topology: Topology = Topology()
     run: Run = Run()
+    robustness: Robustness = Robustness()
     transport: Transport = Transport()
     software: Mapping[str, str] = {}  # versions that a finished run used; for the record only
 
@@ -185,6 +194,9 @@ RANGES: Final[Mapping[str, tuple[float, float, str]]] = {
     "run.tolerance": (0.0, 0.0, "0 (stopping early is not in this version)"),
     "run.patience_s": (1e-3, 1e9, "a number of seconds > 0"),
     "run.departure_s": (1e-3, 1e9, "a number of seconds > 0"),
+    "robustness.clip_w": (0.0, math.inf, "a radius > 0, or 0 (no clipping)"),
+    "robustness.clip_y": (0.0, math.inf, "a radius > 0, or 0 (no clipping)"),
+    "robustness.clip_objective": (0.0, math.inf, "a radius > 0, or 0 (no clipping)"),
 }
 
 
@@ -359,6 +371,7 @@ def _check_together(experiment: Experiment) -> None:
         raise ConfigError("step.mu", f"expected 0 <= mu < 1/alpha for diminishing steps, found {step.mu}")
     if step.rule == "constant" and step.mu != 0.0:
         raise ConfigError("step.mu", f'expected 0 with rule = "constant", found {step.mu}')
+    _check_clipping(experiment)
     if experiment.topology.schedule == "file" and not experiment.topology.path:
         raise ConfigError("topology.path", 'expected a file for schedule = "file", found none')
     if experiment.topology.directed and experiment.run.mode != "async":
@@ -371,6 +384,20 @@ def _check_together(experiment: Experiment) -> None:
         split_address(address, "transport.addresses")
     if transport.bind:
         split_address(transport.bind, "transport.bind")
+
+
+def _check_clipping(experiment: Experiment) -> None:
+    clip_w, clip_y = experiment.robustness.clip_w, experiment.robustness.clip_y
+    clips = {f"robustness.{key}": radius for key, radius in msgspec.structs.asdict(experiment.robustness).items()}
+    key = next((key for key, radius in clips.items() if radius), None)
+    if key is None:
+        return
+    if experiment.run.mode != "rounds":
+        raise ConfigError(
+            key, f"expected 0 with mode = {experiment.run.mode!r}, for only rounds clip; found {clips[key]}"
+        )
+    if not (clip_w and clip_y):  # who can pull the one pulls the other
+        raise ConfigError("robustness", f"expected clip_w and clip_y both > 0 or all 0, found {clip_w} and {clip_y}")
 
 
 def split_address(address: str, key: str) -> tuple[str, int]:

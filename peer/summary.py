@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from peer import config, journal, npz, settings, shards
 from peer.arrays import Labels, Matrix, Vector
 from peer.errors import ConfigError
-from peer.journal import Round
+from peer.journal import Epoch, Round
 from peer.optim.models import MLP
 from peer.optim.regularizers import Regularizer
 from peer.problem import Problem
@@ -49,6 +49,8 @@ class World:
         g_i of every peer whose shard can be seen.
     test : Shard or None
         Held-out samples.
+    members : tuple of int
+        The peers whose shards are meant, ascending.
     """
 
     experiment: Experiment
@@ -56,9 +58,10 @@ class World:
     regularizer: Regularizer
     problems: Mapping[PeerId, Problem]
     test: Shard | None
+    members: tuple[PeerId, ...]
 
     @classmethod
-    def of(cls, experiment: Experiment, run_dir: Path, model: MLP) -> World:
+    def of(cls, experiment: Experiment, run_dir: Path, model: MLP, epoch: Epoch | None = None) -> World:
         """Read what can be seen of everything that the experiment names.
 
         Parameters
@@ -68,26 +71,29 @@ class World:
             A shard that is not where the experiment says is looked for in its folder `shards`.
         model : MLP
             As the peers had it: its outputs cannot be told where shards are hidden.
+        epoch : Epoch or None
+            The one whose members are meant; None: all peers, as in rounds.
 
         Raises
         ------
         ConfigError
             A file is there, and cannot be used.
         """
-        places = {peer: _shard_path(experiment, run_dir, peer) for peer in range(experiment.peers)}
+        members = tuple(range(experiment.peers)) if epoch is None else epoch.members
+        places = {peer: _shard_path(experiment, run_dir, peer) for peer in members}
         found = {peer: shards.read(path) for peer, path in places.items() if path is not None}
         total = sum(shard.n_samples for shard in found.values())
-        if len(found) < experiment.peers and found and experiment.objective.scale == "mean":
-            total = _total_samples(run_dir, experiment.peers)
+        if len(found) < len(members) and found and experiment.objective.scale == "mean":
+            total = _total_samples(run_dir, experiment.peers, epoch)
         problems = {peer: config.problem_of(experiment, model, shard, total) for peer, shard in found.items()}
         path = _seen(experiment.data.test_path, run_dir / "shards" / "test.npz")
         test = shards.read(path, "data.test_path") if path is not None else None
-        return cls(experiment, model, config.regularizer_of(experiment, model), problems, test)
+        return cls(experiment, model, config.regularizer_of(experiment, model), problems, test, members)
 
     @property
     def whole(self) -> bool:
         """Whether no shard is hidden."""
-        return len(self.problems) == self.experiment.peers
+        return len(self.problems) == len(self.members)
 
     def objective(self, w: Vector) -> float:
         """U(w), (1), over the shards that can be seen."""
@@ -133,6 +139,9 @@ def of_run(
     run), and `stationarity` is None: the gradients of some peers alone do not vanish anywhere
     of interest. Where all are hidden, `objective` is None too.
 
+    Of a run without rounds all this is over the members of the newest epoch, and the mean is of
+    those that have written parameters: a member that was killed when all was over has not.
+
     Parameters
     ----------
     experiment : Experiment
@@ -140,7 +149,7 @@ def of_run(
     run_dir : Path
         Its directory.
     seconds : float or None
-        How long the peers ran; None: until the last round that one of them has journaled.
+        How long the peers ran; None: until the last round or waking that one of them has journaled.
     central : bool
         Whether to train the same network centrally too, from the same parameters. Not done where a
         shard is hidden.
@@ -150,42 +159,63 @@ def of_run(
     ConfigError
         A file that the peers wrote is missing or malformed, or a shard cannot be used.
     """
-    folders = [journal.folder_of(run_dir, peer) for peer in range(experiment.peers)]
-    finals = [_arrays(folder / "final.npz") for folder in folders]
-    model = _model(experiment, finals[0], folders[0] / "final.npz")
-    world = World.of(experiment, run_dir, model)
-    ends = [_vector(model, arrays, folder / "final.npz") for arrays, folder in zip(finals, folders, strict=True)]
-    mean = np.mean(ends, axis=0)
-    rounds = [journal.rounds(folder) for folder in folders]
-    rows = [_row(world, run_dir, peer, w, rounds[peer]) for peer, w in enumerate(ends)]
-    if seconds is None:
-        seconds = max((line.time_s for lines in rounds for line in lines), default=0.0)
+    epoch = journal.last_epoch(run_dir, experiment.peers)
+    everybody = journal.everybody(run_dir, experiment.peers)
+    members = tuple(range(experiment.peers)) if epoch is None else epoch.members
+    written = members if epoch is None else tuple(peer for peer in everybody if _final(run_dir, peer).exists())
+    first = next((peer for peer in members if peer in written), members[0])
+    finals = {peer: _arrays(_final(run_dir, peer)) for peer in sorted({first, *written})}
+    model = _model(experiment, finals[first], _final(run_dir, first))
+    world = World.of(experiment, run_dir, model, epoch)
+    ends = {peer: _vector(model, arrays, _final(run_dir, peer)) for peer, arrays in finals.items()}
+    agreed = [ends[peer] for peer in members if peer in ends]
+    mean = np.mean(agreed, axis=0)
+    rounds = {peer: journal.rounds(journal.folder_of(run_dir, peer)) for peer in everybody}
+    rows = [_row(world, run_dir, peer, w, rounds[peer]) for peer, w in ends.items()]
     samples = [row["samples"] for row in rows]
+    if epoch is not None:
+        rows = [{**row, "wakings": len(rounds[row["peer"]])} for row in rows]
+    if seconds is None:
+        seconds = _seconds(run_dir, rounds)
     summary: dict[str, Any] = {
         "name": experiment.name,
-        "peers": experiment.peers,
+        "peers": len(members),
         "iterations": experiment.iterations,
         "parameters": model.layout.size,
-        "samples": _total_samples(run_dir, experiment.peers) if None in samples else sum(samples),
+        "samples": _total_samples(run_dir, experiment.peers, epoch) if epoch or None in samples else sum(samples),
         "shards_seen": sorted(world.problems),
         "seconds": seconds,
         "objective": world.objective(mean) if world.problems else None,
         "stationarity": world.stationarity(mean) if world.whole else None,
-        "disagreement": float(np.mean([np.sum((w - mean) ** 2) for w in ends])),
+        "disagreement": float(np.mean([np.sum((w - mean) ** 2) for w in agreed])),
         "test": world.test_metrics(mean),
-        "bytes": sum(row["bytes_sent"] for row in rows),
+        "bytes": sum(line.bytes_sent for lines in rounds.values() for line in lines),
         "per_peer": rows,
     }
+    if epoch is not None:
+        summary["members"] = list(members)
     if central and world.whole:
-        initial = folders[0] / "initial.npz"
+        initial = journal.folder_of(run_dir, first) / "initial.npz"
         summary["central"] = _central(world, _vector(model, _arrays(initial), initial))
     return summary
+
+
+def _final(run_dir: Path, peer: PeerId) -> Path:
+    return journal.folder_of(run_dir, peer) / "final.npz"
+
+
+def _seconds(run_dir: Path, rounds: Mapping[PeerId, Sequence[Round]]) -> float:
+    """Until the last round was over, from the start of its peer; without rounds, from the first start of a peer."""
+    logs = {peer: journal.events(journal.folder_of(run_dir, peer)) for peer in rounds}
+    began_s = min((journal.began_s(log) for log in logs.values() if log), default=0.0)
+    clocks = (clock_s for peer, lines in rounds.items() for clock_s in journal.waking_clocks(lines, logs[peer]))
+    return max(clocks, default=began_s) - began_s
 
 
 def wait_for_all(
     run_dir: Path, say: Callable[[str], None], pause: Callable[[], None] = lambda: time.sleep(LOOK_S)
 ) -> Experiment:
-    """The experiment of a run directory, once all its peers have ended well.
+    """The experiment of a run directory, once all its peers, or without rounds its members, have ended well.
 
     The directory may be empty, or not there yet. A peer that failed is waited for like one that
     runs: whoever looks after it may start it again with `--resume`.
@@ -252,8 +282,10 @@ def _shard_path(experiment: Experiment, run_dir: Path, peer: PeerId) -> Path | N
     return _seen(shards.path_of(pattern, peer) if pattern else "", run_dir / "shards" / f"peer-{peer:03d}.npz")
 
 
-def _total_samples(run_dir: Path, n_peers: int) -> int:
-    """M, as every peer has learned it from the others before round 0."""
+def _total_samples(run_dir: Path, n_peers: int, epoch: Epoch | None) -> int:
+    """M, as every peer has learned it from the others before round 0, or with the epoch."""
+    if epoch is not None:
+        return epoch.n_samples
     for peer in range(n_peers):
         ready = _logged(run_dir, peer, "ready")
         if ready is not None:

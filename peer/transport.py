@@ -21,6 +21,7 @@ import asyncio
 import ipaddress
 import secrets
 import socket
+import struct
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -31,6 +32,7 @@ from urllib.parse import urlsplit
 import zmq
 from zmq.utils import z85
 
+from peer.door import LOOK_S, Door, ask_for_descriptors
 from peer.errors import ConfigError, RemoteError, WireError
 from peer.wire import Frame
 from topology import PeerId
@@ -63,8 +65,11 @@ LINGER_MS: Final = 2_000
 """What is still to be sent when a peer ends gets this long."""
 
 QUEUE_MESSAGES: Final = 1_000
-"""High-water marks. The protocol bounds what can be queued to two shares a neighbor, a catch-up after a
-resumption excepted; this only bounds what a flood can do before the reader gets to it."""
+"""High-water mark of a link. The protocol bounds what can be queued to two shares a neighbor, a catch-up after a
+resumption excepted."""
+
+UNREAD_BYTES: Final = 4_000_000
+"""Of largest frames that may wait, over each connection, for being read here: what comes beyond waits at its sender."""
 
 IN_A_ROW: Final = 64
 """Messages that are taken before everything else in the event loop gets its turn: a millisecond or two. Else
@@ -75,6 +80,20 @@ NAME_BYTES: Final = 8
 
 CURVE_BYTES: Final = 33
 """What encryption adds to a frame; MAXMSGSIZE counts it."""
+
+SEEN: Final = 2
+"""A frame up to this many times as large as it may be is taken from the network, so that it can be counted with its
+sender; a larger one closes the connection before it is read, and libzmq does not say why."""
+
+ARRIVALS: Final = (
+    zmq.EVENT_LISTENING
+    | zmq.EVENT_ACCEPTED
+    | zmq.EVENT_DISCONNECTED
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+)
+"""What is heard of connections that others make."""
 
 ANSWER_BYTES: Final = 1_000
 """Largest frame that a link takes: nothing but handshakes and pings comes back over it, so nothing can pile up."""
@@ -155,7 +174,8 @@ class Transport:
         Called with a neighbor that refuses this peer's key.
     on_drop : callable
         Called with what was dropped here, for being what it is (its `cause`): a connection with a
-        key that is not on the list ("key"), a message whose id is not that of its key ("identity").
+        key that is not on the list ("key"); a message whose id is not that of its key ("identity"),
+        or that has a larger frame than there is ("oversized"); and what `peer.door` drops.
     on_writable : callable or None
         Called with a neighbor whose link has room again, after `send` or `writable` found none; may
         come just before `on_connect`.
@@ -194,14 +214,21 @@ class Transport:
         self._lookups = ThreadPoolExecutor(LOOKUPS, thread_name_prefix="names")
         self._readable = asyncio.Event()
         self._in_a_row = 0
+        self._n_monitors = 0
+        self._door = Door(0 if keys is None else len(keys.peers), max_frame_bytes, on_drop)
+        ask_for_descriptors()
         self._zap = self._serve_zap(keys) if keys is not None else None
         self._router = self._receiver()
+        self._arrivals = self._monitor(self._router, ARRIVALS)
+        self._loop.add_reader(self._arrivals.FD, self._watch_arrivals)
+        self._looking = self._loop.call_soon(self._look)
         self.bytes_sent = 0
         self.bytes_received = 0
 
     def _receiver(self) -> zmq.Socket[bytes]:
         router = self._context.socket(zmq.ROUTER)
         self._limit(router)
+        router.setsockopt(zmq.RCVHWM, max(2, min(UNREAD_BYTES // self._max_frame_bytes, QUEUE_MESSAGES)))
         router.setsockopt(zmq.ROUTER_HANDOVER, 1)
         if self._keys is not None:
             router.setsockopt(zmq.CURVE_SERVER, 1)
@@ -210,10 +237,25 @@ class Transport:
         self._loop.add_reader(router.FD, self._readable.set)
         return router
 
+    def _monitor(self, end: zmq.Socket[bytes], events: int) -> zmq.Socket[bytes]:
+        """A socket that tells what happens to another.
+
+        It takes all that there is to tell: a full one would hold up the thread of libzmq, and with
+        it all traffic, until it is read.
+        """
+        self._n_monitors += 1
+        name = f"inproc://monitor-{self._n_monitors}"
+        end.monitor(name, events)
+        monitor = self._context.socket(zmq.PAIR)
+        monitor.setsockopt(zmq.RCVHWM, 0)
+        monitor.setsockopt(zmq.LINGER, 0)
+        monitor.connect(name)
+        return monitor
+
     def _limit(self, end: zmq.Socket[bytes]) -> None:
         for option, value in (
             (zmq.LINGER, LINGER_MS),
-            (zmq.MAXMSGSIZE, self._max_frame_bytes + CURVE_BYTES),
+            (zmq.MAXMSGSIZE, SEEN * self._max_frame_bytes + CURVE_BYTES),
             (zmq.HANDSHAKE_IVL, HANDSHAKE_MS),
             (zmq.CONNECT_TIMEOUT, CONNECT_MS),
             (zmq.HEARTBEAT_IVL, HEARTBEAT_MS),
@@ -270,7 +312,7 @@ class Transport:
             dealer.setsockopt(zmq.CURVE_PUBLICKEY, self._keys.public.encode())
             dealer.setsockopt(zmq.CURVE_SECRETKEY, self._keys.secret.encode())
         events = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_AUTH
-        link = _Link(address, dealer, dealer.get_monitor_socket(events))
+        link = _Link(address, dealer, self._monitor(dealer, events))
         self._links[j] = link
         self._loop.add_reader(link.monitor.FD, self._watch, j, link)
         self._loop.call_soon(self._watch, j, link)  # a first look arms the descriptor; later, when the caller is ready
@@ -364,6 +406,33 @@ class Transport:
                 self._point(j, self._endpoints[j])
             self._search(j)
 
+    # ---- who comes -------------------------------------------------------------------------
+
+    def _watch_arrivals(self) -> None:
+        door, now = self._door, self._loop.time()
+        while (event := _receive_now(self._arrivals)) is not None:
+            code, value = struct.unpack("=HI", event[0].bytes)
+            if code == zmq.EVENT_ACCEPTED:
+                door.opened(value, now)
+            elif code == zmq.EVENT_DISCONNECTED:
+                door.closed(value)
+            elif code == zmq.EVENT_LISTENING:
+                door.listens(value)
+            elif code == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
+                door.failed(RemoteError("half-open", "a connection that did not come to a handshake"))
+            elif code == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
+                door.failed(RemoteError("handshake", "a handshake that is none of ours"))
+            elif code == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+                door.failed(None)
+
+    def _look(self) -> None:
+        self._watch_arrivals()
+        all_read = not cast(int, self._router.EVENTS) & zmq.POLLIN
+        if not all_read:
+            self._readable.set()  # looking may have taken the signal of the descriptor
+        self._door.look(self._loop.time(), all_read)
+        self._looking = self._loop.call_later(LOOK_S, self._look)
+
     def _serve_zap(self, keys: Keys) -> zmq.Socket[bytes]:
         ids = {bytes(z85.decode(key.encode())): j for j, key in keys.peers.items()}
         zap = self._context.socket(zmq.REP)
@@ -373,11 +442,15 @@ class Transport:
         def answer() -> None:
             while (request := _receive_now(zap)) is not None:
                 version, number, _, address, *_, key = (frame.bytes for frame in request)
-                allowed = key in ids
-                status = [b"200", b"OK", identity(ids[key])] if allowed else [b"400", b"unknown key", b""]
-                zap.send_multipart([version, number, *status, b""])
-                if not allowed:
+                j = ids.get(key)
+                if j is None:
+                    status = [b"400", b"unknown key", b""]
                     self._on_drop(RemoteError("key", f"a key that is not on the list, from {address.decode()}"))
+                elif not self._door.admits(j, self._loop.time()):
+                    status = [b"400", b"not now", b""]
+                else:
+                    status = [b"200", b"OK", identity(j)]
+                zap.send_multipart([version, number, *status, b""])
 
         self._loop.add_reader(zap.FD, answer)
         return zap
@@ -440,26 +513,27 @@ class Transport:
             self._in_a_row += 1
             envelope, *frames = parts
             self.bytes_received += sum(len(frame) for frame in frames)
-            try:
-                return self._sender(envelope, frames), [frame.buffer for frame in frames]
-            except WireError as error:
-                self._on_drop(error)
+            if frames and (sender := self._sender(envelope.bytes, frames)) is not None:
+                return sender, [frame.buffer for frame in frames]
 
-    def _sender(self, envelope: zmq.Frame, frames: Sequence[zmq.Frame]) -> PeerId:
-        """The peer that a message came from.
-
-        Raises
-        ------
-        WireError
-            Its connection names no peer, or not the one that its key stands for.
-        """
-        claimed, dot, _ = envelope.bytes.partition(b".")
-        if self._keys is not None and frames:
-            stamped = str(frames[0].get("User-Id")).encode("latin-1")
-            if stamped != claimed:
-                raise WireError("identity", "its id is not that of its key", _peer(stamped))
-        if not frames or not dot or (sender := _peer(claimed)) is None:
-            raise WireError("identity", "it does not say which peer it is")
+    def _sender(self, name: bytes, frames: Sequence[zmq.Frame]) -> PeerId | None:
+        """The peer that a message came from; None if the message was dropped."""
+        claimed, dot, _ = name.partition(b".")
+        claimed = claimed if dot else b""
+        stamped = claimed if self._keys is None else str(frames[0].get("User-Id")).encode("latin-1")
+        sender, fd = _peer(stamped), frames[0].get(zmq.SRCFD)
+        if not self._door.knows(fd):
+            self._watch_arrivals()  # libzmq told of the connection before the message came
+        if not self._door.hears(fd, sender, self._loop.time()):
+            return None
+        problem = "its id is not that of its key" if sender is not None else "it does not say which peer it is"
+        if stamped != claimed or sender is None:
+            self._on_drop(WireError("identity", problem, sender))
+            self._door.cut(fd)  # every message over it would be the same
+            return None
+        if (largest := max(map(len, frames))) > self._max_frame_bytes:
+            self._on_drop(WireError("oversized", f"expected up to {self._max_frame_bytes} bytes: {largest}", sender))
+            return None
         return sender
 
     async def close(self) -> None:
@@ -482,7 +556,9 @@ class Transport:
             self._unwatch(link)
             link.dealer.close(linger)
         self._links.clear()
-        for end in (self._router, self._zap):
+        self._looking.cancel()
+        self._router.disable_monitor()
+        for end in (self._router, self._arrivals, self._zap):
             if end is not None:
                 self._loop.remove_reader(end.FD)
                 end.close(linger)

@@ -27,8 +27,15 @@ Frame: TypeAlias = bytes | memoryview
 K = TypeVar("K")
 V = TypeVar("V")
 
+HEADER_BYTES: Final = 1 << 17
+"""Of a header, beside what it says of each peer: a Hello with MAX_HELD pieces and long settings fits."""
+
+HEADER_BYTES_A_PEER: Final = 256
+"""Of a header, for what it says of each peer: a standing with its address, or a sample count."""
+
 MAX_HEADER_BYTES: Final = 1 << 20
-"""Of a header: a Hello that lists a sample count for each of 50,000 peers fits."""
+"""Of any header: a Hello that lists a sample count for each of 50,000 peers fits. What a byte can become when it is
+read, an object of 64, bounds what a header can cost for a moment."""
 
 MAX_REASON: Final = 500
 """Characters of a Bye's reason: one line for a user."""
@@ -89,9 +96,14 @@ class Format:
     dtype: str
 
     @property
+    def max_header_bytes(self) -> int:
+        """Size of the largest header that can be valid."""
+        return min(MAX_HEADER_BYTES, HEADER_BYTES + HEADER_BYTES_A_PEER * self.n_agents)
+
+    @property
     def max_frame_bytes(self) -> int:
         """Size of the largest frame that can be valid."""
-        return max(MAX_HEADER_BYTES, self.n_parameters * DTYPES[self.dtype].itemsize)
+        return max(self.max_header_bytes, self.n_parameters * DTYPES[self.dtype].itemsize)
 
     @property
     def max_flow_bytes(self) -> int:
@@ -165,8 +177,8 @@ def decode(frames: Sequence[Frame], form: Format) -> Message:
     WireError
         Anything that is no valid message; names the cause.
     """
-    if not frames or len(frames[0]) > MAX_HEADER_BYTES:
-        raise WireError("size", f"expected a header of up to {MAX_HEADER_BYTES} bytes")
+    if not frames or len(frames[0]) > form.max_header_bytes:
+        raise WireError("size", f"expected a header of up to {form.max_header_bytes} bytes")
     try:
         header = msgpack.unpackb(frames[0], strict_map_key=False)
     except Exception as error:  # msgpack documents no common base of what it raises on malformed bytes

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from peer import agent
-from peer.agent import Proposal, State
+from peer.agent import Clipping, Proposal, State
 from peer.arrays import Matrix, Vector, rounded
 from peer.messages import Share
 from peer.optim.losses import Logistic, Loss, Softmax, Squared
@@ -89,8 +89,11 @@ def exchange(
     graphs: Sequence[Graph],
     n_rounds: int,
     wire_dtype: np.dtype[Any] = F8,
+    radii: tuple[float, float, float] | None = None,
 ) -> Iterator[tuple[list[State], list[Proposal]]]:
     """Run the agents in one process, `graphs` repeated; yields what all are and propose at rounds 0..n_rounds."""
+    met = [sorted({j for graph in graphs for j in graph.neighbors(i)}) for i in range(len(problems))]
+    clippings = [None if radii is None else Clipping(*radii, tuple(others)) for others in met]
     states = [agent.initial(problem, w, alpha) for problem, w in zip(problems, starts, strict=True)]
     for n in range(n_rounds + 1):
         proposals = [agent.propose(p, s, len(problems)) for p, s in zip(problems, states, strict=True)]
@@ -106,6 +109,7 @@ def exchange(
                 metropolis(graph, i),
                 rule,
                 wire_dtype,
+                clippings[i],
             )
             for i in range(len(problems))
         ]

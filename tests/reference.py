@@ -39,6 +39,7 @@ class Setting:
 
     `shards` holds (inputs, targets or labels) of each agent, `penalized` is 1 where a parameter
     is regularized and 0 where not, `edges` holds the links of each round and is repeated.
+    `clip_w`, `clip_y` are the radii of clipping, 0 where there is none.
     """
 
     shards: Sequence[tuple[Array, Array]]
@@ -55,6 +56,8 @@ class Setting:
     alpha: float
     mu: float
     edges: Sequence[Sequence[tuple[int, int]]]
+    clip_w: float = 0.0
+    clip_y: float = 0.0
 
 
 def run(setting: Setting, w0: Array, n_rounds: int) -> tuple[Array, Array, Array]:
@@ -63,17 +66,32 @@ def run(setting: Setting, w0: Array, n_rounds: int) -> tuple[Array, Array, Array
     W = np.array(np.broadcast_to(w0, (n_agents, np.shape(w0)[-1])))
     G = gradients(setting, W)
     Y, alpha = G, setting.alpha
+    F = np.zeros((n_agents, *W.shape))  # F[i, j] went from j to i
     history = [(W, Y, G)]
     for n in range(n_rounds):
         C = metropolis(n_agents, setting.edges[n % len(setting.edges)])
         W_tilde = np.stack([best_response(setting, i, W[i], Y[i]) for i in range(n_agents)])  # (4), (5)
-        W = C @ (W + alpha * (W_tilde - W))  # (6), (7)
-        G, G_last = gradients(setting, W), G
-        Y = C @ Y + G - G_last  # (8)
+        Z = W + alpha * (W_tilde - W)  # (6)
+        if setting.clip_w:
+            pulls = clip(Z[None, :] - Z[:, None], setting.clip_w * alpha / setting.alpha)
+            W = Z + np.einsum("ij,ijp->ip", C, pulls)
+            F = clip(F + C[:, :, None] * clip(Y[None, :] - Y[:, None], setting.clip_y), setting.clip_y)
+            G = gradients(setting, W)
+            Y = G + F.sum(axis=1)
+        else:
+            W = C @ Z  # (7)
+            G, G_last = gradients(setting, W), G
+            Y = C @ Y + G - G_last  # (8)
         alpha = alpha * (1.0 - setting.mu * alpha)  # (10)
         history.append((W, Y, G))
     Ws, Ys, Gs = zip(*history, strict=True)
     return np.stack(Ws), np.stack(Ys), np.stack(Gs)
+
+
+def clip(differences: Array, radius: float) -> Array:
+    """Differences, (I, I, p), each no longer than the radius."""
+    lengths = np.linalg.norm(differences, axis=2, keepdims=True)
+    return np.asarray(np.where(lengths > radius, radius * differences / np.maximum(lengths, radius), differences))
 
 
 def metropolis(n_agents: int, edges: Sequence[tuple[int, int]]) -> Array:

@@ -84,17 +84,24 @@ class Scenario:
     compute: float
     slow: PeerId | None
     crashes: tuple[float, ...]
+    radii: tuple[float, float, float] | None = None
 
     @property
     def n_agents(self) -> int:
         """Number of agents I."""
         return len(self.problems)
 
+    def clipping_of(self, i: PeerId) -> agent.Clipping | None:
+        """How far an agent believes its neighbors."""
+        if self.radii is None:
+            return None
+        return agent.Clipping(*self.radii, union(self.schedule, self.n_rounds).neighbors(i))
+
     def __str__(self) -> str:
         problem = self.problems[0]
         parts = [problem.surrogate, problem.data.loss, problem.regularizer, self.schedule]
         kinds = ", ".join(type(part).__name__ for part in parts)
-        every = f"checkpoint every {self.every}, y ahead: {self.ahead}"
+        every = f"checkpoint every {self.every}, y ahead: {self.ahead}, radii {self.radii}"
         what = f"{self.n_agents} peers, {self.n_rounds} rounds, {kinds}, {self.dtype}, {every}"
         return f"{what}, compute {self.compute}, slow {self.slow}, crashes {self.crashes}, {self.weather}"
 
@@ -125,6 +132,7 @@ def scenario(seed: int) -> Scenario:
         compute=rng.choice((0.1, 1.0)),
         slow=rng.randrange(n_agents) if rng.random() < 0.3 else None,
         crashes=tuple(sorted(rng.uniform(0.0, length) for _ in range(crashes))),
+        radii=random.Random(f"radii of {seed}").choice((None, None, None, (1.0, 0.1, 0.1))),
     )
 
 
@@ -187,6 +195,7 @@ def without_network(run: Scenario) -> list[list[agent.State]]:
                 metropolis(graph, i),
                 run.rule,
                 dtype,
+                run.clipping_of(i),
             )
             for i in range(run.n_agents)
         ]
@@ -359,9 +368,9 @@ class Peer:
         self.offer(state, None if what.ahead else state.y, proposal.z)
         yield Until(lambda: not rounds.missing)
         shares = rounds.advance()
-        weights = metropolis(what.schedule.graph(state.n), self.me)
+        weights, clipping = metropolis(what.schedule.graph(state.n), self.me), what.clipping_of(self.me)
         yield Compute()
-        return agent.absorb(problem, state, proposal, shares, weights, what.rule, DTYPES[what.dtype])
+        return agent.absorb(problem, state, proposal, shares, weights, what.rule, DTYPES[what.dtype], clipping)
 
     def offer(
         self,

@@ -115,10 +115,17 @@ class Fleet:
 
     def start(self, peer: int, *more: str) -> None:
         """Start a peer, the first time or again; a newcomer asks the first peer to let it in."""
+        self.processes[peer] = self.lab.start(*self._line(peer, "hand", *more))
+
+    def run(self, peer: int, out: str, *more: str) -> subprocess.CompletedProcess[str]:
+        """Run a peer to its end, with a run directory of its own."""
+        return self.lab.run(*self._line(peer, out, *more))
+
+    def _line(self, peer: int, out: str, *more: str) -> Sequence[str | Path]:
         options = [*more, "--set", f'transport.bind="{self._places[peer]}"']
         if peer >= self.tree["peers"]:
             options += ["--join", self._public[0]]
-        self.processes[peer] = self.lab.start("run", self.experiment, "--id", str(peer), "--out", "hand", *options)
+        return ["run", self.experiment, "--id", str(peer), "--out", out, *options]
 
     def kill(self, peer: int) -> None:
         """Kill a peer's process with all that belongs to it."""

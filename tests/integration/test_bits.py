@@ -10,6 +10,7 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from peer import config, settings
+from peer.agent import Clipping
 from tests import synchronous
 from tests.integration.lab import Lab, flat
 
@@ -22,6 +23,10 @@ CASES: dict[str, dict[str, Any]] = {
         "objective": {"loss": "cross_entropy"},
         "surrogate": {"kind": "full", "tau": 2.0},
         "transport": {"wire_dtype": "f4"},
+    },
+    "clipped": {
+        "objective": {"loss": "cross_entropy"},
+        "robustness": {"clip_w": 0.1, "clip_y": 0.02, "clip_objective": 0.1},
     },
 }
 
@@ -57,9 +62,14 @@ def test_sockets_and_simulation_agree_to_the_last_bit(lab: Lab, case: dict[str, 
                 initial=(w,) * PEERS,
                 alpha=found.step.alpha,
                 rule=config.step_of(found),
+                radii=_radii(config.clipping_of(found, ())),
             )
         )
         with threadpool_limits(1):  # as launch gives it to its peers: sums of more threads have other last bits
             simulated.play()
         for peer in range(PEERS):
             assert np.array_equal(flat(run_dir, peer), simulated.history[peer, ROUNDS].w), f"peer {peer}, seed {seed}"
+
+
+def _radii(clipping: Clipping | None) -> tuple[float, float, float] | None:
+    return None if clipping is None else (clipping.w, clipping.y, clipping.objective)

@@ -39,6 +39,8 @@ class Case:
     hidden: tuple[int, ...] = (4,)
     tau: float = 1.0
     biases: bool = True
+    clip_w: float = 0.0
+    clip_y: float = 0.0
 
     @property
     def tolerance(self) -> float:
@@ -56,6 +58,7 @@ CASES = [
     Case(loss="cross_entropy", outputs=1, curvature="network", rule="diminishing"),
     Case(loss="cross_entropy", outputs=3, regularizer="l1", scale="sum", tau=4.0),
     Case(loss="cross_entropy", outputs=3, regularizer="none", hidden=()),
+    Case(curvature="network", clip_w=0.05, clip_y=0.02),
 ]
 
 
@@ -85,6 +88,7 @@ def test_final_weights_equal_those_of_an_independent_program(lab: Lab, case: Cas
         },
         surrogate={"kind": case.kind, "curvature": case.curvature, "tau": case.tau, "tolerance": 1e-12},
         step={"rule": case.rule, "alpha": 0.3, "mu": mu},
+        robustness={"clip_w": case.clip_w, "clip_y": case.clip_y},
         topology={"schedule": "file", "path": lab.schedule(EDGES)},
         transport={"security": "curve"},
     )
@@ -108,6 +112,8 @@ def test_final_weights_equal_those_of_an_independent_program(lab: Lab, case: Cas
         alpha=0.3,
         mu=mu,
         edges=EDGES,
+        clip_w=case.clip_w,
+        clip_y=case.clip_y,
     )
     expected = reference.run(setting, w0, ROUNDS)[0][-1]
     found = np.stack([flat(run_dir, peer) for peer in range(PEERS)])

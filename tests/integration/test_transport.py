@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from typing import Any
 
 import pytest
 import zmq
 
+from peer import door, transport
+from peer.door import BURST_MESSAGES
 from peer.errors import ConfigError, RemoteError
 from peer.transport import QUEUE_MESSAGES, Keys, Transport, identity, new_key_pair
+from tests import abuse
 from tests.integration.lab import free_addresses
 from topology import PeerId
 
@@ -78,23 +82,9 @@ def alone(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]
     return pytest.mark.parametrize("secure", [True, False], ids=["curve", "none"])(run)
 
 
-@contextmanager
-def stranger(end: End, pair: tuple[str, str] | None, name: bytes = b"", kind: int = zmq.DEALER) -> Iterator[Any]:
-    """A socket of somebody else's program, connected to an end."""
-    context = zmq.Context()
-    socket = context.socket(kind)
-    socket.setsockopt(zmq.LINGER, 0)
-    if name:
-        socket.setsockopt(zmq.ROUTING_ID, name)
-    if pair is not None:
-        socket.setsockopt(zmq.CURVE_SERVERKEY, LIST[0].encode())
-        socket.setsockopt(zmq.CURVE_PUBLICKEY, pair[0].encode())
-        socket.setsockopt(zmq.CURVE_SECRETKEY, pair[1].encode())
-    socket.connect(end.address)
-    try:
-        yield socket
-    finally:
-        context.destroy(linger=0)
+def stranger(end: End, pair: tuple[str, str] | None, name: bytes = b"") -> AbstractContextManager[Any]:
+    """A socket of somebody else's program, connected to an end of peer 0."""
+    return abuse.speaker(end.address, LIST[0], pair, name)
 
 
 @alone
@@ -146,7 +136,6 @@ async def test_a_link_bounds_what_waits_and_tells_when_it_has_room(secure: bool)
                     if zero.says(1, b"%d" % sent, large):
                         sent += 1
                     else:
-                        assert not zero.transport.writable(1)
                         try:
                             assert await asyncio.wait_for(zero.told.get(), 0.5) == ("room", 1)
                         except TimeoutError:
@@ -215,9 +204,8 @@ def test_without_keys_a_message_says_whose_it_is() -> None:
 def test_whoever_sends_faster_than_is_read_holds_up_no_timer() -> None:
     async def run() -> None:
         async with ends(lambda: End(0)) as (zero,):
-            over, n_messages = asyncio.Event(), 100_000
+            over, n_messages = asyncio.Event(), BURST_MESSAGES // 2
             with stranger(zero, PAIRS[3], identity(3) + b".1") as socket:
-                socket.setsockopt(zmq.SNDTIMEO, int(WAIT_S * 1e3))
                 flood = asyncio.get_running_loop().run_in_executor(
                     None, lambda: [socket.send(b"x") for _ in range(n_messages)]
                 )
@@ -242,5 +230,146 @@ def test_a_neighbor_that_is_not_listed_is_named() -> None:
             with pytest.raises(ConfigError, match="peer 9"):
                 zero.transport.connect(9, free_addresses(1)[0])
             assert not zero.says(9, b"nobody")
+
+    asyncio.run(run())
+
+
+# ---- abuse ---------------------------------------------------------------------------------
+
+
+async def meanwhile(function: Callable[..., Any], *args: Any) -> Any:
+    """Result of a function that blocks, called on a thread of its own."""
+    return await asyncio.get_running_loop().run_in_executor(None, function, *args)
+
+
+@asynccontextmanager
+async def two_that_talk(secure: bool = True) -> AsyncIterator[tuple[End, End]]:
+    """Peer 0 takes in whatever comes, and hears all that peer 1 says all the time, in order."""
+    async with ends(lambda: End(0, secure), lambda: End(1, secure)) as (zero, one):
+        one.transport.connect(0, zero.address)
+        assert await one.tells("up") == 0
+        heard: list[int] = []
+
+        async def listen() -> None:
+            while True:
+                sender, frames = await zero.transport.receive()
+                if sender == 1:
+                    heard.append(int(bytes(frames[0])))
+
+        async def talk() -> None:
+            for n in range(10**9):
+                assert one.says(0, b"%d" % n)
+                await asyncio.sleep(0.002)
+
+        async def goes_on() -> None:
+            before = len(heard)
+            while len(heard) < before + 10:
+                await asyncio.sleep(0.002)
+
+        tasks = [asyncio.create_task(one_of_them) for one_of_them in (listen(), talk())]
+        try:
+            yield zero, one
+            await asyncio.wait_for(goes_on(), WAIT_S)
+            assert heard == list(range(len(heard)))
+        finally:
+            for task in tasks:
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
+
+
+@pytest.mark.parametrize("opening", abuse.LIES, ids=[str(k) for k in range(len(abuse.LIES))])
+def test_what_is_no_handshake_is_counted(opening: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "HANDSHAKE_MS", 100)
+
+    async def run() -> None:
+        async with two_that_talk() as (zero, _):
+            await meanwhile(abuse.lie, zero.address, opening)
+            error = await zero.tells("drop")
+            assert error.cause in ("handshake", "half-open")
+            assert error.sender is None
+
+    asyncio.run(run())
+
+
+def test_a_thousand_connections_that_say_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "HANDSHAKE_MS", 2_000)
+
+    async def run() -> None:
+        async with two_that_talk() as (zero, one):
+            crowd = await meanwhile(abuse.half_open, zero.address, 1_000, 0.005)
+            two = End(2)
+            two.transport.connect(0, zero.address)
+            try:
+                assert await two.tells("up") == 0, "a listed peer gets in as soon as they are shown out"
+            finally:
+                await two.transport.close()
+                for end in crowd:
+                    end.close()
+            causes = [(await zero.tells("drop")).cause for _ in range(zero.told.qsize())]
+            assert causes.count("half-open") >= door.UNHEARD
+            assert causes.count("crowd") >= 1
+            assert one.told.empty(), "who is in stays in"
+
+    asyncio.run(run())
+
+
+def test_whoever_floods_is_shown_out_and_may_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door, "MESSAGES_PER_S", 1_500)
+    monkeypatch.setattr(door, "BURST_MESSAGES", 2_000)
+    monkeypatch.setattr(door, "PENALTY_S", 1.0)
+
+    async def run() -> None:
+        async with two_that_talk() as (zero, one):
+            with stranger(zero, PAIRS[3], identity(3) + b".1") as socket:
+                flooding = asyncio.create_task(meanwhile(abuse.flood, socket, [b"x", bytes(1_000)], 1.0))
+                error = await zero.tells("drop")
+                assert (error.cause, error.sender) == ("flood", 3)
+                await flooding
+            while not zero.told.empty():
+                assert (await zero.tells("drop")).cause == "flood"
+            three = End(3)
+            three.transport.connect(0, zero.address)
+            try:
+                while (event := await asyncio.wait_for(three.told.get(), WAIT_S)) != ("up", 0):
+                    assert event == ("refused", 0)
+            finally:
+                await three.transport.close()
+            assert one.told.empty(), "nobody else notices"
+
+    asyncio.run(run())
+
+
+def test_a_message_of_frames_without_end_is_cut_off() -> None:
+    """ZeroMQ would gather them all."""
+
+    async def run() -> None:
+        async with two_that_talk(secure=False) as (zero, one):
+            seconds = 60.0
+            began_s = time.monotonic()
+            sent = await meanwhile(abuse.endless, zero.address, identity(3) + b".1", bytes(FRAME_BYTES // 100), seconds)
+            assert time.monotonic() - began_s < seconds
+            assert sent > 100 * door.PENDING_FRAMES
+            error = await zero.tells("drop")
+            assert (error.cause, error.sender) == ("flood", 3)
+            assert one.told.empty()
+
+    asyncio.run(run())
+
+
+def test_a_frame_that_is_too_large_is_counted_or_closes_the_connection() -> None:
+    async def run() -> None:
+        async with two_that_talk() as (zero, one):
+            with stranger(zero, PAIRS[3], identity(3) + b".1") as socket:
+                socket.send_multipart([b"I am 3", bytes(FRAME_BYTES + 1)])
+                error = await zero.tells("drop")
+                assert (error.cause, error.sender) == ("oversized", 3)
+                received = zero.transport.bytes_received
+                monitor = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+                socket.send_multipart([b"I am 3", bytes(transport.SEEN * FRAME_BYTES + 1)])
+                assert await meanwhile(monitor.poll, int(WAIT_S * 1e3))
+                monitor.close(0)
+                assert zero.transport.bytes_received - received < FRAME_BYTES
+            assert one.told.empty()
 
     asyncio.run(run())

@@ -88,7 +88,9 @@ def compare(setting: Setting, starts: NDArray[np.float64], tolerance: float) -> 
     rows = np.broadcast_to(starts, (len(problems), starts.shape[-1]))
     W, Y, G = reference.run(setting, starts, N_ROUNDS)
     assert np.ptp(W[-1] - W[0]) > 0.1, "a run that goes nowhere shows nothing"
-    for n, (states, _) in enumerate(exchange(problems, list(rows), setting.alpha, rule, graphs, N_ROUNDS)):
+    radii = (setting.clip_w / setting.alpha, setting.clip_y, 1.0) if setting.clip_w else None
+    run = exchange(problems, list(rows), setting.alpha, rule, graphs, N_ROUNDS, radii=radii)
+    for n, (states, _) in enumerate(run):
         w, y, gradient = (np.stack([getattr(s, name) for s in states]) for name in ("w", "y", "gradient"))
         np.testing.assert_allclose(w, W[n], rtol=0.0, atol=tolerance * np.max(np.abs(W)), err_msg=f"w, round {n}")
         np.testing.assert_allclose(y, Y[n], rtol=0.0, atol=tolerance * np.max(np.abs(Y)), err_msg=f"y, round {n}")
@@ -115,6 +117,22 @@ def test_agents_reproduce_the_method_from_different_starts(activation: str, regu
     rng = np.random.default_rng(8)
     model = MLP(setting.widths, activation)
     compare(setting, np.stack([model.initial(rng) for _ in setting.shards]), 1e-9)
+
+
+@pytest.mark.parametrize("mu", [0.0, 0.2], ids=["constant", "diminishing"])
+@pytest.mark.parametrize("loss", ["squared", "softmax"])
+def test_agents_reproduce_the_method_with_clipping(loss: str, mu: float) -> None:
+    """From different starts, so that every radius is active at first; y is also in the sum over rounds."""
+    setting = setting_of(loss, "l2", "partial", "network", "mean", mu, seed=5)
+    rng = np.random.default_rng(6)
+    model = MLP(setting.widths, setting.activation)
+    starts = np.stack([model.initial(rng) for _ in setting.shards])
+    plain = reference.run(setting, starts, N_ROUNDS)[0]
+    for clip_w, clip_y in ((0.3, 0.02), (0.3, 1e9), (1e9, 0.02)):
+        clipped = dataclasses.replace(setting, clip_w=clip_w, clip_y=clip_y)
+        assert np.max(np.abs(reference.run(clipped, starts, N_ROUNDS)[0] - plain)) > 0.01, "nothing is clipped"
+        compare(clipped, starts, 1e-9)
+    compare(dataclasses.replace(setting, clip_w=1e9, clip_y=1e9), starts, 1e-9)
 
 
 def test_the_reference_can_tell_a_wrong_method_from_a_right_one() -> None:

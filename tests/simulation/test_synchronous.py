@@ -46,9 +46,10 @@ def test_the_seeds_cover_what_they_are_for() -> None:
     kinds.update(type(run.problems[0].data.loss).__name__ for run in runs)
     kinds.update(type(run.problems[0].regularizer).__name__ for run in runs)
     kinds.update(run.dtype for run in runs)
+    kinds.update(f"clipped {run.radii is not None}" for run in runs)
     kinds.update(f"ahead {run.ahead}, reorder {run.weather.reorder}" for run in runs)
     expected = ["Static", "RandomLinks", "Matchings", "OnePeerExponential", "Replay", "Full", "Partial"]
-    expected += ["Squared", "Logistic", "Softmax", "NoRegularizer", "L2", "L1", "f8", "f4"]
+    expected += ["Squared", "Logistic", "Softmax", "NoRegularizer", "L2", "L1", "f8", "f4", "clipped True"]
     expected += [f"ahead {ahead}, reorder {reorder}" for ahead in (True, False) for reorder in (True, False)]
     assert all(kinds[kind] >= 10 for kind in expected), kinds
     assert sum(len(run.crashes) for run in runs) > 100

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from peer import agent
-from peer.agent import Proposal, State
+from peer.agent import Clipping, Proposal, State
 from peer.arrays import Vector
 from peer.errors import ProtocolError, SolveError
 from peer.messages import Share
@@ -71,10 +71,15 @@ def test_a_proposal_by_hand(kappa: float) -> None:
     np.testing.assert_array_equal(before.w, [2.0, -2.0])
 
 
-def absorbed(weights: dict[int, float], shares: dict[int, Share], wire_dtype: np.dtype[Any] = F8) -> State:
+def absorbed(
+    weights: dict[int, float],
+    shares: dict[int, Share],
+    wire_dtype: np.dtype[Any] = F8,
+    clipping: Clipping | None = None,
+) -> State:
     before = state([2.0, -2.0], [1.0, 0.5])
     proposal = Proposal(Solution(before.w, 0.0, 1, "by hand"), np.array([8.0, 0.0]))
-    return agent.absorb(Bowl(), before, proposal, shares, weights, Diminishing(0.5), wire_dtype)
+    return agent.absorb(Bowl(), before, proposal, shares, weights, Diminishing(0.5), wire_dtype, clipping)
 
 
 def test_a_round_by_hand() -> None:
@@ -191,3 +196,120 @@ def test_mixing_keeps_the_mean_of_proposals() -> None:
     for (_, proposals), (after, _) in pairwise(run):
         mean = np.mean([p.z for p in proposals], axis=0)
         np.testing.assert_allclose(np.mean([s.w for s in after], axis=0), mean, rtol=0.0, atol=1e-14)
+
+
+# ---- clipping ------------------------------------------------------------------------------
+
+
+def test_a_clipped_round_by_hand() -> None:
+    """Of the two neighbors one is within all radii, the other outside: its pulls have the length of the radii."""
+    clipping = Clipping(w=4.0, y=2.5, objective=2.0, neighbors=(0, 2, 4))  # alpha = 1/2: z within 2
+    near, far = share(0, [2.0, 0.5], [8.0, 1.0], 11.0), share(4, [31.0, 40.5], [8.0, -1e9], -1e9)
+    found = absorbed({0: 0.5, 1: 0.25, 4: 0.25}, {0: near, 4: far}, clipping=clipping)
+    w = np.array([8.0, 0.0]) + 0.5 * np.array([0.0, 1.0]) + 0.25 * np.array([0.0, -2.0])
+    np.testing.assert_array_equal(found.w, w)
+    pulled = np.array([[0.5, 0.0, 0.5], [0.0, 0.0, 0.0], [0.25 * 1.5, 0.25 * 2.0, -0.25 * 2.0]])
+    np.testing.assert_allclose(found.pulled, pulled, rtol=0.0, atol=1e-15)
+    np.testing.assert_allclose(found.y, w + pulled[:, :2].sum(axis=0), rtol=0.0, atol=1e-15)
+    assert found.objective == pytest.approx(found.value + pulled[:, 2].sum())
+
+
+@pytest.mark.parametrize("clipping", [None, Clipping(4.0, 2.5, 2.0, (0,))], ids=["believed", "clipped"])
+def test_clipping_moves_no_bit_unless_it_is_on(clipping: Clipping | None) -> None:
+    """Without it w, y and the objective are the sums of (7) and (8) over j ascending; with it they are not."""
+    rng = np.random.default_rng(0)
+    z, y = rng.standard_normal(2), rng.standard_normal(2)
+    found = absorbed({0: 0.3, 1: 0.7}, {0: share(0, list(y), list(z), 1.0 / 3.0)}, clipping=clipping)
+    w = 0.3 * z + 0.7 * np.array([8.0, 0.0])
+    tracked = 0.3 * y + 0.7 * np.array([1.0, 0.5]) + (w - np.array([2.0, -2.0]))
+    same = [np.array_equal(found.w, w), np.array_equal(found.y, tracked), found.pulled.size == 0]
+    assert same == [clipping is None] * 3
+
+
+def test_clip_is_odd_bounded_and_the_identity_inside() -> None:
+    rng = np.random.default_rng(1)
+    for size in (1, 2, 7, 1000):
+        for scale in (1e-3, 1.0, 1e100):
+            d = scale * rng.standard_normal(size)
+            np.testing.assert_array_equal(agent.clip(-d, 0.1), -agent.clip(d, 0.1))
+            assert np.linalg.norm(agent.clip(d, 0.1)) <= 0.1 * (1.0 + 1e-15)
+            length = float(np.linalg.norm(d))
+            np.testing.assert_array_equal(agent.clip(d, 1.1 * length + 1e-300), d)
+            np.testing.assert_allclose(agent.clip(d, 0.5 * length), 0.5 * d, rtol=1e-14)
+    np.testing.assert_array_equal(agent.clip(np.array([1e300, -1e300]), 0.1), [0.0, 0.0])
+    np.testing.assert_array_equal(agent.clip(np.array([1e300, -1e300]), np.inf), [1e300, -1e300])
+
+
+@pytest.mark.filterwarnings("ignore:.*encountered:RuntimeWarning")
+@pytest.mark.parametrize("size", [1e-3, 1.0, 1e6, 1e150, 1e300, 1.7e308])
+@pytest.mark.parametrize("wire_dtype", [F8, F4], ids=["f8", "f4"])
+def test_a_lie_pulls_no_further_than_the_radius_however_large_it_is(size: float, wire_dtype: np.dtype[Any]) -> None:
+    """In a round by c_ij times the radius; y in all rounds together by the radius."""
+    clipping, rng = Clipping(w=0.2, y=0.3, objective=0.4, neighbors=(0,)), np.random.default_rng(2)
+    before = state([2.0, -2.0], [1.0, 0.5])
+    weights = {0: 0.25, 1: 0.75}
+    for _ in range(30):
+        proposal = Proposal(Solution(before.w, 0.0, 1, "by hand"), before.w + rng.standard_normal(2))
+        z, y = np.array(proposal.z) + size * np.array([-1.0, 0.0]), before.y + size * np.array([0.6, 0.8])
+        lie = share(0, list(y), list(z), size)
+        after = agent.absorb(Bowl(), before, proposal, {0: lie}, weights, Constant(), wire_dtype, clipping)
+        assert np.linalg.norm(after.w - proposal.z) <= 0.25 * 0.2 * 0.5 * (1.0 + 1e-9)
+        change = after.pulled - (before.pulled if before.pulled.size else 0.0)
+        assert np.linalg.norm(change[0, :2]) <= 0.25 * 0.3 * (1.0 + 1e-9)
+        assert abs(change[0, 2]) <= 0.25 * 0.4 * (1.0 + 1e-9)
+        assert np.linalg.norm(after.y - after.gradient) <= 0.3 * (1.0 + 1e-9)
+        assert abs(after.objective - after.value) <= 0.4 * (1.0 + 1e-9)
+        before = after
+    assert np.linalg.norm(after.y - after.gradient) >= (0.29 if 1e-3 < size < 1e150 else 0.0), "the bound is reached"
+
+
+@pytest.mark.filterwarnings("ignore:.*encountered:RuntimeWarning")
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("spot", ["y", "z"])
+def test_with_clipping_too_nan_and_infinity_name_their_sender(spot: str, bad: float) -> None:
+    broken = share(0, [4.0, bad], [0.0, 4.0]) if spot == "y" else share(0, [4.0, 0.0], [0.0, bad])
+    with pytest.raises(ProtocolError, match=r"^peer 0, round 3: expected finite numbers"):
+        absorbed({0: 0.5, 1: 0.5}, {0: broken}, clipping=Clipping(1.0, 1.0, 1.0, (0,)))
+
+
+@pytest.mark.parametrize("half", [share(0, None, [0.0, 4.0]), share(0, [4.0, 0.0], None)])
+def test_with_clipping_too_half_a_share_is_a_bug(half: Share) -> None:
+    with pytest.raises(ValueError, match="the share of agent 0 is not whole"):
+        absorbed({0: 0.5, 1: 0.5}, {0: half}, clipping=Clipping(1.0, 1.0, 1.0, (0,)))
+
+
+@pytest.mark.parametrize("wire_dtype", [F8, F4], ids=["f8", "f4"])
+def test_where_nobody_lies_clipping_moves_no_mass(wire_dtype: np.dtype[Any]) -> None:
+    """What one end of a link takes the other gives, exactly; so (9) and the mean of (7) hold while it is active."""
+    problems, rng = problems_of(5), np.random.default_rng(5)
+    starts = [parameters_of(rng, MLP((3, 4, 2), "tanh")) for _ in problems]
+    graphs, radii = [Graph.of(5, [(0, 1), (2, 3), (0, 4)]), ring(5)], (0.4, 0.03, 0.01)
+    met = [sorted({j for graph in graphs for j in graph.neighbors(i)}) for i in range(5)]
+    run = list(exchange(problems, starts, 0.5, Constant(), graphs, 40, wire_dtype, radii))
+    plain = list(exchange(problems, starts, 0.5, Constant(), graphs, 40, wire_dtype))
+    assert max(np.max(np.abs(a.w - b.w)) for a, b in zip(run[-1][0], plain[-1][0], strict=True)) > 0.01
+    at_the_radius = 0
+    for (_, proposals), (states, _) in pairwise(run):
+        mean = np.mean([p.z for p in proposals], axis=0)
+        np.testing.assert_allclose(np.mean([s.w for s in states], axis=0), mean, rtol=0.0, atol=1e-14)
+        difference = sum(s.y for s in states) - sum(s.gradient for s in states)
+        assert np.max(np.abs(difference)) <= 1e-15 * 25  # no more in later rounds than in the first
+        assert sum(s.objective for s in states) == pytest.approx(sum(s.value for s in states), rel=1e-14)
+        for i, j in sorted(graphs[0].edges | graphs[1].edges):
+            there, back = states[i].pulled[met[i].index(j)], states[j].pulled[met[j].index(i)]
+            np.testing.assert_array_equal(there, -back)
+            at_the_radius += float(np.linalg.norm(there[:-1])) > 0.0299
+    assert at_the_radius > 10, "nothing is clipped, so nothing is shown"
+
+
+def test_clipping_that_is_wide_enough_changes_nothing_but_rounding() -> None:
+    problems = problems_of(4)
+    w = parameters_of(np.random.default_rng(6), MLP((3, 4, 2), "tanh"))
+    runs = [
+        list(exchange(problems, [w] * 4, 0.3, Constant(), [ring(4)], 40, F8, radii)) for radii in (None, (1e9,) * 3)
+    ]
+    for plain, clipped in zip(*runs, strict=True):
+        for one, other in zip(plain[0], clipped[0], strict=True):
+            np.testing.assert_allclose(other.w, one.w, rtol=0.0, atol=1e-12)
+            np.testing.assert_allclose(other.y, one.y, rtol=0.0, atol=1e-12)
+            assert other.objective == pytest.approx(one.objective, abs=1e-12)

@@ -32,6 +32,14 @@ def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
             {i: public for i, (public, _) in PAIRS.items()},
         )
     assert list(keys.read(tmp_path / "keys", 0, 3)[1]) == [0, 1, 2], "no more than there are peers"
+    assert list(keys.read(tmp_path / "keys", 0, 3, newcomers=True)[1]) == list(PAIRS), "whoever may come in"
+
+
+def test_a_newcomer_has_to_be_on_the_list(tmp_path: Path) -> None:
+    keys.write(tmp_path, {i: PAIRS[i] for i in range(3)})
+    (tmp_path / keys.secret_name(3)).write_text(PAIRS[3][1])
+    with pytest.raises(ConfigError, match="expected a key for peer 3, found none"):
+        keys.read(tmp_path, 3, 3, newcomers=True)
 
 
 def test_secrets_are_for_their_owner_only(tmp_path: Path) -> None:

@@ -106,6 +106,8 @@ def test_ranges(key: str) -> None:
         assert accepted in text
     for value in (end for end in (low, high) if math.isfinite(end)):
         given = tree(key, int(value) if whole else value)
+        if key == "robustness.clip_w" or key == "robustness.clip_y" or key == "robustness.clip_objective":
+            given["robustness"] = {"clip_w": value, "clip_y": value, "clip_objective": value}
         if key == "step.mu" and value:
             given["step"]["rule"] = "diminishing"
         assert settings.flat(settings.from_tree(given))[key] == value
@@ -159,6 +161,11 @@ def test_what_comes_in_later_versions_has_its_range() -> None:
         (tree("topology.schedule", "file"), "topology.path"),
         (tree("topology.directed", True), "topology.directed"),
         (tree("transport.addresses", ["tcp://127.0.0.1:1"]), "transport.addresses"),
+        (tree("robustness.clip_w", 0.1), "robustness"),
+        (tree("robustness.clip_y", 0.1), "robustness"),
+        (tree("robustness.clip_objective", 0.1), "robustness"),
+        (DATA | {"run": {"mode": "async"}, "robustness": {"clip_w": 0.1, "clip_y": 0.1}}, "robustness.clip_w"),
+        (DATA | {"run": {"mode": "async"}, "robustness": {"clip_objective": 0.1}}, "robustness.clip_objective"),
     ],
 )
 def test_settings_that_do_not_fit_each_other(given: dict[str, Any], key: str) -> None:
@@ -282,6 +289,11 @@ def test_the_built_in_experiment_is_valid() -> None:
     assert settings.read(path).data.dataset == "breast-cancer"
 
 
+def test_only_rounds_clip_and_the_refusal_says_so() -> None:
+    given = DATA | {"run": {"mode": "async"}, "robustness": {"clip_w": 0.1, "clip_y": 0.1}}
+    assert "only rounds clip; found 0.1" in refused(given, "robustness.clip_w")
+
+
 # ---- what peers share ----------------------------------------------------------------------
 
 
@@ -300,6 +312,7 @@ def test_where_things_are_may_differ_but_not_what_they_are() -> None:
     one = settings.shared(settings.from_tree(DATA | {"name": "a"}))
     assert settings.shared(settings.from_tree(DATA | {"name": "b", "transport": {"keys": "k"}})) == one
     assert settings.shared(settings.from_tree(DATA | {"seed": 1})) != one
+    assert settings.shared(settings.from_tree(DATA | {"robustness": {"clip_w": 1.0, "clip_y": 1.0}})) != one
     versions = DATA | {"software": {"numpy": "1"}}
     assert settings.shared(settings.from_tree(versions)) == one
 

@@ -145,8 +145,8 @@ def test_flow_bytes_are_about_those_of_a_flow() -> None:
 
 
 def test_the_largest_valid_frame() -> None:
-    assert FORM.max_frame_bytes == wire.MAX_HEADER_BYTES
-    assert FORM.max_flow_bytes == wire.MAX_HEADER_BYTES
+    assert FORM.max_frame_bytes == FORM.max_header_bytes
+    assert FORM.max_flow_bytes == FORM.max_header_bytes
     large = replace(FORM, n_parameters=10**6, dtype="f4")
     assert large.max_frame_bytes == 4 * 10**6
     assert large.max_flow_bytes == 8 * (10**6 + 2)
@@ -429,8 +429,8 @@ def test_frames_are_as_many_as_the_parts() -> None:
 
 def test_headers_have_a_limit() -> None:
     assert refused([]).cause == "size"
-    assert refused([b"\x80" * (wire.MAX_HEADER_BYTES + 1)]).cause == "size"
-    assert refused([msgpack.packb(SHARE | {"more": "x" * wire.MAX_HEADER_BYTES})]).cause == "size"
+    assert refused([b"\x80" * (FORM.max_header_bytes + 1)]).cause == "size"
+    assert refused([msgpack.packb(SHARE | {"more": "x" * FORM.max_header_bytes})]).cause == "size"
 
 
 @pytest.mark.parametrize(
