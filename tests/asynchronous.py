@@ -321,7 +321,7 @@ class Peer:
         self.state: agent.State | None = None
         self.linked: set[PeerId] = set()
         self.is_new = contact is not None and last is None
-        self.is_over = False
+        self.is_over = self.has_company = False
         self.alive = True
         self.news = False
         self.changed = False
@@ -398,6 +398,7 @@ class Peer:
             self.run.happened[f"dropped: {error.cause}"] += 1
             self.run.check_drop(self, error, message)
         else:
+            self.has_company = self.has_company or isinstance(message, View)
             if isinstance(message, Flow):
                 self.run.note_taken(self, message)
         if self.assembly.has_news:
@@ -444,11 +445,19 @@ class Peer:
 
     def work(self) -> Line:
         """From the first view to the last goodbye."""
-        yield from self.until(lambda: not self.membership.missing, math.inf)
+        yield from self.until(lambda: not self.absentees, math.inf)
         self.begin()
         while not self.is_over:
             yield from self.train()
             yield from self.part()
+
+    @property
+    def absentees(self) -> tuple[PeerId, ...]:
+        """For whom this peer waits before it begins."""
+        membership = self.membership
+        others = tuple(j for j in membership.members if j != self.me)
+        done = all(membership.standings[j].done == membership.epoch for j in others)
+        return membership.missing if self.last is None or self.has_company or done else others
 
     def begin(self) -> None:
         """The problem of the members met, and the first state."""
