@@ -9,7 +9,6 @@ all initial members are waited for until `patience_s`, a newcomer for one that l
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import fields, replace
@@ -70,7 +69,7 @@ class AsyncLife:
         self.linked: dict[PeerId, str] = {}
         self.counted_bytes = 0, 0
         self.is_new = host.assignment.contact is not None and self.last is None
-        self.is_over = False
+        self.is_over = self.has_company = False
         n = 0 if self.last is None else int(self.last.agent["n"])
         host.write_on(n)
         self.link()
@@ -150,6 +149,7 @@ class AsyncLife:
             if isinstance(message, View) and self.began:
                 self.answer(message)
             raise
+        self.has_company = self.has_company or isinstance(message, View)
         if self.assembly.has_news:
             self.link()
             self.host.soon(lambda: self.say(self.assembly.spread()))
@@ -194,7 +194,7 @@ class AsyncLife:
             raise failed.exceptions[0] from None
 
     async def meet(self) -> None:
-        """Wait until the sample counts of all members are known.
+        """Wait until the sample counts of all members are known, and one that returns for a word of any of them.
 
         Raises
         ------
@@ -202,10 +202,25 @@ class AsyncLife:
             Names those that did not come.
         """
         loop, patience_s = asyncio.get_running_loop(), self.experiment.run.patience_s
-        began_s = loop.time()
-        if not await self.host.together(0, lambda: self.membership.missing, began_s + patience_s):
-            raise NeighborsLate(0, self.membership.missing, loop.time() - began_s, "first epoch")
+        began_s, n = loop.time(), int(self.last.agent["n"]) if self.last is not None else 0
+        if not await self.host.together(n, lambda: self.absentees, began_s + patience_s):
+            where = "first epoch" if self.last is None else f"waking {n}"
+            raise NeighborsLate(n, self.absentees, loop.time() - began_s, where)
         self.host.event("ready", samples=self.membership.n_samples_total)
+
+    @property
+    def absentees(self) -> tuple[PeerId, ...]:
+        """For whom this peer waits before it begins.
+
+        One that returns when the others are done, or cannot be reached, is not to find them all lost, and to
+        go on with its own data alone.
+        """
+        membership = self.membership
+        others = tuple(j for j in membership.members if j != self.me)
+        done = all(membership.standings[j].done == membership.epoch for j in others)
+        if self.last is None or self.has_company or done:
+            return membership.missing
+        return others
 
     async def begin(self) -> tuple[Problem, MLP]:
         """The problem of the members met, and the first state.
@@ -291,34 +306,38 @@ class AsyncLife:
         assembly, flows, transport, state = self.assembly, self.flows, self.host.transport, self.state
         assert state is not None
         began_s, news, n_agents, slept_s = time.monotonic(), flows.news, len(flows.members), assembly.pace.woke_s
-        theirs, phi = flows.absorb(), flows.phi
+        with np.errstate(all="ignore"):  # as in `Host.compute`
+            theirs, phi = flows.absorb(), flows.phi
         rule, is_new = config.step_of(self.experiment), self.is_new and bool(theirs)
         woken = await self.host.compute(waking.wake, problem, state, flows.mass.high, theirs, n_agents, rule, is_new)
         self.is_new = self.is_new and not theirs
         self.state = woken.state
-        flows.track(woken.source)
+        seen, solution = woken.seen, woken.solution
+        with np.errstate(all="ignore"):
+            flows.track(woken.source)
+            residual = problem.stationarity(seen.w, n_agents * seen.y)
+            disagreement = float(np.sum((self.state.w - woken.v) ** 2))
         now = time.monotonic()
         assembly.pace.woke(began_s, now, news)
         receivers = assembly.push(state.n, woken.v, now)
         assembly.woke(self.state)
         self.say(assembly.unsent())
         self.say(assembly.spread())
-        seen, solution = woken.seen, woken.solution
         (sent, received), self.counted_bytes = self.counted_bytes, (transport.bytes_sent, transport.bytes_received)
         self.host.journal.round(
             iteration=state.n,
             time_s=now - self.host.began_s,
             objective_local=seen.value,
             objective_estimate=n_agents * seen.objective + problem.regularizer.value(seen.w),
-            residual=problem.stationarity(seen.w, n_agents * seen.y),
-            disagreement=float(np.sum((self.state.w - woken.v) ** 2)),
+            residual=residual,
+            disagreement=disagreement,
             alpha=seen.alpha,
             tau=problem.surrogate.tau,
             solver=solution.method if solution else "none",
             solver_residual=solution.residual if solution else 0.0,
             solver_iterations=solution.iterations if solution else 0,
             solve_s=now - began_s,
-            wait_s=max(0.0, began_s - slept_s) if math.isfinite(slept_s) else 0.0,
+            wait_s=max(0.0, began_s - slept_s) if slept_s > self.host.began_s else 0.0,  # it has woken before
             bytes_sent=transport.bytes_sent - sent,
             bytes_received=transport.bytes_received - received,
             neighbors=receivers,

@@ -50,8 +50,8 @@ x-peer: &peer
   <<: *role
   command: [run, /results/experiment.toml, --out=/results, --resume]
   depends_on: {{prepare: {{condition: service_completed_successfully}}}}
-  restart: on-failure:10  # it goes on from its last checkpoint, and the others wait for it
-  stop_grace_period: 15s  # it writes a checkpoint
+  restart: on-failure:10  # {again}
+  stop_grace_period: 15s  # {stop}
   dns_opt: ["timeout:1", "attempts:1"]  # a name that cannot be looked up must not hold up what else there is
   mem_limit: {memory}
   cpus: {cpus}
@@ -68,6 +68,16 @@ ONE: Final = """
     <<: *peer
     environment: {{PEER_ID: "{peer}"}}
 """
+
+IN_ROUNDS: Final = {
+    "again": "it goes on from its last checkpoint, and the others wait for it",
+    "stop": "it writes a checkpoint",
+}
+WITHOUT_ROUNDS: Final = {
+    "again": "it returns from its last checkpoint; the others go on meanwhile",
+    "stop": "it leaves, with a checkpoint: `docker-compose stop peer-0`; with `start` it returns",
+}
+"""What becomes of a peer that dies, and of one that is stopped."""
 
 SUMMARY: Final = """
   summary:
@@ -148,6 +158,7 @@ def text(experiment: Experiment, file: Path, containers: Containers, folder: Pat
             memory=_quoted(containers.memory),
             cpus=containers.cpus,
             build=build,
+            **(IN_ROUNDS if experiment.run.mode == "rounds" else WITHOUT_ROUNDS),
         ),
         _sequence("command", command),
         _sequence("volumes", prepares + keys),

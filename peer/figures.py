@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import StringIO
 from itertools import pairwise
 from typing import Any, Final, final
@@ -110,6 +110,8 @@ class Curves:
         Without rounds: when each value was, in seconds, by peer.
     marks : sequence of float
         Times to mark.
+    breaks : dict of int to sequence of int
+        Values with which a line begins anew, by peer: it was away before.
     """
 
     label: str
@@ -118,6 +120,7 @@ class Curves:
     reference: float | None = None
     times: Mapping[int, Vector] | None = None
     marks: Sequence[float] = ()
+    breaks: Mapping[int, Sequence[int]] = field(default_factory=dict)
 
     def svg(self, name: str) -> str:
         """The figure; `name` keeps its ids apart from those of other figures on the page."""
@@ -134,7 +137,7 @@ class Curves:
             for mark in self.marks:
                 axes.axvline(mark, color=INK, linewidth=0.5, linestyle=(0, (4, 4)))
             if len(self.series) <= FEW:
-                _lines(axes, series, self.times)
+                _lines(axes, series, self.times, self.breaks)
             else:
                 _band(axes, spread(list(series.values())) if self.times is None else _over(series, self.times))
             if self.reference is not None:
@@ -154,11 +157,17 @@ class Curves:
         return np.where(shown, np.clip(values, low, GREATEST), np.nan)
 
 
-def _lines(axes: Axes, series: Mapping[int, Vector], times: Mapping[int, Vector] | None) -> None:
+def _lines(
+    axes: Axes, series: Mapping[int, Vector], times: Mapping[int, Vector] | None, breaks: Mapping[int, Sequence[int]]
+) -> None:
     for (peer, values), (color, dashes) in zip(series.items(), LINES, strict=False):
-        n, kept = thinned(values)
-        at = n if times is None else times[peer][n.astype(int)]
-        axes.plot(at, kept, color=color, linestyle=dashes, marker="o" if len(n) == 1 else "", label=f"peer {peer}")
+        label = f"peer {peer}"
+        ends = sorted({0, len(values), *(n for n in breaks.get(peer, ()) if n < len(values))})
+        for start, stop in pairwise(ends):
+            n, kept = thinned(values[start:stop])
+            at = n if times is None else times[peer][start:stop][n.astype(int)]
+            axes.plot(at, kept, color=color, linestyle=dashes, marker="o" if len(n) == 1 else "", label=label)
+            label = ""
 
 
 def _band(axes: Axes, shown: tuple[Vector, Vector, Vector, Vector]) -> None:

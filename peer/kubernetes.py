@@ -53,6 +53,24 @@ take turns at being there."""
 PROBE_S: Final = 15
 """Between two looks at a peer's health: each starts an interpreter, a fraction of a second of one core."""
 
+IN_ROUNDS: Final = (
+    """A pod that is lost comes back under its name, with its key and its shard, and goes on from its last
+# checkpoint; the others wait for it, and the run ends with the same numbers as if nothing had happened.""",
+    "of this experiment; other numbers of peers are other experiments",
+    "writes a checkpoint",
+    """One that waits in vain ends by itself
+          # after run.patience_s, with exit code 3, and is started again.""",
+)
+WITHOUT_ROUNDS: Final = (
+    """A pod that is lost comes back under its name, with its key and its shard, and returns from its last
+# checkpoint. The others go on meanwhile; after run.departure_s they count it as gone, until it is back.""",
+    "with fewer, the last peers leave, and return when there are as many again; more have no keys here",
+    "leaves, with a checkpoint",
+    """One that waits in vain, as all
+          # do before the first epoch, ends by itself after run.patience_s, with exit code 3, and is started again.""",
+)
+"""What the manifests say of lost pods, of their number, of their end and of waiting."""
+
 LINE: Final = 100
 """Characters of base64 on a line."""
 
@@ -497,22 +515,22 @@ spec:
 
     def stateful_set(self) -> str:
         """The peers."""
-        named = bool(self.experiment.data.dataset)
-        within = math.ceil(self.experiment.run.patience_s)
+        named, rounds = bool(self.experiment.data.dataset), self.experiment.run.mode == "rounds"
+        within = math.ceil(self.experiment.run.patience_s if rounds else self.experiment.run.departure_s)
+        lost, number, end, alive = IN_ROUNDS if rounds else WITHOUT_ROUNDS
         retention = (
             "whenDeleted: Delete # they can be cut again"
             if named
             else "whenDeleted: Retain # they may be all there is of a shard"
         )
         return f"""\
-# The peers. A pod that is lost comes back under its name, with its key and its shard, and goes on from its last
-# checkpoint; the others wait for it, and the run ends with the same numbers as if nothing had happened.
+# The peers. {lost}
 apiVersion: apps/v1
 kind: StatefulSet
 {self.metadata(self.name)}
 spec:
   serviceName: {quoted(self.name)}
-  replicas: {self.experiment.peers} # of this experiment; other numbers of peers are other experiments
+  replicas: {self.experiment.peers} # {number}
   podManagementPolicy: Parallel # peers wait for each other: one at a time, the first would wait for ever
   selector:
     matchLabels:{self.labels(6, "peer")}
@@ -530,7 +548,7 @@ spec:
     spec:
       automountServiceAccountToken: false # a peer never talks to the API server
       enableServiceLinks: false # nor does it need a variable for every service of the namespace
-      terminationGracePeriodSeconds: 60 # at SIGTERM a peer writes a checkpoint, over the network perhaps
+      terminationGracePeriodSeconds: 60 # at SIGTERM a peer {end}, over the network perhaps
       {self.pod_security}
       topologySpreadConstraints: # peers share out the nodes, as far as they can
         - maxSkew: 1
@@ -554,10 +572,10 @@ spec:
               valueFrom: {{fieldRef: {{fieldPath: metadata.name}}}}
           ports:
             - {{name: peer, containerPort: {PORT}, protocol: TCP}}
-          # Ready is a peer that is done, or made a round within the last {within} s. It is for you to see; no traffic
+          # Ready is a peer that is done, or made a {"round" if rounds else "waking"} within the last {within} s. \
+It is for you to see; no traffic
           # depends on it. There is no livenessProbe, nor a startupProbe, which kills as well: all that a peer waits
-          # for is other peers, and killing one that waits helps none of them. One that waits in vain ends by itself
-          # after run.patience_s, with exit code 3, and is started again.
+          # for is other peers, and killing one that waits helps none of them. {alive}
           readinessProbe:
             exec: {{command: [peer, health, {RESULTS}, --within={within}]}}
             periodSeconds: {PROBE_S}

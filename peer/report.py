@@ -27,6 +27,9 @@ from topology.weights import mixing_rate
 MOST_ROUNDS: Final = 1_000
 """Looked at for the connectivity window and the mixing rate, which take a second for so many and 64 peers."""
 
+INTERRUPTED: Final = 130
+"""Exit code of a peer that was told to go."""
+
 MOST_MARKS: Final = 40
 """Epochs that figures mark: more lines would hide what is behind them."""
 
@@ -63,6 +66,7 @@ class Summary(msgspec.Struct, frozen=True):
     per_peer: tuple[Row, ...]
     test: Mapping[str, float] = {}
     shards_seen: tuple[int, ...] | None = None
+    members: tuple[int, ...] | None = None
     central: Central | None = None
 
 
@@ -108,10 +112,16 @@ class Run:
         """What peers make one after the other."""
         return "round" if self.has_rounds else "waking"
 
+    @cached_property
+    def epoch(self) -> Epoch | None:
+        """Without rounds: the epoch that the summary is of; the newest one where there is no summary."""
+        told = self.summary.members if self.summary is not None else None
+        return next((epoch for epoch in reversed(self.epochs) if told in (None, epoch.members)), None)
+
     @property
     def members(self) -> tuple[PeerId, ...]:
-        """All peers; without rounds those of the newest epoch."""
-        return self.epochs[-1].members if self.epochs else tuple(range(self.experiment.peers))
+        """All peers; without rounds those of the epoch."""
+        return self.epoch.members if self.epoch is not None else tuple(range(self.experiment.peers))
 
     @property
     def begun(self) -> list[PeerId]:
@@ -119,13 +129,13 @@ class Run:
         return [peer for peer, lines in self.rounds.items() if lines]
 
     def current(self, peer: PeerId) -> list[Round]:
-        """The rounds of a peer; without rounds its wakings in the newest epoch."""
-        lines, newest = self.rounds.get(peer, []), self.epochs[-1].number if self.epochs else 0
-        return [line for line in lines if line.epoch == newest]
+        """The rounds of a peer; without rounds its wakings in the epoch."""
+        number = self.epoch.number if self.epoch is not None else 0
+        return [line for line in self.rounds.get(peer, []) if line.epoch == number]
 
     @cached_property
     def n_done(self) -> int:
-        """Rounds, or wakings of the newest epoch, that all members have done."""
+        """Rounds, or wakings of the epoch, that all members have done."""
         return min(len(self.current(peer)) for peer in self.members)
 
     @cached_property
@@ -150,10 +160,13 @@ class Run:
         """The sum over the rounds, of each peer."""
         return {peer: sum(getattr(line, name) for line in lines) for peer, lines in self.rounds.items()}
 
+    def starts(self, peer: PeerId) -> list[dict[str, Any]]:
+        """Events of a peer's starts."""
+        return [event for event in self.logs[peer] if event["event"] == "start"]
+
     def samples(self, peer: PeerId) -> int | None:
         """How many a peer has, as it said at its start."""
-        found = (event.get("samples") for event in self.logs[peer] if event["event"] == "start")
-        return next(found, None)
+        return next((event.get("samples") for event in self.starts(peer)), None)
 
     def end(self, peer: PeerId) -> tuple[int, str] | None:
         """Exit code of a peer that has ended, and why."""
@@ -166,10 +179,11 @@ class Run:
     def state(self, peer: PeerId) -> str:
         """How far a peer is, in words."""
         end = self.end(peer)
+        gone = peer not in self.members and any(peer in epoch.members for epoch in self.epochs)
+        if gone and (end is None or end[0] == INTERRUPTED):
+            return "lost" if end is None else "left"
         if end is not None:
             return "done" if end[0] == 0 else f"ended with exit code {end[0]}"
-        if peer not in self.members and any(peer in epoch.members for epoch in self.epochs):
-            return "lost"
         return "running, or killed" if self.logs[peer] else "not seen yet"
 
 
@@ -317,7 +331,9 @@ def _verdict(run: Run) -> tuple[str, str]:
     progress = f"{run.n_done} of {experiment.iterations} {unit} are done by all{since}; there are no final results yet."
     if failed:
         # the cause before those that missed a neighbor, and those before whoever was told to stop
-        peer, (code, problem) = min(failed.items(), key=lambda item: ({3: 1, 130: 2}.get(item[1][0], 0), item[0]))
+        peer, (code, problem) = min(
+            failed.items(), key=lambda item: ({3: 1, INTERRUPTED: 2}.get(item[1][0], 0), item[0])
+        )
         return "failed", f"Not finished: peer {peer} ended with exit code {code} ({problem or 'no reason'}). {progress}"
     if all(run.end(peer) is not None for peer in members):
         return "done", f"{n_peers} finished {experiment.iterations} {unit}; they have not been summarized."
@@ -405,6 +421,7 @@ def _pictures(run: Run) -> str:
     begun = run.begun
     effort = [[run.total(name)[peer] for peer in begun] for name in ("solve_s", "wait_s")]
     times = run.times
+    breaks = {peer: [int(event.get("n", 0)) for event in run.starts(peer)] for peer in begun if times is not None}
     marks = [epoch.clock_s - run.began_s for epoch in run.epochs[1:]][:MOST_MARKS]
     many += " Dashed: a new epoch." * bool(marks)
     moved = "‖w[n+1] − z‖²: how far averaging moved each peer. Rounds without a neighbor are left out."
@@ -418,22 +435,22 @@ def _pictures(run: Run) -> str:
             "U as each peer estimates it, from the tracked mean of all g and its own parameters."
             + " Dotted: central training." * (central is not None)
             + many,
-            Curves("objective estimate", estimates, _falls(estimates), central, times, marks).svg("objective"),
+            Curves("objective estimate", estimates, _falls(estimates), central, times, marks, breaks).svg("objective"),
         ),
         (
             "Stationarity",
             "Residual ‖w − prox(w − I y)‖∞ of each peer, with its tracker y; 0 at a stationary point." + many,
-            Curves("stationarity residual", run.column("residual"), True, None, times, marks).svg("residual"),
+            Curves("stationarity residual", run.column("residual"), True, None, times, marks, breaks).svg("residual"),
         ),
         (
             "Disagreement",
             moved + many,
-            Curves("disagreement", run.column("disagreement"), True, None, times, marks).svg("disagreement"),
+            Curves("disagreement", run.column("disagreement"), True, None, times, marks, breaks).svg("disagreement"),
         ),
         (
             "Communication",
             "Bytes that each peer has sent, cumulative; headers and encryption are in them." + many,
-            Curves(f"sent ({unit})", in_unit, False, None, times, marks).svg("sent"),
+            Curves(f"sent ({unit})", in_unit, False, None, times, marks, breaks).svg("sent"),
         ),
         (
             "Time",

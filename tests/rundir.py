@@ -67,6 +67,45 @@ def write_run(
     return experiment
 
 
+EPOCHS = ((40, (0, 1, 2), 12), (50, (0, 1), 8), (60, (0, 1, 8), 14))
+"""Number, members and samples of the epochs of `write_elastic`."""
+
+
+def write_elastic(run_dir: Path, *, ended: int | None = 0, wakings: int = 2, **tree: Any) -> Experiment:
+    """A run without rounds of which peer 2 is lost, and to which peer 8 has come: `wakings` in each epoch.
+
+    Peer 1 was killed between the second epoch and the third, and went on. Peers began at 1000.0, 1001.0, 1002.0 and
+    1012.0 seconds since 1970, peer 1 again at 1010.0; epochs began at 1003.0, 1006.0 and 1013.0.
+    """
+    experiment = write_run(run_dir, ended=None, n_rounds=0, run={"mode": "async"}, **tree)
+    rng = np.random.default_rng(2)
+    arrays = {"x": rng.normal(size=(6, 2)), "y": rng.normal(size=(6, 1))}
+    npz.save(run_dir / "shards" / "peer-008.npz", arrays)
+    for peer, m, begin_s in ((0, 3, 1000.0), (1, 5, 1001.0), (2, 4, 1002.0), (8, 6, 1012.0)):
+        folder, n = folder_of(run_dir, peer), 0
+        journal = Journal(folder, resume=False)
+        journal.event("start", 0.0, id=peer, n=0, samples=m, clock_s=begin_s)
+        for (number, members, total), epoch_s in zip(EPOCHS, (1003.0, 1006.0, 1013.0), strict=True):
+            if peer not in members:
+                continue
+            if (peer, number) == (1, 60):
+                begin_s = 1010.0
+                journal.event("start", 0.0, id=peer, n=n, samples=m, clock_s=begin_s)
+            facts = {"n": n, "epoch": number, "members": members, "samples": total}
+            journal.event("epoch", epoch_s + 0.1 * peer - begin_s, **facts)
+            for _ in range(wakings):
+                heard = [j for j in members if j != peer][:1]
+                at = {"time_s": epoch_s + 0.5 + 0.25 * (n % wakings) - begin_s, "heard": heard}
+                journal.round(**metrics(peer, n) | at | {"epoch": number, "members": len(members)})
+                n += 1
+        if ended is not None and peer != 2:
+            journal.event("end", 20.0, code=ended, problem="as told" if ended else "", dropped={})
+        journal.close()
+        if ended == 0 and peer != 2:
+            npz.save(folder / "final.npz", parameters(peer))
+    return experiment
+
+
 def parameters(peer: int) -> dict[str, np.ndarray[Any, Any]]:
     """Final parameters of a peer."""
     return {"layers.0.weight": np.array([[0.5, -1.0]]) + 0.01 * peer, "layers.0.bias": np.array([0.25])}

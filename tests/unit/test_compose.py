@@ -116,3 +116,13 @@ def test_processors_that_are_no_number_are_refused(cpus: float, tmp_path: Path) 
 def test_the_image_has_a_mount_point_for_every_peer() -> None:
     dockerfile = (ROOT / "Dockerfile").read_text()
     assert f"seq 0 {compose.MAX_CONTAINERS - 1} " in dockerfile
+
+
+def test_without_rounds_a_peer_leaves_and_returns(tmp_path: Path) -> None:
+    found = text(tmp_path, run={"mode": "async"})
+    services = yaml.safe_load(found)["services"]
+    peer = services["peer-1"]
+    assert peer["command"] == ["run", "/results/experiment.toml", "--out=/results", "--resume"]
+    assert peer["restart"] == "on-failure:10", "one that was killed returns; one that was stopped, or is done, stays so"
+    assert "the others wait" not in found
+    assert services == yaml.safe_load(text(tmp_path))["services"], "only comments differ"

@@ -16,16 +16,25 @@ from peer.journal import (
     TAIL_BYTES,
     Health,
     Journal,
+    began_s,
     claim,
+    clocks,
     ended_well,
+    epochs,
     events,
+    everybody,
+    folder_of,
     health,
     last_event,
+    members,
     needs_nothing,
+    ranges,
     rounds,
     truncate_metrics,
+    unfinished,
+    waking_clocks,
 )
-from tests.rundir import metrics
+from tests.rundir import EPOCHS, metrics, write_elastic, write_run
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -265,3 +274,75 @@ def test_a_folder_is_for_one_process_at_a_time(tmp_path: Path) -> None:
         claim(tmp_path / "peers" / "000")
     lock.close()
     claim(tmp_path / "peers" / "000").close()
+
+
+# runs without rounds
+
+
+def test_everybody_is_who_begins_and_who_has_written(tmp_path: Path) -> None:
+    assert everybody(tmp_path, 2) == (0, 1)
+    for name in ("000", "008", "1000", "08", "new", "-01", "\u0662"):
+        logged(tmp_path / "peers" / name, {"event": "start"})
+    (tmp_path / "peers" / "005").mkdir()
+    assert everybody(tmp_path, 2) == (0, 1, 8, 1000)
+
+
+def test_members_are_those_of_the_newest_epoch_that_anybody_tells(tmp_path: Path) -> None:
+    assert members(tmp_path, 3) == (0, 1, 2)
+    write_run(tmp_path / "rounds")
+    assert members(tmp_path / "rounds", 3) == (0, 1, 2)
+    write_elastic(tmp_path / "elastic", ended=None)
+    assert members(tmp_path / "elastic", 3) == (0, 1, 8)
+    assert list(unfinished(tmp_path / "elastic", 3)) == [0, 1, 8], "nobody waits for peer 2"
+    write_elastic(tmp_path / "done")
+    assert unfinished(tmp_path / "done", 3) == {}
+    (folder_of(tmp_path / "done", 8) / "log.jsonl").unlink()
+    assert unfinished(tmp_path / "done", 3) == {8: None}, "it writes elsewhere"
+
+
+def test_epochs_have_the_time_of_the_first_who_opened_them(tmp_path: Path) -> None:
+    write_elastic(tmp_path)
+    logs = {peer: events(folder_of(tmp_path, peer)) for peer in everybody(tmp_path, 3)}
+    found = epochs(logs)
+    assert [(one.number, one.members, one.n_samples) for one in found] == list(EPOCHS)
+    assert [one.clock_s for one in found] == pytest.approx([1003.0, 1006.0, 1013.0])
+    assert [one.opened for one in found] == [(0, 1, 2), (0, 1), (0, 1, 8)]
+    logs[8][1]["members"] = "all"
+    with pytest.raises(ConfigError, match="expected an event of a peer"):
+        epochs(logs)
+
+
+def test_wakings_count_from_the_start_of_their_process(tmp_path: Path) -> None:
+    write_elastic(tmp_path)
+    for peer, expected in ((0, [1003.5, 1003.75, 1006.5, 1006.75, 1013.5, 1013.75]), (8, [1013.5, 1013.75])):
+        folder = folder_of(tmp_path, peer)
+        assert waking_clocks(rounds(folder), events(folder)) == pytest.approx(expected)
+    folder = folder_of(tmp_path, 1)
+    lines = rounds(folder)
+    assert lines[-1].time_s < lines[-3].time_s, "the second process counts anew"
+    assert waking_clocks(lines, events(folder))[-3:] == pytest.approx([1006.75, 1013.5, 1013.75])
+    assert began_s(events(folder)) == 1001.0
+
+
+def test_a_run_in_rounds_counts_from_its_own_start(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    folder = folder_of(tmp_path, 1)
+    lines, log = rounds(folder), events(folder)
+    assert waking_clocks(lines, log) == [line.time_s for line in lines]
+    assert waking_clocks(lines, []) == [line.time_s for line in lines]
+    assert (began_s(log), clocks(log)) == (0.0, [event["time_s"] for event in log])
+
+
+@pytest.mark.parametrize(
+    ("peers", "words"),
+    [((), ""), ((4,), "4"), ((0, 1), "0, 1"), ((0, 1, 2, 8), "0 to 2, 8"), ((1, 3, 4, 5), "1, 3 to 5")],
+)
+def test_peers_in_words(peers: tuple[int, ...], words: str) -> None:
+    assert ranges(peers) == words
+
+
+def test_health_counts_wakings(tmp_path: Path) -> None:
+    write_elastic(tmp_path, ended=None)
+    folder = folder_of(tmp_path, 0)
+    os.utime(folder / "metrics.jsonl", (1000.0, 1000.0))
+    assert health(folder, 30.0, 1012.0, "wakings") == Health(True, "6 wakings done, the last 12.0 s ago")

@@ -131,6 +131,7 @@ def cases(folder: Path) -> dict[str, tuple[Experiment, Cluster]]:
         "long name": (made(name="x." * 100), Cluster()),
         "yaml's own word": (made(name="null"), Cluster()),
         "number": (made(name="3.10"), Cluster()),
+        "without rounds": (made(run={"mode": "async", "departure_s": 12.5}), Cluster()),
     }
 
 
@@ -150,6 +151,7 @@ CASES = (
     "long name",
     "yaml's own word",
     "number",
+    "without rounds",
 )
 
 
@@ -429,6 +431,17 @@ def test_the_experiment_reads_back_and_is_the_same_but_for_its_places(case: Case
     assert {key for key in before if before[key] != after[key]} <= may_differ
     assert after["name"] == before["name"]
     assert after["run.patience_s"] >= before["run.patience_s"]
+
+
+def test_without_rounds_nobody_is_said_to_wait_for_a_lost_pod(folder: Path) -> None:
+    _, _, found = case_of(folder, "without rounds")
+    assert "The others go on meanwhile" in found.text
+    assert "the others wait for it" not in found.text
+    assert found.peer["containers"][0]["readinessProbe"]["exec"]["command"][-1] == "--within=13", (
+        "after it, a peer counts as gone"
+    )
+    _, _, rounds = case_of(folder, "default")
+    assert rounds.peer["containers"][0]["args"] == found.peer["containers"][0]["args"]
 
 
 def test_patience_is_never_shortened() -> None:

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from peer import figures, report, summary
+from peer import figures, journal, report, summary
 from peer.errors import ConfigError
 from peer.figures import Curves
 from peer.journal import folder_of
-from tests.rundir import SAMPLES, change, rewrite, write_run
+from tests.rundir import SAMPLES, change, rewrite, write_elastic, write_run
 from topology import schedules
 from topology.draw import INK, PAPER
 from topology.graphs import Graph
@@ -273,6 +273,78 @@ def test_links_without_rounds_have_a_direction(tmp_path: Path) -> None:
     assert "mixing rate" not in network
 
 
+# without rounds
+
+
+def test_a_run_without_rounds(tmp_path: Path) -> None:
+    write_elastic(tmp_path)
+    finish(tmp_path, seconds=2.5)
+    found = page(tmp_path)
+    assert found.verdict == (
+        "3 peers finished 4 wakings or more each in 2.5 s. By then peer 2 had gone and peer 8 had come."
+    )
+    assert any("members at the end, 0, 1, 8: their data" in words for words in found.words["p"])
+    peers = found.table("peer")
+    assert peers["peer"][1] == "wakings"
+    assert {peer: row[1] for peer, row in peers.items()} == {"peer": "wakings", "0": "6", "1": "6", "2": "2", "8": "2"}
+    assert {peer: row[-1] for peer, row in peers.items() if peer != "peer"} == dict.fromkeys("018", "done") | {
+        "2": "lost"
+    }
+    assert peers["2"][2] == "-", "it has no final parameters"
+    epochs = found.table("13.0")
+    assert epochs["time (s)"] == ["I", "members", "came", "went", "samples M", "opened by"]
+    assert epochs["3.0"] == ["3", "0 to 2", "-", "-", "12", "3"]
+    assert epochs["6.0"] == ["2", "0, 1", "-", "2", "8", "2"]
+    assert epochs["13.0"] == ["3", "0, 1, 8", "8", "-", "14", "3"]
+    assert "time (s)" in found.words["text"]
+    assert "round n" not in found.words["text"]
+    assert found.table("schedule")["links, each of one direction"] == ["6"], "a ring of the members"
+    assert not any("identical parameters" in words for words in found.words["p"])
+
+
+def test_a_running_one_counts_from_the_last_change(tmp_path: Path) -> None:
+    write_elastic(tmp_path, ended=None)
+    path = folder_of(tmp_path, 8) / "metrics.jsonl"
+    path.write_bytes(path.read_bytes()[:-40])
+    found = page(tmp_path)
+    assert found.verdict == (
+        "Not finished: 1 of 4 wakings are done by all since members changed last; there are no final results yet."
+    )
+    so_far = found.table("wakings done by all")
+    assert so_far["time (s)"] == ["13.8"]
+    assert so_far["objective estimate, median"] == [f"{2 / 5 + 0.001:.6g}"], "of peers 0, 1 and 8 at that waking"
+    assert found.table("peer")["2"][-1] == "lost"
+
+
+def test_one_that_left_says_so_and_the_others_are_not_held_for_failed(tmp_path: Path) -> None:
+    write_elastic(tmp_path, ended=None)
+    log = journal.Journal(folder_of(tmp_path, 2), resume=True)
+    log.event("end", 9.0, code=130, problem="interrupted")
+    log.close()
+    found = page(tmp_path)
+    assert found.table("peer")["2"][-1] == "left"
+    assert found.verdict.startswith("Not finished: 2 of 4 wakings")
+
+
+def test_the_summary_says_whom_the_page_is_of(tmp_path: Path) -> None:
+    write_elastic(tmp_path)
+    finish(tmp_path)
+    log = journal.Journal(folder_of(tmp_path, 2), resume=True)
+    log.event("start", 0.0, n=2, clock_s=1100.0, samples=4)
+    log.event("epoch", 1.0, n=2, epoch=90, members=[2], samples=4)
+    log.close()
+    found = page(tmp_path)
+    assert found.verdict.startswith("3 peers finished"), "what came after it is in the table of epochs only"
+    assert found.table("101.0")["101.0"][1] == "2"
+
+
+def test_before_the_first_epoch_there_is_none(tmp_path: Path) -> None:
+    write_run(tmp_path, n_rounds=0, ended=None, run={"mode": "async"})
+    found = page(tmp_path)
+    assert found.verdict == "Not finished: 0 of 4 wakings are done by all; there are no final results yet."
+    assert found.words["text"].count("no waking yet") == 4
+
+
 # refusals
 
 
@@ -395,6 +467,34 @@ def test_the_spread_is_of_rounds_that_all_have_done() -> None:
     n, low, _, high = figures.spread([np.arange(50_000.0), np.full(60_000, 7.0)])
     assert len(n) <= figures.MOST_POINTS
     assert (low.min(), high.max()) == (0.0, 49_999.0)
+
+
+def test_the_spread_in_time_is_of_all_wakings_about_it() -> None:
+    nan = np.nan
+    series = [np.array([1.0, nan, 3.0, 5.0]), np.array([7.0, 9.0])]
+    times = [np.array([0.0, 0.1, 2.0, 4.0]), np.array([0.2, 3.9])]
+    at, low, middle, high = figures.spread_in_time(series, times)
+    np.testing.assert_allclose(at, [0.5, 2.5, 3.5])
+    np.testing.assert_array_equal(low, [1.0, 3.0, 5.0])
+    np.testing.assert_array_equal(middle, [4.0, 3.0, 7.0])
+    np.testing.assert_array_equal(high, [7.0, 3.0, 9.0])
+    at, low, _, high = figures.spread_in_time([np.arange(50_000.0)] * 2, [np.arange(50_000.0)] * 2)
+    assert len(at) == figures.MOST_POINTS
+    assert (low.min(), high.max()) == (0.0, 49_999.0)
+    assert len(figures.spread_in_time([np.array([2.0])] * 9, [np.array([1.0])] * 9)[0]) == 1
+
+
+@pytest.mark.parametrize("n_peers", [2, 30])
+def test_lines_against_time_are_interrupted_where_a_peer_was_away(n_peers: int) -> None:
+    values = dict.fromkeys(range(n_peers), np.array([3.0, 2.0, 1.5, 1.0]))
+    times = dict.fromkeys(range(n_peers), np.array([0.0, 1.0, 50.0, 51.0]))
+
+    def lines(breaks: dict[int, list[int]]) -> int:
+        text = Curves("y", values, times=times, marks=[50.0], breaks=breaks).svg("a")
+        assert "time (s)" in texts(text)
+        return text.count(f"stroke: {figures.BLUE}")
+
+    assert lines({0: [0, 2]}) - lines({0: [0]}) == (n_peers <= figures.FEW)
 
 
 def test_every_color_has_one_for_dark_backgrounds(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from peer import journal, npz, summary
 from peer.errors import ConfigError
 from peer.journal import Journal, folder_of
-from tests.rundir import SAMPLES, change, parameters, write_run
+from tests.rundir import EPOCHS, SAMPLES, change, parameters, write_elastic, write_run
 
 M = sum(SAMPLES)
 STRENGTH = 1e-3
@@ -229,3 +229,60 @@ def test_who_has_ended_is_not_waited_for(tmp_path: Path) -> None:
     summary.wait_for_all(tmp_path, scenario.said.append, scenario.pause)
     assert scenario.said == []
     assert journal.unfinished(tmp_path, 3) == {}
+
+
+# without rounds
+
+
+def test_of_a_run_without_rounds_the_last_members_are_summarized(tmp_path: Path) -> None:
+    found = summary.of_run(write_elastic(tmp_path), tmp_path)
+    mean = np.mean([flat(peer) for peer in (0, 1, 8)], axis=0)
+    assert (found["peers"], found["members"], found["samples"]) == (3, [0, 1, 8], 14)
+    assert found["shards_seen"] == [0, 1, 8]
+    assert found["objective"] == pytest.approx(objective(tmp_path, mean, (0, 1, 8), 1 / 14), rel=1e-12)
+    assert found["stationarity"] > 0.0
+    assert found["disagreement"] == pytest.approx(np.mean([np.sum((flat(i) - mean) ** 2) for i in (0, 1, 8)]))
+    assert [(row["peer"], row["samples"], row["wakings"]) for row in found["per_peer"]] == [
+        (0, 3, 6),
+        (1, 5, 6),
+        (8, 6, 2),
+    ]
+    assert found["bytes"] == 6 * 1000 + 6 * 2000 + 2 * 3000 + 2 * 9000, "what the lost one sent was sent, too"
+    assert found["seconds"] == pytest.approx(1013.75 - 1000.0), "by the clock: one was killed, and one came late"
+
+
+def test_parameters_of_one_that_has_gone_are_in_a_row_and_not_in_the_mean(tmp_path: Path) -> None:
+    experiment = write_elastic(tmp_path)
+    before = summary.of_run(experiment, tmp_path)
+    npz.save(folder_of(tmp_path, 2) / "final.npz", parameters(2))
+    found = summary.of_run(experiment, tmp_path)
+    assert [row["peer"] for row in found["per_peer"]] == [0, 1, 2, 8]
+    assert found["objective"] == before["objective"]
+
+
+def test_a_member_that_was_killed_at_the_end_is_no_obstacle(tmp_path: Path) -> None:
+    experiment = write_elastic(tmp_path)
+    (folder_of(tmp_path, 0) / "final.npz").unlink()
+    found = summary.of_run(experiment, tmp_path)
+    mean = np.mean([flat(peer) for peer in (1, 8)], axis=0)
+    assert found["objective"] == pytest.approx(objective(tmp_path, mean, (0, 1, 8), 1 / 14), rel=1e-12)
+    for peer in (1, 8):
+        (folder_of(tmp_path, peer) / "final.npz").unlink()
+    with pytest.raises(ConfigError, match=r"000.final\.npz"):
+        summary.of_run(experiment, tmp_path)
+
+
+def test_samples_of_hidden_members_are_those_of_the_epoch(tmp_path: Path) -> None:
+    experiment = write_elastic(tmp_path)
+    hide(tmp_path, "peer-000", "peer-008")
+    found = summary.of_run(experiment, tmp_path)
+    assert (found["shards_seen"], found["samples"], found["stationarity"]) == ([1], EPOCHS[-1][2], None)
+    mean = np.mean([flat(peer) for peer in (0, 1, 8)], axis=0)
+    assert found["objective"] == pytest.approx(objective(tmp_path, mean, (1,), 1 / 14), rel=1e-12)
+
+
+def test_who_has_gone_is_not_waited_for(tmp_path: Path) -> None:
+    write_elastic(tmp_path, ended=None)
+    scenario = Scenario(lambda: end(tmp_path, 0, 0), lambda: end(tmp_path, 1, 0), lambda: end(tmp_path, 8, 0))
+    summary.wait_for_all(tmp_path, scenario.said.append, scenario.pause)
+    assert scenario.said == ["waiting for peers 0, 1, 8", "waiting for peers 1, 8", "waiting for peer 8"]

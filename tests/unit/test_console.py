@@ -1,0 +1,90 @@
+"""What a person sees of a launch."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from peer import console, launch, settings, summary
+from peer.console import Progress
+from peer.journal import folder_of
+from tests.rundir import metrics, write_elastic, write_run
+
+
+@pytest.fixture
+def screen() -> Console:
+    return Console(file=io.StringIO(), width=200, force_terminal=False)
+
+
+def shown(screen: Console) -> str:
+    assert isinstance(screen.file, io.StringIO)
+    return screen.file.getvalue()
+
+
+def write(run_dir: Path, peer: int, n: int, **more: Any) -> None:
+    folder = folder_of(run_dir, peer)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "log.jsonl").touch()
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(metrics(peer, n) | more) + "\n")
+
+
+def progress(run_dir: Path, screen: Console, **tree: Any) -> Progress:
+    experiment = settings.from_tree({"peers": 2, "iterations": 4, "data": {"dataset": "wine"}} | tree)
+    return Progress(screen, run_dir, experiment)
+
+
+def test_rounds_are_those_that_all_have_done(tmp_path: Path, screen: Console) -> None:
+    watcher = progress(tmp_path, screen)
+    write(tmp_path, 0, 0)
+    watcher.close()
+    for peer, n in ((0, 1), (0, 2), (1, 0), (1, 1)):
+        write(tmp_path, peer, n)
+    watcher.close()
+    first, second = shown(screen).splitlines()
+    assert first.startswith("1 of 2 peers have begun ")
+    assert " round 2/4   objective 0.8338" in second
+
+
+def test_wakings_are_those_of_the_newest_epoch(tmp_path: Path, screen: Console) -> None:
+    watcher = progress(tmp_path, screen, run={"mode": "async"})
+    for peer, n in ((0, 0), (1, 0), (0, 1)):
+        write(tmp_path, peer, n, epoch=5, members=2)
+    watcher.close()
+    write(tmp_path, 0, 2, epoch=7, members=2)
+    watcher.close()
+    for peer, n in ((8, 0), (8, 1), (8, 2), (0, 3)):
+        write(tmp_path, peer, n, epoch=7, members=2)
+    watcher.close()
+    first, second, third = shown(screen).splitlines()
+    assert " waking 1/4 of 2 peers   objective " in first
+    assert second.startswith("1 of 2 peers have begun the new epoch ")
+    assert " waking 2/4 of 2 peers   objective " in third, "peer 8 has come, and peer 1 has gone"
+
+
+def test_the_lines_of_a_peer_that_returned_come_again(tmp_path: Path) -> None:
+    offsets: dict[int, int] = {}
+    for n in range(5):
+        write(tmp_path, 0, n)
+    assert [line["iteration"] for line in launch.new_metrics(tmp_path, offsets, 1)[0]] == [0, 1, 2, 3, 4]
+    assert launch.new_metrics(tmp_path, offsets, 1) == {}
+    path = folder_of(tmp_path, 0) / "metrics.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:2]))
+    write(tmp_path, 0, 2)
+    assert [line["iteration"] for line in launch.new_metrics(tmp_path, offsets, 1)[0]] == [0, 1, 2]
+    write(tmp_path, 3, 0)
+    assert list(launch.new_metrics(tmp_path, offsets, 1)) == [3], "a newcomer"
+
+
+def test_the_summary_counts_rounds_or_wakings(tmp_path: Path, screen: Console) -> None:
+    console.show_summary(screen, summary.of_run(write_run(tmp_path / "a"), tmp_path / "a"), tmp_path)
+    assert shown(screen).startswith("tiny: 3 peers, 4 rounds ")
+    assert "members" not in shown(screen)
+    console.show_summary(screen, summary.of_run(write_elastic(tmp_path / "b"), tmp_path / "b"), tmp_path)
+    assert "tiny: 3 peers, 4+ wakings " in shown(screen)
+    assert "0, 1, 8" in shown(screen)
