@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 FILE = click.Path(path_type=Path, dir_okay=False)
 FOLDER = click.Path(path_type=Path, file_okay=False)
 DEFAULT = Path(__file__).with_name("default.toml")
+
+LEAST_BYTES: Final = 1 << 28
+"""Of address space for a peer: a small one was measured to need 220 MB."""
 
 
 def main() -> None:
@@ -41,9 +45,27 @@ def main() -> None:
     except ConfigError as error:
         complain(str(error))
         code = 2
+    except (OSError, MemoryError) as error:
+        from peer.errors import refusal
+
+        complain(refusal(error))
+        code = 2
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code if isinstance(code, int) else 0)  # a computation that was interrupted may still run on its thread
+
+
+def check_address_space() -> None:
+    """Refuse what cannot go well: where the libraries of linear algebra find too little, one of them waits for ever.
+
+    Raises
+    ------
+    ConfigError
+        Less than LEAST_BYTES are allowed.
+    """
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if soft != resource.RLIM_INFINITY and soft < LEAST_BYTES:
+        raise ConfigError("ulimit -v", f"expected {LEAST_BYTES >> 20} MiB of address space, found {soft >> 20}")
 
 
 def complain(line: str) -> None:
@@ -94,6 +116,7 @@ def launch(
     peer launch
     peer launch examples/digits.toml --peers 12 --set step.alpha=0.2
     """
+    check_address_space()
     from peer import launch as launcher
     from peer import settings
 
@@ -160,7 +183,9 @@ def run(
     peer run examples/three.toml --id 0 --resume
     peer run examples/elastic.toml --id 3 --join tcp://127.0.0.1:5700
     """
+    check_address_space()
     from peer import config, journal, keys, settings
+    from peer.aside import aside
     from peer.host import DONE, Assignment
     from peer.process import SIGNALS
     from peer.process import run as run_peer
@@ -208,7 +233,7 @@ def run(
         if stay:
             signal.sigwait(SIGNALS)
     else:
-        ground = config.aside(config.ground, what)
+        ground = aside(config.ground, what)
         told = transport.addresses[me] if me < len(transport.addresses) else address
         met = ", ".join(map(str, ground.union[me])) if me < what.peers else "as it joins"
         tell(f"listens on {listens} as {told}; neighbors over the run: {met or 'none'}")
@@ -394,7 +419,8 @@ def check(experiment: Path, overrides: tuple[str, ...]) -> int:
     \b
     peer check examples/digits.toml
     """
-    from peer import config, settings, wire
+    from peer import settings, wire
+    from peer.aside import aside
     from peer.prepare import rehearsed
     from topology.outlets import wakings_to_connect
     from topology.schedules import connectivity_window
@@ -406,14 +432,14 @@ def check(experiment: Path, overrides: tuple[str, ...]) -> int:
     degrees = [len(neighbors) for neighbors in ground.union]
     mode: tuple[tuple[str, object], ...]
     if what.run.mode == "async":
-        n_wakings = config.aside(wakings_to_connect, ground.outlets, tuple(range(what.peers)), what.iterations)
+        n_wakings = aside(wakings_to_connect, ground.outlets, tuple(range(what.peers)), what.iterations)
         mode = (
             ("bytes a neighbor and waking", wire.flow_bytes(form)),
             ("wakings until strongly connected", n_wakings),
         )
     else:
-        window = config.aside(connectivity_window, ground.schedule, what.iterations)
-        rate = config.aside(mixing_rate, ground.schedule, what.iterations)
+        window = aside(connectivity_window, ground.schedule, what.iterations)
+        rate = aside(mixing_rate, ground.schedule, what.iterations)
         mode = (
             ("bytes a neighbor and round", wire.share_bytes(form)),
             ("connectivity window", f"{window} rounds"),

@@ -392,3 +392,4 @@ class AsyncLife:
         if code == INTERRUPTED and self.state is not None and self.experiment.run.checkpoint_every:
             self.keep(self.snapshot(self.state))
         self.host.event("end", code=code, problem=line, absent=(), **self.host.drops.numbers)
+        self.host.journal.check()

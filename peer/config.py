@@ -5,13 +5,11 @@ from __future__ import annotations
 import math
 import socket
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from ipaddress import ip_address
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Final, ParamSpec, TypeVar, final
+from typing import Any, Final, final
 
 import msgspec
 import numpy as np
@@ -39,24 +37,11 @@ from peer.shards import Shard
 from topology import Graph, Outlets, PeerId, Schedule, TopologyError, outlets, schedules
 from topology.schedules import Static
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
 WILDCARDS: Final = ("*", "0.0.0.0", "::")
 """Hosts of an address to listen on that stand for all interfaces."""
 
 SOFTWARE: Final = ("next-peer", "numpy", "scipy", "pyzmq", "msgpack", "msgspec", "networkx")
 """Packages whose versions a run directory records."""
-
-
-def aside(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Result of a function that is called in a short-lived child process.
-
-    What it imports (scikit-learn) never weighs on this process, or on the peers that
-    are forked from it. To be called before any thread or ZeroMQ context exists.
-    """
-    with ProcessPoolExecutor(1, mp_context=get_context("fork")) as child:
-        return child.submit(function, *args, **kwargs).result()
 
 
 # ---- topology ------------------------------------------------------------------------------

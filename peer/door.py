@@ -22,9 +22,10 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final, final
 
-from peer.errors import RemoteError
+from peer.errors import ConfigError, RemoteError
 from topology import PeerId
 
 UNHEARD: Final = 100
@@ -55,6 +56,13 @@ PENDING_FRAMES: Final = 4
 
 LOOK_S: Final = 0.25
 """Between two looks at what comes over the connections: what a fast line can bring during three fits any host."""
+
+OWN_DESCRIPTORS: Final = 24
+"""That a peer needs beside those it starts with: the event loop's, ZeroMQ's, its files, one of them being replaced. 18
+were counted; the others are for whoever connects again before its last connection has ended."""
+
+LINK_DESCRIPTORS: Final = 5
+"""That a peer needs for each neighbor: a connection each way, and three of ZeroMQ's."""
 
 DESCRIPTORS: Final = 65_536
 """That this process asks the system for, if it may have so many: enough for any fleet, and less than any table."""
@@ -300,6 +308,28 @@ def _bytes_received(fd: int) -> int:
             info = end.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, BYTES_RECEIVED_AT + 8)
             return int(struct.unpack_from("Q", info, BYTES_RECEIVED_AT)[0])
     return 0
+
+
+def check_descriptors(needed: int, what: str) -> None:
+    """See to it that this process may open so many descriptors more; ZeroMQ would end it where it cannot.
+
+    Raises
+    ------
+    ConfigError
+        It may not.
+    """
+    ask_for_descriptors()
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return
+    try:
+        left = soft - len(list(Path("/dev/fd").iterdir())) + 1  # one of them is that of the listing
+    except FileNotFoundError:
+        return
+    except OSError:
+        left = 0
+    if left < needed:
+        raise ConfigError("ulimit -n", f"expected {needed} more descriptors for {what}, found {left} of {soft} left")
 
 
 def ask_for_descriptors() -> None:

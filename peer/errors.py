@@ -110,3 +110,17 @@ class NeighborLeft(PeerError):  # noqa: N818  (a fact about them, not our error)
 
 class SolveError(PeerError, ArithmeticError):
     """The numbers broke down: nan or infinity where a finite number has to be."""
+
+
+def refusal(error: BaseException) -> str:
+    """What the host refuses, a file, memory, descriptors or a thread, in one line."""
+    if isinstance(error, MemoryError):
+        return f"out of memory: {error}" if str(error) else "out of memory"
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"cannot use {error.filename}: {error.strerror}"
+    return f"the host refuses: {(isinstance(error, OSError) and error.strerror) or error}"
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether an error is a refusal of the host; Python has no class for that of a thread."""
+    return isinstance(error, OSError | MemoryError) or str(error) == "can't start new thread"

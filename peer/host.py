@@ -42,8 +42,11 @@ send 8,000 of them."""
 WAITING_S: Final = 5.0
 """Peers that do not come are named after so long: no start on one host takes it."""
 
+STOPPED_S: Final = 1.0
+"""A process that wakes up so much too late was stopped: by SIGSTOP, by a container's freezer, or with its host."""
+
 DONE, BAD_INPUT, LOST, BROKEN, INTERRUPTED = 0, 2, 3, 4, 130
-"""Exit codes."""
+"""Exit codes; 2 is for what the host refuses, too."""
 
 MATHEMATICS: Final = "mathematics"
 """Name of the thread on which a peer computes."""
@@ -206,7 +209,7 @@ class Host:
         """Keep a connection to a peer from now on; False, and journaled once, where that cannot be."""
         try:
             self.transport.connect(j, address)
-        except ConfigError as error:
+        except (ConfigError, OSError) as error:
             self.journal.once("unreachable", j, time.monotonic() - self.began_s, peer=j, problem=str(error))
             return False
         return True
@@ -319,12 +322,16 @@ class Host:
     async def together(self, n: int, missing: Callable[[], Sequence[PeerId]], deadline_s: float) -> bool:
         """Wait, in round or waking n, until no peer is missing; False if the deadline passed first.
 
-        Says for whom it waits, and since when: after WAITING_S, and whenever that has doubled.
+        Says for whom it waits, and since when: after WAITING_S, and whenever that has doubled. Where this
+        process was stopped it waits anew: what came meanwhile has yet to be read.
         """
         loop = asyncio.get_running_loop()
         began_s, pause_s, where = loop.time(), WAITING_S, self.where(n)
-        while not await self.until(lambda: not missing(), min(deadline_s, began_s + pause_s)):
+        while not await self.until(lambda: not missing(), wakes_s := min(deadline_s, began_s + pause_s)):
             waited_s = loop.time() - began_s
+            if loop.time() - wakes_s > STOPPED_S:
+                began_s, deadline_s, pause_s = began_s + waited_s, deadline_s + waited_s, WAITING_S
+                continue
             if loop.time() >= deadline_s:
                 return False
             peers, since = list(missing()), datetime.now().astimezone() - timedelta(seconds=waited_s)

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, Final, final
@@ -23,6 +24,9 @@ TAIL_BYTES: Final = 4_096
 class Journal:
     """`metrics.jsonl` and `log.jsonl` of one peer. Lines are whole as soon as they are written.
 
+    What happens may happen anywhere, so an event that the system does not let be written is not an error
+    there and then: the next `round`, `sync` or `check` raises it.
+
     Parameters
     ----------
     folder : Path
@@ -39,14 +43,25 @@ class Journal:
         if self._log.tell() and _ends_torn(folder / "log.jsonl"):
             self._log.write("\n")  # else the next event would be part of the torn line
         self._seen: set[tuple[str, object]] = set()
+        self._refusal: OSError | None = None
 
     def round(self, **values: object) -> None:
-        """One round's numbers."""
+        """One round's numbers.
+
+        Raises
+        ------
+        OSError
+            The disk is full; names the file. So in all methods.
+        """
+        self.check()
         self._write(self._metrics, values)
 
     def event(self, kind: str, time_s: float, **facts: object) -> None:
         """Something that happened, at `time_s` seconds since the start."""
-        self._write(self._log, {"time_s": round(time_s, 6), "event": kind, **facts})
+        try:
+            self._write(self._log, {"time_s": round(time_s, 6), "event": kind, **facts})
+        except OSError as error:
+            self._refusal = error
 
     def once(self, kind: str, key: object, time_s: float, **facts: object) -> None:
         """Something that may happen again and again: the first time for each key."""
@@ -55,17 +70,27 @@ class Journal:
             self.event(kind, time_s, **facts)
 
     def _write(self, file: IO[str], values: dict[str, object]) -> None:
-        file.write(json.dumps(values) + "\n")
-        file.flush()
+        try:
+            file.write(json.dumps(values) + "\n")
+            file.flush()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, file.name) from error
+
+    def check(self) -> None:
+        """Raise what kept an event from being written."""
+        if self._refusal is not None:
+            raise self._refusal
 
     def sync(self) -> None:
         """See to it that the rounds are on the disk: a checkpoint that counts on them may follow."""
+        self.check()
         os.fsync(self._metrics.fileno())
 
     def close(self) -> None:
-        """Close the files."""
-        self._metrics.close()
-        self._log.close()
+        """Close the files; what could not be written to them was raised before."""
+        for file in (self._metrics, self._log):
+            with suppress(OSError):
+                file.close()
 
 
 def claim(folder: Path) -> IO[bytes]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import tomllib
 from collections.abc import Callable, Mapping
@@ -46,9 +45,15 @@ def write(folder: Path, pairs: Mapping[PeerId, tuple[str, str]]) -> list[Path]:
     there = next((path for path in paths if path.exists()), None)
     if there is not None:
         raise ConfigError("keys", f"expected a folder without keys, found {there}")
-    for peer, (_, secret) in pairs.items():
-        _write_secret(folder / secret_name(peer), secret)
-    public.write_text(_public_list({peer: pair[0] for peer, pair in pairs.items()}), encoding="utf-8")
+    try:
+        for peer, (_, secret) in pairs.items():
+            _write_secret(folder / secret_name(peer), secret)
+        listed = _public_list({peer: pair[0] for peer, pair in pairs.items()})
+        npz.replace(public, lambda file: file.write(listed.encode()))
+    except OSError:
+        for path in paths:  # half of them would only be in the way
+            path.unlink(missing_ok=True)
+        raise
     return paths
 
 
@@ -83,7 +88,7 @@ def complete(
     for secret in secrets:
         if not secret.exists():
             secret.parent.mkdir(parents=True, exist_ok=True)
-            npz.replace(secret, lambda file: file.write(f"{new_pair()[1]}\n".encode()), mode=0o600)
+            _write_secret(secret, new_pair()[1])
     public = {peer: public_of(_checked(path.read_text("utf-8"), path)) for peer, path in enumerate(secrets)}
     for peer, folder in enumerate(folders):
         if not (folder / PUBLIC_NAME).exists():
@@ -100,9 +105,7 @@ def folder_of(pattern: str, peer: PeerId) -> Path:
 
 
 def _write_secret(path: Path, secret: str) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(secret + "\n")
+    npz.replace(path, lambda file: file.write(f"{secret}\n".encode()), mode=0o600)
 
 
 def _public_list(public: Mapping[PeerId, str]) -> str:

@@ -26,6 +26,7 @@ from typing import Any, Final, final
 import msgspec
 
 from peer import config, journal, memory, prepare, process, shards
+from peer.door import LINK_DESCRIPTORS, OWN_DESCRIPTORS, check_descriptors
 from peer.errors import ConfigError
 from peer.host import BAD_INPUT, BROKEN, DONE, INTERRUPTED, LOST, Assignment
 from peer.settings import Experiment
@@ -48,6 +49,10 @@ WARM_S: Final = 1.0
 
 WARM_PARAMETERS: Final = 5_000
 """Peers of a larger network have memory of their own that outweighs what they share, and rounds that take long."""
+
+
+PIPES: Final = 8
+"""Descriptors of the parent, beside a listening socket and a pipe for each peer: the pipes it holds, and files."""
 
 
 @final
@@ -126,6 +131,8 @@ def launch(experiment: Experiment, run_dir: Path, watch: Callable[[Path, Experim
     ConfigError
         Anything that keeps the run from starting; then nothing was written.
     """
+    n, pair = experiment.peers, 2 * (OWN_DESCRIPTORS + LINK_DESCRIPTORS)
+    check_descriptors(n + max(n, pair) + PIPES, f"{n} peers")
     sockets = listeners(experiment)
     try:
         experiment, ground = prepare.here(with_addresses(experiment, sockets), run_dir)
@@ -236,6 +243,9 @@ class _Fleet:
                 if stopped_s is not None and time.monotonic() - stopped_s > GRACE_S:
                     self._signal(signal.SIGKILL)
         watcher.close()
+        refused = {peer: end for peer, end in self.ended.items() if end[0] in (BAD_INPUT, BROKEN)}
+        if interrupted and refused:
+            return *_verdict(refused), False
         if interrupted:
             return INTERRUPTED, "interrupted; every peer has written a checkpoint", False
         lost = {peer: end for peer, end in self.ended.items() if end[0] != DONE}

@@ -8,6 +8,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -58,16 +59,29 @@ def sweep(folder: Path) -> None:
 
 
 def replace(path: Path, write: Callable[[IO[bytes]], object], mode: int = 0o666) -> None:
-    """Write a file beside `path`, to the disk, and put it in its place, which is on the disk too after this."""
+    """Write a file beside `path`, to the disk, and put it in its place, which is on the disk too after this.
+
+    Raises
+    ------
+    OSError
+        The disk is full, or read-only; names `path`. What is there is the old file, and nothing beside it.
+    """
     # a name of its own: another thread of an interrupted peer, or another peer, may be writing the same file now
     beside = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
-    with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
     try:
-        os.fsync(folder)  # else the old file may be back after a power cut, when neighbors count on the new one
-    finally:
-        os.close(folder)
+        with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # else the old file may be back after a power cut, when neighbors count on the new one
+        finally:
+            os.close(folder)
+    except BaseException as error:
+        with suppress(OSError):
+            beside.unlink()
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise

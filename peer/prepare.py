@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 import msgspec
 
 from peer import config, keys, settings
+from peer.aside import aside
 from peer.errors import ConfigError
 from peer.settings import Experiment
 from peer.transport import new_key_pair, public_of
@@ -29,11 +30,11 @@ def here(experiment: Experiment, run_dir: Path) -> tuple[Experiment, config.Grou
     """
     if (run_dir / "peers").exists() or (run_dir / "summary.json").exists():
         raise ConfigError("--out", f"expected a folder without a run, found one in {run_dir}; nothing is replaced")
-    ground = config.aside(config.ground, experiment)
-    experiment = config.aside(with_cut_shards, experiment, run_dir / "shards")
-    config.aside(config.rehearse, experiment)
+    ground = aside(config.ground, experiment)
+    experiment = aside(with_cut_shards, experiment, run_dir / "shards")
+    aside(config.rehearse, experiment)
     experiment = with_run_id(experiment)
-    config.aside(config.record, experiment, ground, run_dir)
+    aside(config.record, experiment, ground, run_dir)
     return experiment, ground
 
 
@@ -58,7 +59,7 @@ def elsewhere(experiment: Experiment, run_dir: Path) -> Experiment:
         raise ConfigError("transport.addresses", "expected an address for each peer, found none")
     if transport.security == "curve" and not transport.keys:
         raise ConfigError("transport.keys", "expected a folder, or with {id} one for each peer; found none")
-    ground = config.aside(config.ground, experiment)
+    ground = aside(config.ground, experiment)
     path = run_dir / "experiment.toml"
     if path.exists():
         before = settings.read(path)
@@ -66,8 +67,8 @@ def elsewhere(experiment: Experiment, run_dir: Path) -> Experiment:
             raise ConfigError("--out", f"expected a folder without a run, found another one in {run_dir}")
         experiment = before
     if experiment.data.dataset:
-        config.aside(_cut_into_place, experiment)
-    config.aside(config.rehearse, experiment)
+        aside(_cut_into_place, experiment)
+    aside(config.rehearse, experiment)
     if transport.security == "curve":
         keys.complete(transport.keys, experiment.peers, new_key_pair, public_of)
     if not path.exists():
@@ -88,13 +89,13 @@ def rehearsed(experiment: Experiment) -> tuple[config.Ground, config.Facts]:
     ConfigError
         Anything that would keep the run from starting.
     """
-    ground = config.aside(config.ground, experiment)
+    ground = aside(config.ground, experiment)
     if experiment.data.dataset:
         data = msgspec.structs.replace(experiment.data, path="", test_path="")
         experiment = msgspec.structs.replace(experiment, data=data)
     with TemporaryDirectory() as folder:
-        cut = config.aside(with_cut_shards, experiment, Path(folder))
-        return ground, config.aside(config.rehearse, cut)
+        cut = aside(with_cut_shards, experiment, Path(folder))
+        return ground, aside(config.rehearse, cut)
 
 
 def with_run_id(experiment: Experiment) -> Experiment:

@@ -1,7 +1,8 @@
 """One peer process: the only event loop, its signals, and what ends a peer with which exit code.
 
 Policy: what a stranger or a neighbor sends wrongly is dropped, counted, and journaled once
-(`peer.host`); who is waited for, and for how long, is a matter of the life that the peer leads:
+(`peer.host`); what the host refuses, a full disk, memory, descriptors, ends the peer with a line that says
+so, and its neighbors are told; who is waited for, and for how long, is a matter of the life that the peer leads:
 `peer.rounds_mode`, `peer.async_mode`.
 """
 
@@ -15,6 +16,7 @@ from dataclasses import replace
 from typing import Final
 
 from peer.async_mode import AsyncLife
+from peer.door import LINK_DESCRIPTORS, OWN_DESCRIPTORS, check_descriptors
 from peer.errors import (
     ConfigError,
     DisagreementError,
@@ -22,6 +24,8 @@ from peer.errors import (
     NeighborsLate,
     PeerError,
     SolveError,
+    is_refusal,
+    refusal,
 )
 from peer.host import BAD_INPUT, BROKEN, DONE, INTERRUPTED, LOST, MATHEMATICS, Assignment, Host
 from peer.rounds_mode import RoundsLife
@@ -50,6 +54,12 @@ def run(assignment: Assignment) -> tuple[int, str]:
     str
         One line on what went wrong; empty if nothing did.
     """
+    union = assignment.ground.union
+    n_links = len(union[assignment.me]) if assignment.me < len(union) else len(union)
+    try:
+        check_descriptors(OWN_DESCRIPTORS + LINK_DESCRIPTORS * n_links, f"a peer with {n_links} neighbors")
+    except ConfigError as error:
+        return BAD_INPUT, str(error)
     return asyncio.run(_run(assignment))
 
 
@@ -87,15 +97,16 @@ async def _run(assignment: Assignment) -> tuple[int, str]:
 
 async def _live(assignment: Assignment, stop: asyncio.Event) -> tuple[int, str, Sequence[PeerId]]:
     """Exit code and line of one run of a peer, and who may need it still."""
+    host: Host | None = None
     try:
         host = Host(assignment)
-    except ConfigError as error:
-        return BAD_INPUT, str(error), ()
-    try:
         peer = AsyncLife(host) if assignment.experiment.run.mode == "async" else RoundsLife(host)
-    except (ConfigError, OSError) as error:
-        host.abandon()
-        return BAD_INPUT, str(error) if isinstance(error, ConfigError) else f"--out: {_refusal(error, host)}", ()
+    except Exception as error:
+        if host is not None:
+            host.abandon()
+        if not isinstance(error, ConfigError) and not is_refusal(error):
+            raise
+        return BAD_INPUT, str(error) if isinstance(error, ConfigError) else refusal(error), ()
     work, told = asyncio.ensure_future(peer.work()), asyncio.ensure_future(stop.wait())
     told.add_done_callback(lambda _: work.cancel())
     code, line, offender = 1, "", None
@@ -107,21 +118,20 @@ async def _live(assignment: Assignment, stop: asyncio.Event) -> tuple[int, str, 
     except PeerError as error:
         code, line = next(code for kind, code in CODES.items() if isinstance(error, kind)), str(error)
         offender = error.sender if isinstance(error, DisagreementError) else None
-    except OSError as error:  # a disk that is full, a folder that is gone
-        code, line = BAD_INPUT, _refusal(error, host)
     except BaseException as error:
-        line = f"a bug of this program: {error!r}"
-        raise
+        if not is_refusal(error):
+            line = f"a bug of this program: {error!r}"
+            raise
+        code, line = BAD_INPUT, refusal(error)
     finally:
         told.cancel()
-        await peer.end(code, line, offender)
+        try:
+            await peer.end(code, line, offender)
+        except (OSError, MemoryError) as error:  # it could not even say how it ended
+            if code in (DONE, INTERRUPTED):
+                code, line = BAD_INPUT, refusal(error)
         await host.close()
     return code, line, peer.absent
-
-
-def _refusal(error: OSError, host: Host) -> str:
-    """What the system did not let a peer do, in words."""
-    return f"cannot write {error.filename or host.folder}: {error.strerror}"
 
 
 def _once(loop: asyncio.AbstractEventLoop, descriptor: int, function: Callable[[], object]) -> None:

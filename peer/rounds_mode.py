@@ -313,14 +313,15 @@ class RoundsLife:
     async def end(self, code: int, line: str, offender: PeerId | None) -> None:
         """Journal how it ended; checkpoint if it was interrupted; tell the neighbors if it failed.
 
-        An offender, with whom no run is possible, must first hear of this peer's settings.
+        An offender, with whom no run is possible, must first hear of this peer's settings. A neighbor that is here,
+        but to which the connection is not up yet, is waited for, for it could not be told.
         """
         if code == INTERRUPTED and self.state is not None and self.experiment.run.checkpoint_every:
             self.keep(self.snapshot(self.state))
-        if offender is not None:
-            deadline_s = asyncio.get_running_loop().time() + FAREWELL_S
-            await self.host.until(lambda: offender in self.greeted, deadline_s)
         if code not in (DONE, INTERRUPTED):
+            here = self.session.heard.difference(self.session.said_bye) | ({offender} - {None})
+            await self.host.until(lambda: self.greeted >= here, asyncio.get_running_loop().time() + FAREWELL_S)
             self.say(self.session.part(line))
         absent = self.session.absent if code == DONE else ()
         self.host.event("end", code=code, problem=line, absent=absent, **self.host.drops.numbers)
+        self.host.journal.check()

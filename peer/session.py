@@ -48,6 +48,7 @@ class Session:
     rounds: Rounds
     has_news: bool = field(default=False, init=False)
     complete: bool = field(default=False, init=False)
+    heard: set[PeerId] = field(default_factory=set, init=False)
     said_bye: dict[PeerId, str] = field(default_factory=dict, init=False)
     _states: dict[PeerId, Hello] = field(default_factory=dict, init=False)
 
@@ -86,6 +87,7 @@ class Session:
         j = hello.sender
         if self.roster.receive(hello):
             self.has_news = True
+        self.heard.add(j)
         if hello.purpose == "news":
             return []
         self._states[j] = hello

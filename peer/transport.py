@@ -192,6 +192,11 @@ class Transport:
         come just before `on_connect`.
     queue_messages : int
         Messages that may wait for one neighbor, on this side. `send` refuses those beyond it.
+
+    Raises
+    ------
+    OSError
+        The host has no descriptors left for the sockets.
     """
 
     def __init__(
@@ -230,9 +235,13 @@ class Transport:
         ask_for_descriptors()
         self._next_reread_s = -math.inf
         self._ids = _owners(keys)
-        self._zap = self._serve_zap() if keys is not None else None
-        self._router = self._receiver()
-        self._arrivals = self._monitor(self._router, ARRIVALS)
+        try:
+            self._zap = self._serve_zap() if keys is not None else None
+            self._router = self._receiver()
+            self._arrivals = self._monitor(self._router, ARRIVALS)
+        except zmq.ZMQError as error:
+            self._context.destroy(0)
+            raise OSError(error.errno, error.strerror) from error
         self._loop.add_reader(self._arrivals.FD, self._watch_arrivals)
         self._looking = self._loop.call_soon(self._look)
         self.bytes_sent = 0
@@ -306,6 +315,8 @@ class Transport:
         ------
         ConfigError
             The address is none, or peer j has no key on the list.
+        OSError
+            The host has no descriptors left for it; nothing has changed.
         """
         if j in self._links:
             raise ValueError(f"peer {j} is connected already")
@@ -313,7 +324,10 @@ class Transport:
             self._reread()
             if j not in self._keys.peers:
                 raise ConfigError("transport.keys", f"expected a key for peer {j}, found none")
-        dealer = self._context.socket(zmq.DEALER)
+        try:
+            dealer = self._context.socket(zmq.DEALER)
+        except zmq.ZMQError as error:
+            raise OSError(error.errno, error.strerror) from error
         self._limit(dealer)
         dealer.setsockopt(zmq.SNDHWM, self._queue_messages)
         dealer.setsockopt(zmq.RCVHWM, 1)
@@ -329,7 +343,11 @@ class Transport:
             dealer.setsockopt(zmq.CURVE_PUBLICKEY, self._keys.public.encode())
             dealer.setsockopt(zmq.CURVE_SECRETKEY, self._keys.secret.encode())
         events = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_AUTH
-        link = _Link(address, key, dealer, self._monitor(dealer, events))
+        try:
+            link = _Link(address, key, dealer, self._monitor(dealer, events))
+        except zmq.ZMQError as error:
+            dealer.close(0)
+            raise OSError(error.errno, error.strerror) from error
         self._links[j] = link
         self._loop.add_reader(link.monitor.FD, self._watch, j, link)
         self._loop.call_soon(self._watch, j, link)  # a first look arms the descriptor; later, when the caller is ready
@@ -580,7 +598,10 @@ class Transport:
     async def close(self) -> None:
         """Close every socket; what was handed to `send` gets LINGER_MS to leave."""
         self._close_sockets()
-        await asyncio.to_thread(self._context.term)
+        try:
+            await asyncio.to_thread(self._context.term)
+        except RuntimeError:  # the host has no thread left for it
+            self._context.term()
 
     def abandon(self) -> None:
         """Close every socket at once, and what was not sent is lost."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import socket
 import sys
 from collections import Counter
@@ -11,8 +12,8 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 from peer import door
-from peer.door import Bucket, Door
-from peer.errors import RemoteError
+from peer.door import Bucket, Door, check_descriptors
+from peer.errors import ConfigError, RemoteError
 
 LISTED = 3
 FRAME_BYTES = 1_000
@@ -197,3 +198,19 @@ def test_nothing_is_done_to_a_descriptor_that_is_no_socket(guarded: Guarded) -> 
         assert file.read(3) == b'"""'
     guarded.door.cut(10**6)
     assert guarded.door.hears(10**6, 1, 0.0), "what was on its way when its connection closed"
+
+
+def test_descriptors_are_counted_before_they_are_needed() -> None:
+    """The soft limit is raised where it may be; nothing is said of a limit that is far."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    check_descriptors(10, "a peer")
+    with pytest.raises(
+        ConfigError, match=r"^ulimit -n: expected \d+ more descriptors for a fleet, found \d+ of \d+ left$"
+    ):
+        check_descriptors(2 * max(soft, min(hard, door.DESCRIPTORS)), "a fleet")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        check_descriptors(10, "a peer")
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == min(hard, door.DESCRIPTORS)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

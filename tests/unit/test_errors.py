@@ -13,6 +13,8 @@ from peer.errors import (
     RemoteError,
     SolveError,
     WireError,
+    is_refusal,
+    refusal,
 )
 
 
@@ -63,3 +65,24 @@ def test_late_neighbors_are_named() -> None:
     error = NeighborsLate(4, [2, 5], 60.0)
     assert str(error) == "round 4: peers 2, 5 did not come within 60.0 s"
     assert (error.n, error.missing, error.waited_s) == (4, (2, 5), 60.0)
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (OSError(28, "No space left on device", "a/b"), "cannot use a/b: No space left on device"),
+        (OSError(24, "Too many open files"), "the host refuses: Too many open files"),
+        (OSError("something"), "the host refuses: something"),
+        (MemoryError("Unable to allocate 1 TiB"), "out of memory: Unable to allocate 1 TiB"),
+        (MemoryError(), "out of memory"),
+        (RuntimeError("can't start new thread"), "the host refuses: can't start new thread"),
+    ],
+)
+def test_what_the_host_refuses_is_one_line(error: Exception, line: str) -> None:
+    assert is_refusal(error)
+    assert refusal(error) == line
+
+
+def test_a_bug_is_no_refusal() -> None:
+    assert not is_refusal(RuntimeError("dictionary changed size during iteration"))
+    assert not is_refusal(KeyError("x"))

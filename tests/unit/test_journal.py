@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,35 @@ def test_once_is_once_for_each_kind_and_key(tmp_path: Path) -> None:
     journal.close()
     found = [(line["event"], line["peer"], line["time_s"]) for line in lines(tmp_path / "log.jsonl")]
     assert found == [("dropped", 1, 1.0), ("dropped", 2, 1.0), ("refused", 1, 1.0)]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk that is always full")
+def test_a_full_disk_is_raised_by_rounds_and_an_event_by_what_follows(tmp_path: Path) -> None:
+    """An event may come from anywhere; a round comes from where errors are dealt with."""
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    journal = Journal(tmp_path, resume=False)
+    journal.event("start", 0.0)
+    with pytest.raises(OSError, match="No space left on device") as refusal:
+        journal.round(iteration=0)
+    assert refusal.value.filename == str(tmp_path / "metrics.jsonl")
+    journal.event("end", 1.0)
+    journal.close()
+    assert [line["event"] for line in lines(tmp_path / "log.jsonl")] == ["start", "end"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk that is always full")
+def test_an_event_that_could_not_be_written_is_raised_later_and_again(tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").symlink_to("/dev/full")
+    journal = Journal(tmp_path, resume=False)
+    journal.event("start", 0.0)
+    journal.once("dropped", 1, 0.5)
+    methods: list[Callable[[], None]] = [lambda: journal.round(iteration=0), journal.sync, journal.check]
+    for method in methods:
+        with pytest.raises(OSError, match="No space left on device") as refusal:
+            method()
+        assert refusal.value.filename == str(tmp_path / "log.jsonl")
+    journal.close()
+    assert not (tmp_path / "metrics.jsonl").read_text()
 
 
 def test_a_new_run_starts_anew_and_a_resumed_one_goes_on(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peer import config, keys, kubernetes, settings
+from peer.aside import aside
 from peer.errors import ConfigError
 from peer.kubernetes import Cluster, manifests
 from peer.settings import Experiment
@@ -692,4 +693,4 @@ def test_a_schedule_file_means_the_same_in_a_pod(folder: Path, tmp_path: Path) -
     path.write_text(data["schedule.jsonl"])
     topology = msgspec.structs.replace(experiment.topology, path=str(path))
     there = msgspec.structs.replace(experiment, topology=topology)
-    assert config.aside(config.ground, there).digest == config.aside(config.ground, experiment).digest
+    assert aside(config.ground, there).digest == aside(config.ground, experiment).digest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import resource
 import zipfile
 from pathlib import Path
 
@@ -119,3 +120,36 @@ def test_what_a_killed_process_left_is_swept(tmp_path: Path) -> None:
     (tmp_path / "a.npz.12345678.part").write_bytes(b"half")
     npz.sweep(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["a.npz"]
+
+
+def test_a_file_that_cannot_be_written_leaves_the_old_one_and_nothing_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    npz.save(path, {"x": np.zeros(2)})
+    before = path.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for n_bytes in (0, 100, 5_000, 79_000):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
+        try:
+            with pytest.raises(OSError, match="File too large") as refusal:
+                npz.save(path, {"x": np.zeros(5_000), "y": np.ones(5_000)})
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert refusal.value.filename == str(path)
+        assert [file.name for file in tmp_path.iterdir()] == ["a.npz"]
+        assert path.read_bytes() == before
+
+
+def test_a_folder_that_is_gone_is_named_by_the_file(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as refusal:
+        npz.save(tmp_path / "no" / "a.npz", {"x": np.zeros(2)})
+    assert refusal.value.filename == str(tmp_path / "no" / "a.npz")
+
+
+@pytest.mark.parametrize("error", [MemoryError("9 GB"), KeyboardInterrupt()], ids=repr)
+def test_whatever_stops_the_writing_leaves_nothing(error: BaseException, tmp_path: Path) -> None:
+    def write(file: object) -> None:
+        raise error
+
+    with pytest.raises(type(error)):
+        npz.replace(tmp_path / "a.npz", write)
+    assert not list(tmp_path.iterdir())
