@@ -217,9 +217,10 @@ def run(
     if transport.security == "curve":
         if not transport.keys:
             raise ConfigError("transport.keys", f"expected a folder that `peer keys DIR --peers {what.peers}` wrote")
-        folder_of_keys, elastic = keys.folder_of(transport.keys, me), what.run.mode == "async"
-        secret, public = keys.read(folder_of_keys, me, what.peers, newcomers=elastic)
-        pair = Keys(secret, public_of(secret), public)
+        where = keys.folder_of(transport.keys, me), me, what.peers, what.run.mode == "async"
+        listed = keys.PublicList(*where)  # before it is read: what changes from now on is seen
+        secret, public = keys.read(*where)
+        pair = Keys(secret, public_of(secret), public, listed.changed)
     elif not all(map(is_loopback, (*transport.addresses, listens, *([contact[1]] if contact else [])))):
         raise ConfigError("transport.security", "expected curve: none is for addresses of the loopback only")
 
@@ -485,20 +486,33 @@ def compose(
 
 @cli.command()
 @click.argument("folder", type=FOLDER, metavar="DIR")
-@click.option("--peers", type=int, required=True, help="Number of key pairs.")
-def keys(folder: Path, peers: int) -> int:
+@click.option("--peers", type=int, help="Number of key pairs, for a new folder.")
+@click.option("--id", "me", type=int, help="Or one more pair, for this peer, in a folder that has some.")
+def keys(folder: Path, peers: int | None, me: int | None) -> int:
     """Make CURVE key pairs in DIR: public.toml for all, peer-000.secret, ... for one host each.
+
+    A peer that runs reads its list again when somebody comes whose key is not on it.
 
     \b
     peer keys keys --peers 3
+    peer keys keys --id 3
     """
     from peer import keys as key_files
     from peer.settings import MAX_PEERS
     from peer.transport import new_key_pair
 
-    if not 1 <= peers <= MAX_PEERS:
-        raise ConfigError("--peers", f"expected 1 to {MAX_PEERS}, found {peers}")
-    for path in key_files.write(folder, {peer: new_key_pair() for peer in range(peers)}):
+    if (peers is None) == (me is None):
+        raise click.UsageError("expected --peers or --id", click.get_current_context())
+    if me is not None:
+        if not 0 <= me < MAX_PEERS:
+            raise ConfigError("--id", f"expected 0 to {MAX_PEERS - 1}, found {me}")
+        written = key_files.add(folder, me, new_key_pair())
+    else:
+        assert peers is not None
+        if not 1 <= peers <= MAX_PEERS:
+            raise ConfigError("--peers", f"expected 1 to {MAX_PEERS}, found {peers}")
+        written = key_files.write(folder, {peer: new_key_pair() for peer in range(peers)})
+    for path in written:
         click.echo(path)
     return 0
 

@@ -55,7 +55,7 @@ PENDING_FRAMES: Final = 4
 """Largest frames that may come over a connection without a message's being whole: no message has so many."""
 
 LOOK_S: Final = 0.25
-"""Between two looks at what comes over the connections: what a fast line can bring meanwhile fits any host."""
+"""Between two looks at what comes over the connections: what a fast line can bring during three fits any host."""
 
 OWN_DESCRIPTORS: Final = 24
 """That a peer needs beside those it starts with: the event loop's, ZeroMQ's, its files, one of them being replaced. 18
@@ -106,9 +106,27 @@ class Bucket:
 
 
 @final
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class _Connection:
-    """One that was accepted, and has not ended yet."""
+    """One that was accepted, and has not ended yet.
+
+    Parameters
+    ----------
+    since_s : float
+        When that was.
+    bucket : Bucket
+        Messages that it may bring still.
+    sender : int or None
+        Whose it is, if it is `heard`.
+    heard : bool
+        It has brought a message.
+    spoke : bool
+        It has brought one since the last look.
+    received : int
+        Bytes that had come over it at the first look at which it had not spoken; 0 before.
+    cut : bool
+        It was ended here, and is closed soon.
+    """
 
     since_s: float
     bucket: Bucket
@@ -244,10 +262,11 @@ class Door:
             if not connection.heard and not connection.cut and now - connection.since_s > SILENT_S:
                 self.drop(RemoteError("half-open", f"a connection over which nothing was said for {SILENT_S:g} s"))
                 self.cut(fd)
-            received = _bytes_received(fd)
-            if connection.spoke or not connection.heard:
-                connection.spoke, connection.received = False, received
-            elif all_read and received - connection.received > most:
+            elif connection.spoke or not connection.heard:
+                connection.spoke, connection.received = False, 0
+            elif not connection.received:
+                connection.received = _bytes_received(fd)
+            elif all_read and _bytes_received(fd) - connection.received > most:
                 self.refuse(fd, connection.sender, "a message of too many frames", now)
         self._shut_or_open()
 

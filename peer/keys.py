@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Callable, Mapping
+from functools import reduce
 from pathlib import Path
-from typing import Final
+from typing import Final, final
 
 from peer import npz
 from peer.errors import ConfigError
@@ -20,6 +21,9 @@ OWN_NAME: Final = "secret"
 
 Z85_KEY: Final = re.compile(r"[0-9a-zA-Z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}")
 """A CURVE key as text."""
+
+Z85_DIGITS: Final = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#"
+"""Digits of base 85, of which five are four bytes."""
 
 
 def secret_name(peer: PeerId) -> str:
@@ -123,20 +127,120 @@ def read(folder: Path, peer: PeerId, n_agents: int, newcomers: bool = False) -> 
     Raises
     ------
     ConfigError
-        A file or a key is missing, or is no key.
+        A file or a key is missing, or is no key, or one that another peer has too.
     """
     own = folder / (OWN_NAME if (folder / OWN_NAME).exists() else secret_name(peer))
     try:
         secret = own.read_text(encoding="utf-8")
-        listed = tomllib.loads((folder / PUBLIC_NAME).read_text(encoding="utf-8"))
+        public = _listed(folder / PUBLIC_NAME)
     except OSError as error:
         hint = f"`peer keys DIR --peers {n_agents}` makes them"
         raise ConfigError("transport.keys", f"expected key files in {folder}: {error}; {hint}") from error
+    return _checked(secret, own), _chosen(public, folder / PUBLIC_NAME, peer, n_agents, newcomers)
+
+
+def _listed(path: Path) -> dict[PeerId, object]:
+    """What a list of public keys says of each peer.
+
+    Raises
+    ------
+    OSError
+        It cannot be read.
+    ConfigError
+        It is none.
+    """
+    try:
+        listed = tomllib.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ConfigError("transport.keys", f"{folder / PUBLIC_NAME}: expected TOML, found: {error}") from error
-    public = {int(name): key for name, key in listed.items() if name.isascii() and name.isdigit()}
+        raise ConfigError("transport.keys", f"{path}: expected TOML, found: {error}") from error
+    return {int(name): key for name, key in listed.items() if name.isascii() and name.isdigit()}
+
+
+def _chosen(
+    public: Mapping[PeerId, object], path: Path, peer: PeerId, n_agents: int, newcomers: bool
+) -> dict[PeerId, str]:
+    """The keys that a peer is to know, each one checked."""
     wanted = sorted({*range(n_agents), peer, *public}) if newcomers else range(n_agents)
+    chosen: dict[PeerId, str] = {}
+    owners: dict[str, PeerId] = {}
     for i in wanted:
-        if not isinstance(public.get(i), str) or not Z85_KEY.fullmatch(public[i]):
-            raise ConfigError("transport.keys", f"{folder / PUBLIC_NAME}: expected a key for peer {i}, found none")
-    return _checked(secret, own), {i: public[i] for i in wanted}
+        key = public.get(i)
+        if not isinstance(key, str) or not _is_key(key):
+            raise ConfigError("transport.keys", f"{path}: expected a key for peer {i}, found none")
+        if owners.setdefault(key, i) != i:
+            raise ConfigError("transport.keys", f"{path}: expected a key of its own for peer {i}: {owners[key]} has it")
+        chosen[i] = key
+    return chosen
+
+
+def _is_key(text: str) -> bool:
+    """Whether a text is 32 bytes: five of its digits may be more than four bytes hold."""
+    if not Z85_KEY.fullmatch(text):
+        return False
+    words = (text[at : at + 5] for at in range(0, len(text), 5))
+    return all(reduce(lambda value, digit: 85 * value + Z85_DIGITS.index(digit), word, 0) < 2**32 for word in words)
+
+
+@final
+class PublicList:
+    """A list of public keys on the disk, which is read again when it has changed.
+
+    Parameters
+    ----------
+    folder, peer, n_agents, newcomers
+        As `read` takes them.
+    """
+
+    def __init__(self, folder: Path, peer: PeerId, n_agents: int, newcomers: bool = False) -> None:
+        self._path = folder / PUBLIC_NAME
+        self._wanted = peer, n_agents, newcomers
+        self._seen = self._look()
+
+    def _look(self) -> tuple[int, int, int] | None:
+        try:
+            found = self._path.stat()
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_ino, found.st_size
+
+    def changed(self) -> dict[PeerId, str] | None:
+        """The keys that are listed now; None where the file is the one that was there the last time.
+
+        Raises
+        ------
+        ConfigError
+            What is there now is no list, or lacks a peer that has to be on it: somebody may be writing it.
+        """
+        now = self._look()
+        if now == self._seen:
+            return None
+        self._seen = now
+        try:
+            return _chosen(_listed(self._path), self._path, *self._wanted)
+        except OSError as error:
+            raise ConfigError("transport.keys", f"{self._path}: {error.strerror}") from error
+
+
+def add(folder: Path, peer: PeerId, pair: tuple[str, str]) -> list[Path]:
+    """Add the (public, secret) keys of one more peer to a folder that `write` has made; the files written.
+
+    The list is replaced in one piece: peers that run read it again when somebody with an unknown key comes.
+
+    Raises
+    ------
+    ConfigError
+        There is no list, or the peer has keys already; nothing is replaced.
+    """
+    public, secret = folder / PUBLIC_NAME, folder / secret_name(peer)
+    try:
+        text, listed = public.read_text(encoding="utf-8"), _listed(public)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError("keys", f"expected a list of public keys, as `peer keys` writes it: {error}") from error
+    if peer in listed or secret.exists():
+        raise ConfigError(
+            "keys", f"expected no key of peer {peer}, found one in {public if peer in listed else secret}"
+        )
+    _write_secret(secret, pair[1])
+    whole = text if not text or text.endswith("\n") else text + "\n"
+    npz.replace(public, lambda file: file.write(f'{whole}{peer} = "{pair[0]}"\n'.encode()))
+    return [public, secret]

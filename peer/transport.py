@@ -19,13 +19,14 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import math
 import secrets
 import socket
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, cast, final
 from urllib.parse import urlsplit
 
@@ -81,6 +82,10 @@ NAME_BYTES: Final = 8
 CURVE_BYTES: Final = 33
 """What encryption adds to a frame; MAXMSGSIZE counts it."""
 
+REREAD_S: Final = 1.0
+"""Between two looks at the list of keys: whoever is refused tries again after RECONNECT_MS, and strangers by the
+thousand cost no more than one."""
+
 SEEN: Final = 2
 """A frame up to this many times as large as it may be is taken from the network, so that it can be counted with its
 sender; a larger one closes the connection before it is read, and libzmq does not say why."""
@@ -112,11 +117,17 @@ class Keys:
         This peer's pair.
     peers : mapping of int to str
         Public key of every peer that may talk to this one.
+    reread : callable or None
+        The list as it is now, or None if it has not changed; ConfigError if it is none. It is asked
+        when somebody comes whose key is not known, or a peer is to be connected to. Who is new on
+        the list gets in from then on, and who has another key has to use it; who is on it no more
+        makes no new connection, but those that are up stay.
     """
 
     secret: str
     public: str
     peers: Mapping[PeerId, str]
+    reread: Callable[[], Mapping[PeerId, str] | None] | None = None
 
 
 @final
@@ -222,8 +233,10 @@ class Transport:
         self._n_monitors = 0
         self._door = Door(0 if keys is None else len(keys.peers), max_frame_bytes, on_drop)
         ask_for_descriptors()
+        self._next_reread_s = -math.inf
+        self._ids = _owners(keys)
         try:
-            self._zap = self._serve_zap(keys) if keys is not None else None
+            self._zap = self._serve_zap() if keys is not None else None
             self._router = self._receiver()
             self._arrivals = self._monitor(self._router, ARRIVALS)
         except zmq.ZMQError as error:
@@ -308,7 +321,9 @@ class Transport:
         if j in self._links:
             raise ValueError(f"peer {j} is connected already")
         if self._keys is not None and j not in self._keys.peers:
-            raise ConfigError("transport.keys", f"expected a key for peer {j}, found none")
+            self._reread()
+            if j not in self._keys.peers:
+                raise ConfigError("transport.keys", f"expected a key for peer {j}, found none")
         try:
             dealer = self._context.socket(zmq.DEALER)
         except zmq.ZMQError as error:
@@ -321,13 +336,15 @@ class Transport:
         dealer.setsockopt(zmq.IMMEDIATE, 1)
         dealer.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS[0])
         dealer.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MS[1])
+        key = ""
         if self._keys is not None:
-            dealer.setsockopt(zmq.CURVE_SERVERKEY, self._keys.peers[j].encode())
+            key = self._keys.peers[j]
+            dealer.setsockopt(zmq.CURVE_SERVERKEY, key.encode())
             dealer.setsockopt(zmq.CURVE_PUBLICKEY, self._keys.public.encode())
             dealer.setsockopt(zmq.CURVE_SECRETKEY, self._keys.secret.encode())
         events = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_AUTH
         try:
-            link = _Link(address, dealer, self._monitor(dealer, events))
+            link = _Link(address, key, dealer, self._monitor(dealer, events))
         except zmq.ZMQError as error:
             dealer.close(0)
             raise OSError(error.errno, error.strerror) from error
@@ -451,8 +468,30 @@ class Transport:
         self._door.look(self._loop.time(), all_read)
         self._looking = self._loop.call_later(LOOK_S, self._look)
 
-    def _serve_zap(self, keys: Keys) -> zmq.Socket[bytes]:
-        ids = {bytes(z85.decode(key.encode())): j for j, key in keys.peers.items()}
+    def _reread(self) -> None:
+        """Look for another list of keys, at most every REREAD_S; links to peers that have other keys are made anew."""
+        keys, now = self._keys, self._loop.time()
+        if keys is None or keys.reread is None or now < self._next_reread_s:
+            return
+        self._next_reread_s = now + REREAD_S
+        try:
+            listed = keys.reread()
+        except ConfigError as error:
+            self._on_drop(RemoteError("list", f"somebody may have a new key, and the list cannot be read: {error}"))
+            return
+        if listed is None:
+            return
+        self._keys = replace(keys, peers=listed)
+        self._ids = _owners(self._keys)
+        self._door.n_listed = len(listed)
+        for j in [j for j, link in self._links.items() if listed.get(j, link.key) != link.key]:
+            address, was_up = self._links[j].address, j in self._up
+            self.disconnect(j)
+            if was_up:
+                self._on_disconnect(j)
+            self.connect(j, address)
+
+    def _serve_zap(self) -> zmq.Socket[bytes]:
         zap = self._context.socket(zmq.REP)
         zap.setsockopt(zmq.LINGER, 0)
         zap.bind(ZAP_ENDPOINT)
@@ -460,7 +499,9 @@ class Transport:
         def answer() -> None:
             while (request := _receive_now(zap)) is not None:
                 version, number, _, address, *_, key = (frame.bytes for frame in request)
-                j = ids.get(key)
+                if key not in self._ids:
+                    self._reread()
+                j = self._ids.get(key)
                 if j is None:
                     status = [b"400", b"unknown key", b""]
                     self._on_drop(RemoteError("key", f"a key that is not on the list, from {address.decode()}"))
@@ -589,8 +630,13 @@ class Transport:
 @dataclass(frozen=True)
 class _Link:
     address: str
+    key: str
     dealer: zmq.Socket[bytes]
     monitor: zmq.Socket[bytes]
+
+
+def _owners(keys: Keys | None) -> dict[bytes, PeerId]:
+    return {} if keys is None else {bytes(z85.decode(key.encode())): j for j, key in keys.peers.items()}
 
 
 def identity(j: PeerId) -> bytes:

@@ -107,7 +107,7 @@ def weather(chance: Random, length: float, unit: float, reliable: bool, narrow: 
 
     return Weather(
         unit=unit,
-        delay=unit * chance.choice((0.1, 0.3, 1.0, 3.0)),
+        delay=unit * chance.choice((0.1, 0.3, 1.0, 3.0) if reliable else (0.1, 0.3, 1.0)),
         reorder=chance.random() < 0.5,
         late=chance.choice((0.0, 0.0, 0.02)),
         duplicate=0.0 if fair else chance.choice((0.0, 0.1, 0.5)),

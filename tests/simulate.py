@@ -106,31 +106,37 @@ def play_all(tasks: Sequence[Task], n_jobs: int) -> Iterator[tuple[str, list[Out
 
 def run(modes: Sequence[str], seeds: range, n_jobs: int, console: Console) -> int:
     """Play all seeds in some modes, with a bar and a table; the exit code."""
-    chunks = [range(first, min(first + CHUNK, seeds.stop)) for first in range(seeds.start, seeds.stop, CHUNK)]
-    tasks = [(mode, chunk) for chunk in chunks for mode in modes]
     tallies = {mode: Tally() for mode in modes}
     failures: list[str] = []
     code = 0
+    try:
+        console.print(f"playing seeds {seeds.start} to {seeds.stop - 1}, {' and '.join(modes)}, in {n_jobs} processes")
+        _run(tallies, seeds, n_jobs, failures, console)
+    except KeyboardInterrupt:
+        console.print("interrupted")
+        code = INTERRUPTED
+    console.print(table(tallies, failures))
+    return FAILED if failures else code
+
+
+def _run(tallies: Mapping[str, Tally], seeds: range, n_jobs: int, failures: list[str], console: Console) -> None:
+    """Play all seeds, counting what came of them, and showing how far that is."""
+    chunks = [range(first, min(first + CHUNK, seeds.stop)) for first in range(seeds.start, seeds.stop, CHUNK)]
+    tasks = [(mode, chunk) for chunk in chunks for mode in tallies]
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
     with Progress(TextColumn("{task.description}"), *columns, console=console) as bar:
-        line = bar.add_task("runs", total=len(seeds) * len(modes))
-        try:
-            for mode, results in play_all(tasks, n_jobs):
-                for result in results:
-                    if isinstance(result, Outcome):
-                        tallies[mode].add(result)
-                    else:
-                        failures.append(result)
-                        console.print(result, style="red", markup=False, highlight=False)
-                bar.update(line, advance=len(results), description=f"runs, {len(failures)} failed")
-                if len(failures) >= MAX_FAILURES:
-                    console.print(f"{len(failures)} failures are enough")
-                    break
-        except KeyboardInterrupt:
-            console.print("interrupted")
-            code = INTERRUPTED
-    console.print(table(tallies, failures))
-    return code or (FAILED if failures else 0)
+        line = bar.add_task("runs", total=len(seeds) * len(tallies))
+        for mode, results in play_all(tasks, n_jobs):
+            for result in results:
+                if isinstance(result, Outcome):
+                    tallies[mode].add(result)
+                else:
+                    failures.append(result)
+                    console.print(result, style="red", markup=False, highlight=False)
+            bar.update(line, advance=len(results), description=f"runs, {len(failures)} failed")
+            if len(failures) >= MAX_FAILURES:
+                console.print(f"{len(failures)} failures are enough")
+                return
 
 
 def table(tallies: Mapping[str, Tally], failures: Sequence[str]) -> Table:
@@ -159,7 +165,6 @@ def table(tallies: Mapping[str, Tally], failures: Sequence[str]) -> Table:
 
 def tell(mode: str, seed: int) -> int:
     """Play one seed and tell what happens; the exit code."""
-    lines = 0
     try:
         outcome = MODES[mode](seed, print).outcome
     except AssertionError as failure:
@@ -167,16 +172,23 @@ def tell(mode: str, seed: int) -> int:
         return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
-    print(outcome, dict(outcome.happened), lines)
+    injected = ", ".join(f"{name}: {number}" for name, number in sorted(outcome.happened.items()) if number)
+    print(f"as it should be, at {outcome.distance:.1e} from the goal, after {outcome.n_events} events; {injected}")
     return 0
 
 
 def _range(text: str) -> range:
     first, _, end = text.partition(":")
     seeds = range(int(first), int(end))
-    if not seeds:
+    if not seeds or seeds.start < 0:
         raise ValueError
     return seeds
+
+
+def _positive(text: str) -> int:
+    if int(text) < 1:
+        raise ValueError
+    return int(text)
 
 
 def main() -> int:
@@ -186,7 +198,9 @@ def main() -> int:
     which.add_argument("--seeds", type=_range, metavar="FIRST:END", help="play these, END not included")
     which.add_argument("--seed", type=int, help="play this one, and tell what happens")
     parser.add_argument("--mode", choices=[*MODES, "both"], default="both")
-    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="processes; as many as cores")
+    parser.add_argument(
+        "--jobs", type=_positive, default=len(os.sched_getaffinity(0)), help="processes; as many as cores"
+    )
     arguments = parser.parse_args()
     if arguments.seed is not None:
         if arguments.mode == "both":

@@ -109,7 +109,7 @@ class Outcome:
     happened : Counter
         What was injected, by the names of `FAULTS`, and what else was counted.
     distance : float
-        From what the run had to arrive at.
+        From what the run had to arrive at; 0 where it had not to arrive anywhere.
     queue : int
         Messages on their way over one connection at once, at most.
     """

@@ -29,13 +29,18 @@ class End:
     """A transport, and what it has told."""
 
     def __init__(
-        self, me: PeerId, secure: bool = True, peers: Mapping[PeerId, str] = LIST, queue_messages: int = QUEUE_MESSAGES
+        self,
+        me: PeerId,
+        secure: bool = True,
+        peers: Mapping[PeerId, str] = LIST,
+        queue_messages: int = QUEUE_MESSAGES,
+        reread: Callable[[], Mapping[PeerId, str] | None] | None = None,
     ) -> None:
         self.address = free_addresses(1)[0]
         self.told: asyncio.Queue[tuple[str, Any]] = asyncio.Queue()
         self.transport = Transport(
             me,
-            Keys(PAIRS[me][1], PAIRS[me][0], peers) if secure else None,
+            Keys(PAIRS[me][1], PAIRS[me][0], peers, reread) if secure else None,
             FRAME_BYTES,
             on_connect=lambda j: self.told.put_nowait(("up", j)),
             on_disconnect=lambda j: self.told.put_nowait(("down", j)),
@@ -51,6 +56,11 @@ class End:
         found, what = await asyncio.wait_for(self.told.get(), WAIT_S)
         assert found == kind, (found, what)
         return what
+
+    async def comes_to(self, kind: str, what: Any) -> None:
+        """Wait for an event, whatever is told before it."""
+        while await asyncio.wait_for(self.told.get(), WAIT_S) != (kind, what):
+            pass
 
     async def hears(self) -> tuple[PeerId, list[bytes]]:
         """The next message."""
@@ -234,6 +244,88 @@ def test_a_neighbor_that_is_not_listed_is_named() -> None:
     asyncio.run(run())
 
 
+# ---- the list of keys ----------------------------------------------------------------------
+
+
+class Listed:
+    """A list of keys that changes."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.now: Mapping[PeerId, str] | ConfigError | None = None
+
+    def __call__(self) -> Mapping[PeerId, str] | None:
+        self.asked += 1
+        now, self.now = self.now, None
+        if isinstance(now, ConfigError):
+            raise now
+        return now
+
+
+def test_whoever_is_added_to_the_list_gets_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that was unknown, and one whose link had the key of its life before; a torn list changes nothing."""
+    monkeypatch.setattr(transport, "REREAD_S", 0.2)
+
+    async def run() -> None:
+        listed = Listed()
+        before = {0: LIST[0], 1: LIST[1], 2: new_key_pair()[0]}
+        async with ends(lambda: End(0, peers=before, reread=listed), lambda: End(2), lambda: End(3)) as (
+            zero,
+            two,
+            three,
+        ):
+            zero.transport.connect(2, two.address)
+            for end in (two, three):
+                end.transport.connect(0, zero.address)
+                await end.comes_to("refused", 0)
+            with pytest.raises(ConfigError, match="peer 3"):
+                zero.transport.connect(3, three.address)
+            listed.now = ConfigError("public.toml", "torn")
+            while (dropped := await zero.tells("drop")).cause != "list":
+                assert dropped.cause in ("key", "handshake", "half-open")
+            assert "torn" in str(dropped)
+            listed.now = LIST
+            await asyncio.gather(two.comes_to("up", 0), three.comes_to("up", 0))
+            await zero.comes_to("up", 2)
+            zero.transport.connect(3, three.address)
+            await zero.comes_to("up", 3)
+            assert two.says(0, b"I am 2")
+            assert await zero.hears() == (2, [b"I am 2"])
+
+    asyncio.run(run())
+
+
+def test_the_list_is_not_read_for_everyone_who_knocks() -> None:
+    async def run() -> None:
+        listed = Listed()
+        async with ends(lambda: End(0, reread=listed)) as (zero,):
+            for _ in range(20):
+                with stranger(zero, new_key_pair()):
+                    assert (await zero.tells("drop")).cause == "key"
+            assert listed.asked < 5
+
+    asyncio.run(run())
+
+
+def test_whoever_is_taken_off_the_list_makes_no_new_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "REREAD_S", 0.0)
+
+    async def run() -> None:
+        listed = Listed()
+        async with ends(lambda: End(0, reread=listed), lambda: End(1)) as (zero, one):
+            one.transport.connect(0, zero.address)
+            assert await one.tells("up") == 0
+            listed.now = {j: key for j, key in LIST.items() if j != 1}
+            with stranger(zero, new_key_pair()):
+                assert (await zero.tells("drop")).cause == "key"
+            assert one.says(0, b"still here")
+            assert await zero.hears() == (1, [b"still here"])
+            one.transport.reconnect(0)
+            assert await one.tells("refused") == 0
+
+    asyncio.run(run())
+
+
 # ---- abuse ---------------------------------------------------------------------------------
 
 
@@ -331,8 +423,7 @@ def test_whoever_floods_is_shown_out_and_may_come_again(monkeypatch: pytest.Monk
             three = End(3)
             three.transport.connect(0, zero.address)
             try:
-                while (event := await asyncio.wait_for(three.told.get(), WAIT_S)) != ("up", 0):
-                    assert event == ("refused", 0)
+                await three.comes_to("up", 0)
             finally:
                 await three.transport.close()
             assert one.told.empty(), "nobody else notices"

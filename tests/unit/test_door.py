@@ -150,6 +150,7 @@ def test_a_message_without_an_end_is_cut_off(guarded: Guarded) -> None:
     assert guarded.door.admits(1, 0.0)
     assert guarded.door.hears(near.fileno(), 1, 0.0)
     guarded.door.look(1.0, all_read=True)
+    guarded.door.look(1.5, all_read=True)
     comes(most)
     guarded.door.look(2.0, all_read=True)
     comes(1)
@@ -157,6 +158,9 @@ def test_a_message_without_an_end_is_cut_off(guarded: Guarded) -> None:
     assert guarded.door.hears(near.fileno(), 1, 3.0)
     with open_still(far, near):
         guarded.door.look(4.0, all_read=True)  # a message has come since
+    comes(most + 1)
+    with open_still(far, near):
+        guarded.door.look(4.5, all_read=True)
     comes(most + 1)
     guarded.door.look(5.0, all_read=True)
     assert guarded.causes == {("flood", 1): 1}

@@ -163,3 +163,70 @@ def test_a_secret_mounted_for_one_peer_has_a_name_of_its_own(tmp_path: Path) -> 
     keys.write(tmp_path, PAIRS)
     (tmp_path / keys.secret_name(4)).rename(tmp_path / keys.OWN_NAME)
     assert keys.read(tmp_path, 4, 10)[0] == PAIRS[4][1]
+
+
+def test_a_list_is_read_again_when_it_has_changed(tmp_path: Path) -> None:
+    keys.write(tmp_path, {peer: PAIRS[peer] for peer in range(3)})
+    path = tmp_path / keys.PUBLIC_NAME
+    listed, all_listed = keys.PublicList(tmp_path, 0, 3), keys.PublicList(tmp_path, 0, 3, newcomers=True)
+    assert listed.changed() is None
+    keys.add(tmp_path, 5, PAIRS[5])
+    three = {peer: PAIRS[peer][0] for peer in range(3)}
+    assert listed.changed() == three, "no more than there are peers"
+    assert all_listed.changed() == three | {5: PAIRS[5][0]}
+    assert listed.changed() is None
+    whole = path.read_text()
+    path.write_text(whole[: len(whole) // 2])
+    with pytest.raises(ConfigError, match="expected"):
+        listed.changed()
+    assert listed.changed() is None, "the same is not tried again"
+    path.unlink()
+    with pytest.raises(ConfigError, match=r"public\.toml"):
+        listed.changed()
+    path.write_text(whole.replace(PAIRS[1][0], PAIRS[7][0]))
+    assert listed.changed() == three | {1: PAIRS[7][0]}
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\n# of the new rack\n"])
+def test_one_more_peer_gets_keys(end: str, tmp_path: Path) -> None:
+    keys.write(tmp_path, {peer: PAIRS[peer] for peer in range(3)})
+    public = tmp_path / keys.PUBLIC_NAME
+    public.write_text(public.read_text().rstrip("\n") + end)
+    before = public.read_text()
+    assert keys.add(tmp_path, 8, PAIRS[8]) == [public, tmp_path / keys.secret_name(8)]
+    assert public.read_text().startswith(before)
+    assert keys.read(tmp_path, 8, 3, newcomers=True) == (
+        PAIRS[8][1],
+        {peer: PAIRS[peer][0] for peer in (0, 1, 2, 8)},
+    )
+    assert stat.S_IMODE((tmp_path / keys.secret_name(8)).stat().st_mode) == 0o600
+
+
+def test_keys_that_are_there_are_not_replaced_by_one_more(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"public\.toml"):
+        keys.add(tmp_path, 8, PAIRS[8])
+    assert not list(tmp_path.iterdir())
+    keys.write(tmp_path, {peer: PAIRS[peer] for peer in range(3)})
+    (tmp_path / keys.secret_name(8)).write_text("precious")
+    before = {path: path.read_text() for path in tmp_path.iterdir()}
+    for peer in (2, 8):
+        with pytest.raises(ConfigError, match=f"no key of peer {peer}"):
+            keys.add(tmp_path, peer, PAIRS[peer])
+    assert {path: path.read_text() for path in tmp_path.iterdir()} == before
+
+
+def test_a_key_belongs_to_one_peer(tmp_path: Path) -> None:
+    keys.write(tmp_path, {0: PAIRS[0], 1: PAIRS[1], 2: (PAIRS[0][0], PAIRS[2][1])})
+    assert "a key of its own for peer 2: 0 has it" in refused(tmp_path)
+
+
+@pytest.mark.parametrize("word", ["%nSc1", "#####"])
+def test_forty_digits_may_be_no_key(word: str, tmp_path: Path) -> None:
+    """Five digits of base 85 hold a little more than four bytes."""
+    keys.write(tmp_path, {0: PAIRS[0], 1: PAIRS[1], 2: (word + "0" * 35, PAIRS[2][1])})
+    assert "a key for peer 2" in refused(tmp_path)
+    (tmp_path / keys.PUBLIC_NAME).unlink()
+    for peer in range(3):
+        (tmp_path / keys.secret_name(peer)).unlink()
+    keys.write(tmp_path, {0: PAIRS[0], 1: PAIRS[1], 2: ("%nSc0" + "0" * 35, PAIRS[2][1])})
+    assert keys.read(tmp_path, 0, 3)[1][2] == "%nSc0" + "0" * 35
