@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final, TypeAlias, final
 
 import numpy as np
@@ -41,13 +42,19 @@ class Layout:
         """Number of parameters p."""
         return sum(math.prod(shape) for _, shape in self.shapes)
 
-    def slices(self) -> Iterator[tuple[str, tuple[int, ...], slice]]:
+    def slices(self) -> tuple[tuple[str, tuple[int, ...], slice], ...]:
         """Name, shape and place of each part."""
+        return self._slices
+
+    @cached_property
+    def _slices(self) -> tuple[tuple[str, tuple[int, ...], slice], ...]:
+        places: list[tuple[str, tuple[int, ...], slice]] = []
         start = 0
         for name, shape in self.shapes:
             stop = start + math.prod(shape)
-            yield name, shape, slice(start, stop)
+            places.append((name, shape, slice(start, stop)))
             start = stop
+        return tuple(places)
 
     def unflatten(self, w: Vector) -> dict[str, NDArray[np.float64]]:
         """Parts of w by name; views where w allows it."""

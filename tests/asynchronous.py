@@ -171,6 +171,7 @@ def scenario(seed: int) -> Scenario:
         directed=rng.random() < 0.5,
         seed=seed,
     )
+    slow = rng.randrange(n_agents) if rng.random() < 0.2 else None
     unfinished = Scenario(
         seed=seed,
         n_agents=n_agents,
@@ -179,8 +180,8 @@ def scenario(seed: int) -> Scenario:
         initial=(),
         alpha=0.0,
         every=rng.choice((1, 5, 20)),
-        compute=max(UNIT_S * rng.choice((0.3, 1.0, 2.0)), sky.delay / 2.0),
-        slow=rng.randrange(n_agents) if rng.random() < 0.2 else None,
+        compute=max(UNIT_S * (0.3 if slow is not None else rng.choice((0.3, 1.0, 2.0))), sky.delay / 2.0),
+        slow=slow,
         deeds=deeds,
         weather=sky,
         n_wakings=rng.choice((10, 30, 100)) if rng.random() < 0.15 else NEVER,

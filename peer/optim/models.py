@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final, Protocol, TypeAlias, final
 
 import numpy as np
@@ -76,7 +77,7 @@ class MLP:
     widths: tuple[int, ...]
     activation: str
 
-    @property
+    @cached_property
     def layout(self) -> Layout:
         """layers.0.weight (out, in), layers.0.bias (out,), layers.1.weight, ..."""
         shapes: list[tuple[str, tuple[int, ...]]] = []
