@@ -16,6 +16,7 @@ from reprlib import repr as shown
 from typing import Any, Final, TypeAlias, TypeVar, cast, final
 
 import msgpack
+import msgspec
 import numpy as np
 
 from peer.arrays import DTYPES, Vector
@@ -25,8 +26,7 @@ from topology import PeerId
 
 Frame: TypeAlias = bytes | memoryview
 
-K = TypeVar("K")
-V = TypeVar("V")
+T = TypeVar("T")
 
 HEADER_BYTES: Final = 1 << 17
 """Of a header, beside what it says of each peer: a Hello with MAX_HELD pieces and long settings fits."""
@@ -35,8 +35,7 @@ HEADER_BYTES_A_PEER: Final = 256
 """Of a header, for what it says of each peer: a standing with its address, or a sample count."""
 
 MAX_HEADER_BYTES: Final = 1 << 20
-"""Of any header: a Hello that lists a sample count for each of 50,000 peers fits. What a byte can become when it is
-read, an object of 64, bounds what a header can cost for a moment."""
+"""Of any header: a Hello that lists a sample count for each of 50,000 peers fits."""
 
 MAX_REASON: Final = 500
 """Characters of a Bye's reason: one line for a user."""
@@ -183,9 +182,9 @@ def decode(frames: Sequence[Frame], form: Format, came_from: PeerId | None = Non
     if not frames or len(frames[0]) > form.max_header_bytes:
         raise WireError("size", f"expected a header of up to {form.max_header_bytes} bytes", came_from)
     try:
-        header = msgpack.unpackb(frames[0], strict_map_key=False)
-    except Exception as error:  # msgpack documents no common base of what it raises on malformed bytes
-        raise WireError("header", "expected a msgpack header", came_from) from error
+        header = HEADER.decode(frames[0])
+    except Exception as error:  # msgspec documents no common base of what it raises on malformed bytes
+        raise WireError("header", "expected a msgpack map of names to values", came_from) from error
     fields = _Fields(header, came_from)
     version, run = fields.integer("v", 0, 2**31), fields.text("run", 200)
     if version != PROTOCOL:
@@ -209,11 +208,11 @@ def decode(frames: Sequence[Frame], form: Format, came_from: PeerId | None = Non
 
 def _share(fields: _Fields, sender: int, tensors: Sequence[Frame], form: Format) -> Share:
     n, floor = fields.integer("n", 0, MAX_ROUND), fields.integer("floor", 0, MAX_ROUND)
-    objective = fields.values.get("objective")
+    objective = fields.get("objective", NUMBER)
     if not isinstance(objective, float) or not np.isfinite(objective):
         raise WireError("nonfinite", "objective: expected a finite number", sender, n)
     fields.dtype(form, sender, n)
-    parts = fields.values.get("parts")
+    parts = fields.get("parts", WORDS)
     if parts not in (["y"], ["z"], ["y", "z"]) or len(tensors) != len(parts):
         raise WireError("frames", f"expected a tensor for each of {shown(parts)}, found {len(tensors)}", sender, n)
     p = form.n_parameters
@@ -222,8 +221,8 @@ def _share(fields: _Fields, sender: int, tensors: Sequence[Frame], form: Format)
 
 
 def _flow(fields: _Fields, sender: int, tensors: Sequence[Frame], form: Format) -> Flow:
-    epoch, stamp = fields.integer("epoch", 0, MAX_ROUND), fields.values.get("stamp")
-    if not isinstance(stamp, list) or len(stamp) != 2 or not all(_is_integer(part) for part in stamp):
+    epoch, stamp = fields.integer("epoch", 0, MAX_ROUND), fields.get("stamp", STAMP)
+    if stamp is None:
         raise WireError("header", "stamp: expected an incarnation and a counter", sender)
     incarnation, counter = stamp
     if not (0 <= incarnation < MAX_INCARNATION and 0 <= counter < MAX_ROUND):
@@ -256,11 +255,13 @@ def _tensor(frame: Frame, size: int, form: Format, sender: int, n: int | None) -
 
 
 def _hello(fields: _Fields, sender: int, form: Format) -> Hello:
-    held = fields.values.get("held")
-    if not isinstance(held, list) or len(held) > MAX_HELD or not all(_is_held(item) for item in held):
+    held = fields.get("held", HELD)
+    if held is None or len(held) > MAX_HELD or not all(0 <= n < MAX_ROUND for n, _ in held):
         raise WireError("header", "held: expected pairs of a round and a part", sender)
-    n_samples = fields.mapping("n_samples", int, int)
-    if not all(0 <= peer < form.n_agents and 0 < count < MAX_SAMPLES for peer, count in n_samples.items()):
+    n_samples = fields.get("n_samples", COUNTS)
+    if n_samples is None or not all(
+        0 <= peer < form.n_agents and 0 < count < MAX_SAMPLES for peer, count in n_samples.items()
+    ):
         raise WireError("header", "n_samples: expected a positive number for each peer", sender)
     return Hello(
         sender=sender,
@@ -268,7 +269,7 @@ def _hello(fields: _Fields, sender: int, form: Format) -> Hello:
         incarnation=fields.integer("incarnation", 0, MAX_INCARNATION),
         purpose=cast(Any, fields.choice("purpose", ("ask", "answer", "news"))),
         n=fields.integer("n", 0, MAX_ROUND),
-        held=tuple((n, part) for n, part in held),
+        held=tuple(held),
         settings=fields.settings(sender),
         n_samples=n_samples,
         n_classes=fields.integer("n_classes", 0, MAX_CLASSES),
@@ -276,31 +277,24 @@ def _hello(fields: _Fields, sender: int, form: Format) -> Hello:
 
 
 def _view(fields: _Fields, sender: int, form: Format) -> View:
-    rows = fields.mapping("standings", int, list)
-    standings = {j: standing for j, row in rows.items() if (standing := _standing(row)) is not None}
-    if len(standings) != len(rows) or sender not in rows or not all(0 <= j < form.n_agents for j in rows):
+    standings = fields.get("standings", STANDINGS)
+    if standings is None or sender not in standings or not all(0 <= j < form.n_agents for j in standings):
         raise WireError("header", "standings: expected one of each peer, the sender's too", sender)
-    return View(sender, fields.settings(sender), fields.integer("n_classes", 0, MAX_CLASSES), standings)
+    if not all(map(_is_standing, standings.values())):
+        raise WireError("header", "standings: expected numbers as large as they can be, and an address", sender)
+    classes = fields.integer("n_classes", 0, MAX_CLASSES)
+    return View(sender, fields.settings(sender), classes, {j: Standing(*row) for j, row in standings.items()})
 
 
-def _standing(row: list[object]) -> Standing | None:
-    """A standing, every field checked; None for what is none."""
-    bounds = ((1, MAX_INCARNATION), (-1, MAX_INCARNATION), (0, MAX_ROUND), None, *[(0, MAX_ROUND)] * 4, None)
-    if len(row) != len(bounds):
-        return None
-    for value, bound in zip(row, bounds, strict=True):
-        if bound is None:
-            if not isinstance(value, str) or len(value) > MAX_ADDRESS or not value.isprintable():
-                return None
-        elif not (_is_integer(value) and bound[0] <= value < bound[1]):  # type: ignore[operator]
-            return None
-    return Standing(*row)  # type: ignore[arg-type]
-
-
-def _is_held(item: object) -> bool:
-    if not isinstance(item, list) or len(item) != 2 or not _is_integer(item[0]):
-        return False
-    return 0 <= item[0] < MAX_ROUND and item[1] in PARTS
+def _is_standing(row: tuple[int, int, int, str, int, int, int, int, str]) -> bool:
+    """Whether a standing can be one, its types being right."""
+    generation, incarnation, beat, instance, n, done, over, n_samples, address = row
+    return (
+        1 <= generation < MAX_INCARNATION
+        and -1 <= incarnation < MAX_INCARNATION
+        and all(0 <= number < MAX_ROUND for number in (beat, n, done, over, n_samples))
+        and all(len(text) <= MAX_ADDRESS and text.isprintable() for text in (instance, address))
+    )
 
 
 def _is_line(text: str) -> bool:
@@ -308,59 +302,67 @@ def _is_line(text: str) -> bool:
     return len(text) <= MAX_SETTING and text.isprintable()
 
 
-def _is_integer(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+HEADER: Final = msgspec.msgpack.Decoder(dict[str, msgspec.Raw])
+INTEGER: Final = msgspec.msgpack.Decoder(int)
+NUMBER: Final = msgspec.msgpack.Decoder(int | float)
+TEXT: Final = msgspec.msgpack.Decoder(str)
+WORDS: Final = msgspec.msgpack.Decoder(list[str])
+STAMP: Final = msgspec.msgpack.Decoder(tuple[int, int])
+HELD: Final = msgspec.msgpack.Decoder(list[tuple[int, Part]])
+COUNTS: Final = msgspec.msgpack.Decoder(dict[int, int])
+TEXTS: Final = msgspec.msgpack.Decoder(dict[str, str])
+STANDINGS: Final = msgspec.msgpack.Decoder(dict[int, tuple[int, int, int, str, int, int, int, int, str]])
+"""What a header is, and the types of its fields. A field is read when it is needed, and only as what it has to be:
+what is anything else is not made into objects, of which a byte can be one."""
 
 
 @final
 @dataclass(frozen=True)
 class _Fields:
-    """A decoded header, whose fields are taken out with their type checked."""
+    """A header, whose fields are read one by one."""
 
-    values: Mapping[str, object]
+    values: Mapping[str, msgspec.Raw]
     came_from: PeerId | None
 
-    def __post_init__(self) -> None:
-        if not isinstance(self.values, dict):
-            raise WireError("header", "expected a msgpack map", self.came_from)
+    def get(self, key: str, kind: msgspec.msgpack.Decoder[T]) -> T | None:
+        """Value of a field; None if there is none of this type."""
+        if key not in self.values:
+            return None
+        try:
+            return kind.decode(self.values[key])
+        except Exception:  # as for the whole header
+            return None
 
     def integer(self, key: str, low: int, high: int) -> int:
         """Integer in low <= value < high."""
-        value = self.values.get(key)
-        if not isinstance(value, int) or isinstance(value, bool) or not low <= value < high:
+        value = self.get(key, INTEGER)
+        if value is None or not low <= value < high:
             raise WireError("header", f"{key}: expected an integer in {low}..{high - 1}", self.came_from)
         return value
 
     def text(self, key: str, longest: int) -> str:
         """Printable text of up to `longest` characters."""
-        value = self.values.get(key)
-        if not isinstance(value, str) or len(value) > longest or not value.isprintable():
+        value = self.get(key, TEXT)
+        if value is None or len(value) > longest or not value.isprintable():
             raise WireError("header", f"{key}: expected printable text of up to {longest} characters", self.came_from)
         return value
 
     def choice(self, key: str, allowed: Sequence[str]) -> str:
         """One of the allowed words."""
-        value = self.values.get(key)
-        if not isinstance(value, str) or value not in allowed:
+        value = self.get(key, TEXT)
+        if value is None or value not in allowed:
             raise WireError("header", f"{key}: expected one of {', '.join(allowed)}", self.came_from)
         return value
 
     def dtype(self, form: Format, sender: int, n: int | None) -> None:
         """The number format is that of the run."""
-        if self.values.get("dtype") != form.dtype:
-            found = shown(self.values.get("dtype"))  # short, however long or deep it is
+        if (dtype := self.get("dtype", TEXT)) != form.dtype:
+            found = shown(dtype)  # short, however long it is
             raise WireError("dtype", f"expected tensors in {form.dtype}, found {found}", sender, n)
 
     def settings(self, sender: int) -> dict[str, str]:
         """Settings as text that can be shown."""
-        found = self.mapping("settings", str, str)
-        if not all(_is_line(key) and _is_line(value) for key, value in found.items()):
+        found = self.get("settings", TEXTS)
+        if found is None or not all(_is_line(key) and _is_line(value) for key, value in found.items()):
             raise WireError("header", f"settings: expected printable text of up to {MAX_SETTING} characters", sender)
-        return found
-
-    def mapping(self, key: str, keys: type[K], values: type[V]) -> dict[K, V]:
-        """Map whose keys and values have just these types."""
-        found = self.values.get(key)
-        if not isinstance(found, dict) or not all(type(k) is keys and type(v) is values for k, v in found.items()):
-            raise WireError("header", f"{key}: expected a map of {keys.__name__} to {values.__name__}", self.came_from)
         return found
