@@ -288,7 +288,7 @@ def test_through_loss_and_kills(task: str, topology: str, tmp_path: Path) -> Non
     played = play(what, TOPOLOGIES[topology], tmp_path)
     assert played.off < (STATIONARY if what.optimum is None else REACHED), played
     assert max(played.back) >= 20, "nobody went far back"
-    assert min(played.relay[kind] for kind in ("dropped", "duplicated", "overtaken")) > 100, played.relay
+    assert min(played.relay[kind] for kind in ("dropped", "duplicated", "overtaken")) > 20, played.relay
 
 
 # ---- who comes and goes --------------------------------------------------------------------
@@ -376,9 +376,8 @@ def come_and_go(folder: Path, security: str) -> list[tuple[str, float, float]]:
     return told
 
 
-@pytest.mark.parametrize("security", ["none", "curve"])
-def test_a_loss_a_newcomer_a_return_and_a_farewell(security: str, tmp_path: Path) -> None:
-    told = come_and_go(tmp_path, security)
+def test_a_loss_a_newcomer_a_return_and_a_farewell(tmp_path: Path) -> None:
+    told = come_and_go(tmp_path, "curve")
     assert len(told) == 6
     assert max(distance for _, _, distance in told) < REACHED, told
 
