@@ -1,7 +1,9 @@
 """The connections that others have made to this peer: how many, whose, and how much comes over each.
 
 ZeroMQ bounds neither the connections that strangers open, nor the frames of one message, nor what
-a listed peer sends. This does. It knows no ZeroMQ: the transport tells what happened to which
+a listed peer sends; its high-water mark for receiving must not be used: libzmq 4.3.5 ends the whole
+process (`!_io_error`) when a connection that it has stopped reading for a full queue is reset, and
+a ping is due. So this bounds it all. It knows no ZeroMQ: the transport tells what happened to which
 descriptor, and asks whether a key and a message may come in. A connection is closed here by
 shutting down its descriptor, which the library then finds closed by the other side; were the
 descriptor another connection's by then, that one would only be made anew.
@@ -45,17 +47,27 @@ is cut off by mistake, on a much faster host, is only held up: its neighbors sen
 BURST_MESSAGES: Final = 20_000
 """Over one connection, at once: more than all that a peer catches up after a crash."""
 
+USELESS_PER_S, BURST_USELESS = 200, 5_000
+"""Messages over one connection that had to be dropped. Of a peer that behaves they are few: shares that come twice
+after a link broke, flows of the epoch before; whoever sends more has nothing else in mind, and a slow host cannot
+read so many that MESSAGES_PER_S would tell."""
+
 PENALTY_S: Final = 5.0
 """How long a key that sent too much is refused: less than the patience of any run, more than what it took."""
 
 HANDSHAKES_PER_S, BURST_HANDSHAKES = 5, 20
 """Of one key: a link that breaks is made anew at most once a second, a process started again now and then."""
 
-PENDING_FRAMES: Final = 4
-"""Largest frames that may come over a connection without a message's being whole: no message has so many."""
+UNREAD_FRAMES, UNREAD_BYTES = 4, 8_000_000
+"""Largest frames, and bytes beside, that may have come over a connection and not have been read, as a message that is
+not whole or as one of many: no message has so many frames, and so much comes at once when a process that was frozen
+goes on, from the kernel's buffer."""
 
 LOOK_S: Final = 0.25
-"""Between two looks at what comes over the connections: what a fast line can bring during three fits any host."""
+"""Between two looks at what comes over the connections: what a fast line can bring meanwhile fits any host."""
+
+UNKNOWN: Final = -1
+"""Bytes that had come over a connection when it was last seen that all were read, if nobody has asked since."""
 
 OWN_DESCRIPTORS: Final = 24
 """That a peer needs beside those it starts with: the event loop's, ZeroMQ's, its files, one of them being replaced. 18
@@ -116,24 +128,30 @@ class _Connection:
         When that was.
     bucket : Bucket
         Messages that it may bring still.
+    useless : Bucket
+        Those of no use that it may bring still.
     sender : int or None
         Whose it is, if it is `heard`.
     heard : bool
         It has brought a message.
     spoke : bool
         It has brought one since the last look.
-    received : int
-        Bytes that had come over it at the first look at which it had not spoken; 0 before.
+    base : int
+        Bytes that had come over it when all were read, or UNKNOWN.
+    read : int
+        Bytes of the messages that were read since.
     cut : bool
         It was ended here, and is closed soon.
     """
 
     since_s: float
     bucket: Bucket
+    useless: Bucket
     sender: PeerId | None = None
     heard: bool = False
     spoke: bool = False
-    received: int = 0
+    base: int = 0
+    read: int = 0
     cut: bool = False
 
 
@@ -172,7 +190,8 @@ class Door:
 
     def opened(self, fd: int, now: float) -> None:
         """A connection was accepted; of one with this descriptor before, nothing is left."""
-        self._connections[fd] = _Connection(now, Bucket(MESSAGES_PER_S, BURST_MESSAGES, now))
+        messages, useless = Bucket(MESSAGES_PER_S, BURST_MESSAGES, now), Bucket(USELESS_PER_S, BURST_USELESS, now)
+        self._connections[fd] = _Connection(now, messages, useless)
         self._unheard.add(fd)
         self._shut_or_open()
 
@@ -209,12 +228,13 @@ class Door:
             return False
         return True
 
-    def hears(self, fd: int, sender: PeerId | None, now: float) -> bool:
-        """Whether a message that has come over a connection is to be taken; False: it counts as dropped."""
+    def hears(self, fd: int, sender: PeerId | None, n_bytes: int, now: float) -> bool:
+        """Whether a message of so many bytes is to be taken; False: it is dropped, for its sender sends too much."""
         connection = self._connections.get(fd)
         if connection is None:  # it is closed already, and this was on its way
             return True
         connection.spoke = True
+        connection.read += n_bytes
         if not connection.heard:
             connection.heard, connection.sender = True, sender
             self._unheard.discard(fd)
@@ -225,6 +245,12 @@ class Door:
             self.refuse(fd, sender, f"more than {MESSAGES_PER_S} messages a second for long", now)
             return False
         return True
+
+    def blames(self, fd: int, now: float) -> None:
+        """A message that has come over a connection was of no use, and was counted as that."""
+        connection = self._connections.get(fd)
+        if connection is not None and not connection.useless.take(now) and not connection.cut:
+            self.refuse(fd, connection.sender, f"more than {USELESS_PER_S} messages of no use a second for long", now)
 
     def refuse(self, fd: int, sender: PeerId | None, problem: str, now: float) -> None:
         """Count a message in excess, end its connection, and let its key wait before the next."""
@@ -248,7 +274,7 @@ class Door:
             self.cut(min(its, key=lambda fd: self._connections[fd].since_s))
 
     def look(self, now: float, all_read: bool) -> None:
-        """Look at all connections, every LOOK_S: end those that are silent, or bring a message without an end.
+        """Look at all connections, every LOOK_S: end those that are silent, or bring more than is read.
 
         Parameters
         ----------
@@ -257,18 +283,26 @@ class Door:
         all_read : bool
             No whole message waits: what came over a connection since its last one is part of the next.
         """
-        most = PENDING_FRAMES * self.max_frame_bytes
         for fd, connection in list(self._connections.items()):
             if not connection.heard and not connection.cut and now - connection.since_s > SILENT_S:
                 self.drop(RemoteError("half-open", f"a connection over which nothing was said for {SILENT_S:g} s"))
                 self.cut(fd)
-            elif connection.spoke or not connection.heard:
-                connection.spoke, connection.received = False, 0
-            elif not connection.received:
-                connection.received = _bytes_received(fd)
-            elif all_read and _bytes_received(fd) - connection.received > most:
-                self.refuse(fd, connection.sender, "a message of too many frames", now)
+            elif connection.spoke and all_read:
+                connection.spoke, connection.base, connection.read = False, UNKNOWN, 0
+            else:
+                self.check(fd, now)
         self._shut_or_open()
+
+    def check(self, fd: int, now: float) -> None:
+        """End a connection that has brought more than is read."""
+        connection = self._connections.get(fd)
+        if connection is None or connection.cut:
+            return
+        received = _bytes_received(fd)
+        if connection.base == UNKNOWN:
+            connection.base, connection.read = received, 0
+        elif received - connection.base - connection.read > UNREAD_BYTES + UNREAD_FRAMES * self.max_frame_bytes:
+            self.refuse(fd, connection.sender, "more than can be read, or a message without an end", now)
 
     # ---- the listening socket --------------------------------------------------------------
 

@@ -289,6 +289,7 @@ class Host:
             if isinstance(error, DisagreementError) and not self.life.began:
                 raise
             self.drop(error)
+            self.transport.blame()
         self.changed.set()
 
     def drop(self, error: RemoteError) -> None:

@@ -69,9 +69,6 @@ QUEUE_MESSAGES: Final = 1_000
 """High-water mark of a link. The protocol bounds what can be queued to two shares a neighbor, a catch-up after a
 resumption excepted."""
 
-UNREAD_BYTES: Final = 4_000_000
-"""Of largest frames that may wait, over each connection, for being read here: what comes beyond waits at its sender."""
-
 IN_A_ROW: Final = 64
 """Messages that are taken before everything else in the event loop gets its turn: a millisecond or two. Else
 whoever sends faster than this peer reads would hold up its clock, its signals and its other threads' results."""
@@ -101,7 +98,10 @@ ARRIVALS: Final = (
 """What is heard of connections that others make."""
 
 ANSWER_BYTES: Final = 1_000
-"""Largest frame that a link takes: nothing but handshakes and pings comes back over it, so nothing can pile up."""
+"""Largest frame that a link takes: nothing but handshakes and pings comes back over it."""
+
+FRAME_BYTES: Final = 9
+"""That go before a frame on the wire, at most."""
 
 ZAP_ENDPOINT: Final = "inproc://zeromq.zap.01"
 
@@ -231,6 +231,7 @@ class Transport:
         self._readable = asyncio.Event()
         self._in_a_row = 0
         self._n_monitors = 0
+        self._last_fd = -1
         self._door = Door(0 if keys is None else len(keys.peers), max_frame_bytes, on_drop)
         ask_for_descriptors()
         self._next_reread_s = -math.inf
@@ -250,7 +251,6 @@ class Transport:
     def _receiver(self) -> zmq.Socket[bytes]:
         router = self._context.socket(zmq.ROUTER)
         self._limit(router)
-        router.setsockopt(zmq.RCVHWM, max(2, min(UNREAD_BYTES // self._max_frame_bytes, QUEUE_MESSAGES)))
         router.setsockopt(zmq.ROUTER_HANDOVER, 1)
         if self._keys is not None:
             router.setsockopt(zmq.CURVE_SERVER, 1)
@@ -284,7 +284,7 @@ class Transport:
             (zmq.HEARTBEAT_TIMEOUT, 2 * HEARTBEAT_MS + 1_000 * self._max_frame_bytes // SLOWEST_BYTES_PER_S),
             (zmq.TCP_MAXRT, 2 * HEARTBEAT_MS),  # pings that are not even received close it in any case
             (zmq.SNDHWM, QUEUE_MESSAGES),
-            (zmq.RCVHWM, QUEUE_MESSAGES),
+            (zmq.RCVHWM, 0),  # see `peer.door`, which bounds what comes
             (zmq.IPV6, 1),
         ):
             end.setsockopt(option, value)
@@ -330,7 +330,6 @@ class Transport:
             raise OSError(error.errno, error.strerror) from error
         self._limit(dealer)
         dealer.setsockopt(zmq.SNDHWM, self._queue_messages)
-        dealer.setsockopt(zmq.RCVHWM, 1)
         dealer.setsockopt(zmq.MAXMSGSIZE, ANSWER_BYTES)
         dealer.setsockopt(zmq.ROUTING_ID, link_name(self._me))
         dealer.setsockopt(zmq.IMMEDIATE, 1)
@@ -351,8 +350,7 @@ class Transport:
         self._links[j] = link
         self._loop.add_reader(link.monitor.FD, self._watch, j, link)
         self._loop.call_soon(self._watch, j, link)  # a first look arms the descriptor; later, when the caller is ready
-        if self._on_writable is not None:
-            self._loop.add_reader(dealer.FD, self._look_for_room, j)
+        self._loop.add_reader(dealer.FD, self._look_at_link, j)
         try:
             if is_named(address):
                 _host_and_port(address)
@@ -551,7 +549,13 @@ class Transport:
         (self._full.discard if room else self._full.add)(j)
         return room
 
-    def _look_for_room(self, j: PeerId) -> None:
+    def _look_at_link(self, j: PeerId) -> None:
+        for _ in range(IN_A_ROW):
+            if j not in self._links or _receive_now(self._links[j].dealer) is None:
+                break
+            self._on_drop(RemoteError("unasked", "nothing is expected over this connection", j))
+        else:
+            self._loop.call_soon(self._look_at_link, j)
         waited_for = j in self._full
         if self.writable(j):  # looking rearms the descriptor
             if waited_for and self._on_writable is not None:
@@ -564,6 +568,7 @@ class Transport:
         while True:
             if self._in_a_row >= IN_A_ROW:
                 self._in_a_row = 0
+                self._door.check(self._last_fd, self._loop.time())
                 await asyncio.sleep(0)  # nothing is in hand that could get lost if this is canceled
             while (parts := _receive_now(self._router)) is None:
                 self._in_a_row = 0
@@ -581,9 +586,11 @@ class Transport:
         claimed = claimed if dot else b""
         stamped = claimed if self._keys is None else str(frames[0].get("User-Id")).encode("latin-1")
         sender, fd = _peer(stamped), frames[0].get(zmq.SRCFD)
+        self._last_fd = fd
         if not self._door.knows(fd):
             self._watch_arrivals()  # libzmq told of the connection before the message came
-        if not self._door.hears(fd, sender, self._loop.time()):
+        overhead = FRAME_BYTES + (CURVE_BYTES if self._keys is not None else 0)
+        if not self._door.hears(fd, sender, sum(map(len, frames)) + overhead * len(frames), self._loop.time()):
             return None
         problem = "its id is not that of its key" if sender is not None else "it does not say which peer it is"
         if stamped != claimed or sender is None:
@@ -592,8 +599,13 @@ class Transport:
             return None
         if (largest := max(map(len, frames))) > self._max_frame_bytes:
             self._on_drop(WireError("oversized", f"expected up to {self._max_frame_bytes} bytes: {largest}", sender))
+            self.blame()
             return None
         return sender
+
+    def blame(self) -> None:
+        """The message that was received last had to be dropped: too many such end their connection."""
+        self._door.blames(self._last_fd, self._loop.time())
 
     async def close(self) -> None:
         """Close every socket; what was handed to `send` gets LINGER_MS to leave."""

@@ -116,24 +116,38 @@ def flood(end: Any, frames: Sequence[bytes], seconds: float) -> int:
     return sent
 
 
+@contextmanager
+def by_hand(address: str, name: bytes) -> Iterator[socket.socket]:
+    """A connection that has come through the handshake without keys, and takes frames as they are on the wire."""
+    ready = b"\x05READY\x0bSocket-Type" + struct.pack(">I", 6) + b"DEALER"
+    ready += b"\x08Identity" + struct.pack(">I", len(name)) + name
+    with dial(address) as end:
+        end.sendall(greeting(b"NULL") + bytes([4, len(ready)]) + ready)
+        heard = b""
+        while b"READY" not in heard:  # it takes no message before
+            heard += end.recv(1 << 16)
+        yield end
+
+
 def endless(address: str, name: bytes, frame: bytes, seconds: float) -> int:
     """Send frames of a message that never ends, without keys, until the peer hangs up, or for a while; how many.
 
     The library would send nothing before the last one.
     """
-    ready = b"\x05READY\x0bSocket-Type" + struct.pack(">I", 6) + b"DEALER"
-    ready += b"\x08Identity" + struct.pack(">I", len(name)) + name
     until, sent = time.monotonic() + seconds, 0
-    with dial(address) as end, suppress(OSError):
-        end.sendall(greeting(b"NULL") + bytes([4, len(ready)]) + ready)
-        heard = b""
-        while b"READY" not in heard:  # it takes no message before
-            heard += end.recv(1 << 16)
+    with by_hand(address, name) as end, suppress(OSError):
         end.sendall(b"\0\x02hi")
         while time.monotonic() < until:
             end.sendall(long_frame(len(frame), flags=1) + frame)
             sent += 1
     return sent
+
+
+def reset_while_unread(address: str, name: bytes) -> None:
+    """Send many small messages with pings among them, and reset the connection before they are read."""
+    with by_hand(address, name) as end, suppress(OSError):
+        end.sendall((b"\0\x02hi" * 5 + b"\x04\x07\x04PING\x00\x05") * 2_000)
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 def noise(n_bytes: int) -> bytes:

@@ -17,6 +17,7 @@ from peer.errors import ConfigError, RemoteError
 
 LISTED = 3
 FRAME_BYTES = 1_000
+MOST = door.UNREAD_BYTES + door.UNREAD_FRAMES * FRAME_BYTES
 linux = pytest.mark.skipif(sys.platform != "linux", reason="what the system says of a connection, only Linux does")
 
 
@@ -37,6 +38,14 @@ class Guarded:
         self.exits.enter_context(near)
         self.door.opened(near.fileno(), now)
         return far, near
+
+    @staticmethod
+    def comes(far: socket.socket, near: socket.socket, n_bytes: int) -> None:
+        """So many bytes come over a connection."""
+        for start in range(0, n_bytes, 1 << 16):
+            part = min(1 << 16, n_bytes - start)
+            far.sendall(bytes(part))
+            assert len(near.recv(part, socket.MSG_WAITALL)) == part
 
     @property
     def causes(self) -> Counter[tuple[str, int | None]]:
@@ -68,9 +77,9 @@ def test_a_bucket_gives_what_has_come_in() -> None:
 def test_messages_in_excess_are_dropped_and_their_key_is_refused_for_a_while(guarded: Guarded) -> None:
     far, near = guarded.connect()
     assert guarded.door.admits(1, 0.0)
-    assert all(guarded.door.hears(near.fileno(), 1, 0.0) for _ in range(door.BURST_MESSAGES))
+    assert all(guarded.door.hears(near.fileno(), 1, 1, 0.0) for _ in range(door.BURST_MESSAGES))
     assert not guarded.dropped
-    assert not guarded.door.hears(near.fileno(), 1, 0.0)
+    assert not guarded.door.hears(near.fileno(), 1, 1, 0.0)
     assert far.recv(1) == b"", "the connection is closed"
     assert guarded.causes == {("flood", 1): 1}
     assert not guarded.door.admits(1, door.PENALTY_S / 2)
@@ -79,10 +88,30 @@ def test_messages_in_excess_are_dropped_and_their_key_is_refused_for_a_while(gua
     assert guarded.causes == {("flood", 1): 2}
 
 
+def test_whoever_sends_nothing_of_use_is_cut_off_much_sooner(guarded: Guarded) -> None:
+    far, near = guarded.connect()
+    good = guarded.connect()
+    assert guarded.door.admits(1, 0.0)
+    for _, end in ((far, near), good):
+        assert guarded.door.hears(end.fileno(), 1, 1, 0.0)
+    for n in range(2 * door.BURST_USELESS):
+        guarded.door.blames(good[1].fileno(), n / door.USELESS_PER_S)
+    for _ in range(door.BURST_USELESS):
+        guarded.door.blames(near.fileno(), 0.0)
+    assert not guarded.dropped
+    for _ in range(3):
+        guarded.door.blames(near.fileno(), 0.0)
+    assert guarded.causes == {("flood", 1): 1}
+    assert far.recv(1) == b""
+    assert not guarded.door.admits(1, door.PENALTY_S / 2)
+    with open_still(*good):
+        guarded.door.blames(10**6, 0.0)
+
+
 def test_what_a_rate_allows_is_never_dropped(guarded: Guarded) -> None:
     _, near = guarded.connect()
     for n in range(3 * door.BURST_MESSAGES):
-        assert guarded.door.hears(near.fileno(), 1, n / door.MESSAGES_PER_S)
+        assert guarded.door.hears(near.fileno(), 1, 1, n / door.MESSAGES_PER_S)
 
 
 def test_a_key_may_not_connect_again_and_again(guarded: Guarded) -> None:
@@ -95,13 +124,13 @@ def test_a_key_may_not_connect_again_and_again(guarded: Guarded) -> None:
 def test_of_more_connections_than_a_peer_may_have_the_oldest_is_closed(guarded: Guarded) -> None:
     ends = [guarded.connect(float(k)) for k in range(door.CONNECTIONS)]
     for _, near in ends:
-        assert guarded.door.hears(near.fileno(), 1, 9.0)
+        assert guarded.door.hears(near.fileno(), 1, 1, 9.0)
     _, other = guarded.connect(9.0)
-    assert guarded.door.hears(other.fileno(), 2, 9.0)
+    assert guarded.door.hears(other.fileno(), 2, 1, 9.0)
     with open_still(*ends[0]):
         assert not guarded.dropped
     _, newest = guarded.connect(10.0)
-    assert guarded.door.hears(newest.fileno(), 1, 10.0)
+    assert guarded.door.hears(newest.fileno(), 1, 1, 10.0)
     assert guarded.causes == {("flood", 1): 1}
     assert ends[0][0].recv(1) == b""
     with open_still(*ends[1]):
@@ -118,7 +147,7 @@ def test_a_connection_that_ends_before_its_first_message_counts_once(guarded: Gu
     _, http = guarded.connect()
     guarded.door.closed(http.fileno())
     _, good = guarded.connect()
-    assert guarded.door.hears(good.fileno(), 1, 0.0)
+    assert guarded.door.hears(good.fileno(), 1, 1, 0.0)
     guarded.door.closed(good.fileno())
     assert guarded.causes == {("half-open", None): 1, ("handshake", None): 1}
     assert not any(guarded.door.knows(end.fileno()) for end in (timed_out, refused, http, good))
@@ -127,7 +156,7 @@ def test_a_connection_that_ends_before_its_first_message_counts_once(guarded: Gu
 def test_a_silent_connection_is_closed_and_counts_once(guarded: Guarded) -> None:
     far, near = guarded.connect()
     spoken = guarded.connect()
-    assert guarded.door.hears(spoken[1].fileno(), 1, 0.0)
+    assert guarded.door.hears(spoken[1].fileno(), 1, 1, 0.0)
     with open_still(far, near):
         guarded.door.look(door.SILENT_S, all_read=True)
     for _ in range(3):
@@ -139,33 +168,52 @@ def test_a_silent_connection_is_closed_and_counts_once(guarded: Guarded) -> None
 
 
 @linux
-def test_a_message_without_an_end_is_cut_off(guarded: Guarded) -> None:
+@pytest.mark.parametrize("heard", [True, False])
+def test_a_message_without_an_end_is_cut_off(heard: bool, guarded: Guarded) -> None:
     far, near = guarded.connect()
-    most = door.PENDING_FRAMES * FRAME_BYTES
-
-    def comes(n_bytes: int) -> None:
-        far.sendall(bytes(n_bytes))
-        assert len(near.recv(n_bytes, socket.MSG_WAITALL)) == n_bytes
-
     assert guarded.door.admits(1, 0.0)
-    assert guarded.door.hears(near.fileno(), 1, 0.0)
-    guarded.door.look(1.0, all_read=True)
-    guarded.door.look(1.5, all_read=True)
-    comes(most)
-    guarded.door.look(2.0, all_read=True)
-    comes(1)
-    guarded.door.look(3.0, all_read=False)  # whole messages wait, and may be these
-    assert guarded.door.hears(near.fileno(), 1, 3.0)
+    if heard:
+        guarded.comes(far, near, 100)
+        assert guarded.door.hears(near.fileno(), 1, 100, 0.0)
+        guarded.door.look(1.0, all_read=True)
+        guarded.door.look(1.5, all_read=True)
+    guarded.comes(far, near, MOST)
     with open_still(far, near):
-        guarded.door.look(4.0, all_read=True)  # a message has come since
-    comes(most + 1)
+        guarded.door.look(2.0, all_read=True)
+    guarded.comes(far, near, 1)
+    guarded.door.look(3.0, all_read=True)
+    assert guarded.causes == {("flood", 1 if heard else None): 1}
+    assert far.recv(1) == b""
+    assert guarded.door.admits(1, 3.0) is not heard
+
+
+@linux
+def test_whoever_brings_more_than_is_read_is_cut_off_before_the_next_look(guarded: Guarded) -> None:
+    far, near = guarded.connect()
+    guarded.comes(far, near, MOST)
+    for _ in range(10):
+        guarded.comes(far, near, 1_000)
+        assert guarded.door.hears(near.fileno(), 1, 1_000, 1.0)
+        guarded.door.check(near.fileno(), 1.0)
     with open_still(far, near):
-        guarded.door.look(4.5, all_read=True)
-    comes(most + 1)
-    guarded.door.look(5.0, all_read=True)
+        guarded.door.look(2.0, all_read=False)
+    guarded.comes(far, near, 1)
+    guarded.door.check(near.fileno(), 2.0)
     assert guarded.causes == {("flood", 1): 1}
     assert far.recv(1) == b""
-    assert not guarded.door.admits(1, 5.0)
+
+
+@linux
+def test_whoever_is_read_may_bring_any_number_of_bytes(guarded: Guarded) -> None:
+    far, near = guarded.connect()
+    for n in range(50):
+        guarded.comes(far, near, MOST // 2)
+        assert guarded.door.hears(near.fileno(), 1, MOST // 2 - 100, 1.0 * n)
+        guarded.door.check(near.fileno(), 1.0 * n)
+        if n % 7 == 0:
+            guarded.door.look(1.0 * n, all_read=True)
+    with open_still(far, near):
+        assert not guarded.dropped
 
 
 @linux
@@ -197,7 +245,7 @@ def test_nothing_is_done_to_a_descriptor_that_is_no_socket(guarded: Guarded) -> 
         guarded.door.cut(file.fileno())
         assert file.read(3) == b'"""'
     guarded.door.cut(10**6)
-    assert guarded.door.hears(10**6, 1, 0.0), "what was on its way when its connection closed"
+    assert guarded.door.hears(10**6, 1, 1, 0.0), "what was on its way when its connection closed"
 
 
 def test_descriptors_are_counted_before_they_are_needed() -> None:
