@@ -134,6 +134,9 @@ def _run(tallies: Mapping[str, Tally], seeds: range, n_jobs: int, failures: list
                     failures.append(result)
                     console.print(result, style="red", markup=False, highlight=False)
             bar.update(line, advance=len(results), description=f"runs, {len(failures)} failed")
+            done, total = bar.tasks[line].completed, len(seeds) * len(tallies)
+            if not console.is_terminal and done * 20 // total > (done - len(results)) * 20 // total:
+                console.print(f"{done:,.0f} of {total:,} runs, {len(failures)} failed")
             if len(failures) >= MAX_FAILURES:
                 console.print(f"{len(failures)} failures are enough")
                 return
