@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test test-containers test-kills simulate bench clean
+.PHONY: demo test test-containers test-kills test-async simulate bench clean
 
 demo: $(VENV)/demo        ## the main job on a real data set: 8 peers learn to diagnose tumors
 	$(BIN)/peer launch
@@ -22,12 +22,16 @@ test-containers: $(VENV)/dev  ## the peers in containers, on the engine that ans
 test-kills: $(VENV)/dev   ## kill -9 of random peers at random times, 50 seeds: half an hour
 	$(BIN)/python -m tests.integration.test_kills --seeds 50
 
+test-async: $(VENV)/dev   ## without rounds, real processes: every model on every kind of graph, through loss and kills
+	$(BIN)/python -m tests.integration.test_async --long
+
 simulate: $(VENV)/dev     ## 10,000 simulated runs, 5,000 seeds with rounds and without, on all cores
 	$(BIN)/python -m tests.simulate --seeds 0:5000
 
-bench: $(VENV)/dev        ## ratios to raw sockets, and what a fleet weighs
+bench: $(VENV)/dev        ## ratios to raw sockets, what a fleet weighs, what a slow peer costs
 	$(BIN)/python -m benchmarks.exchange
 	$(BIN)/python -m benchmarks.fleet
+	$(BIN)/python -m benchmarks.slow
 
 clean:
 	rm -rf $(VENV)

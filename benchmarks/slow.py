@@ -36,8 +36,8 @@ from peer.launch import Watcher, launch
 from peer.settings import Experiment
 from peer.summary import World
 
-PACE_S: Final = 0.02
-"""Of one solve: what the built-in experiment's takes several times, so that two processors can play five hosts."""
+PACE_S: Final = 0.04
+"""Of one solve: ten times what the built-in experiment's takes, so that two processors can play eight hosts."""
 
 SLOWER: Final = 10.0
 """The solves of the slow peer take that many times as long."""
@@ -48,8 +48,12 @@ OBJECTIVE: Final = 0.1
 TARGET: Final = 1 / 3
 """Largest ratio of the times, without rounds to in rounds."""
 
-MODES: Final[Mapping[str, Mapping[str, Any]]] = {"rounds": {}, "async": {}}
-"""Settings of the two, each with the step that is good for it."""
+LONGEST: Final = 1_000
+"""Rounds, or wakings, after which a run that is not at the objective ends: more than ten times what it takes."""
+
+MODES: Final[Mapping[str, Mapping[str, Any]]] = {"rounds": {"step.alpha": 0.15}, "async": {"step.alpha": 0.3}}
+"""Settings of the two: each has the step that is best for it here. Rounds oscillate with 0.3 over these links, and are no
+faster with 0.2; without rounds steps are damped where weights are small, and 0.45 is too long."""
 
 
 def slowed(assignment: Assignment, slow: int, pace_s: float) -> tuple[int, str]:
@@ -155,7 +159,7 @@ def measure(experiment: Experiment, folder: Path, objective: float, pace_s: floa
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
-@click.option("--peers", type=click.IntRange(2), default=5, help="Number of peers; the last one is slow.")
+@click.option("--peers", type=click.IntRange(2), default=8, help="Number of peers; the last one is slow.")
 @click.option("--pace", "pace_s", default=PACE_S, help="Seconds of a solve.")
 @click.option("--objective", default=OBJECTIVE, help="To be reached.")
 @click.option("--repeats", type=int, default=3, help="Runs of each mode.")
@@ -170,7 +174,7 @@ def main(
     with tempfile.TemporaryDirectory() as folder:
         for k in range(repeats):
             for mode in modes:
-                given = [f"peers={peers}", "iterations=1000000", f"run.mode={mode}"]
+                given = [f"peers={peers}", f"iterations={LONGEST}", f"run.mode={mode}"]
                 given += [f"{key}={value}" for key, value in MODES[mode].items()]
                 experiment = settings.read(DEFAULT, (*given, *overrides))
                 done = measure(experiment, Path(folder) / f"{mode}-{k}", objective, pace_s)

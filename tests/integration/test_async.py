@@ -343,7 +343,7 @@ def come_and_go(folder: Path, security: str) -> list[tuple[str, float, float]]:
         "peers": PEERS,
         "iterations": 1_000_000,
         "data": {"path": lab.shards(what.shards)},
-        "topology": {"graph": "ring", "directed": True},
+        "topology": {"graph": "exponential", "directed": True},
         "transport": transport,
         "run": {"mode": "async", "departure_s": DEPARTURE_S},
         **what.tree,
