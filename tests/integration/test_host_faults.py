@@ -279,7 +279,7 @@ def test_too_few_descriptors_are_said_before_anything_happens(lab: Lab) -> None:
 
 def test_a_peer_that_is_stopped_for_a_while_changes_nothing(lab: Lab, undisturbed: Path) -> None:
     """Its own patience, which is shorter than that, does not count while it is stopped."""
-    trio = Trio(lab, patience_s=(30.0, 0.7, 30.0))
+    trio = Trio(lab, patience_s=(30.0, 4.0, 30.0))
     trio.start()
     trio.wait_for_round(20)
     trio.processes[VICTIM].send_signal(signal.SIGSTOP)

@@ -140,25 +140,25 @@ async def test_a_link_bounds_what_waits_and_tells_when_it_has_room(secure: bool)
             zero.transport.connect(1, f"tcp://127.0.0.1:{port}")
             assert await zero.tells("up") == 1
 
-            async def fill(sent: int, limit: int) -> int:
+            async def fill(sent: int, limit: int, moment_s: float) -> int:
                 """Send until nothing more goes for a moment; the number of messages sent."""
                 while sent < limit:
                     if zero.says(1, b"%d" % sent, large):
                         sent += 1
                     else:
                         try:
-                            assert await asyncio.wait_for(zero.told.get(), 0.5) == ("room", 1)
+                            assert await asyncio.wait_for(zero.told.get(), moment_s) == ("room", 1)
                         except TimeoutError:
                             break
                 return sent
 
-            sent = await fill(0, count)
+            sent = await fill(0, count, 0.5)
             assert sent <= 6, "one waits here, one there, and the rest is on its way"
             received = asyncio.get_running_loop().run_in_executor(
                 None, lambda: [reader.recv_multipart() for _ in range(count)]
             )
             assert await zero.tells("room") == 1
-            assert await fill(sent, count) == count
+            assert await fill(sent, count, WAIT_S) == count
             assert [int(number) for _, number, _ in await received] == list(range(count))
 
 
