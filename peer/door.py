@@ -47,10 +47,10 @@ is cut off by mistake, on a much faster host, is only held up: its neighbors sen
 BURST_MESSAGES: Final = 20_000
 """Over one connection, at once: more than all that a peer catches up after a crash."""
 
-USELESS_PER_S, BURST_USELESS = 200, 5_000
-"""Messages over one connection that had to be dropped. Of a peer that behaves they are few: shares that come twice
-after a link broke, flows of the epoch before; whoever sends more has nothing else in mind, and a slow host cannot
-read so many that MESSAGES_PER_S would tell."""
+USELESS_PER_S, BURST_USELESS = 1_000, 5_000
+"""Messages over one connection that had to be dropped. Of a peer that behaves they are shares that come twice after a
+link broke, or flows: those are at most a thousand a second, see `peer.pace`, and all late in a bad network. Whoever
+sends more has nothing else in mind; and a slow host cannot read so many that MESSAGES_PER_S would tell."""
 
 PENALTY_S: Final = 5.0
 """How long a key that sent too much is refused: less than the patience of any run, more than what it took."""
@@ -58,10 +58,10 @@ PENALTY_S: Final = 5.0
 HANDSHAKES_PER_S, BURST_HANDSHAKES = 5, 20
 """Of one key: a link that breaks is made anew at most once a second, a process started again now and then."""
 
-UNREAD_FRAMES, UNREAD_BYTES = 4, 8_000_000
-"""Largest frames, and bytes beside, that may have come over a connection and not have been read, as a message that is
-not whole or as one of many: no message has so many frames, and so much comes at once when a process that was frozen
-goes on, from the kernel's buffer."""
+UNREAD_FRAMES, UNREAD_BYTES = 16, 2_000_000
+"""Largest frames, and bytes beside, that may have come over a connection and not have been read, as parts of a message
+that is not whole, or while this process did something else. A message has three; all that a peer catches up after a
+crash may come at once, but is read meanwhile."""
 
 LOOK_S: Final = 0.25
 """Between two looks at what comes over the connections: what a fast line can bring meanwhile fits any host."""

@@ -363,6 +363,7 @@ class Host:
         model = config.model_of(self.experiment, self.shard, n_classes, self.initial)
         problem = config.problem_of(self.experiment, model, self.shard, n_samples_total)
         self.form = replace(self.form, n_parameters=model.layout.size)
+        self.transport.expect(self.form.max_flow_bytes)
         if 8 * model.layout.size >= memory.LARGE_BYTES:
             memory.keep()
         return problem, model, self.initial.vector(model, self.experiment.seed)

@@ -33,6 +33,7 @@ from urllib.parse import urlsplit
 import zmq
 from zmq.utils import z85
 
+from peer import memory
 from peer.door import LOOK_S, Door, ask_for_descriptors
 from peer.errors import ConfigError, RemoteError, WireError
 from peer.wire import Frame
@@ -78,6 +79,9 @@ NAME_BYTES: Final = 8
 
 CURVE_BYTES: Final = 33
 """What encryption adds to a frame; MAXMSGSIZE counts it."""
+
+TRIM_S: Final = 1.0
+"""After a connection was cut off for sending too much: what had come over it is read, or given up, by then."""
 
 REREAD_S: Final = 1.0
 """Between two looks at the list of keys: whoever is refused tries again after RECONNECT_MS, and strangers by the
@@ -232,7 +236,8 @@ class Transport:
         self._in_a_row = 0
         self._n_monitors = 0
         self._last_fd = -1
-        self._door = Door(0 if keys is None else len(keys.peers), max_frame_bytes, on_drop)
+        self._trimming: asyncio.TimerHandle | None = None
+        self._door = Door(0 if keys is None else len(keys.peers), max_frame_bytes, self._turned_away)
         ask_for_descriptors()
         self._next_reread_s = -math.inf
         self._ids = _owners(keys)
@@ -458,6 +463,17 @@ class Transport:
             elif code == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
                 door.failed(None)
 
+    def _turned_away(self, error: RemoteError) -> None:
+        """Count what the door did not let in; what a flood has left in memory is given back once it has been read."""
+
+        def trim() -> None:
+            self._trimming = None
+            memory.trim()
+
+        if error.cause == "flood" and self._trimming is None:
+            self._trimming = self._loop.call_later(TRIM_S, trim)
+        self._on_drop(error)
+
     def _look(self) -> None:
         self._watch_arrivals()
         all_read = not cast(int, self._router.EVENTS) & zmq.POLLIN
@@ -513,6 +529,10 @@ class Transport:
         return zap
 
     # ---- frames ----------------------------------------------------------------------------
+
+    def expect(self, max_frame_bytes: int) -> None:
+        """From now on a frame is at most so large; what libzmq takes from the network stays as it was."""
+        self._max_frame_bytes = self._door.max_frame_bytes = max_frame_bytes
 
     def pack(self, frames: Sequence[Frame]) -> Packed:
         """Frames ready to be sent, to several neighbors if need be.
@@ -585,6 +605,8 @@ class Transport:
         claimed, dot, _ = name.partition(b".")
         claimed = claimed if dot else b""
         stamped = claimed if self._keys is None else str(frames[0].get("User-Id")).encode("latin-1")
+        if name.startswith(b"\0"):  # one without a name, or that has lost it to a newer one of the same link
+            claimed = stamped
         sender, fd = _peer(stamped), frames[0].get(zmq.SRCFD)
         self._last_fd = fd
         if not self._door.knows(fd):
@@ -631,6 +653,8 @@ class Transport:
             link.dealer.close(linger)
         self._links.clear()
         self._looking.cancel()
+        if self._trimming is not None:
+            self._trimming.cancel()
         self._router.disable_monitor()
         for end in (self._router, self._arrivals, self._zap):
             if end is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -98,11 +99,36 @@ def speaker(
         end.setsockopt(zmq.CURVE_SERVERKEY, server_key.encode())
         end.setsockopt(zmq.CURVE_PUBLICKEY, pair[0].encode())
         end.setsockopt(zmq.CURVE_SECRETKEY, pair[1].encode())
+    monitor = end.get_monitor_socket(
+        zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_DISCONNECTED
+    )
     end.connect(address)
     try:
         yield end
     finally:
+        monitor.close(0)
         context.destroy(linger=0)
+
+
+def leave(end: Any) -> None:
+    """Close a speaker, once everything that was said has left, or could not within a second."""
+    end.get_monitor_socket().close(0)
+    end.setsockopt(zmq.LINGER, 1_000)
+    end.close()
+    end.context.term()
+
+
+def comes(event: int, end: Any, over: threading.Event | None = None) -> None:
+    """Wait for something that happens to a speaker's connection, unless it is all over."""
+    monitor = end.get_monitor_socket()
+    for _ in range(200):
+        if monitor.poll(100):
+            code = int.from_bytes(monitor.recv_multipart()[0][:2], "little")
+            if code == event:
+                return
+        elif over is not None and over.is_set():
+            return
+    raise AssertionError("the peer does not answer")
 
 
 def flood(end: Any, frames: Sequence[bytes], seconds: float) -> int:

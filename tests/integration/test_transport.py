@@ -177,7 +177,7 @@ def test_a_key_that_is_not_listed_delivers_nothing() -> None:
     asyncio.run(run())
 
 
-@pytest.mark.parametrize("name", [identity(2) + b".0123456789abcdef", identity(2), b"3", b"peer-03.1", b""])
+@pytest.mark.parametrize("name", [identity(2) + b".0123456789abcdef", identity(2), b"3", b"peer-03.1"])
 def test_a_listed_key_with_another_name_delivers_nothing(name: bytes) -> None:
     async def run() -> None:
         async with ends(lambda: End(0), lambda: End(2)) as (zero, two):
@@ -191,6 +191,17 @@ def test_a_listed_key_with_another_name_delivers_nothing(name: bytes) -> None:
                 assert two.says(0, b"no, I am", b"")
                 assert await hearing == (2, [b"no, I am", b""]), "whose name was taken is not cut off"
             assert two.told.empty()
+
+    asyncio.run(run())
+
+
+def test_a_connection_without_a_name_is_whose_its_key_is() -> None:
+    async def run() -> None:
+        async with ends(lambda: End(0)) as (zero,):
+            with stranger(zero, PAIRS[3]) as socket:
+                socket.send(b"I am 3")
+                assert await zero.hears() == (3, [b"I am 3"])
+            assert zero.told.empty()
 
     asyncio.run(run())
 
@@ -456,10 +467,8 @@ def test_a_frame_that_is_too_large_is_counted_or_closes_the_connection() -> None
                 error = await zero.tells("drop")
                 assert (error.cause, error.sender) == ("oversized", 3)
                 received = zero.transport.bytes_received
-                monitor = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
                 socket.send_multipart([b"I am 3", bytes(transport.SEEN * FRAME_BYTES + 1)])
-                assert await meanwhile(monitor.poll, int(WAIT_S * 1e3))
-                monitor.close(0)
+                await meanwhile(abuse.comes, zmq.EVENT_DISCONNECTED, socket)
                 assert zero.transport.bytes_received - received < FRAME_BYTES
             assert one.told.empty()
 
