@@ -82,7 +82,7 @@ class Assembly:
     flows: Flows
     outlets: Outlets
     n_wakings: int
-    pace: Pace = field(default_factory=lambda: Pace(0.0), init=False)
+    pace: Pace = field(default_factory=Pace, init=False)
     opened_n: int = field(default=0, init=False)
     has_news: bool = field(default=False, init=False)
     said_bye: dict[PeerId, str] = field(default_factory=dict, init=False)

@@ -264,3 +264,11 @@ def test_the_last_words_wait_for_nobody() -> None:
     a, _, _ = three()
     a.found_no_room(a.gossip())
     assert kinds(a.part("interrupted")) == ["View 1", "Bye 1"]
+
+
+def test_a_resumed_peer_wakes_at_once_whatever_its_clock_shows() -> None:
+    """Monotonic clocks begin anywhere."""
+    a, _, _ = three()
+    resumed = assembly(0)
+    resumed.flows.restore(a.flows.snapshot())
+    assert resumed.pace.wakes_s(frozenset()) < -1e9
