@@ -85,14 +85,17 @@ async def _run(assignment: Assignment) -> tuple[int, str]:
     if assignment.lifeline is not None:
         loop.add_reader(assignment.lifeline, _once, loop, assignment.lifeline, stop.set)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-    while True:
-        code, line, absent = await _live(assignment, stop)
-        if not assignment.stay or code != DONE or stop.is_set():
-            return code, line
-        if not absent:
-            await stop.wait()
-            return code, line
-        assignment = replace(assignment, resume=True)
+    try:
+        while True:
+            code, line, absent = await _live(assignment, stop)
+            if not assignment.stay or code != DONE or stop.is_set():
+                return code, line
+            if not absent:
+                await stop.wait()
+                return code, line
+            assignment = replace(assignment, resume=True)
+    finally:  # the loop closes the descriptor that signals are written to before it lets go of them
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
 
 
 async def _live(assignment: Assignment, stop: asyncio.Event) -> tuple[int, str, Sequence[PeerId]]:

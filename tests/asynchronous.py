@@ -56,7 +56,7 @@ TROUBLE_S: Final = 12.0
 DEPARTURE_S: Final = 4.0
 """Without progress for so long a member is lost: a good part of the trouble, and many times what gossip takes."""
 
-MAX_WAKINGS: Final = 12_000
+MAX_WAKINGS: Final = 24_000
 """Of all peers of a run together, after the last fault; several times what the slowest of these needs."""
 
 MAX_S: Final = 1_000.0
@@ -192,7 +192,7 @@ def scenario(seed: int) -> Scenario:
         unfinished,
         problems=problems,
         initial=tuple(numbers.normal(size=p) for _ in problems),
-        alpha=min(0.4, 1.5 / _hops(unfinished)),
+        alpha=min(0.4, 1.2 / _hops(unfinished)),
     )
 
 

@@ -87,8 +87,9 @@ def play(mode: str, seeds: Iterable[int]) -> list[Outcome | str]:
 
 
 def _prepare() -> None:
-    """A process of the pool: one thread of BLAS, warnings as in the tests, and no words at Ctrl-C."""
-    signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
+    """A process of the pool: one thread of BLAS, warnings as in the tests, and no words when it is interrupted."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: os._exit(INTERRUPTED))
     threadpool_limits(1)
     warnings.simplefilter("error")
 
@@ -210,6 +211,7 @@ def main() -> int:
             parser.error("--seed needs a --mode")
         return tell(arguments.mode, arguments.seed)
     modes = list(MODES) if arguments.mode == "both" else [arguments.mode]
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     return run(modes, arguments.seeds, arguments.jobs, Console())
 
 

@@ -8,7 +8,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,18 @@ class Lab:
             start_new_session=True,
         )
 
+    @contextmanager
+    def by_hand(self, experiment: Path, peers: int) -> Iterator[list[subprocess.Popen[str]]]:
+        """Peers that run, each by a command of its own; what is left of them at the end is killed."""
+        processes = [self.start("run", experiment, "--id", str(peer), "--out", "out") for peer in range(peers)]
+        try:
+            yield processes
+        finally:
+            for process in processes:
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+                    process.communicate()
+
     def launch(self, experiment: Path, out: str = "out", *more: str) -> Path:
         """Launch an experiment that has to succeed; its run directory."""
         done = self.run("launch", experiment, "--out", out, *more)
@@ -122,6 +135,11 @@ def same_finals(one: Path, other: Path, peers: int) -> None:
 def events(run_dir: Path, peer: int) -> list[dict[str, Any]]:
     """What a peer has logged."""
     return json_lines(run_dir / "peers" / f"{peer:03d}" / "log.jsonl")
+
+
+def dropped(run_dir: Path, peer: int) -> list[tuple[str, int | None]]:
+    """Cause and sender of what a peer has dropped, as far as it has logged that."""
+    return [(event["cause"], event["peer"]) for event in events(run_dir, peer) if event["event"] == "dropped"]
 
 
 def metrics(run_dir: Path, peer: int) -> list[dict[str, Any]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import threading
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +21,7 @@ from peer import wire
 from peer.messages import Bye, Flow, Hello, Message, Share
 from peer.transport import identity, new_key_pair
 from tests import abuse
-from tests.integration.lab import Lab, end, events, flat, free_addresses, metrics, same_finals, wait_until
+from tests.integration.lab import Lab, dropped, end, flat, free_addresses, metrics, same_finals, wait_until
 
 PEERS, ROUNDS = 5, 300
 
@@ -53,19 +52,6 @@ def _experiment(lab: Lab, name: str, **transport: Any) -> Path:
         run={"id": "abused", "checkpoint_every": 5, "patience_s": 600.0},
         transport=transport,
     )
-
-
-@contextmanager
-def _started(lab: Lab, experiment: Path, n_peers: int) -> Iterator[list[subprocess.Popen[str]]]:
-    """Peers that run; what is left of them at the end is killed."""
-    peers = [lab.start("run", experiment, "--id", str(j), "--out", "out") for j in range(n_peers)]
-    try:
-        yield peers
-    finally:
-        for peer in peers:
-            if peer.poll() is None:
-                os.killpg(peer.pid, signal.SIGKILL)
-                peer.communicate()
 
 
 def _resident_bytes(pid: int) -> int:
@@ -205,11 +191,6 @@ EXPECTED = {
 """Causes and senders that have to be in the log of the abused peer."""
 
 
-def _dropped(lab: Lab) -> list[tuple[str, int | None]]:
-    found = [event for event in events(lab.folder / "out", 0) if event["event"] == "dropped"]
-    return [(event["cause"], event["peer"]) for event in found]
-
-
 def test_no_abuse_changes_a_bit(lab: Lab) -> None:
     undisturbed = lab.launch(_experiment(lab, "undisturbed"), "undisturbed")
     assert lab.run("keys", "keys", "--peers", str(PEERS)).returncode == 0
@@ -222,7 +203,7 @@ def test_no_abuse_changes_a_bit(lab: Lab) -> None:
         while not victim.over.is_set():
             attack()
 
-    with _started(lab, experiment, PEERS) as peers, ThreadPoolExecutor(16) as attackers:
+    with lab.by_hand(experiment, PEERS) as peers, ThreadPoolExecutor(16) as attackers:
         wait_until(lambda: len(metrics(lab.folder / "out", 0)) >= HELD_AT, peers[0])
         os.kill(peers[2].pid, signal.SIGSTOP)
         before = _resident_bytes(peers[0].pid)
@@ -231,7 +212,7 @@ def test_no_abuse_changes_a_bit(lab: Lab) -> None:
             attack.result()
         for one_by_one in (victim.nonsense, victim.crowd, victim.flood):
             one_by_one()
-        wait_until(lambda: set(_dropped(lab)) >= EXPECTED, peers[0])
+        wait_until(lambda: set(dropped(lab.folder / "out", 0)) >= EXPECTED, peers[0])
         grown = _resident_bytes(peers[0].pid) - before
         assert len(metrics(lab.folder / "out", 0)) < ROUNDS / 2, "all this came in the middle of the run"
         noisy = [victim.knocks, victim.lies, victim.unlisted, victim.imposture, victim.past_and_future]
@@ -246,8 +227,8 @@ def test_no_abuse_changes_a_bit(lab: Lab) -> None:
         assert [end(peer) for peer in peers] == [(0, "")] * PEERS
     same_finals(undisturbed, lab.folder / "out", PEERS)
     assert grown < RESIDENT_BYTES, f"it has grown by {grown / 1e6:.1f} MB"
-    dropped = _dropped(lab)
-    assert len(dropped) == len(set(dropped)), "each cause of each sender is journaled once"
+    found = dropped(lab.folder / "out", 0)
+    assert len(found) == len(set(found)), "each cause of each sender is journaled once"
     last = metrics(lab.folder / "out", 0)[-1]
     for cause, sender in EXPECTED:
         assert last["dropped_by"]["unknown" if sender is None else str(sender)][cause] > 0

@@ -323,3 +323,28 @@ def test_a_wall_clock_that_jumps_changes_nothing(lab: Lab, undisturbed: Path) ->
     trio = Trio(lab, patience_s=(30.0, 5.0, 30.0))
     trio.start(first=[sys.executable, "-c", CLOCK])
     trio.finished(undisturbed)
+
+
+LAST_MOMENT = """
+import os, signal, sys
+from asyncio.selector_events import BaseSelectorEventLoop
+from peer.__main__ import main
+
+close = BaseSelectorEventLoop._close_self_pipe
+
+def closing(loop):
+    close(loop)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+BaseSelectorEventLoop._close_self_pipe = closing
+main()
+"""
+"""`peer`, which gets a signal when its event loop can take none any more, and has not let go of them yet."""
+
+
+def test_a_signal_at_the_very_last_moment_changes_nothing(lab: Lab) -> None:
+    tree = _tree(lab, transport={"security": "none", "addresses": free_addresses(PEERS)})
+    (lab.folder / "shards" / "peer-0.npz").unlink()
+    line = [sys.executable, "-c", LAST_MOMENT, "run", str(lab.experiment(**tree)), "--id", "0", "--out", "out"]
+    done = subprocess.run(line, cwd=lab.folder, capture_output=True, text=True, timeout=60, check=False)
+    assert "peer-0.npz" in refusal(done, 2)

@@ -2,38 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 import subprocess
 import tomllib
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.integration.lab import Lab, end, events, free_addresses, metrics, same_finals, wait_until
-
-
-@contextmanager
-def _started(lab: Lab, experiment: Path, n_peers: int) -> Iterator[list[subprocess.Popen[str]]]:
-    """Peers that run; what is left of them at the end is killed."""
-    peers = [lab.start("run", experiment, "--id", str(j), "--out", "out") for j in range(n_peers)]
-    try:
-        yield peers
-    finally:
-        for peer in peers:
-            if peer.poll() is None:
-                os.killpg(peer.pid, signal.SIGKILL)
-                peer.communicate()
-
-
-def _dropped(lab: Lab) -> list[tuple[str, int | None]]:
-    found = [event for event in events(lab.folder / "out", 0) if event["event"] == "dropped"]
-    return [(event["cause"], event["peer"]) for event in found]
+from tests.integration.lab import Lab, dropped, end, events, free_addresses, metrics, same_finals, wait_until
 
 
 def test_a_refused_peer_whose_key_is_added_later_gets_in(lab: Lab) -> None:
@@ -56,10 +33,10 @@ def test_a_refused_peer_whose_key_is_added_later_gets_in(lab: Lab) -> None:
     launched = lab.launch(lab.experiment("launched", **tree), "launched")
     transport = {"addresses": free_addresses(3), "keys": "keys/{id}"}
     experiment = lab.experiment("by-hand", **tree, transport=transport)
-    with _started(lab, experiment, 3) as peers:
-        wait_until(lambda: ("key", None) in _dropped(lab), peers[0])
+    with lab.by_hand(experiment, 3) as peers:
+        wait_until(lambda: ("key", None) in dropped(lab.folder / "out", 0), peers[0])
         there.write_text(right[:-20])
-        wait_until(lambda: ("list", None) in _dropped(lab), peers[0])
+        wait_until(lambda: ("list", None) in dropped(lab.folder / "out", 0), peers[0])
         assert not metrics(lab.folder / "out", 0), "nobody gets past round 0 without the share of peer 2"
         there.write_text(right)
         assert [end(peer) for peer in peers] == [(0, "")] * 3

@@ -93,16 +93,24 @@ def running() -> Iterator[subprocess.Popen[str]]:
     process.communicate()
 
 
-def test_ctrl_c_ends_it_with_the_table_and_without_a_traceback(running: subprocess.Popen[str]) -> None:
-    """As the terminal sends it: to the workers, too."""
+@pytest.mark.parametrize("everybody", [True, False])
+def test_an_interruption_ends_it_with_the_table_and_without_a_traceback(
+    running: subprocess.Popen[str], everybody: bool
+) -> None:
+    """Ctrl-C as the terminal sends it, to the workers too; or `kill`, to the command alone: no worker outlives it."""
     assert running.stdout is not None
     assert "playing" in running.stdout.readline()  # the workers have been asked for their first results
-    os.killpg(running.pid, signal.SIGINT)
+    if everybody:
+        os.killpg(running.pid, signal.SIGINT)
+    else:
+        os.kill(running.pid, signal.SIGTERM)
     out, err = running.communicate(timeout=60)
     assert running.returncode == simulate.INTERRUPTED
     assert "interrupted" in out
     assert "failures" in out
     assert err == ""
+    with pytest.raises(ProcessLookupError):
+        os.killpg(running.pid, 0)
 
 
 @pytest.mark.parametrize(
