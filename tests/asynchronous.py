@@ -56,6 +56,9 @@ TROUBLE_S: Final = 12.0
 DEPARTURE_S: Final = 4.0
 """Without progress for so long a member is lost: a good part of the trouble, and many times what gossip takes."""
 
+MAX_COMPUTE_S: Final = DEPARTURE_S / 4
+"""Of one computation: who needs longer, on slow lines, is rightly taken for lost now and then, and no epoch lasts."""
+
 MAX_WAKINGS: Final = 24_000
 """Of all peers of a run together, after the last fault; several times what the slowest of these needs."""
 
@@ -638,7 +641,10 @@ class Run:
             if self.pending or (clock.now < TROUBLE_S * 1.5 and not what.is_calm):
                 self.last_fault = self.n_wakings
             if self.n_wakings - self.last_fault > MAX_WAKINGS or clock.now > MAX_S:
-                raise AssertionError(f"after {MAX_WAKINGS} wakings {self.where()}")
+                n_wakings = self.n_wakings - self.last_fault
+                raise AssertionError(
+                    f"after {clock.now:.0f} s, {n_wakings} wakings after the last fault, {self.where()}"
+                )
             if clock.n_events % EVERY:
                 continue
             self.check_all()
@@ -731,7 +737,8 @@ class Run:
             return
         if isinstance(pause, Compute):
             pace = SLOW if peer.me == self.what.slow else 1.0
-            self.network.later(peer, self.clock.soon(pace * self.what.compute), lambda: self.resume(peer))
+            while_s = min(self.clock.soon(pace * self.what.compute), MAX_COMPUTE_S)
+            self.network.later(peer, while_s, lambda: self.resume(peer))
             return
         peer.sleeps += 1
         if pause.until_s < math.inf:
