@@ -34,7 +34,6 @@ QUEUE_MESSAGES: Final = 2
 CALLER_S: Final = 5.0
 """How long a connection is kept to one who asked, and was refused, so that it hears why."""
 
-
 MAX_CALLERS: Final = 16
 """Refused ones that are answered at a time."""
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, final
@@ -77,8 +78,7 @@ def load(path: Path, run_id: str, digest: str, me: PeerId) -> Checkpoint:
     ConfigError
         There is none, it is torn, or it belongs to another run or other settings. The file stays.
     """
-    found = _arrays(path)
-    try:
+    with _understood(path) as found:
         checkpoint = Checkpoint(
             run_id=str(found["run_id"]),
             digest=str(found["digest"]),
@@ -94,10 +94,6 @@ def load(path: Path, run_id: str, digest: str, me: PeerId) -> Checkpoint:
                 )
             ),
         )
-    except KeyError as error:
-        raise ConfigError("--resume", f"{path}: expected a checkpoint, found no {error} in it") from error
-    except (TypeError, ValueError) as error:
-        raise ConfigError("--resume", f"{path}: expected a checkpoint, found other arrays: {error}") from error
     _check_run(path, checkpoint, run_id, digest)
     return checkpoint
 
@@ -149,8 +145,7 @@ def load_moment(path: Path, run_id: str, digest: str) -> Moment:
     ConfigError
         There is none, it is torn, or it belongs to another run or other settings. The file stays.
     """
-    found = _arrays(path)
-    try:
+    with _understood(path) as found:
         moment = Moment(
             run_id=str(found["run_id"]),
             digest=str(found["digest"]),
@@ -160,10 +155,6 @@ def load_moment(path: Path, run_id: str, digest: str) -> Moment:
             agent={name[6:]: _number(array) for name, array in found.items() if name.startswith("agent.")},
             flows={name[6:]: array for name, array in found.items() if name.startswith("flows.")},
         )
-    except KeyError as error:
-        raise ConfigError("--resume", f"{path}: expected a checkpoint, found no {error} in it") from error
-    except (TypeError, ValueError) as error:
-        raise ConfigError("--resume", f"{path}: expected a checkpoint, found other arrays: {error}") from error
     _check_run(path, moment, run_id, digest)
     return moment
 
@@ -172,11 +163,19 @@ def _number(array: NDArray[Any]) -> Vector | float | int:
     return array if array.ndim else array.item()
 
 
-def _arrays(path: Path) -> dict[str, NDArray[Any]]:
+@contextmanager
+def _understood(path: Path) -> Iterator[dict[str, NDArray[Any]]]:
+    """Arrays of a file, and the error that says so where they are not those of a checkpoint."""
     try:
-        return npz.load(path)
+        found = npz.load(path)
     except ValueError as error:
         raise ConfigError("--resume", str(error)) from error
+    try:
+        yield found
+    except KeyError as error:
+        raise ConfigError("--resume", f"{path}: expected a checkpoint, found no {error} in it") from error
+    except (TypeError, ValueError) as error:
+        raise ConfigError("--resume", f"{path}: expected a checkpoint, found other arrays: {error}") from error
 
 
 def _check_run(path: Path, found: Checkpoint | Moment, run_id: str, digest: str) -> None:

@@ -584,7 +584,7 @@ def run(seed: int, messages: int, n_jobs: int, console: Console) -> int:
                     came_to += result
                 bar.update(line, advance=sizes.pop(done))
         except KeyboardInterrupt:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)  # waiting: else the pool may be gone before it has cancelled them
             return INTERRUPTED
     for what, n in sorted(came_to.items()):
         console.print(f"  {what:32s} {n:12,}", highlight=False)

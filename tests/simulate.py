@@ -27,8 +27,8 @@ from threadpoolctl import threadpool_limits
 from tests import asynchronous, synchronous
 from tests.simulated import FAULTS, Outcome, Tell, silent
 
-CHUNK: Final = 5
-"""Seeds that a process plays before it reports: a second or two, so that the bar moves and Ctrl-C is quick."""
+CHUNK: Final = 2
+"""Seeds that a process plays before it reports: a second or two, so that the bar moves and an end is quick."""
 
 MAX_FAILURES: Final = 20
 """After so many failures no more are looked for: the first is to be repaired first."""
@@ -102,7 +102,7 @@ def play_all(tasks: Sequence[Task], n_jobs: int) -> Iterator[tuple[str, list[Out
             for done in as_completed(modes):
                 yield modes.pop(done), done.result()
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)  # waiting: else the pool may be gone before it has cancelled them
 
 
 def run(modes: Sequence[str], seeds: range, n_jobs: int, console: Console) -> int:

@@ -18,9 +18,10 @@ from tests.integration.lab import TIMEOUT_S, Lab, metrics, refusal, same_finals
 PEERS = 3
 
 
-@pytest.fixture
-def run_dir(lab: Lab) -> Path:
+@pytest.fixture(scope="module")
+def launched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of a small network on wine."""
+    lab = Lab(tmp_path_factory.mktemp("launched"))
     experiment = lab.experiment(
         "wine",
         peers=PEERS,
@@ -31,6 +32,20 @@ def run_dir(lab: Lab) -> Path:
         topology={"graph": "complete", "schedule": "random-links", "link_probability": 0.6},
     )
     return lab.launch(experiment, "out", "--central")
+
+
+@pytest.fixture
+def run_dir(lab: Lab, launched: Path) -> Path:
+    """That run, to be changed as a test likes."""
+    return copied(launched, lab.folder / "out")
+
+
+def copied(run_dir: Path, there: Path) -> Path:
+    """The same run in another folder."""
+    shutil.copytree(run_dir, there)
+    file = there / "experiment.toml"
+    file.write_text(file.read_text().replace(str(run_dir), str(there)))
+    return there
 
 
 def report(lab: Lab, run_dir: Path, *more: str) -> str:
@@ -83,9 +98,7 @@ def test_of_hidden_shards_the_others_are_summarized(lab: Lab, run_dir: Path) -> 
     whole = summary(run_dir)
     parts = []
     for seen in range(PEERS):
-        here = shutil.copytree(run_dir, lab.folder / f"host-{seen}")
-        tree = (here / "experiment.toml").read_text().replace(str(run_dir), str(here))
-        (here / "experiment.toml").write_text(tree)
+        here = copied(run_dir, lab.folder / f"host-{seen}")
         for peer in set(range(PEERS)) - {seen}:
             (here / "shards" / f"peer-{peer:03d}.npz").unlink()
         (here / "summary.json").unlink()
