@@ -13,7 +13,7 @@ test: $(VENV)/dev         ## style, types, layers and every test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
-	$(BIN)/pytest -n 2 --dist worksteal
+	$(BIN)/pytest -n 3 --dist worksteal
 
 test-containers: $(VENV)/dev  ## the peers in containers, on the engine that answers; 69 says that none does
 	$(BIN)/python -m tests.containers.engine

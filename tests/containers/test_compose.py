@@ -116,6 +116,35 @@ def test_a_peer_that_is_away_for_a_while_changes_nothing(
         assert "waits for peer" in "".join(containers.logs(f"peer-{peer}") for peer in range(PEERS))
 
 
+def test_without_rounds_a_container_that_is_stopped_leaves_and_returns_when_it_is_started(
+    project: Start, lab: Lab, tmp_path: Path
+) -> None:
+    experiment = lab.experiment(
+        peers=PEERS,
+        iterations=2000,
+        data={"dataset": "wine"},
+        model={"hidden": []},
+        objective={"loss": "cross_entropy", "regularizer": "l2", "strength": 0.1},
+        surrogate={"kind": "partial", "tau": 0.1},
+        step={"alpha": 0.2},
+        topology={"graph": "ring", "directed": True},
+        run={"mode": "async"},
+    )
+    (lab.folder / "docker-compose.yml").write_text(lab.run("compose", experiment).stdout)
+    containers = project(lab.folder, next(iter(engine.composes())))
+    containers.up()
+    containers.wait_until(lambda: containers.rounds(1) > 50)
+    containers.run("stop", "--timeout", "20", "peer-1")
+    assert containers.state("peer-1")["State"]["ExitCode"] == 130, "it said goodbye, and kept a checkpoint"
+    containers.wait_until(lambda: "a new epoch, members 0, 2, 3" in containers.logs("peer-0"))
+    containers.run("start", "peer-1")
+    for service in (*(f"peer-{peer}" for peer in range(PEERS)), "summary"):
+        assert containers.end(service) == 0, containers.logs(service)
+    summary = json.loads((containers.results(tmp_path / "results") / "summary.json").read_text())
+    assert summary["members"] == list(range(PEERS))
+    assert summary["stationarity"] < 1e-6
+
+
 def test_a_container_tells_its_health(project: Start, lab: Lab) -> None:
     experiment = lab.experiment(peers=2, iterations=1_000_000, data={"dataset": "wine"}, topology={"graph": "ring"})
     (lab.folder / "docker-compose.yml").write_text(lab.run("compose", experiment).stdout)
