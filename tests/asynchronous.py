@@ -40,7 +40,7 @@ from peer.optim.surrogates import Data, Full, Partial, Surrogate
 from peer.problem import Problem
 from tests import reference
 from tests.network import RUN_ID, Network, Weather, weather
-from tests.simulated import Clock, Outcome, Tell, replayable, silent
+from tests.simulated import HALVED, Clock, Outcome, Tell, replayable, silent
 from topology import PeerId
 from topology.outlets import Outlets
 
@@ -53,14 +53,18 @@ UNIT_S: Final = 0.1
 TROUBLE_S: Final = 12.0
 """How long faults begin."""
 
-DEPARTURE_S: Final = 4.0
-"""Without progress for so long a member is lost: a good part of the trouble, and many times what gossip takes."""
+DEPARTURE_S: Final = 6.0
+"""Without progress for so long a member is lost: half of the trouble, and several times what gossip takes."""
 
-MAX_COMPUTE_S: Final = DEPARTURE_S / 4
+MAX_COMPUTE_S: Final = DEPARTURE_S / 6
 """Of one computation: who needs longer, on slow lines, is rightly taken for lost now and then, and no epoch lasts."""
 
 MAX_WAKINGS: Final = 24_000
 """Of all peers of a run together, after the last fault; several times what the slowest of these needs."""
+
+PERIOD: Final = 4_000
+"""Wakings in which a run has to come ten times nearer; if it does not, its step is too long for its graph, and all go
+on with half of it. That is counted, and seldom."""
 
 MAX_S: Final = 1_000.0
 """Of a run; several times what the longest takes, in which a slow peer makes all its wakings."""
@@ -526,6 +530,7 @@ class Peer:
         self.link()
         self.run.clock.tell(f"peer {self.me} opens epoch {opening.epoch} of {opening.members}")
         self.run.happened["epoch opened"] += 1
+        self.run.last_fault = self.run.n_wakings
         self.run.check(self)
 
     def rest(self) -> Generator[Compute | Sleep, None, bool]:
@@ -540,8 +545,9 @@ class Peer:
 
     def wake(self) -> Line:
         """One waking."""
-        assembly, flows, state = self.assembly, self.flows, self.state
-        assert state is not None
+        assembly, flows = self.assembly, self.flows
+        assert self.state is not None
+        state = replace(self.state, alpha=self.run.alpha)
         began_s, news, n_agents = self.now, flows.news, len(flows.members)
         theirs = flows.absorb()
         is_new = self.is_new and bool(theirs)
@@ -608,12 +614,12 @@ class Run:
         self.disk: dict[PeerId, list[Moment]] = {i: [] for i in range(len(what.problems))}
         self.peers: dict[PeerId, Peer] = {}
         self.away: set[PeerId] = set()
-        self.n_wakings = self.n_ended = 0
+        self.n_wakings = self.n_ended = self.n_halvings = 0
         self.pending = len(what.deeds)
         samples = sum(len(what.problems[i].data.inputs) for i in what.left)
         self.final = {i: among(what.problems[i], samples, len(what.left)) for i in what.left}
         self.goal = optimum(list(self.final.values()))
-        self.last_fault = 0
+        self.last_fault, self.before, self.next_look = 0, math.inf, PERIOD
         self.largest = 1.0
         self.made: dict[tuple[PeerId, int, Stamp], tuple[int, int]] = {}
         self.taken: dict[tuple[PeerId, PeerId], tuple[int, int]] = {}
@@ -640,8 +646,9 @@ class Run:
             clock.step()
             if self.pending or (clock.now < TROUBLE_S * 1.5 and not what.is_calm):
                 self.last_fault = self.n_wakings
-            if self.n_wakings - self.last_fault > MAX_WAKINGS or clock.now > MAX_S:
-                n_wakings = self.n_wakings - self.last_fault
+            n_wakings = self.n_wakings - self.last_fault
+            self.shorten_steps(n_wakings)
+            if n_wakings > MAX_WAKINGS or clock.now > MAX_S:
                 raise AssertionError(
                     f"after {clock.now:.0f} s, {n_wakings} wakings after the last fault, {self.where()}"
                 )
@@ -656,6 +663,18 @@ class Run:
                 break
         self.check_views()
         self.check_objective()
+
+    def shorten_steps(self, n_wakings: int) -> None:
+        """Let all go on with half the step if the last of these wakings since the last fault brought them no nearer."""
+        if n_wakings == 0:
+            self.before, self.next_look = math.inf, PERIOD
+        elif n_wakings >= self.next_look:
+            distance = self.distance()
+            if distance > 0.1 * self.before:
+                self.n_halvings += 1
+                self.happened[HALVED] += 1
+                self.clock.tell(f"all go on with a step of {self.alpha:.3g}")
+            self.before, self.next_look = distance, n_wakings + PERIOD
 
     def end_amid_faults(self) -> None:
         """Until all have made their wakings; who comes back when the others have ended may wait for them in vain."""
@@ -687,6 +706,11 @@ class Run:
             if peer.alive
         ]
         return f"it is {self.distance():.1e} from the optimum, with {'; '.join(lives)}"
+
+    @property
+    def alpha(self) -> float:
+        """Step of all agents now."""
+        return self.what.alpha / 2.0**self.n_halvings
 
     @property
     def outcome(self) -> Outcome:

@@ -25,7 +25,7 @@ from rich.table import Table
 from threadpoolctl import threadpool_limits
 
 from tests import asynchronous, synchronous
-from tests.simulated import FAULTS, Outcome, Tell, silent
+from tests.simulated import FAULTS, HALVED, Outcome, Tell, silent
 
 CHUNK: Final = 2
 """Seeds that a process plays before it reports: a second or two, so that the bar moves and an end is quick."""
@@ -161,6 +161,7 @@ def table(tallies: Mapping[str, Tally], failures: Sequence[str]) -> Table:
     for fault in FAULTS:
         row(fault, *(f"{tally.happened[fault]:,}" if tally.happened[fault] else "-" for tally in tallies.values()))
     result.add_section()
+    row(HALVED, *(f"{tally.happened[HALVED]:,}" for tally in tallies.values()))
     row("largest queue of a connection", *(str(tally.queue) for tally in tallies.values()))
     row("worst distance", *(f"{tally.distance:.1e}" if tally.distance else "0" for tally in tallies.values()))
     row("failures", *(str(sum(f"--mode {mode} " in line for line in failures)) for mode in tallies))

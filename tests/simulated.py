@@ -40,6 +40,10 @@ FAULTS: Final = (
 """What the simulations inject, as they count it."""
 
 
+HALVED: Final = "step halved, as it was too long"
+"""What the simulations count beside faults."""
+
+
 def silent(line: str) -> None:
     """Tell nobody."""
 
