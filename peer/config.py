@@ -25,7 +25,7 @@ from peer.membership import Membership
 from peer.messages import Standing
 from peer.optim.losses import Loss, Squared, cross_entropy
 from peer.optim.models import MLP
-from peer.optim.regularizers import L1, L2, NoRegularizer, Regularizer
+from peer.optim.regularizers import L1, L2, ElasticNet, NoRegularizer, Regularizer
 from peer.optim.steps import Constant, Diminishing, StepRule
 from peer.optim.surrogates import Data, Full, Partial, Surrogate
 from peer.problem import Problem
@@ -242,6 +242,7 @@ def regularizer_of(experiment: Experiment, model: MLP) -> Regularizer:
         "none": NoRegularizer,
         "l2": lambda: L2(strength),
         "l1": lambda: L1(strength),
+        "elastic_net": lambda: ElasticNet(objective.l1_ratio * strength, (1.0 - objective.l1_ratio) * strength),
     }
     return families[objective.regularizer]()
 

@@ -45,6 +45,7 @@ class Objective(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     loss: str = "squared"
     regularizer: str = "l2"
     strength: float = 1e-3
+    l1_ratio: float = 0.5  # of elastic_net: rho
     regularize_biases: bool = True
     scale: str = "mean"
 
@@ -149,7 +150,7 @@ LOCAL: Final = frozenset(
 patience of both kinds, so that a run that was given up can be resumed with more of it."""
 
 LATER: Final[Mapping[str, Mapping[str, str]]] = {
-    "objective.regularizer": {"elastic_net": "none, l2, l1", "group_l2": "none, l2, l1"},
+    "objective.regularizer": {"group_l2": "none, l2, l1, elastic_net"},
     "surrogate.tau": {"auto": "a number > 0"},
     "step.rule": {"auto": "constant, diminishing"},
 }
@@ -160,7 +161,7 @@ CHOICES: Final[Mapping[str, Sequence[str]]] = {
     "data.dataset": ("", "breast-cancer", "diabetes", "digits", "wine"),
     "model.activation": ("tanh", "relu", "sigmoid"),
     "objective.loss": ("squared", "cross_entropy"),
-    "objective.regularizer": ("none", "l2", "l1"),
+    "objective.regularizer": ("none", "l2", "l1", "elastic_net"),
     "objective.scale": ("mean", "sum"),
     "surrogate.kind": ("partial", "full"),
     "surrogate.curvature": ("local", "network"),
@@ -182,6 +183,7 @@ RANGES: Final[Mapping[str, tuple[float, float, str]]] = {
     "data.test_fraction": (0.0, 0.9, "0 to 0.9"),
     "model.outputs": (0, 2**20, "an integer >= 0"),
     "objective.strength": (0.0, math.inf, "a number >= 0"),
+    "objective.l1_ratio": (0.0, 1.0, "0 (l2) to 1 (l1)"),
     "surrogate.tau": (5e-324, math.inf, "a number > 0"),
     "surrogate.blocks": (1, 1, "1 (blocks are not in this version)"),
     "surrogate.tolerance": (1e-15, 1.0, "1e-15 to 1"),

@@ -341,7 +341,7 @@ def _row(world: World, run_dir: Path, peer: PeerId, w: Vector, rounds: Sequence[
 def _central(world: World, w: Vector) -> dict[str, Any]:
     """The same network trained in one place by L-BFGS on (1), from the same parameters.
 
-    An l1 term is made smooth by w = u - v with u, v >= 0.
+    Where r has kinks at 0 it is made smooth by w = u - v with u, v >= 0, on which r(u + v) is quadratic.
     """
     from scipy import optimize
 
@@ -354,7 +354,9 @@ def _central(world: World, w: Vector) -> dict[str, Any]:
     def split(uv: Vector) -> tuple[float, Vector]:
         u, v = np.split(uv, 2)
         value = sum(problem.value(u - v) for problem in world.problems.values()) + regularizer.value(u + v)
-        gradient, slope = world.gradient(u - v), regularizer.gradient(np.ones_like(u))
+        ones = np.ones_like(u)
+        slope = regularizer.gradient(ones) + regularizer.curvature(ones) * (u + v - ones)
+        gradient = world.gradient(u - v)
         return value, np.concatenate([gradient + slope, slope - gradient])
 
     options: Any = {"maxiter": CENTRAL_ITERATIONS, "maxfun": 2 * CENTRAL_ITERATIONS, "ftol": 1e-15, "gtol": 1e-9}

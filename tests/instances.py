@@ -14,7 +14,7 @@ from peer.arrays import Matrix, Vector, rounded
 from peer.messages import Share
 from peer.optim.losses import Logistic, Loss, Softmax, Squared
 from peer.optim.models import MLP
-from peer.optim.regularizers import L1, L2, NoRegularizer, Regularizer
+from peer.optim.regularizers import L1, L2, ElasticNet, NoRegularizer, Regularizer
 from peer.optim.steps import StepRule
 from peer.optim.surrogates import Data, Linearized, Partial
 from peer.problem import Problem
@@ -23,7 +23,7 @@ from topology.weights import metropolis
 
 ACTIVATIONS: Final = ("tanh", "relu", "sigmoid")
 LOSSES: Final = ("squared", "logistic", "softmax")
-REGULARIZERS: Final = ("none", "l2", "l1")
+REGULARIZERS: Final = ("none", "l2", "l1", "elastic_net")
 F8: Final = np.dtype("<f8")
 F4: Final = np.dtype("<f4")
 
@@ -42,6 +42,9 @@ def regularizer_of(rng: np.random.Generator, name: str, p: int, strength: float)
     strengths = np.where(rng.random(p) < 0.75, strength * rng.uniform(0.5, 1.0, p), 0.0)
     if name == "none":
         return NoRegularizer()
+    if name == "elastic_net":
+        ratio = rng.choice((0.0, 0.3, 0.7, 1.0))
+        return ElasticNet(ratio * strengths, (1.0 - ratio) * strengths)
     return L2(strengths) if name == "l2" else L1(strengths)
 
 

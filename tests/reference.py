@@ -39,7 +39,7 @@ class Setting:
 
     `shards` holds (inputs, targets or labels) of each agent, `penalized` is 1 where a parameter
     is regularized and 0 where not, `edges` holds the links of each round and is repeated.
-    `clip_w`, `clip_y` are the radii of clipping, 0 where there is none.
+    `clip_w`, `clip_y` are the radii of clipping, 0 where there is none; `l1_ratio` is of the elastic net.
     """
 
     shards: Sequence[tuple[Array, Array]]
@@ -58,6 +58,7 @@ class Setting:
     edges: Sequence[Sequence[tuple[int, int]]]
     clip_w: float = 0.0
     clip_y: float = 0.0
+    l1_ratio: float = 0.5
 
 
 def run(setting: Setting, w0: Array, n_rounds: int) -> tuple[Array, Array, Array]:
@@ -154,10 +155,10 @@ def best_response(setting: Setting, i: int, w: Array, y: Array) -> Array:
 
 def prox(setting: Setting, v: Array, step: float) -> Array:
     """Argmin over w of r(w) + ||w - v||^2 / (2 step)."""
-    threshold = step * setting.strength * setting.penalized
-    if setting.regularizer == "l1":
-        return np.asarray(v - np.clip(v, -threshold, threshold))
-    return np.asarray(v / (1.0 + threshold)) if setting.regularizer == "l2" else v
+    absolute = {"l1": 1.0, "elastic_net": setting.l1_ratio}.get(setting.regularizer, 0.0)
+    square = {"l2": 1.0, "elastic_net": 1.0 - setting.l1_ratio}.get(setting.regularizer, 0.0)
+    weight = step * setting.strength * setting.penalized
+    return np.asarray((v - np.clip(v, -absolute * weight, absolute * weight)) / (1.0 + square * weight))
 
 
 def accelerated(

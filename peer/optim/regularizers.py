@@ -179,3 +179,52 @@ class L1:
     def onto_face(self, w: Vector, of: Vector) -> Vector:
         """The point w with the coordinates set to 0 that have not the sign of `of`."""
         return np.where((w * of > 0.0) | (self.strength == 0.0), w, 0.0)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class ElasticNet:
+    """r = sum_k absolute_k |w_k| + 1/2 square_k w_k^2.
+
+    Parameters
+    ----------
+    absolute, square : Vector
+        Weights of both terms for each parameter, (p,); 0 where a parameter is not regularized.
+    """
+
+    absolute: Vector
+    square: Vector
+
+    @property
+    def smooth(self) -> bool:
+        """It has kinks, unless there is nothing of the first term."""
+        return not self.absolute.any()
+
+    @property
+    def scale(self) -> float:
+        """Largest weight of the first term; the second one vanishes with w."""
+        return float(np.max(self.absolute, initial=0.0))
+
+    def value(self, w: Vector) -> float:
+        """r(w)."""
+        return float(np.dot(self.absolute, np.abs(w)) + 0.5 * np.dot(self.square * w, w))
+
+    def prox(self, v: Vector, step: float) -> Vector:
+        """Soft threshold by step * absolute, divided by 1 + step * square."""
+        return np.sign(v) * np.maximum(np.abs(v) - step * self.absolute, 0.0) / (1.0 + step * self.square)
+
+    def face(self, w: Vector) -> NDArray[np.bool_]:
+        """Coordinates that are not 0, or have no kink there."""
+        return np.asarray((w != 0.0) | (self.absolute == 0.0))
+
+    def gradient(self, w: Vector) -> Vector:
+        """Absolute * sign(w) + square * w."""
+        return self.absolute * np.sign(w) + self.square * w
+
+    def curvature(self, w: Vector) -> Vector:
+        """The second weights, on the face."""
+        return np.where(self.face(w), self.square, 0.0)
+
+    def onto_face(self, w: Vector, of: Vector) -> Vector:
+        """The point w with the coordinates set to 0 that have not the sign of `of`."""
+        return np.where((w * of > 0.0) | (self.absolute == 0.0), w, 0.0)

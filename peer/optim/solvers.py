@@ -274,8 +274,8 @@ def model_minimizer(model: SecondOrder, regularizer: Regularizer) -> tuple[Vecto
         minimize over u in R^k:  phi(u) = 1/2 ||u||^2 - min over x of (slope'd + tau/2 ||d||^2 + r(x) + u'R d)
 
     phi is strongly convex with the gradient u - R d(u), d(u) by one proximal map, and a
-    generalized second derivative Id + R_A R_A'/tau over the coordinates A that are not held
-    at a kink. Steps are taken as in `proximal_newton`. One that is taken whole and stays in the
+    generalized second derivative Id + R_A diag(1/(tau + r''_A)) R_A' over the coordinates A that are
+    not held at a kink. Steps are taken as in `proximal_newton`. One that is taken whole and stays in the
     face it started from has found it; the last system is solved on that face in the primal
     variables, in which nothing is lost to small tau.
     """
@@ -287,7 +287,8 @@ def model_minimizer(model: SecondOrder, regularizer: Regularizer) -> tuple[Vecto
     lowest = float(np.linalg.norm(slope))
     while systems < MAX_ITERATIONS:
         systems += 1
-        across = model.root[:, regularizer.face(x)].T / np.sqrt(model.tau)
+        free = regularizer.face(x)
+        across = model.root[:, free].T / np.sqrt(model.tau + regularizer.curvature(x)[free])[:, None]
         direction = -damped_system(across, np.ones_like(u))(slope)
         u_next, x_next = u + direction, model.from_dual(regularizer, u + direction)
         slope = u_next - model.root @ (x_next - model.center)

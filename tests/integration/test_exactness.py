@@ -45,7 +45,7 @@ class Case:
     @property
     def tolerance(self) -> float:
         """What the case has to agree to."""
-        closed = self.kind == "full" or (self.loss == "squared" and self.regularizer != "l1")
+        closed = self.kind == "full" or (self.loss == "squared" and self.regularizer not in ("l1", "elastic_net"))
         return 1e-9 if closed else 1e-6
 
 
@@ -58,6 +58,7 @@ CASES = [
     Case(loss="cross_entropy", outputs=1, curvature="network", rule="diminishing"),
     Case(loss="cross_entropy", outputs=3, regularizer="l1", scale="sum", tau=4.0),
     Case(loss="cross_entropy", outputs=3, regularizer="none", hidden=()),
+    Case(regularizer="elastic_net", biases=False, curvature="network"),
     Case(curvature="network", clip_w=0.05, clip_y=0.02),
 ]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sklearn.linear_model import Lasso, LogisticRegression, Ridge
+from sklearn.linear_model import ElasticNet, Lasso, LogisticRegression, Ridge
 
 from tests.integration.lab import Array, Lab, parameters
 
@@ -78,6 +78,26 @@ def test_lasso(lab: Lab, topology: dict[str, Any]) -> None:
         step={"alpha": 0.2},
     )
     oracle = Lasso(alpha=STRENGTH, tol=1e-15, max_iter=100_000).fit(x, y)
+    assert np.abs(weights - oracle.coef_).max() < 1e-8
+    assert np.abs(biases - oracle.intercept_).max() < 1e-8
+    assert (oracle.coef_ == 0.0).any(), "the oracle selects nothing, so this shows nothing of selection"
+
+
+def test_elastic_net(lab: Lab) -> None:
+    rng = np.random.default_rng(4)
+    x = rng.normal(size=(SAMPLES, INPUTS))
+    y = x @ np.array([1.0, 0.0, -2.0, 0.0, 0.01]) + 0.5 + 0.3 * rng.normal(size=SAMPLES)
+    penalty = {"regularizer": "elastic_net", "strength": STRENGTH, "l1_ratio": 0.7, "regularize_biases": False}
+    weights, biases = _train(
+        lab,
+        _cut(x, y),
+        TOPOLOGIES["links that come and go"],
+        iterations=600,
+        objective={"loss": "squared", **penalty},
+        surrogate={"kind": "partial", "curvature": "local", "tau": 1.0, "tolerance": 1e-13},
+        step={"alpha": 0.2},
+    )
+    oracle = ElasticNet(alpha=STRENGTH, l1_ratio=0.7, tol=1e-15, max_iter=100_000).fit(x, y)
     assert np.abs(weights - oracle.coef_).max() < 1e-8
     assert np.abs(biases - oracle.intercept_).max() < 1e-8
     assert (oracle.coef_ == 0.0).any(), "the oracle selects nothing, so this shows nothing of selection"

@@ -7,12 +7,13 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.optimize import fmin_l_bfgs_b
+from sklearn.linear_model import ElasticNet as SklearnElasticNet
 from sklearn.linear_model import Lasso, LogisticRegression, Ridge
 
 from peer.arrays import Matrix, Vector
 from peer.optim.losses import Loss, Squared, cross_entropy
 from peer.optim.models import MLP
-from peer.optim.regularizers import L1, L2, Regularizer
+from peer.optim.regularizers import L1, L2, ElasticNet, Regularizer
 from peer.optim.solvers import SecondOrder, solve
 from peer.optim.surrogates import Data, Full, Linearized, Partial, Surrogate
 from tests import laws, reference
@@ -263,6 +264,11 @@ def test_squared_losses_agree_with_scikit_learn(seed: int, m: int, d: int, stren
     found = optimum(x, loss, L1(weights_only(m * strength, 1, d)), d + 1)
     np.testing.assert_allclose(found, [*lasso.coef_, lasso.intercept_], rtol=0.0, atol=1e-7)
     np.testing.assert_array_equal(found[:d] == 0.0, lasso.coef_ == 0.0)
+    net = SklearnElasticNet(alpha=strength, l1_ratio=0.3, tol=1e-14, max_iter=100_000).fit(x, y)
+    absolute, square = (weights_only(share * m * strength, 1, d) for share in (0.3, 0.7))
+    found = optimum(x, loss, ElasticNet(absolute, square), d + 1)
+    np.testing.assert_allclose(found, [*net.coef_, net.intercept_], rtol=0.0, atol=1e-7)
+    np.testing.assert_array_equal(found[:d] == 0.0, net.coef_ == 0.0)
 
 
 @few

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from peer.optim.regularizers import L1, L2, NoRegularizer, Regularizer
+from peer.optim.regularizers import L1, L2, ElasticNet, NoRegularizer, Regularizer
 
 STRENGTH = np.array([1.0, 1.0, 0.0, 2.0])
 W = np.array([3.0, -0.5, -4.0, 0.0])
@@ -35,6 +35,25 @@ def test_l1_by_hand() -> None:
     np.testing.assert_array_equal(r.face(W), [True, True, True, False])
 
 
+def test_an_elastic_net_by_hand() -> None:
+    r = ElasticNet(STRENGTH, np.array([1.0, 2.0, 0.0, 1.0]))
+    assert (r.value(W), r.scale, r.smooth) == (3.5 + 4.5 + 0.25, 2.0, False)
+    np.testing.assert_array_equal(r.gradient(W), [4.0, -2.0, 0.0, 0.0])
+    np.testing.assert_array_equal(r.prox(W, 1.0), [1.0, 0.0, -4.0, 0.0])
+    np.testing.assert_array_equal(r.face(W), [True, True, True, False])
+    np.testing.assert_array_equal(r.curvature(W), [1.0, 2.0, 0.0, 0.0])
+
+
+def test_the_ends_of_an_elastic_net_are_l1_and_l2() -> None:
+    nothing = np.zeros(4)
+    for net, end in ((ElasticNet(STRENGTH, nothing), L1(STRENGTH)), (ElasticNet(nothing, STRENGTH), L2(STRENGTH))):
+        assert (net.value(W), net.scale, net.smooth) == (end.value(W), end.scale, end.smooth)
+        for function in ("gradient", "curvature", "face"):
+            np.testing.assert_array_equal(getattr(net, function)(W), getattr(end, function)(W))
+        np.testing.assert_array_equal(net.prox(W, 0.5), end.prox(W, 0.5))
+        np.testing.assert_array_equal(net.onto_face(-W, W), end.onto_face(-W, W))
+
+
 def test_thresholds_are_met_exactly() -> None:
     r = L1(np.ones(3))
     np.testing.assert_array_equal(r.prox(np.array([0.25, -0.25, np.nextafter(0.25, 1.0)]), 0.25) != 0.0, [0, 0, 1])
@@ -52,6 +71,6 @@ def test_faces_of_l1_end_where_a_sign_changes() -> None:
     np.testing.assert_array_equal(r.onto_face(np.array([2.0, -2.0, 2.0, 2.0]), of), [2.0, 0.0, 0.0, 0.0])
 
 
-@pytest.mark.parametrize("r", [L1(np.zeros(0)), L2(np.zeros(0))])
+@pytest.mark.parametrize("r", [L1(np.zeros(0)), L2(np.zeros(0)), ElasticNet(np.zeros(0), np.zeros(0))])
 def test_no_parameters_cost_nothing(r: Regularizer) -> None:
     assert (r.value(np.zeros(0)), r.scale) == (0.0, 0.0)

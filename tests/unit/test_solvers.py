@@ -9,7 +9,7 @@ from peer.arrays import Vector
 from peer.errors import PeerError, SolveError
 from peer.optim.losses import Logistic, Softmax, Squared, cross_entropy
 from peer.optim.models import MLP
-from peer.optim.regularizers import L1, L2, NoRegularizer, Regularizer
+from peer.optim.regularizers import L1, L2, ElasticNet, NoRegularizer, Regularizer
 from peer.optim.solvers import (
     MAX_ITERATIONS,
     SecondOrder,
@@ -32,6 +32,8 @@ MODEL = MLP((4, 5, 2), "tanh")
         ("squared", NoRegularizer(), "cholesky"),
         ("squared", L2(np.full(37, 0.1)), "cholesky"),
         ("squared", L1(np.full(37, 0.1)), "proximal-newton"),
+        ("squared", ElasticNet(np.full(37, 0.1), np.full(37, 0.1)), "proximal-newton"),
+        ("squared", ElasticNet(np.zeros(37), np.full(37, 0.1)), "cholesky"),
         ("softmax", NoRegularizer(), "proximal-newton"),
         ("softmax", L2(np.full(37, 0.1)), "proximal-newton"),
         ("softmax", L1(np.full(37, 0.1)), "proximal-newton"),

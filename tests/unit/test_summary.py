@@ -102,8 +102,9 @@ def test_the_time_is_that_of_the_last_round(tmp_path: Path) -> None:
     assert summary.of_run(experiment, tmp_path, 7.5)["seconds"] == 7.5
 
 
-def test_central_training_is_no_worse(tmp_path: Path) -> None:
-    experiment = write_run(tmp_path)
+@pytest.mark.parametrize("regularizer", ["l2", "l1", "elastic_net"])
+def test_central_training_is_no_worse(tmp_path: Path, regularizer: str) -> None:
+    experiment = write_run(tmp_path, objective={"regularizer": regularizer})
     npz.save(folder_of(tmp_path, 0) / "initial.npz", parameters(0))
     found = summary.of_run(experiment, tmp_path, central=True)
     assert found["central"]["objective"] < found["objective"]
