@@ -778,6 +778,9 @@ class Run:
         """Something happens to a peer, if it can."""
         i, kind = deed.who, deed.kind
         peer = self.peers.get(i)
+        if (kind in ("loss", "leave") and not self.is_known(i)) or (kind == "return" and i not in self.away):
+            self.clock.later(UNIT_S, lambda: self.do(deed))
+            return
         self.pending -= 1
         if kind in ("join", "return"):
             self.happened[kind] += 1
@@ -800,6 +803,16 @@ class Run:
                     self.network.end(peer)
                 else:
                     self.network.kill(peer)
+
+    def is_known(self, i: PeerId) -> bool:
+        """Whether anybody knows this peer's samples.
+
+        For an initial member that goes before, the others would wait for ever; real ones, as long as
+        their patience lasts.
+        """
+        return i >= self.what.n_agents or any(
+            peer.alive and i not in peer.membership.missing for j, peer in self.peers.items() if j != i
+        )
 
     def again(self, i: PeerId) -> None:
         """A crashed peer is started again, unless it has been lost meanwhile."""
