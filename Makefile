@@ -25,9 +25,10 @@ test-kills: $(VENV)/dev   ## kill -9 of random peers at random times, 50 seeds: 
 test-async: $(VENV)/dev   ## without rounds, real processes: every model on every kind of graph, through loss and kills
 	$(BIN)/python -m tests.integration.test_async --long
 
-simulate: $(VENV)/dev     ## 10,000 simulated runs on all cores: 8,000 seeds in rounds, 2,000 without
+simulate: $(VENV)/dev     ## 10,000 simulated runs on all cores: 8,000 seeds in rounds, 2,000 without; and 500 cut short
 	$(BIN)/python -m tests.simulate --mode rounds --seeds 0:8000
 	$(BIN)/python -m tests.simulate --mode async --seeds 0:2000
+	$(BIN)/python -m tests.simulate --mode short --seeds 0:500
 
 bench: $(VENV)/dev        ## ratios to raw sockets, what a fleet weighs, what a slow peer costs
 	$(BIN)/python -m benchmarks.exchange

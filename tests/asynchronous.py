@@ -5,10 +5,11 @@ the code that real peers run, `Assembly` with `Membership`, `Flows` and `Pace`, 
 stands in is the event loop, the sockets (`tests.network`) and the disk. After every event at a peer
 (17) is checked there, and that all that it holds is finite and bounded; again and again it is
 checked over all members of an epoch. Once nothing more goes wrong, all must come to one view and
-to the optimum of the data of those that are left, stay there, and then end by themselves. In some
-runs they have few wakings to make, and end in the midst of it all: then they must just end.
+to the optimum of the data of those that are left, stay there, and then end by themselves. The same runs
+are played short, too: with few wakings to make they end in the midst of it all, and must just end.
 
-`python -m tests.simulate --mode async --seed 7` tells what happens to seed 7.
+`python -m tests.simulate --mode async --seed 7` tells what happens to seed 7, `--mode short` what
+happens when it is cut short.
 """
 
 from __future__ import annotations
@@ -46,6 +47,9 @@ from topology.outlets import Outlets
 
 MODE: Final = "async"
 """What the command calls these runs."""
+
+SHORT: Final = "short"
+"""What it calls those with few wakings."""
 
 UNIT_S: Final = 0.1
 """What takes a while on the network; computations are of this order too, for events that are worth their time."""
@@ -165,8 +169,8 @@ class Scenario:
         return f"{self.n_agents} peers, {kinds}, {pace}, {self.outlets}, {deeds or 'all stay'}, {self.weather}"
 
 
-def scenario(seed: int) -> Scenario:
-    """The run of a seed."""
+def scenario(seed: int, is_short: bool = False) -> Scenario:
+    """The run of a seed; one that is short has few wakings."""
     rng, numbers = random.Random(f"asynchronous {seed}"), np.random.default_rng(seed)
     n_agents = rng.choice((2, 3, 3, 4))
     sky = weather(rng, TROUBLE_S, UNIT_S, reliable=rng.random() < 0.3, narrow=True)
@@ -191,8 +195,9 @@ def scenario(seed: int) -> Scenario:
         slow=slow,
         deeds=deeds,
         weather=sky,
-        n_wakings=rng.choice((10, 30, 100)) if rng.random() < 0.15 else NEVER,
+        n_wakings=NEVER,
     )
+    few = rng.choice((10, 30, 100)) if rng.random() < 0.15 else 20
     problems = _problems(n_ever, unfinished.left, rng, numbers)
     p = problems[0].data.model.layout.size
     return replace(
@@ -200,6 +205,7 @@ def scenario(seed: int) -> Scenario:
         problems=problems,
         initial=tuple(numbers.normal(size=p) for _ in problems),
         alpha=min(0.4, 1.2 / _hops(unfinished)),
+        n_wakings=few if is_short else NEVER,
     )
 
 
@@ -678,7 +684,8 @@ class Run:
 
     def end_amid_faults(self) -> None:
         """Until all have made their wakings; who comes back when the others have ended may wait for them in vain."""
-        while self.pending or any(peer.alive for peer in self.peers.values()):
+        n_agents = self.what.n_agents
+        while self.pending or len(self.starts) < n_agents or any(peer.alive for peer in self.peers.values()):
             self.clock.step()
             if self.clock.n_events % EVERY == 0:
                 self.check_all()
@@ -918,7 +925,7 @@ def _shown(message: Message) -> str:
     return type(message).__name__.lower()
 
 
-def play(seed: int, tell: Tell = silent) -> Run:
+def play(seed: int, tell: Tell = silent, is_short: bool = False) -> Run:
     """Run a seed and check all that must hold; the run after it.
 
     Raises
@@ -926,8 +933,8 @@ def play(seed: int, tell: Tell = silent) -> Run:
     AssertionError
         Something does not hold; says what, and how to see it again.
     """
-    what = scenario(seed)
-    with replayable(MODE, seed, what):
+    what = scenario(seed, is_short)
+    with replayable(SHORT if is_short else MODE, seed, what):
         run = Run(what, tell)
         run.play()
     return run

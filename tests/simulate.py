@@ -1,6 +1,6 @@
 """Many simulated runs on all cores, or one of them told line by line.
 
-`python -m tests.simulate --seeds 0:10000` plays a range of seeds in both modes and ends with a table
+`python -m tests.simulate --seeds 0:10000` plays a range of seeds in every mode and ends with a table
 of what was injected; every failure comes with the command that replays it:
 `python -m tests.simulate --mode async --seed 17` tells what happens, line by line.
 """
@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing import get_context
 from typing import Final, Protocol, TypeAlias, final
 
@@ -48,6 +49,7 @@ class Played(Protocol):
 MODES: Final[Mapping[str, Callable[[int, Tell], Played]]] = {
     synchronous.MODE: synchronous.play,
     asynchronous.MODE: asynchronous.play,
+    asynchronous.SHORT: partial(asynchronous.play, is_short=True),
 }
 """How a seed is played in each mode; raises AssertionError where something does not hold."""
 
@@ -202,16 +204,16 @@ def main() -> int:
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--seeds", type=_range, metavar="FIRST:END", help="play these, END not included")
     which.add_argument("--seed", type=int, help="play this one, and tell what happens")
-    parser.add_argument("--mode", choices=[*MODES, "both"], default="both")
+    parser.add_argument("--mode", choices=[*MODES, "all"], default="all")
     parser.add_argument(
         "--jobs", type=_positive, default=len(os.sched_getaffinity(0)), help="processes; as many as cores"
     )
     arguments = parser.parse_args()
     if arguments.seed is not None:
-        if arguments.mode == "both":
+        if arguments.mode == "all":
             parser.error("--seed needs a --mode")
         return tell(arguments.mode, arguments.seed)
-    modes = list(MODES) if arguments.mode == "both" else [arguments.mode]
+    modes = list(MODES) if arguments.mode == "all" else [arguments.mode]
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     return run(modes, arguments.seeds, arguments.jobs, Console())
 
