@@ -1,7 +1,9 @@
 """A million messages that are none, or not quite, or not now: thrown at `wire.decode` and at both machines.
 
 `python -m tests.fuzz --messages 1000000` throws them on all cores; a failure names the seed, the
-number and the bytes of the message, and the command that throws it again. Each machine is there
+number and the bytes of the message, and the command that throws it again. With `--hypothesis` it is
+Hypothesis that chooses them, which looks for the corners of every choice, and makes the example that
+fails as small as it can; that takes six times as long. Each machine is there
 twice, in the middle of a run with neighbors that behave. One, `steady`, goes back to what it was
 before whenever it has taken a message that is valid (its sender lies within the format): it must
 end with the same bits as if nobody had sent anything. The other, `worn`, goes on with whatever it
@@ -23,10 +25,13 @@ from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import fields, is_dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeVar, final
+from typing import Any, Final, Protocol, TypeAlias, TypeVar, final
 
 import msgpack
 import numpy as np
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import seed as seeded
+from hypothesis import strategies as st
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -48,6 +53,9 @@ from topology.schedules import Static
 
 CHUNK: Final = 10_000
 """Messages of one seed: a few seconds, so that the bar moves."""
+
+EXAMPLE: Final = 25
+"""Messages of one example of Hypothesis: of longer ones some would take more choices than it makes for one."""
 
 GROWTH_BYTES: Final = 10_000_000
 """How much more memory a process may hold at the end than after its first chunk."""
@@ -280,7 +288,7 @@ def is_fair(error: RemoteError, came_from: PeerId) -> bool:
     return error.sender == came_from and str(error).isprintable() and len(str(error)) < LONGEST_LINE
 
 
-def given(machine: M, receive: Callable[[M], object], came_from: PeerId) -> tuple[M, str]:
+def told(machine: M, receive: Callable[[M], object], came_from: PeerId) -> tuple[M, str]:
     """Give a message to a machine: the machine as it was before, and why the message was refused; "" if it was taken.
 
     Raises
@@ -351,9 +359,9 @@ class InRounds:
         def receive(machine: Session) -> object:
             return machine.receive(message)
 
-        self.steady, refused = given(self.steady, receive, came_from)
+        self.steady, refused = told(self.steady, receive, came_from)
         assert refused or came_from in (1, 3), "taken from one that is no neighbor"
-        given(self.worn, receive, came_from)
+        told(self.worn, receive, came_from)
         held = [len(shares) for shares in self.worn.rounds._held.values()]
         assert len(held) <= 2
         assert max(held, default=0) <= MEETINGS + CATCH_UP
@@ -434,9 +442,9 @@ class WithoutRounds:
             machine.receive(message, self.now)
             return None
 
-        self.steady, refused = given(self.steady, receive, came_from)
+        self.steady, refused = told(self.steady, receive, came_from)
         assert refused or not isinstance(message, Flow) or came_from in self.neighbors, "a flow of who is no neighbor"
-        given(self.worn, receive, came_from)
+        told(self.worn, receive, came_from)
         assert self.worn.flows.held <= 5 * len(self.worn.flows.neighbors)
         return refused
 
@@ -505,9 +513,42 @@ def throw(seed: int | random.Random, count: int, first: int = 0) -> Counter[str]
             if author.chance.random() < 0.05:
                 story.go_on()
         except Exception as failure:
-            again = f"python -m tests.fuzz --seed {seed} --show {k}"
             where = f"message {k} of seed {seed}, {type(story).__name__}, {story.form.dtype}, from {came_from}"
-            raise AssertionError(f"{where}: {failure!r}\n{frames}\n{again}") from failure
+            again = f"\npython -m tests.fuzz --seed {seed} --show {k}" if isinstance(seed, int) else ""
+            raise AssertionError(f"{where}: {failure!r}\n{frames}{again}") from failure
+    return came_to
+
+
+def search(seed: int, count: int, shrinks: bool = True) -> Counter[str]:
+    """Throw messages that Hypothesis chooses, by one seed; how many came to what.
+
+    An example that fails is made as small as it can be, which may take minutes.
+
+    Raises
+    ------
+    AssertionError
+        As `throw`.
+    """
+    came_to: Counter[str] = Counter()
+
+    @seeded(seed)
+    @settings(
+        max_examples=-(-count // EXAMPLE),
+        database=None,
+        deadline=None,
+        phases=(Phase.generate, Phase.shrink) if shrinks else (Phase.generate,),
+        report_multiple_bugs=False,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(st.randoms(use_true_random=False))
+    def example(chance: random.Random) -> None:
+        came_to.update(throw(chance, EXAMPLE))
+
+    try:
+        example()
+    except AssertionError as failure:
+        again = f"python -m tests.fuzz --hypothesis --seed {seed} --messages {count}"
+        raise AssertionError(f"{failure}\n{again}") from failure
     return came_to
 
 
@@ -534,14 +575,17 @@ def resident_bytes() -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS"))
 
 
+How: TypeAlias = Callable[[int, int], Counter[str]]
+"""Throws messages of a seed, so many."""
+
 _first_bytes: int = 0
 
 
-def chunk(seed: int, count: int) -> tuple[Counter[str] | str, int]:
+def chunk(how: How, seed: int, count: int) -> tuple[Counter[str] | str, int]:
     """What came of a seed's messages, or what went wrong; and how much this process has grown since its first chunk."""
     global _first_bytes
     try:
-        came_to: Counter[str] | str = throw(seed, count)
+        came_to: Counter[str] | str = how(seed, count)
     except AssertionError as failure:
         came_to = str(failure)
     now = resident_bytes()
@@ -560,7 +604,7 @@ def chunks_of(seed: int, messages: int) -> Iterator[tuple[int, int]]:
         yield seed + k, min(CHUNK, messages - first)
 
 
-def run(seed: int, messages: int, n_jobs: int, console: Console) -> int:
+def run(how: How, seed: int, messages: int, n_jobs: int, console: Console) -> int:
     """Throw many messages on several processes; the exit code."""
     came_to: Counter[str] = Counter()
     grown, failures = 0, 0
@@ -571,7 +615,7 @@ def run(seed: int, messages: int, n_jobs: int, console: Console) -> int:
     ):
         line = bar.add_task("", total=messages)
         sizes: dict[Future[tuple[Counter[str] | str, int]], int] = {
-            pool.submit(chunk, *one): one[1] for one in chunks_of(seed, messages)
+            pool.submit(chunk, how, *one): one[1] for one in chunks_of(seed, messages)
         }
         try:
             for done in as_completed(sizes):
@@ -605,6 +649,7 @@ def main() -> int:
     parser.add_argument(
         "--show", type=int, metavar="MESSAGE", help="throw one seed's messages, and show those from here on"
     )
+    parser.add_argument("--hypothesis", action="store_true", help="let Hypothesis choose them")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="processes; as many as cores")
     arguments = parser.parse_args()
     if arguments.show is not None:
@@ -615,7 +660,7 @@ def main() -> int:
             print(failure, file=sys.stderr)
             raise
         return 0
-    return run(arguments.seed, arguments.messages, arguments.jobs, Console())
+    return run(search if arguments.hypothesis else throw, arguments.seed, arguments.messages, arguments.jobs, Console())
 
 
 if __name__ == "__main__":
