@@ -108,9 +108,10 @@ class RoundsLife:
             self.host.changed.set()
 
     def disconnected(self, j: PeerId) -> None:
-        """A connection to a neighbor broke."""
+        """A connection to a neighbor broke; a message that could not be sent may have told so before its monitor."""
+        was_up = self.rounds.is_connected(j)
         self.session.disconnected(j)
-        if j not in self.session.said_bye:
+        if was_up and j not in self.session.said_bye:
             self.host.event("disconnected", peer=j)
 
     def say(self, messages: Outgoing) -> bool:

@@ -1,0 +1,37 @@
+"""What a peer in rounds makes of what its transport tells it."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from peer.roster import Roster
+from peer.rounds import Rounds
+from peer.rounds_mode import RoundsLife
+from peer.session import Session
+from topology.graphs import Graph
+from topology.schedules import Static
+
+
+def life_of_peer_0(fails: bool) -> tuple[Any, list[tuple[str, int]]]:
+    """What `RoundsLife.say` needs of a peer with one neighbor, and what is journaled; nothing can be sent if it fails."""
+    told: list[tuple[str, int]] = []
+    rounds = Rounds(0, Static(Graph.of(2, [(0, 1)])), 3, 1.0)
+    host = SimpleNamespace(
+        say=lambda messages: list(messages) if fails else [],
+        event=lambda kind, peer: told.append((kind, peer)),
+        transport=SimpleNamespace(reconnect=lambda j: None),
+    )
+    life = SimpleNamespace(host=host, rounds=rounds, session=Session((1,), Roster(0, "a", 0, {}, 2, 1, 0), rounds))
+    life.disconnected = lambda j: RoundsLife.disconnected(life, j)  # type: ignore[arg-type]
+    return life, told
+
+
+def test_a_connection_that_breaks_is_journaled_once_whoever_sees_it_first() -> None:
+    for fails in (True, False):
+        life, told = life_of_peer_0(fails)
+        messages = life.session.connected(1)
+        assert RoundsLife.say(life, messages) is not fails
+        life.disconnected(1)  # by the monitor of the socket
+        assert told == [("disconnected", 1)]
+        assert not life.rounds.is_connected(1)
