@@ -14,7 +14,7 @@ from topology.schedules import Static
 
 
 def life_of_peer_0(fails: bool) -> tuple[Any, list[tuple[str, int]]]:
-    """What `RoundsLife.say` needs of a peer with one neighbor, and what is journaled; nothing can be sent if it fails."""
+    """What `RoundsLife.say` needs of a peer with one neighbor, and what is journaled; whether sending fails."""
     told: list[tuple[str, int]] = []
     rounds = Rounds(0, Static(Graph.of(2, [(0, 1)])), 3, 1.0)
     host = SimpleNamespace(
