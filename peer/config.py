@@ -25,7 +25,7 @@ from peer.membership import Membership
 from peer.messages import Standing
 from peer.optim.losses import Loss, Squared, cross_entropy
 from peer.optim.models import MLP
-from peer.optim.regularizers import L1, L2, ElasticNet, NoRegularizer, Regularizer
+from peer.optim.regularizers import L1, L2, Boxed, ElasticNet, NoRegularizer, Regularizer, group_l2
 from peer.optim.steps import Constant, Diminishing, StepRule
 from peer.optim.surrogates import Data, Full, Partial, Surrogate
 from peer.problem import Problem
@@ -231,20 +231,25 @@ def problem_of(experiment: Experiment, model: MLP, shard: Shard, n_samples_total
 
 
 def regularizer_of(experiment: Experiment, model: MLP) -> Regularizer:
-    """r, its strength 0 for biases where they are left out."""
+    """r, which leaves biases alone where it is told to, as bounds do then."""
     objective = experiment.objective
-    strength = np.full(model.layout.size, objective.strength)
+    counts = np.ones(model.layout.size, dtype=np.bool_)
     if not objective.regularize_biases:
         for name, _, place in model.layout.slices():
-            if name.endswith(".bias"):
-                strength[place] = 0.0
+            counts[place] = not name.endswith(".bias")
+    strength = np.where(counts, objective.strength, 0.0)
     families: Mapping[str, Callable[[], Regularizer]] = {
         "none": NoRegularizer,
         "l2": lambda: L2(strength),
         "l1": lambda: L1(strength),
         "elastic_net": lambda: ElasticNet(objective.l1_ratio * strength, (1.0 - objective.l1_ratio) * strength),
+        "group_l2": lambda: group_l2(np.where(counts, model.neurons, -1), objective.strength),
     }
-    return families[objective.regularizer]()
+    regularizer = families[objective.regularizer]()
+    if (objective.lower, objective.upper) == (-math.inf, math.inf):
+        return regularizer
+    lower, upper = np.where(counts, objective.lower, -math.inf), np.where(counts, objective.upper, math.inf)
+    return Boxed(regularizer, lower, upper)
 
 
 def reweighted(experiment: Experiment, problem: Problem, n_samples_total: int, n_agents: int) -> Problem:
@@ -299,20 +304,24 @@ class Initial:
         last = max((name for name in self.parts if name.endswith(".weight")), key=_layer_number, default=None)
         return 0 if last is None or not self.parts[last].shape else int(self.parts[last].shape[0])
 
-    def vector(self, model: MLP, seed: int) -> Vector:
-        """w_i[0], (p,): as given, or drawn from the seed, then the same for all.
+    def vector(self, model: MLP, seed: int, regularizer: Regularizer) -> Vector:
+        """w_i[0], (p,): as given, or drawn from the seed, then the same for all; within bounds if there are any.
 
         Raises
         ------
         ConfigError
-            The given arrays are not those of the model.
+            The given arrays are not those of the model, or out of bounds.
         """
         if not self.parts:
-            return model.initial(np.random.default_rng([seed, 0]))
+            return regularizer.nearest(model.initial(np.random.default_rng([seed, 0])))
         try:
-            return model.layout.flatten(self.parts)
+            w = model.layout.flatten(self.parts)
         except ValueError as error:
             raise ConfigError("model.initial", f"{self.path}: {error}") from error
+        if (outside := w != regularizer.nearest(w)).any():
+            found = f"{np.count_nonzero(outside)} outside, the first of them {w[outside][0]}"
+            raise ConfigError("model.initial", f"{self.path}: expected parameters within the bounds, found {found}")
+        return w
 
 
 def initial_of(experiment: Experiment, me: PeerId) -> Initial:
@@ -546,8 +555,8 @@ def rehearse(experiment: Experiment) -> Facts:
             raise ConfigError(
                 "data.path", f"{shard.path}: expected widths {models[0].widths}, found {models[-1].widths}"
             )
-        problem_of(experiment, models[0], shard, sum(n_samples))
-        initial.vector(models[0], experiment.seed)
+        problem = problem_of(experiment, models[0], shard, sum(n_samples))
+        initial.vector(models[0], experiment.seed, problem.regularizer)
     if experiment.data.test_path:
         test = shards.read(Path(experiment.data.test_path), "data.test_path")
         problem_of(experiment, models[0], test, sum(n_samples))

@@ -366,7 +366,7 @@ class Host:
         self.transport.expect(self.form.max_flow_bytes)
         if 8 * model.layout.size >= memory.LARGE_BYTES:
             memory.keep()
-        return problem, model, self.initial.vector(model, self.experiment.seed)
+        return problem, model, self.initial.vector(model, self.experiment.seed, problem.regularizer)
 
     async def compute(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Result of a computation on the thread of the mathematics, while messages are served."""

@@ -67,6 +67,7 @@ class Summary(msgspec.Struct, frozen=True):
     test: Mapping[str, float] = {}
     shards_seen: tuple[int, ...] | None = None
     members: tuple[int, ...] | None = None
+    neurons_off: Mapping[str, tuple[int, ...]] = {}
     central: Central | None = None
 
 
@@ -385,6 +386,9 @@ def _results(run: Run) -> str:
     if seen is not None and len(seen) < len(run.members):
         which = f"only those of {_names(seen)}" if seen else "none"
         note += f" Of the peers' shards {which} could be seen here: the objective is the sum over these."
+    for layer, neurons in found.neurons_off.items():
+        which = f"neuron{'s' * (len(neurons) > 1)} {journal.ranges(neurons)}" if neurons else "no neuron"
+        note += f" The penalty has switched off {which} of {layer}."
     return _section("Results", _table(head, rows) + f"<p>{escape(note)}</p>")
 
 

@@ -46,6 +46,8 @@ class Objective(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     regularizer: str = "l2"
     strength: float = 1e-3
     l1_ratio: float = 0.5  # of elastic_net: rho
+    lower: float = -math.inf  # bounds of every parameter that is regularized
+    upper: float = math.inf
     regularize_biases: bool = True
     scale: str = "mean"
 
@@ -150,7 +152,6 @@ LOCAL: Final = frozenset(
 patience of both kinds, so that a run that was given up can be resumed with more of it."""
 
 LATER: Final[Mapping[str, Mapping[str, str]]] = {
-    "objective.regularizer": {"group_l2": "none, l2, l1, elastic_net"},
     "surrogate.tau": {"auto": "a number > 0"},
     "step.rule": {"auto": "constant, diminishing"},
 }
@@ -161,7 +162,7 @@ CHOICES: Final[Mapping[str, Sequence[str]]] = {
     "data.dataset": ("", "breast-cancer", "diabetes", "digits", "wine"),
     "model.activation": ("tanh", "relu", "sigmoid"),
     "objective.loss": ("squared", "cross_entropy"),
-    "objective.regularizer": ("none", "l2", "l1", "elastic_net"),
+    "objective.regularizer": ("none", "l2", "l1", "elastic_net", "group_l2"),
     "objective.scale": ("mean", "sum"),
     "surrogate.kind": ("partial", "full"),
     "surrogate.curvature": ("local", "network"),
@@ -373,6 +374,7 @@ def _check_together(experiment: Experiment) -> None:
         raise ConfigError("step.mu", f"expected 0 <= mu < 1/alpha for diminishing steps, found {step.mu}")
     if step.rule == "constant" and step.mu != 0.0:
         raise ConfigError("step.mu", f'expected 0 with rule = "constant", found {step.mu}')
+    _check_bounds(experiment)
     _check_clipping(experiment)
     if experiment.topology.schedule == "file" and not experiment.topology.path:
         raise ConfigError("topology.path", 'expected a file for schedule = "file", found none')
@@ -386,6 +388,19 @@ def _check_together(experiment: Experiment) -> None:
         split_address(address, "transport.addresses")
     if transport.bind:
         split_address(transport.bind, "transport.bind")
+
+
+def _check_bounds(experiment: Experiment) -> None:
+    objective = experiment.objective
+    lower, upper = objective.lower, objective.upper
+    if not lower < upper:  # nan also
+        raise ConfigError("objective.lower", f"expected a number below upper = {upper}, found {lower}")
+    if objective.regularizer == "group_l2" and (lower, upper) != (-math.inf, math.inf):
+        raise ConfigError(
+            "objective.regularizer",
+            "expected one of none, l2, l1, elastic_net with bounds, as a group's proximal map within a box "
+            "has no closed form; found 'group_l2'",
+        )
 
 
 def _check_clipping(experiment: Experiment) -> None:

@@ -13,12 +13,12 @@ from typing import Any, Final, final
 import numpy as np
 from numpy.typing import NDArray
 
-from peer import config, journal, npz, settings, shards
+from peer import central, config, journal, npz, settings, shards
 from peer.arrays import Labels, Matrix, Vector
 from peer.errors import ConfigError
 from peer.journal import Epoch, Round
 from peer.optim.models import MLP
-from peer.optim.regularizers import Regularizer
+from peer.optim.regularizers import GroupL2, Regularizer
 from peer.problem import Problem
 from peer.settings import Experiment
 from peer.shards import Shard
@@ -29,9 +29,6 @@ LOOK_S: Final = 0.5
 
 MOST_NAMED: Final = 12
 """Peers that a line names; the others are counted."""
-
-CENTRAL_ITERATIONS: Final = 5_000
-"""Of L-BFGS for the central reference; it stops by itself long before."""
 
 
 @final
@@ -95,9 +92,13 @@ class World:
         """Whether no shard is hidden."""
         return len(self.problems) == len(self.members)
 
+    def value(self, w: Vector) -> float:
+        """G(w), over the shards that can be seen."""
+        return sum(problem.value(w) for problem in self.problems.values())
+
     def objective(self, w: Vector) -> float:
         """U(w), (1), over the shards that can be seen."""
-        return sum(problem.value(w) for problem in self.problems.values()) + self.regularizer.value(w)
+        return self.value(w) + self.regularizer.value(w)
 
     def gradient(self, w: Vector) -> Vector:
         """Grad G(w), (p,), over the shards that can be seen."""
@@ -106,6 +107,20 @@ class World:
     def stationarity(self, w: Vector) -> float:
         """||w - prox_r(w - grad G(w))||_inf."""
         return next(iter(self.problems.values())).stationarity(w, self.gradient(w))
+
+    def neurons_off(self, w: Vector) -> dict[str, list[int]]:
+        """Neurons of each layer that are switched off: all weights into them are 0 after a proximal step from w.
+
+        That step has them 0 exactly as soon as w is near a stationary point that has, while w itself only comes
+        nearer, by 1 - alpha a round.
+        """
+        after = self.regularizer.prox(w - self.gradient(w), 1.0)
+        parts = self.model.layout.unflatten(after)
+        weights = {name: part for name, part in parts.items() if part.ndim == 2}
+        return {
+            name.removesuffix(".weight"): np.flatnonzero(~weight.any(axis=1)).tolist()
+            for name, weight in weights.items()
+        }
 
     def test_metrics(self, w: Vector) -> dict[str, float]:
         """Accuracy where there are classes, else root mean square error and R^2, on the test set if there is one."""
@@ -131,7 +146,7 @@ class World:
 
 
 def of_run(
-    experiment: Experiment, run_dir: Path, seconds: float | None = None, central: bool = False
+    experiment: Experiment, run_dir: Path, seconds: float | None = None, with_central: bool = False
 ) -> dict[str, Any]:
     """Summary of a finished run, by the shards that can be seen from here.
 
@@ -150,7 +165,7 @@ def of_run(
         Its directory.
     seconds : float or None
         How long the peers ran; None: until the last round or waking that one of them has journaled.
-    central : bool
+    with_central : bool
         Whether to train the same network centrally too, from the same parameters. Not done where a
         shard is hidden.
 
@@ -192,9 +207,11 @@ def of_run(
         "bytes": sum(line.bytes_sent for lines in rounds.values() for line in lines),
         "per_peer": rows,
     }
+    if world.whole and isinstance(world.regularizer, GroupL2):
+        summary["neurons_off"] = world.neurons_off(mean)
     if epoch is not None:
         summary["members"] = list(members)
-    if central and world.whole:
+    if with_central and world.whole:
         initial = journal.folder_of(run_dir, first) / "initial.npz"
         summary["central"] = _central(world, _vector(model, _arrays(initial), initial))
     return summary
@@ -339,40 +356,13 @@ def _row(world: World, run_dir: Path, peer: PeerId, w: Vector, rounds: Sequence[
 
 
 def _central(world: World, w: Vector) -> dict[str, Any]:
-    """The same network trained in one place by L-BFGS on (1), from the same parameters.
-
-    Where r has kinks at 0 it is made smooth by w = u - v with u, v >= 0, on which r(u + v) is quadratic.
-    """
-    from scipy import optimize
-
+    """The same network trained in one place, from the same parameters."""
     began = time.monotonic()
-    regularizer = world.regularizer
-
-    def smooth(w: Vector) -> tuple[float, Vector]:
-        return world.objective(w), world.gradient(w) + regularizer.gradient(w)
-
-    def split(uv: Vector) -> tuple[float, Vector]:
-        u, v = np.split(uv, 2)
-        value = sum(problem.value(u - v) for problem in world.problems.values()) + regularizer.value(u + v)
-        ones = np.ones_like(u)
-        slope = regularizer.gradient(ones) + regularizer.curvature(ones) * (u + v - ones)
-        gradient = world.gradient(u - v)
-        return value, np.concatenate([gradient + slope, slope - gradient])
-
-    options: Any = {"maxiter": CENTRAL_ITERATIONS, "maxfun": 2 * CENTRAL_ITERATIONS, "ftol": 1e-15, "gtol": 1e-9}
-    if regularizer.smooth:
-        found = optimize.minimize(smooth, w, jac=True, method="L-BFGS-B", options=options)
-        w = found.x
-    else:
-        start = np.concatenate([np.maximum(w, 0.0), np.maximum(-w, 0.0)])
-        bounds = optimize.Bounds(np.zeros(2 * w.size), np.full(2 * w.size, np.inf))
-        found = optimize.minimize(split, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
-        u, v = np.split(found.x, 2)
-        w = u - v
+    w, n_iterations = central.minimize(world.value, world.gradient, world.regularizer, w)
     return {
         "objective": world.objective(w),
         "stationarity": world.stationarity(w),
         "test": world.test_metrics(w),
-        "iterations": int(found.nit),
+        "iterations": n_iterations,
         "seconds": time.monotonic() - began,
     }

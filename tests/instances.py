@@ -14,7 +14,7 @@ from peer.arrays import Matrix, Vector, rounded
 from peer.messages import Share
 from peer.optim.losses import Logistic, Loss, Softmax, Squared
 from peer.optim.models import MLP
-from peer.optim.regularizers import L1, L2, ElasticNet, NoRegularizer, Regularizer
+from peer.optim.regularizers import L1, L2, Boxed, ElasticNet, GroupL2, NoRegularizer, Regularizer
 from peer.optim.steps import StepRule
 from peer.optim.surrogates import Data, Linearized, Partial
 from peer.problem import Problem
@@ -23,7 +23,7 @@ from topology.weights import metropolis
 
 ACTIVATIONS: Final = ("tanh", "relu", "sigmoid")
 LOSSES: Final = ("squared", "logistic", "softmax")
-REGULARIZERS: Final = ("none", "l2", "l1", "elastic_net")
+REGULARIZERS: Final = ("none", "l2", "l1", "elastic_net", "group_l2", "box")
 F8: Final = np.dtype("<f8")
 F4: Final = np.dtype("<f4")
 
@@ -42,6 +42,15 @@ def regularizer_of(rng: np.random.Generator, name: str, p: int, strength: float)
     strengths = np.where(rng.random(p) < 0.75, strength * rng.uniform(0.5, 1.0, p), 0.0)
     if name == "none":
         return NoRegularizer()
+    if name == "group_l2":
+        n_groups = rng.integers(1, p + 1)
+        groups = np.unique(np.where(strengths > 0.0, rng.integers(0, n_groups, p), -1), return_inverse=True)
+        member = groups[1] - int(groups[0][0] < 0)
+        return GroupL2(member, strength * rng.uniform(0.5, 1.0, member.max() + 1))
+    if name == "box":
+        lower = rng.choice((-np.inf, -0.5, 0.0, 0.2), p)
+        upper = np.maximum(lower, -1.0) + rng.choice((0.6, 1.5, np.inf), p)
+        return Boxed(regularizer_of(rng, str(rng.choice(REGULARIZERS[:4])), p, strength), lower, upper)
     if name == "elastic_net":
         ratio = rng.choice((0.0, 0.3, 0.7, 1.0))
         return ElasticNet(ratio * strengths, (1.0 - ratio) * strengths)

@@ -15,8 +15,8 @@ import numpy as np
 from peer.arrays import Matrix, Vector
 from peer.optim.losses import Loss
 from peer.optim.models import MLP, Model
-from peer.optim.regularizers import Regularizer
-from peer.optim.solvers import SecondOrder, Solution, damped_system, descent, model_minimizer, residual
+from peer.optim.regularizers import Boxed, Regularizer
+from peer.optim.solvers import SecondOrder, Solution, descent, model_minimizer, residual, shifted_system
 from peer.optim.surrogates import Data, FirstOrder, Linearized, Subproblem, Surrogate
 
 H: Final = 1e-5
@@ -141,7 +141,8 @@ def prox_is_optimal(regularizer: Regularizer, v: Vector, step: float, other: Vec
     """(v - prox v)/step is a subgradient of r at prox v: no point is better, `other` as little as neighbors."""
     w = regularizer.prox(v, step)
     subgradient = (v - w) / step
-    for x in (other, 0.0 * w, w + 1e-3 * other, w - 1e-3 * other, *_neighbors(w)):
+    for point in (other, 0.0 * w, w + 1e-3 * other, w - 1e-3 * other, *_neighbors(w)):
+        x = regularizer.nearest(point)
         bound = regularizer.value(w) + float(np.dot(subgradient, x - w))
         rounding = ROUNDING * (1.0 + float(np.dot(np.abs(subgradient), np.abs(x - w))) + regularizer.value(x))
         assert regularizer.value(x) >= bound - rounding
@@ -164,34 +165,47 @@ def penalty_is_convex(regularizer: Regularizer, a: Vector, b: Vector, share: flo
     assert regularizer.value(a) >= regularizer.value(np.zeros_like(a)) == 0.0
 
 
-def penalty_is_smooth_on_its_face(regularizer: Regularizer, w: Vector, direction: Vector) -> None:
-    """Along the face at w, gradient and curvature are the first and second derivative; off it both are 0.
+def penalty_is_smooth_on_its_face(regularizer: Regularizer, w: Vector, direction: Vector, tau: float) -> None:
+    """Along the face at w the gradient is the derivative, and T^(-1/2), applied twice, undoes tau Id + r''.
 
-    Differences are taken in coordinates that are at least 2 H max|direction| away from 0, where kinks may be.
+    Differences are taken in coordinates that are at least 2 H max|direction| away from 0, where kinks may be;
+    walls have to be as far, see `inside`.
     """
     face = regularizer.face(w)
     assert face.all() or not regularizer.smooth
-    for derivative in (regularizer.gradient(w), regularizer.curvature(w)):
-        assert derivative.shape == w.shape
-        assert not derivative[~face].any()
+    assert regularizer.gradient(w).shape == w.shape
     along = np.where(face & (np.abs(w) > 2.0 * H * np.max(np.abs(direction))), direction, 0.0)
     ahead, behind = w + H * along, w - H * along
     slope = (regularizer.value(ahead) - regularizer.value(behind)) / (2.0 * H)
     assert abs(np.dot(regularizer.gradient(w), along) - slope) <= DIFFERENCES * (1.0 + regularizer.value(w))
     bend = (regularizer.gradient(ahead) - regularizer.gradient(behind)) / (2.0 * H)
-    close(regularizer.curvature(w) * along, bend, DIFFERENCES)
+    whiten = regularizer.whitening(w, tau)
+    close(whiten(whiten((tau * along + bend)[face])), along[face], DIFFERENCES * (1.0 + 1.0 / tau))
+    rows = np.stack([direction[face], along[face]])
+    close(whiten(rows), np.stack([whiten(row) for row in rows]), ROUNDING)
+
+
+def inside(regularizer: Regularizer, w: Vector, far: float) -> Vector:
+    """A point with the face of w that is at least `far` from every wall, and whose groups are as long or 0."""
+    moved = np.where(w < 0.0, -1.0, 1.0) * np.maximum(np.abs(w), far)
+    if isinstance(regularizer, Boxed):
+        moved = np.clip(moved, regularizer.lower + far, regularizer.upper - far)
+    return np.where(regularizer.face(w), moved, w)
 
 
 def the_face_is_nearest(regularizer: Regularizer, w: Vector, of: Vector, other: Vector) -> None:
-    """onto_face is the projection on the closed face of `of`, on which r is its quadratic there."""
+    """onto_face is the projection on the closed face of `of`, on which r is its quadratic there, if it is one."""
     inside, candidate = regularizer.onto_face(w, of), regularizer.onto_face(other, of)
     np.testing.assert_array_equal(regularizer.onto_face(inside, of), inside)
     np.testing.assert_array_equal(regularizer.onto_face(of, of), of)
-    assert not inside[~regularizer.face(of)].any()
+    held = ~regularizer.face(of)
+    np.testing.assert_array_equal(inside[held], of[held])
     assert np.linalg.norm(w - inside) <= np.linalg.norm(w - candidate) + ROUNDING
-    d = inside - of
-    model = regularizer.value(of) + np.dot(regularizer.gradient(of), d) + 0.5 * np.dot(regularizer.curvature(of) * d, d)
-    assert abs(regularizer.value(inside) - model) <= ROUNDING * (1.0 + abs(model))
+    if regularizer.flat:
+        d, free = inside - of, regularizer.face(of)
+        bend = float(np.sum((d[free] / regularizer.whitening(of, 1.0).scale) ** 2) - np.dot(d, d))
+        model = regularizer.value(of) + np.dot(regularizer.gradient(of), d) + 0.5 * bend
+        assert abs(regularizer.value(inside) - model) <= ROUNDING * (1.0 + abs(model))
 
 
 # surrogates
@@ -233,14 +247,14 @@ def linearized_is_its_derivatives(subproblem: Linearized, w: Vector, direction: 
 # solvers
 
 
-def damped_system_is_solved(root: Matrix, damping: Vector, x: Vector) -> None:
-    """(R'R + diag(damping)) x = b gives back x, in the primal form as in the dual one.
+def shifted_system_is_solved(root: Matrix, x: Vector) -> None:
+    """(R'R + Id) x = b gives back x, in the primal form as in the dual one.
 
     Backward stable: the error is that of rounding the matrix, whose condition is the bound.
     """
-    matrix = root.T @ root + np.diag(damping)
+    matrix = root.T @ root + np.eye(x.size)
     condition = np.linalg.cond(matrix) if x.size else 1.0
-    found = damped_system(root, damping)(matrix @ x)
+    found = shifted_system(root)(matrix @ x)
     assert np.linalg.norm(found - x) <= 100.0 * np.finfo(np.float64).eps * condition * (1.0 + np.linalg.norm(x))
 
 
@@ -267,7 +281,7 @@ def solution_is_optimal(
     subproblem: Subproblem, regularizer: Regularizer, solution: Solution, tolerance: float, other: Vector
 ) -> None:
     """The residual is what it says and small, and by strong convexity any `other` point is worse."""
-    w = solution.w
+    w, other = solution.w, regularizer.nearest(other)
     assert solution.residual == residual(subproblem, regularizer, w)
     assert solution.residual <= tolerance
     gap = float(np.dot(subproblem.gradient(w), other - w)) + regularizer.value(other) - regularizer.value(w)

@@ -125,8 +125,9 @@ def main() -> None:
         test = read(Path(folder) / "test.npz")
     initial, alpha = config.initial_of(experiment, 0), experiment.step.alpha
     model = config.model_of(experiment, shards[0], 2, initial)
-    total, start = sum(shard.n_samples for shard in shards), initial.vector(model, experiment.seed)
+    total = sum(shard.n_samples for shard in shards)
     problems = [config.problem_of(experiment, model, shard, total) for shard in shards]
+    start = initial.vector(model, experiment.seed, problems[0].regularizer)
     graph_of = config.schedule_of(experiment).graph
     honest = [i for i in range(experiment.peers) if i != given.liar]
     best, value = optimum(problems, honest, start)

@@ -39,7 +39,8 @@ class Setting:
 
     `shards` holds (inputs, targets or labels) of each agent, `penalized` is 1 where a parameter
     is regularized and 0 where not, `edges` holds the links of each round and is repeated.
-    `clip_w`, `clip_y` are the radii of clipping, 0 where there is none; `l1_ratio` is of the elastic net.
+    `clip_w`, `clip_y` are the radii of clipping, 0 where there is none; `l1_ratio` is of the elastic net;
+    `lower`, `upper` bound what is regularized.
     """
 
     shards: Sequence[tuple[Array, Array]]
@@ -59,6 +60,8 @@ class Setting:
     clip_w: float = 0.0
     clip_y: float = 0.0
     l1_ratio: float = 0.5
+    lower: float = -np.inf
+    upper: float = np.inf
 
 
 def run(setting: Setting, w0: Array, n_rounds: int) -> tuple[Array, Array, Array]:
@@ -158,7 +161,22 @@ def prox(setting: Setting, v: Array, step: float) -> Array:
     absolute = {"l1": 1.0, "elastic_net": setting.l1_ratio}.get(setting.regularizer, 0.0)
     square = {"l2": 1.0, "elastic_net": 1.0 - setting.l1_ratio}.get(setting.regularizer, 0.0)
     weight = step * setting.strength * setting.penalized
-    return np.asarray((v - np.clip(v, -absolute * weight, absolute * weight)) / (1.0 + square * weight))
+    shrunk = np.asarray((v - np.clip(v, -absolute * weight, absolute * weight)) / (1.0 + square * weight))
+    if setting.regularizer == "group_l2":
+        for group in groups(setting):
+            shrunk[group] *= max(0.0, 1.0 - step * setting.strength * np.sqrt(len(group)) / np.linalg.norm(v[group]))
+    free = setting.penalized == 0.0
+    return np.where(free, shrunk, np.clip(shrunk, setting.lower, setting.upper))
+
+
+def groups(setting: Setting) -> list[Array]:
+    """Places of the weights into each neuron, with its bias if that is regularized."""
+    found, start = [], 0
+    for n_in, n_out in pairwise(setting.widths):
+        biases = start + n_in * n_out
+        found += [np.r_[start + k * n_in : start + (k + 1) * n_in, biases + k] for k in range(n_out)]
+        start = biases + n_out
+    return [group[setting.penalized[group] > 0.0] for group in found]
 
 
 def accelerated(

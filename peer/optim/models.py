@@ -86,6 +86,14 @@ class MLP:
             shapes.append((f"layers.{k}.bias", (width_out,)))
         return Layout(tuple(shapes))
 
+    @cached_property
+    def neurons(self) -> NDArray[np.intp]:
+        """Into which neuron each parameter leads, biases included, numbered layer after layer, (p,)."""
+        starts = np.cumsum((0, *self.widths[1:]))
+        numbers = [np.arange(first, first + width) for first, width in zip(starts, self.widths[1:], strict=False)]
+        pairs = zip(numbers, self.widths, strict=False)
+        return np.concatenate([np.concatenate([np.repeat(into, n_in), into]) for into, n_in in pairs])
+
     @property
     def n_inputs(self) -> int:
         """Dimension d of an input."""

@@ -1,11 +1,12 @@
 """Convex regularizers r(w) with their proximal maps.
 
-Each is *partly smooth*: near a point w it is quadratic on a face, the set of coordinates that
-are free to move, while the others are held at zero. Solvers work on that face.
+Each is *partly smooth*: near a point w it is smooth on a face, the set of coordinates that are
+free to move, while the others are held where a kink or a bound is. Solvers work on that face.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol, final
 
@@ -15,12 +16,61 @@ from numpy.typing import NDArray
 from peer.arrays import Vector
 
 
+@final
+@dataclass(frozen=True, eq=False)
+class Whitening:
+    """T^(-1/2) for T = tau Id + r'', on the n coordinates of a face.
+
+    There r'' is diag(d) - sum_g c_g u_g u_g' with unit vectors u_g on disjoint groups of coordinates,
+    in which d is c_g: nothing is curved along u_g, and everything across it by c_g. So T^(-1/2) is
+    1/sqrt(tau) along u_g, and 1/sqrt(tau + d) elsewhere.
+
+    Parameters
+    ----------
+    scale : Vector
+        1/sqrt(tau + d), (n,).
+    grouped : array of int
+        Coordinates of all groups, one group after the other.
+    starts : array of int
+        Where in `grouped` each group begins.
+    unit : Vector
+        All u_g, in the order of `grouped`.
+    boost : Vector
+        1/sqrt(tau) - 1/sqrt(tau + c_g) of each group.
+    """
+
+    scale: Vector
+    grouped: NDArray[np.intp]
+    starts: NDArray[np.intp]
+    unit: Vector
+    boost: Vector
+
+    def __call__(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
+        """T^(-1/2) x along the last axis, (..., n)."""
+        result = np.asarray(x * self.scale)
+        if self.starts.size:
+            along = np.add.reduceat(x[..., self.grouped] * self.unit, self.starts, axis=-1) * self.boost
+            sizes = np.diff(self.starts, append=self.grouped.size)
+            result[..., self.grouped] += np.repeat(along, sizes, axis=-1) * self.unit
+        return result
+
+
+def _diagonal(scale: Vector) -> Whitening:
+    """Whitening where r is separable."""
+    nowhere, nothing = np.zeros(0, dtype=np.intp), np.zeros(0)
+    return Whitening(scale, nowhere, nowhere, nothing, nothing)
+
+
 class Regularizer(Protocol):
-    """A convex, separable penalty r on the flat parameter vector."""
+    """A convex penalty r on the flat parameter vector."""
 
     @property
     def smooth(self) -> bool:
         """Whether r has a gradient everywhere, so that its face is always everything."""
+
+    @property
+    def flat(self) -> bool:
+        """Whether r is quadratic on each of its faces, so that a Newton step from one of its points is exact."""
 
     @property
     def scale(self) -> float:
@@ -29,6 +79,9 @@ class Regularizer(Protocol):
     def value(self, w: Vector) -> float:
         """r(w)."""
 
+    def nearest(self, w: Vector) -> Vector:
+        """Nearest point to w where r is finite, (p,)."""
+
     def prox(self, v: Vector, step: float) -> Vector:
         """Argmin over w of r(w) + ||w - v||^2 / (2 step), (p,)."""
 
@@ -36,10 +89,10 @@ class Regularizer(Protocol):
         """Coordinates in which r is smooth around w, (p,)."""
 
     def gradient(self, w: Vector) -> Vector:
-        """Derivative of r by w on the face, 0 off it, (p,)."""
+        """Derivative of r by w, 0 in coordinates that are at a kink, (p,)."""
 
-    def curvature(self, w: Vector) -> Vector:
-        """Second derivative of r by w on the face, 0 off it, (p,)."""
+    def whitening(self, w: Vector, tau: float) -> Whitening:
+        """(tau Id + r'')^(-1/2) at w on the n coordinates of its face."""
 
     def onto_face(self, w: Vector, of: Vector) -> Vector:
         """Nearest point to w in the closed face of the point `of`, (p,)."""
@@ -56,6 +109,11 @@ class NoRegularizer:
         return True
 
     @property
+    def flat(self) -> bool:
+        """It is quadratic."""
+        return True
+
+    @property
     def scale(self) -> float:
         """No weight."""
         return 0.0
@@ -63,6 +121,10 @@ class NoRegularizer:
     def value(self, w: Vector) -> float:
         """0."""
         return 0.0
+
+    def nearest(self, w: Vector) -> Vector:
+        """The point itself."""
+        return w
 
     def prox(self, v: Vector, step: float) -> Vector:
         """The identity."""
@@ -76,9 +138,9 @@ class NoRegularizer:
         """0."""
         return np.zeros_like(w)
 
-    def curvature(self, w: Vector) -> Vector:
-        """0."""
-        return np.zeros_like(w)
+    def whitening(self, w: Vector, tau: float) -> Whitening:
+        """1/sqrt(tau) everywhere."""
+        return _diagonal(np.full(w.shape, 1.0 / math.sqrt(tau)))
 
     def onto_face(self, w: Vector, of: Vector) -> Vector:
         """The point w itself."""
@@ -104,6 +166,11 @@ class L2:
         return True
 
     @property
+    def flat(self) -> bool:
+        """It is quadratic."""
+        return True
+
+    @property
     def scale(self) -> float:
         """0: the penalty vanishes with w."""
         return 0.0
@@ -111,6 +178,10 @@ class L2:
     def value(self, w: Vector) -> float:
         """r(w)."""
         return 0.5 * float(np.dot(self.strength * w, w))
+
+    def nearest(self, w: Vector) -> Vector:
+        """The point itself."""
+        return w
 
     def prox(self, v: Vector, step: float) -> Vector:
         """V / (1 + step * strength)."""
@@ -124,9 +195,9 @@ class L2:
         """Strength * w."""
         return self.strength * w
 
-    def curvature(self, w: Vector) -> Vector:
-        """The strength."""
-        return self.strength
+    def whitening(self, w: Vector, tau: float) -> Whitening:
+        """1/sqrt(tau + strength)."""
+        return _diagonal(1.0 / np.sqrt(tau + self.strength))
 
     def onto_face(self, w: Vector, of: Vector) -> Vector:
         """The point w itself."""
@@ -152,6 +223,11 @@ class L1:
         return False
 
     @property
+    def flat(self) -> bool:
+        """It is linear on a face."""
+        return True
+
+    @property
     def scale(self) -> float:
         """Largest lambda."""
         return float(np.max(self.strength, initial=0.0))
@@ -159,6 +235,10 @@ class L1:
     def value(self, w: Vector) -> float:
         """r(w)."""
         return float(np.dot(self.strength, np.abs(w)))
+
+    def nearest(self, w: Vector) -> Vector:
+        """The point itself."""
+        return w
 
     def prox(self, v: Vector, step: float) -> Vector:
         """Soft threshold: v shrunk towards 0 by step * strength."""
@@ -172,9 +252,9 @@ class L1:
         """Strength * sign(w)."""
         return self.strength * np.sign(w)
 
-    def curvature(self, w: Vector) -> Vector:
-        """0."""
-        return np.zeros_like(w)
+    def whitening(self, w: Vector, tau: float) -> Whitening:
+        """1/sqrt(tau) on the face."""
+        return _diagonal(np.full(np.count_nonzero(self.face(w)), 1.0 / math.sqrt(tau)))
 
     def onto_face(self, w: Vector, of: Vector) -> Vector:
         """The point w with the coordinates set to 0 that have not the sign of `of`."""
@@ -201,6 +281,11 @@ class ElasticNet:
         return not self.absolute.any()
 
     @property
+    def flat(self) -> bool:
+        """It is quadratic on a face."""
+        return True
+
+    @property
     def scale(self) -> float:
         """Largest weight of the first term; the second one vanishes with w."""
         return float(np.max(self.absolute, initial=0.0))
@@ -208,6 +293,10 @@ class ElasticNet:
     def value(self, w: Vector) -> float:
         """r(w)."""
         return float(np.dot(self.absolute, np.abs(w)) + 0.5 * np.dot(self.square * w, w))
+
+    def nearest(self, w: Vector) -> Vector:
+        """The point itself."""
+        return w
 
     def prox(self, v: Vector, step: float) -> Vector:
         """Soft threshold by step * absolute, divided by 1 + step * square."""
@@ -221,10 +310,166 @@ class ElasticNet:
         """Absolute * sign(w) + square * w."""
         return self.absolute * np.sign(w) + self.square * w
 
-    def curvature(self, w: Vector) -> Vector:
-        """The second weights, on the face."""
-        return np.where(self.face(w), self.square, 0.0)
+    def whitening(self, w: Vector, tau: float) -> Whitening:
+        """1/sqrt(tau + square) on the face."""
+        return _diagonal(1.0 / np.sqrt(tau + self.square[self.face(w)]))
 
     def onto_face(self, w: Vector, of: Vector) -> Vector:
         """The point w with the coordinates set to 0 that have not the sign of `of`."""
         return np.where((w * of > 0.0) | (self.absolute == 0.0), w, 0.0)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class GroupL2:
+    """r = sum_g strength_g ||w_g|| over disjoint groups g of parameters: a whole group switches off.
+
+    Source: M. Yuan, Y. Lin, "Model selection and estimation in regression with grouped variables" (2006).
+
+    Parameters
+    ----------
+    member : array of int
+        Group of each parameter, (p,); -1 where a parameter is in none, and not regularized.
+    strength : Vector
+        Weight of each group, (n_groups,), > 0: lambda sqrt(|g|) in METHOD's (1).
+    """
+
+    member: NDArray[np.intp]
+    strength: Vector
+
+    @property
+    def smooth(self) -> bool:
+        """It has kinks, unless there are no groups."""
+        return self.strength.size == 0
+
+    @property
+    def flat(self) -> bool:
+        """It is curved on its faces, across the direction of a group, unless there are no groups."""
+        return self.smooth
+
+    @property
+    def scale(self) -> float:
+        """Largest weight."""
+        return float(np.max(self.strength, initial=0.0))
+
+    def norms(self, w: Vector) -> Vector:
+        """||w_g|| of each group, (n_groups,)."""
+        return np.sqrt(np.bincount(self.member + 1, w * w, minlength=self.strength.size + 1)[1:])
+
+    def _each(self, of_groups: Vector, elsewhere: float) -> Vector:
+        """A number of each parameter: that of its group, or another one where there is none, (p,)."""
+        return np.append(of_groups, elsewhere)[self.member]
+
+    def value(self, w: Vector) -> float:
+        """r(w)."""
+        return float(np.dot(self.strength, self.norms(w)))
+
+    def nearest(self, w: Vector) -> Vector:
+        """The point itself."""
+        return w
+
+    def prox(self, v: Vector, step: float) -> Vector:
+        """Each group shrunk towards 0 by step * strength, as a whole."""
+        norms = self.norms(v)
+        left = np.maximum(norms - step * self.strength, 0.0) / np.where(norms > 0.0, norms, 1.0)
+        return v * self._each(left, 1.0)
+
+    def face(self, w: Vector) -> NDArray[np.bool_]:
+        """Groups that are not 0, with all their coordinates; and what is in none."""
+        return np.asarray(self._each(self.norms(w), 1.0) > 0.0)
+
+    def gradient(self, w: Vector) -> Vector:
+        """Strength * w_g/||w_g||, 0 where w_g is 0."""
+        return self._unit(w) * self._each(self.strength, 0.0)
+
+    def _unit(self, w: Vector) -> Vector:
+        norms = self.norms(w)
+        return w / self._each(np.where(norms > 0.0, norms, 1.0), 1.0)
+
+    def whitening(self, w: Vector, tau: float) -> Whitening:
+        """With c_g = strength_g/||w_g|| across w_g, and nothing along it."""
+        norms, free = self.norms(w), self.face(w)
+        curvature = self.strength / np.where(norms > 0.0, norms, np.inf)
+        member = self.member[free]
+        order = np.argsort(member, kind="stable")
+        grouped = order[np.count_nonzero(member < 0) :]
+        groups, starts = np.unique(member[grouped], return_index=True)
+        boost = 1.0 / math.sqrt(tau) - 1.0 / np.sqrt(tau + curvature[groups])
+        scale = 1.0 / np.sqrt(tau + self._each(curvature, 0.0)[free])
+        return Whitening(scale, grouped, starts, self._unit(w)[free][grouped], boost)
+
+    def onto_face(self, w: Vector, of: Vector) -> Vector:
+        """The point w with the groups set to 0 that are 0 in `of`."""
+        return np.where(self.face(of), w, 0.0)
+
+
+def group_l2(member: NDArray[np.intp], strength: float) -> GroupL2:
+    """With strength sqrt(|g|) for a group of |g| parameters, so that groups of all sizes are as easily switched off."""
+    return GroupL2(member, strength * np.sqrt(np.bincount(member + 1)[1:]))
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Boxed:
+    """Separable r with lower <= w <= upper.
+
+    `value` is that of r, also outside: parameters that are means of some within the box are within
+    it but for rounding, and an infinite penalty would tell nothing.
+
+    Parameters
+    ----------
+    inner : Regularizer
+        r, a sum over the parameters: then the proximal map of both is that of r, cut to the box.
+    lower, upper : Vector
+        Bounds of each parameter, (p,), lower < upper; infinite where there is none.
+    """
+
+    inner: Regularizer
+    lower: Vector
+    upper: Vector
+
+    @property
+    def smooth(self) -> bool:
+        """It has a wall, unless all bounds are infinite."""
+        return self.inner.smooth and not (np.isfinite(self.lower).any() or np.isfinite(self.upper).any())
+
+    @property
+    def flat(self) -> bool:
+        """Where r is."""
+        return self.inner.flat
+
+    @property
+    def scale(self) -> float:
+        """That of r."""
+        return self.inner.scale
+
+    def value(self, w: Vector) -> float:
+        """r(w)."""
+        return self.inner.value(w)
+
+    def nearest(self, w: Vector) -> Vector:
+        """The point cut to the box."""
+        return np.clip(w, self.lower, self.upper)
+
+    def prox(self, v: Vector, step: float) -> Vector:
+        """That of r, cut to the box: r is convex in each parameter alone."""
+        return self.nearest(self.inner.prox(v, step))
+
+    def _inside(self, w: Vector) -> NDArray[np.bool_]:
+        return np.asarray((w > self.lower) & (w < self.upper))
+
+    def face(self, w: Vector) -> NDArray[np.bool_]:
+        """Coordinates within the box that r lets move."""
+        return np.asarray(self.inner.face(w) & self._inside(w))
+
+    def gradient(self, w: Vector) -> Vector:
+        """That of r."""
+        return self.inner.gradient(w)
+
+    def whitening(self, w: Vector, tau: float) -> Whitening:
+        """That of r, without what is at a bound."""
+        return _diagonal(self.inner.whitening(w, tau).scale[self._inside(w)[self.inner.face(w)]])
+
+    def onto_face(self, w: Vector, of: Vector) -> Vector:
+        """The point w cut to the box, with what is held in `of` held there."""
+        return np.where(self.face(of), self.nearest(self.inner.onto_face(w, of)), of)

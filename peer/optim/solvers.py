@@ -20,6 +20,9 @@ MAX_ITERATIONS: Final = 500
 HALVINGS: Final = 40
 """Of the interval in which a step ends: one that is still shorter, 2^-40, moves nothing that matters."""
 
+SETTLED: Final = 1e-7
+"""Of the dual slope where r is curved: so near Newton in the primal variables, which is quadratic too, is safe."""
+
 PRECISION: Final = 1e-3
 """Relative, of the length of a step: far better than the model that it comes from."""
 
@@ -100,21 +103,18 @@ def proximal_step(subproblem: FirstOrder, regularizer: Regularizer) -> Solution:
 def normal_equations(subproblem: Linearized, regularizer: Regularizer) -> Solution:
     """Minimizer of a quadratic h + r with smooth r: one Newton step from anywhere, here from the center."""
     center = subproblem.center
-    damping = subproblem.tau + regularizer.curvature(center)
-    slope = subproblem.gradient(center) + regularizer.gradient(center)
-    w = center - damped_system(subproblem.curvature_root(center), damping)(slope)
+    model = SecondOrder(center, subproblem.gradient(center), subproblem.curvature_root(center), subproblem.tau)
+    w = _on_face(model, regularizer, center)
     return Solution(w, residual(subproblem, regularizer, w), 1, "cholesky")
 
 
-def damped_system(root: Matrix, damping: Vector) -> Callable[[Vector], Vector]:
-    """Solver of (R'R + diag(damping)) x = b by Cholesky, primal or dual by the cheaper size.
+def shifted_system(root: Matrix) -> Callable[[Vector], Vector]:
+    """Solver of (R'R + Id) x = b by Cholesky, primal or dual by the cheaper size.
 
     Parameters
     ----------
     root : Matrix
         R, (k, p).
-    damping : Vector
-        (p,), > 0.
 
     Returns
     -------
@@ -129,31 +129,24 @@ def damped_system(root: Matrix, damping: Vector) -> Callable[[Vector], Vector]:
     """
     k, p = root.shape
     if root.size == 0:  # not every scipy factors an empty matrix
-        return lambda b: b / damping
+        return np.copy
+    gram = root.T @ root if p <= k else root @ root.T
+    gram.flat[:: len(gram) + 1] += 1.0
     try:
-        if p <= k:
-            gram = root.T @ root
-            gram.flat[:: p + 1] += damping
-            primal = linalg.cho_factor(gram, lower=True, overwrite_a=True, check_finite=False)
-
-            def once(b: Vector) -> Vector:
-                return np.asarray(linalg.cho_solve(primal, b, check_finite=False))
-        else:
-            scaled = root / damping
-            gram = scaled @ root.T
-            gram.flat[:: k + 1] += 1.0
-            dual = linalg.cho_factor(gram, lower=True, overwrite_a=True, check_finite=False)
-
-            def once(b: Vector) -> Vector:
-                return b / damping - scaled.T @ linalg.cho_solve(dual, scaled @ b, check_finite=False)
+        factor = linalg.cho_factor(gram, lower=True, overwrite_a=True, check_finite=False)
     except linalg.LinAlgError as error:
         raise SolveError(
             "the surrogate's matrix is not positive definite to rounding: tau is too small beside its curvature"
         ) from error
 
+    def once(b: Vector) -> Vector:
+        if p <= k:
+            return np.asarray(linalg.cho_solve(factor, b, check_finite=False))
+        return b - root.T @ linalg.cho_solve(factor, root @ b, check_finite=False)
+
     def refined(b: Vector) -> Vector:
         x = once(b)
-        return x + once(b - root.T @ (root @ x) - damping * x)
+        return x + once(b - root.T @ (root @ x) - x)
 
     return refined
 
@@ -171,7 +164,7 @@ def proximal_newton(subproblem: Linearized, regularizer: Regularizer, tolerance:
     2. The search is nearly exact, which costs little as outputs are linear on a line. Where a loss
        is saturated its curvature is no guide, and steps are too long by orders of magnitude.
     """
-    w, iterations = subproblem.center, 0
+    w, iterations = regularizer.nearest(subproblem.center), 0
     gradient = subproblem.gradient(w)
     error = lowest = _residual(subproblem, regularizer, w, gradient)
     while error > tolerance and iterations < MAX_ITERATIONS:
@@ -274,22 +267,23 @@ def model_minimizer(model: SecondOrder, regularizer: Regularizer) -> tuple[Vecto
         minimize over u in R^k:  phi(u) = 1/2 ||u||^2 - min over x of (slope'd + tau/2 ||d||^2 + r(x) + u'R d)
 
     phi is strongly convex with the gradient u - R d(u), d(u) by one proximal map, and a
-    generalized second derivative Id + R_A diag(1/(tau + r''_A)) R_A' over the coordinates A that are
-    not held at a kink. Steps are taken as in `proximal_newton`. One that is taken whole and stays in the
-    face it started from has found it; the last system is solved on that face in the primal
-    variables, in which nothing is lost to small tau.
+    generalized second derivative Id + R_A (tau Id + r''_A)^(-1) R_A' over the coordinates A of the
+    face of x. Steps are taken as in `proximal_newton`. One that is taken whole and stays in the
+    face it started from has found it, where r is quadratic there; else it goes on until rounding.
+    The last systems are solved on that face in the primal variables, in which nothing is lost to
+    small tau.
     """
     if regularizer.smooth:
         return _on_face(model, regularizer, model.center), 1
     u, systems = np.zeros(model.root.shape[0]), 1
     x = model.from_dual(regularizer, u)
     slope = u - model.root @ (x - model.center)
-    lowest = float(np.linalg.norm(slope))
+    first = lowest = float(np.linalg.norm(slope))
     while systems < MAX_ITERATIONS:
         systems += 1
         free = regularizer.face(x)
-        across = model.root[:, free].T / np.sqrt(model.tau + regularizer.curvature(x)[free])[:, None]
-        direction = -damped_system(across, np.ones_like(u))(slope)
+        white = regularizer.whitening(x, model.tau)(model.root if free.all() else model.root[:, free])
+        direction = -shifted_system(white.T)(slope)
         u_next, x_next = u + direction, model.from_dual(regularizer, u + direction)
         slope = u_next - model.root @ (x_next - model.center)
         whole = float(np.linalg.norm(slope)) <= 0.5 * lowest
@@ -303,10 +297,10 @@ def model_minimizer(model: SecondOrder, regularizer: Regularizer) -> tuple[Vecto
                 x_next = model.from_dual(regularizer, u_next)
                 slope = u_next - model.root @ (x_next - model.center)
         settled = whole and _same_face(regularizer, x, x_next)
-        u, x, lowest = u_next, x_next, min(lowest, float(np.linalg.norm(slope)))
-        if settled:
+        u, x, last, lowest = u_next, x_next, lowest, min(lowest, float(np.linalg.norm(slope)))
+        if settled and (regularizer.flat or lowest <= SETTLED * first or lowest > 0.5 * last):
             break
-    return _on_face(model, regularizer, x), systems
+    return _polished(model, regularizer, x, systems)
 
 
 def _same_face(regularizer: Regularizer, x: Vector, x_next: Vector) -> bool:
@@ -314,15 +308,31 @@ def _same_face(regularizer: Regularizer, x: Vector, x_next: Vector) -> bool:
     return np.array_equal(*faces) and np.array_equal(regularizer.onto_face(x_next, x), x_next)
 
 
-def _on_face(model: SecondOrder, regularizer: Regularizer, x: Vector) -> Vector:
-    """One Newton step of the model plus r from x, in the coordinates in which r is smooth around x."""
+def _polished(model: SecondOrder, regularizer: Regularizer, x: Vector, systems: int) -> tuple[Vector, int]:
+    """Newton on the face of x, one step where r is quadratic there; and the systems that it took in all."""
+    x_next = _on_face(model, regularizer, x)
+    while not regularizer.flat and systems < MAX_ITERATIONS:
+        off, off_next = (float(np.linalg.norm(_slope_on_face(model, regularizer, point))) for point in (x, x_next))
+        if not off_next < 0.5 * off:
+            return (x_next if off_next < off else x), systems
+        x, x_next, systems = x_next, _on_face(model, regularizer, x_next), systems + 1
+    return x_next, systems
+
+
+def _slope_on_face(model: SecondOrder, regularizer: Regularizer, x: Vector) -> Vector:
+    """Derivative of the model plus r at x in the coordinates of its face."""
     d = x - model.center
     slope = model.slope + model.root.T @ (model.root @ d) + model.tau * d + regularizer.gradient(x)
-    free = regularizer.face(x)
-    damping = model.tau + regularizer.curvature(x)[free]
+    return np.asarray(slope[regularizer.face(x)])
+
+
+def _on_face(model: SecondOrder, regularizer: Regularizer, x: Vector) -> Vector:
+    """One Newton step of the model plus r from x, in the coordinates in which r is smooth around x."""
+    free, whitening = regularizer.face(x), regularizer.whitening(x, model.tau)
     root = model.root if free.all() else model.root[:, free]
+    step = whitening(shifted_system(whitening(root))(whitening(_slope_on_face(model, regularizer, x))))
     moved = x.copy()
-    moved[free] -= damped_system(root, damping)(slope[free])
+    moved[free] -= step
     return regularizer.onto_face(moved, x)
 
 

@@ -50,7 +50,7 @@ def test_sockets_and_simulation_agree_to_the_last_bit(lab: Lab, case: dict[str, 
     shards = [config.shard_of(found, peer) for peer in range(PEERS)]
     model = config.model_of(found, shards[0], 3, config.initial_of(found, 0))
     total = sum(shard.n_samples for shard in shards)
-    w = config.initial_of(found, 0).vector(model, found.seed)
+    w = config.initial_of(found, 0).vector(model, found.seed, config.regularizer_of(found, model))
     for seed in (1, 2):
         simulated = synchronous.Run(
             replace(

@@ -41,11 +41,14 @@ class Case:
     biases: bool = True
     clip_w: float = 0.0
     clip_y: float = 0.0
+    lower: float = -np.inf
+    upper: float = np.inf
 
     @property
     def tolerance(self) -> float:
         """What the case has to agree to."""
-        closed = self.kind == "full" or (self.loss == "squared" and self.regularizer not in ("l1", "elastic_net"))
+        smooth = self.regularizer in ("none", "l2") and self.lower == -np.inf
+        closed = self.kind == "full" or (self.loss == "squared" and smooth)
         return 1e-9 if closed else 1e-6
 
 
@@ -60,6 +63,11 @@ CASES = [
     Case(loss="cross_entropy", outputs=3, regularizer="none", hidden=()),
     Case(regularizer="elastic_net", biases=False, curvature="network"),
     Case(curvature="network", clip_w=0.05, clip_y=0.02),
+    Case(regularizer="group_l2", hidden=(5,), outputs=2),
+    Case(loss="cross_entropy", outputs=3, regularizer="group_l2", biases=False, curvature="network"),
+    Case(lower=-0.3, upper=0.4, biases=False),
+    Case(loss="cross_entropy", outputs=3, regularizer="l1", lower=0.0, upper=1.0),
+    Case(kind="full", regularizer="group_l2", tau=3.0),
 ]
 
 
@@ -70,8 +78,9 @@ def test_final_weights_equal_those_of_an_independent_program(lab: Lab, case: Cas
     shards = [(rng.normal(size=(m, INPUTS)), _targets(rng, m, case)) for m in (7, 12, 5, 9)]
     layers: dict[str, Array] = {}
     for k, (width_in, width_out) in enumerate(pairwise(widths)):
-        layers[f"layers.{k}.weight"] = rng.normal(size=(width_out, width_in)) / np.sqrt(width_in)
-        layers[f"layers.{k}.bias"] = 0.1 * rng.normal(size=width_out)
+        weights, biases = rng.normal(size=(width_out, width_in)) / np.sqrt(width_in), 0.1 * rng.normal(size=width_out)
+        layers[f"layers.{k}.weight"] = np.clip(weights, case.lower, case.upper)
+        layers[f"layers.{k}.bias"] = np.clip(biases, case.lower, case.upper)
     np.savez(lab.folder / "initial.npz", **layers)  # type: ignore[arg-type]
     mu = 0.3 if case.rule == "diminishing" else 0.0
     strength = 0.0 if case.regularizer == "none" else 0.02
@@ -86,6 +95,8 @@ def test_final_weights_equal_those_of_an_independent_program(lab: Lab, case: Cas
             "strength": strength,
             "scale": case.scale,
             "regularize_biases": case.biases,
+            "lower": case.lower,
+            "upper": case.upper,
         },
         surrogate={"kind": case.kind, "curvature": case.curvature, "tau": case.tau, "tolerance": 1e-12},
         step={"rule": case.rule, "alpha": 0.3, "mu": mu},
@@ -115,6 +126,8 @@ def test_final_weights_equal_those_of_an_independent_program(lab: Lab, case: Cas
         edges=EDGES,
         clip_w=case.clip_w,
         clip_y=case.clip_y,
+        lower=case.lower,
+        upper=case.upper,
     )
     expected = reference.run(setting, w0, ROUNDS)[0][-1]
     found = np.stack([flat(run_dir, peer) for peer in range(PEERS)])

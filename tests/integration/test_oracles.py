@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
 import pytest
-from sklearn.linear_model import ElasticNet, Lasso, LogisticRegression, Ridge
+from sklearn.linear_model import ElasticNet, Lasso, LinearRegression, LogisticRegression, Ridge
 
+from tests import reference
 from tests.integration.lab import Array, Lab, parameters
 
 PEERS, SAMPLES, INPUTS, STRENGTH = 6, 90, 5, 0.05
@@ -101,6 +103,60 @@ def test_elastic_net(lab: Lab) -> None:
     assert np.abs(weights - oracle.coef_).max() < 1e-8
     assert np.abs(biases - oracle.intercept_).max() < 1e-8
     assert (oracle.coef_ == 0.0).any(), "the oracle selects nothing, so this shows nothing of selection"
+
+
+def test_nonnegative_least_squares(lab: Lab) -> None:
+    rng = np.random.default_rng(5)
+    x = rng.normal(size=(SAMPLES, INPUTS))
+    y = x @ np.array([1.0, -0.5, 2.0, -1.0, 0.01]) + 0.5 + 0.3 * rng.normal(size=SAMPLES)
+    weights, biases = _train(
+        lab,
+        _cut(x, y),
+        TOPOLOGIES["links that come and go"],
+        iterations=600,
+        objective={"loss": "squared", "regularizer": "none", "lower": 0.0, "regularize_biases": False},
+        surrogate={"kind": "partial", "curvature": "local", "tau": 1.0, "tolerance": 1e-13},
+        step={"alpha": 0.2},
+    )
+    oracle = LinearRegression(positive=True, tol=1e-15).fit(x, y)
+    assert np.abs(weights - oracle.coef_).max() < 1e-8
+    assert np.abs(biases - oracle.intercept_).max() < 1e-8
+    assert (oracle.coef_ == 0.0).any(), "the oracle is at no bound, so this shows nothing of bounds"
+    assert (weights >= 0.0).all()
+
+
+def test_group_lasso(lab: Lab) -> None:
+    """Three outputs, of which the second has nothing to say: its neuron is switched off, and the run says so."""
+    rng = np.random.default_rng(6)
+    x = rng.normal(size=(SAMPLES, INPUTS))
+    y = x @ (rng.normal(size=(INPUTS, 3)) * (1.0, 0.01, 0.5)) + 0.3 * rng.normal(size=(SAMPLES, 3))
+    pieces = np.split(np.argsort(y[:, 0], kind="stable"), [25, 35, 50, 70, 78])
+    run_dir = lab.launch(
+        lab.experiment(
+            peers=PEERS,
+            iterations=600,
+            data={"path": lab.shards([(x[piece], y[piece]) for piece in pieces])},
+            model={"hidden": []},
+            topology=TOPOLOGIES["ring"],
+            objective={"loss": "squared", "regularizer": "group_l2", "strength": STRENGTH},
+            surrogate={"kind": "partial", "curvature": "local", "tau": 1.0, "tolerance": 1e-13},
+            step={"alpha": 0.2},
+        )
+    )
+    design, weight = np.c_[x, np.ones(SAMPLES)], STRENGTH * np.sqrt(INPUTS + 1)
+    gram, right = design.T @ design / SAMPLES, design.T @ y / SAMPLES
+    least, *_, largest = np.linalg.eigvalsh(gram)
+
+    def shrink(v: Array, step: float) -> Array:
+        lengths = np.linalg.norm(v, axis=0)
+        return np.asarray(v * np.maximum(0.0, 1.0 - step * weight / lengths))
+
+    expected = reference.accelerated(lambda v: gram @ v - right, shrink, 0.1 + 0.0 * right, largest, least)
+    for peer in range(PEERS):
+        found = parameters(run_dir, peer)
+        assert np.abs(np.c_[found["layers.0.weight"], found["layers.0.bias"]].T - expected).max() < 1e-8
+    assert not expected[:, 1].any(), "the oracle selects nothing, so this shows nothing of selection"
+    assert json.loads((run_dir / "summary.json").read_text())["neurons_off"] == {"layers.0": [1]}
 
 
 @pytest.mark.parametrize("topology", TOPOLOGIES.values(), ids=TOPOLOGIES)

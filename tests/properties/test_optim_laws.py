@@ -100,7 +100,7 @@ class TestRegularizers:
         laws.prox_is_firmly_nonexpansive(regularizer, u, v, step)
         laws.penalty_is_convex(regularizer, u, v, share)
         for w in (v, regularizer.prox(v, step)):
-            laws.penalty_is_smooth_on_its_face(regularizer, w, u)
+            laws.penalty_is_smooth_on_its_face(regularizer, laws.inside(regularizer, w, 0.2), u, step)
             laws.the_face_is_nearest(regularizer, u, w, other)
 
 
@@ -131,10 +131,10 @@ class TestSurrogates:
 
 @modest
 @given(seed=seeds, k=st.integers(1, 8), p=st.integers(1, 8), exponent=st.floats(-6.0, 1.0))
-def test_damped_systems_are_solved_in_either_form(seed: int, k: int, p: int, exponent: float) -> None:
+def test_shifted_systems_are_solved_in_either_form(seed: int, k: int, p: int, exponent: float) -> None:
     rng = np.random.default_rng(seed)
     damping = 10.0**exponent * rng.uniform(1.0, 2.0, p)
-    laws.damped_system_is_solved(rng.standard_normal((k, p)), damping, rng.standard_normal(p))
+    laws.shifted_system_is_solved(rng.standard_normal((k, p)) / np.sqrt(damping), rng.standard_normal(p))
 
 
 @modest

@@ -35,6 +35,10 @@ def test_without_hidden_layers_the_map_is_affine_and_the_activation_unused() -> 
         np.testing.assert_array_equal(model.jacobian(w, x), model.jacobian(0.0 * w, x))
 
 
+def test_neurons_are_numbered_layer_after_layer() -> None:
+    assert MLP((2, 3, 1), "tanh").neurons.tolist() == [0, 0, 1, 1, 2, 2, 0, 1, 2, 3, 3, 3, 3]
+
+
 def test_the_output_layer_is_linear() -> None:
     model = MLP((1, 1, 1), "sigmoid")
     assert model.forward(np.array([0.0, 0.0, 0.0, 7.0]), np.ones((1, 1))) == 7.0

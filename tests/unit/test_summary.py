@@ -76,7 +76,7 @@ def test_hidden_shards_are_left_out_and_the_others_keep_their_weight(tmp_path: P
 def test_nothing_but_the_journals(tmp_path: Path) -> None:
     experiment = write_run(tmp_path)
     hide(tmp_path, "peer-000", "peer-001", "peer-002", "test")
-    found = summary.of_run(experiment, tmp_path, central=True)
+    found = summary.of_run(experiment, tmp_path, with_central=True)
     assert found["shards_seen"] == []
     assert found["objective"] is found["stationarity"] is None
     assert [row["objective"] for row in found["per_peer"]] == [None] * 3
@@ -102,11 +102,19 @@ def test_the_time_is_that_of_the_last_round(tmp_path: Path) -> None:
     assert summary.of_run(experiment, tmp_path, 7.5)["seconds"] == 7.5
 
 
-@pytest.mark.parametrize("regularizer", ["l2", "l1", "elastic_net"])
-def test_central_training_is_no_worse(tmp_path: Path, regularizer: str) -> None:
-    experiment = write_run(tmp_path, objective={"regularizer": regularizer})
+@pytest.mark.parametrize(
+    "objective",
+    [
+        *({"regularizer": name} for name in ("l2", "l1", "elastic_net", "group_l2")),
+        *({"regularizer": name, "lower": -0.1, "upper": 0.05} for name in ("none", "l1")),
+        {"regularizer": "l1", "lower": 0.01},
+    ],
+    ids=str,
+)
+def test_central_training_is_no_worse(tmp_path: Path, objective: dict[str, Any]) -> None:
+    experiment = write_run(tmp_path, objective=objective)
     npz.save(folder_of(tmp_path, 0) / "initial.npz", parameters(0))
-    found = summary.of_run(experiment, tmp_path, central=True)
+    found = summary.of_run(experiment, tmp_path, with_central=True)
     assert found["central"]["objective"] < found["objective"]
     assert found["central"]["stationarity"] < 1e-6
 
