@@ -7,6 +7,7 @@ differences, whose error is about h^2 + eps/h: 1e-9 relative for h = 1e-5, and 1
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from typing import Final
 
@@ -14,6 +15,7 @@ import numpy as np
 
 from peer.arrays import Matrix, Vector
 from peer.optim.losses import Loss
+from peer.optim.maps import LinearMap
 from peer.optim.models import MLP, Model
 from peer.optim.regularizers import Boxed, Regularizer
 from peer.optim.solvers import SecondOrder, Solution, descent, model_minimizer, residual, shifted_system
@@ -287,6 +289,20 @@ def solution_is_optimal(
     gap = float(np.dot(subproblem.gradient(w), other - w)) + regularizer.value(other) - regularizer.value(w)
     scale = 1.0 + float(np.dot(np.abs(subproblem.gradient(w)), np.abs(other - w))) + regularizer.value(other)
     assert gap >= -1e-10 * scale
+
+
+def matrix(subproblem: Linearized) -> Matrix:
+    """The Jacobian of a subproblem that has it as a matrix, (m*q, p)."""
+    assert isinstance(subproblem.jacobian, np.ndarray)
+    return subproblem.jacobian
+
+
+def by_products(subproblem: Linearized) -> Linearized:
+    """The same subproblem, with a Jacobian of which only products are known."""
+    J = matrix(subproblem)
+    squares = J * J
+    products = (lambda x: J @ x, lambda u: J.T @ u, lambda x: squares @ x, lambda u: squares.T @ u)
+    return replace(subproblem, jacobian=LinearMap(J.shape, *products))
 
 
 def same_minimizer(subproblem: Subproblem, found: Vector, expected: Vector, tolerance: float) -> None:

@@ -9,10 +9,14 @@ from typing import Final, final
 import numpy as np
 from scipy import linalg
 
-from peer.arrays import Matrix, Vector
+from peer.arrays import Vector
 from peer.errors import SolveError
+from peer.optim.maps import LinearMap, Map, conjugate_gradients, whitened
 from peer.optim.regularizers import Regularizer
 from peer.optim.surrogates import FirstOrder, Linearized, Subproblem
+
+EPS: Final = float(np.finfo(np.float64).eps)
+"""Distance from 1 to the next number."""
 
 MAX_ITERATIONS: Final = 500
 """Of Newton on the face; a few tens are needed, the rest is for problems of extreme condition."""
@@ -74,7 +78,7 @@ def solve(subproblem: Subproblem, regularizer: Regularizer, tolerance: float) ->
     """
     if isinstance(subproblem, FirstOrder):
         solution = proximal_step(subproblem, regularizer)
-    elif subproblem.loss.quadratic and regularizer.smooth:
+    elif subproblem.loss.quadratic and regularizer.smooth and not isinstance(subproblem.jacobian, LinearMap):
         solution = normal_equations(subproblem, regularizer)
     else:
         solution = proximal_newton(subproblem, regularizer, tolerance)
@@ -90,7 +94,7 @@ def residual(subproblem: Subproblem, regularizer: Regularizer, w: Vector) -> flo
 
 def _residual(subproblem: Subproblem, regularizer: Regularizer, w: Vector, gradient: Vector) -> float:
     penalty = float(np.max(np.abs(regularizer.gradient(w)), initial=0.0))
-    scale = max(subproblem.scale, regularizer.scale, penalty, np.finfo(np.float64).eps)
+    scale = max(subproblem.scale, regularizer.scale, penalty, EPS)
     return float(np.max(np.abs(w - regularizer.prox(w - gradient, 1.0)), initial=0.0)) / scale
 
 
@@ -108,13 +112,15 @@ def normal_equations(subproblem: Linearized, regularizer: Regularizer) -> Soluti
     return Solution(w, residual(subproblem, regularizer, w), 1, "cholesky")
 
 
-def shifted_system(root: Matrix) -> Callable[[Vector], Vector]:
-    """Solver of (R'R + Id) x = b by Cholesky, primal or dual by the cheaper size.
+def shifted_system(root: Map, accuracy: float = EPS) -> Callable[[Vector], Vector]:
+    """Solver of (R'R + Id) x = b by Cholesky, primal or dual by the cheaper size; by products where R is known by them.
 
     Parameters
     ----------
-    root : Matrix
+    root : Map
         R, (k, p).
+    accuracy : float
+        Of conjugate gradients.
 
     Returns
     -------
@@ -127,6 +133,8 @@ def shifted_system(root: Matrix) -> Callable[[Vector], Vector]:
     SolveError
         The matrix is not positive definite to rounding. Where it holds nan, so does x.
     """
+    if isinstance(root, LinearMap):
+        return lambda b: conjugate_gradients(root, b, accuracy)
     k, p = root.shape
     if root.size == 0:  # not every scipy factors an empty matrix
         return np.copy
@@ -168,7 +176,8 @@ def proximal_newton(subproblem: Linearized, regularizer: Regularizer, tolerance:
     gradient = subproblem.gradient(w)
     error = lowest = _residual(subproblem, regularizer, w, gradient)
     while error > tolerance and iterations < MAX_ITERATIONS:
-        model = SecondOrder(w, gradient, subproblem.curvature_root(w), subproblem.tau)
+        accuracy = _accuracy(subproblem, regularizer, error, tolerance)
+        model = SecondOrder(w, gradient, subproblem.curvature_root(w), subproblem.tau, accuracy)
         w_next, systems = model_minimizer(model, regularizer)
         iterations += systems
         gradient = subproblem.gradient(w_next)
@@ -180,7 +189,23 @@ def proximal_newton(subproblem: Linearized, regularizer: Regularizer, tolerance:
         if not error_next < lowest and not _decreases(subproblem, regularizer, w, w_next):
             break  # neither measure improves any more: rounding
         w, error, lowest = w_next, error_next, min(error_next, lowest)
-    return Solution(w, error, iterations, "proximal-newton")
+    method = "newton-cg" if isinstance(subproblem.jacobian, LinearMap) else "proximal-newton"
+    return Solution(w, error, iterations, method)
+
+
+def _accuracy(subproblem: Linearized, regularizer: Regularizer, error: float, tolerance: float) -> float:
+    """How well to solve the linear systems of a Newton step, if they are solved by products.
+
+    Where the model is exact as well as the result has to be. Else at first roughly, later better, as the error that the
+    model itself has (S. Eisenstat, H. Walker, "Choosing the forcing terms in an inexact Newton method", 1996); but with
+    kinks well enough to tell the faces apart.
+    """
+    enough = 0.1 * tolerance / error
+    if not regularizer.smooth:
+        enough *= 0.1
+    elif not subproblem.loss.quadratic:
+        enough = max(enough, min(0.1, error))
+    return max(enough, EPS)
 
 
 def _on_line(subproblem: Linearized, regularizer: Regularizer, w: Vector, target: Vector) -> Vector:
@@ -228,16 +253,19 @@ class SecondOrder:
     ----------
     center, slope : Vector
         (p,).
-    root : Matrix
+    root : Map
         R, (k, p).
     tau : float
         > 0.
+    accuracy : float
+        Of systems that are solved by products with R.
     """
 
     center: Vector
     slope: Vector
-    root: Matrix
+    root: Map
     tau: float
+    accuracy: float = EPS
 
     def from_dual(self, regularizer: Regularizer, u: Vector) -> Vector:
         """Argmin over x of slope'd + u'R d + tau/2 ||d||^2 + r(x), (p,)."""
@@ -281,9 +309,8 @@ def model_minimizer(model: SecondOrder, regularizer: Regularizer) -> tuple[Vecto
     first = lowest = float(np.linalg.norm(slope))
     while systems < MAX_ITERATIONS:
         systems += 1
-        free = regularizer.face(x)
-        white = regularizer.whitening(x, model.tau)(model.root if free.all() else model.root[:, free])
-        direction = -shifted_system(white.T)(slope)
+        white = whitened(model.root, regularizer.face(x), regularizer.whitening(x, model.tau))
+        direction = -shifted_system(white.T, model.accuracy)(slope)
         u_next, x_next = u + direction, model.from_dual(regularizer, u + direction)
         slope = u_next - model.root @ (x_next - model.center)
         whole = float(np.linalg.norm(slope)) <= 0.5 * lowest
@@ -329,8 +356,8 @@ def _slope_on_face(model: SecondOrder, regularizer: Regularizer, x: Vector) -> V
 def _on_face(model: SecondOrder, regularizer: Regularizer, x: Vector) -> Vector:
     """One Newton step of the model plus r from x, in the coordinates in which r is smooth around x."""
     free, whitening = regularizer.face(x), regularizer.whitening(x, model.tau)
-    root = model.root if free.all() else model.root[:, free]
-    step = whitening(shifted_system(whitening(root))(whitening(_slope_on_face(model, regularizer, x))))
+    system = shifted_system(whitened(model.root, free, whitening), model.accuracy)
+    step = whitening(system(whitening(_slope_on_face(model, regularizer, x))))
     moved = x.copy()
     moved[free] -= step
     return regularizer.onto_face(moved, x)

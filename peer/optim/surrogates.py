@@ -18,6 +18,7 @@ import numpy as np
 
 from peer.arrays import Matrix, Vector
 from peer.optim.losses import Loss
+from peer.optim.maps import LinearMap, Map, mixed_rows
 from peer.optim.models import Model
 
 
@@ -59,7 +60,7 @@ class Linearized:
         w_i, (p,).
     outputs : Matrix
         f_m at the center, (m, q).
-    jacobian : Matrix
+    jacobian : Map
         J at the center, (m*q, p).
     loss : Loss
         l with the targets of the m samples.
@@ -75,7 +76,7 @@ class Linearized:
 
     center: Vector
     outputs: Matrix
-    jacobian: Matrix
+    jacobian: Map
     loss: Loss
     weight: float
     pi: Vector
@@ -110,15 +111,12 @@ class Linearized:
 
         return slope
 
-    def curvature_root(self, w: Vector) -> Matrix:
+    def curvature_root(self, w: Vector) -> Map:
         """R, (m*q, p), with R'R + tau Id = second derivative of h at w."""
         root = math.sqrt(self.weight)
-        if self.loss.quadratic:
+        if self.loss.quadratic and not isinstance(self.jacobian, LinearMap):
             return root * self.jacobian
-        m, q = self.outputs.shape
-        blocks = self.loss.curvature_root(self.outputs_at(w))
-        tangents = self.jacobian.reshape(m, q, self.center.size)
-        return np.asarray(root * (blocks.transpose(0, 2, 1) @ tangents)).reshape(self.jacobian.shape)
+        return mixed_rows(root, self.loss.curvature_root(self.outputs_at(w)), self.jacobian)
 
 
 Subproblem: TypeAlias = FirstOrder | Linearized

@@ -200,7 +200,7 @@ class TestSolvers:
 
 def rounding_of(h: Linearized, r: Regularizer, w: Vector) -> float:
     """Relative residual that rounding alone may leave: of w, and of all products in the gradient of h."""
-    J, d = np.abs(h.jacobian), np.abs(w - h.center)
+    J, d = np.abs(laws.matrix(h)), np.abs(w - h.center)
     slopes = np.abs(h.outputs).reshape(-1) + J @ d + 1.0
     largest = np.max(np.abs(w) + h.weight * (J.T @ slopes) + np.abs(h.pi) + h.tau * d)
     return float(4.0 * np.finfo(np.float64).eps * largest / max(h.scale, r.scale))
@@ -208,8 +208,24 @@ def rounding_of(h: Linearized, r: Regularizer, w: Vector) -> float:
 
 def certain(h: Linearized, r: Regularizer, loss: str) -> Vector:
     """The minimizer by accelerated proximal gradients, which know nothing but gradient and prox."""
-    bound = reference.CURVATURES[loss] * h.weight * np.linalg.norm(h.jacobian, 2) ** 2 + h.tau
+    bound = reference.CURVATURES[loss] * h.weight * np.linalg.norm(laws.matrix(h), 2) ** 2 + h.tau
     return reference.accelerated(h.gradient, r.prox, h.center, float(bound), h.tau)
+
+
+@few
+@given(seed=seeds, tau=taus, strength=strengths, kappa=kappas)
+def test_products_alone_give_what_the_matrix_gives(seed: int, tau: float, strength: float, kappa: float) -> None:
+    rng = np.random.default_rng(seed)
+    for loss in LOSSES:
+        for m in (3, 40):
+            h = linearized_of(rng, loss, MLP((4, 3, outputs_of(loss, 2)), "tanh"), m, tau, kappa)
+            for regularizer in REGULARIZERS:
+                r = regularizer_of(rng, regularizer, h.center.size, strength)
+                tolerance = max(1e-10, rounding_of(h, r, h.center))
+                by_products = solve(laws.by_products(h), r, tolerance)
+                assert by_products.method == "newton-cg"
+                assert by_products.residual <= tolerance
+                laws.same_minimizer(h, by_products.w, solve(h, r, 1e-13).w, 10.0 * tolerance)
 
 
 @modest

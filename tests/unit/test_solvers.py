@@ -53,7 +53,7 @@ def test_ridge_is_the_closed_form_of_the_readme(m: int) -> None:
     """(s J'J + (tau + lambda) Id) w~ = s J'(y - f + J w_i) + tau w_i - pi_i."""
     h = linearized_of(np.random.default_rng(1), "squared", MODEL, m, 0.3, 1.0)
     assert isinstance(h.loss, Squared)
-    J, s, strength = h.jacobian, h.weight, np.linspace(0.0, 0.2, 37)
+    J, s, strength = laws.matrix(h), h.weight, np.linspace(0.0, 0.2, 37)
     right = s * J.T @ ((h.loss.targets - h.outputs).reshape(-1) + J @ h.center) + h.tau * h.center - h.pi
     expected = np.linalg.solve(s * J.T @ J + np.diag(h.tau + strength), right)
     solution = solve(h, L2(strength), 1e-13)
