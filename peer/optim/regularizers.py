@@ -44,6 +44,9 @@ class Regularizer(Protocol):
     def onto_face(self, w: Vector, of: Vector) -> Vector:
         """Nearest point to w in the closed face of the point `of`, (p,)."""
 
+    def restricted(self, place: slice) -> Regularizer:
+        """The penalty on the parameters in `place` alone."""
+
 
 @final
 @dataclass(frozen=True)
@@ -83,6 +86,10 @@ class NoRegularizer:
     def onto_face(self, w: Vector, of: Vector) -> Vector:
         """The point w itself."""
         return w
+
+    def restricted(self, place: slice) -> NoRegularizer:
+        """Nothing, again."""
+        return self
 
 
 @final
@@ -132,6 +139,10 @@ class L2:
         """The point w itself."""
         return w
 
+    def restricted(self, place: slice) -> L2:
+        """Its strengths there."""
+        return L2(self.strength[place])
+
 
 @final
 @dataclass(frozen=True, eq=False)
@@ -179,6 +190,10 @@ class L1:
     def onto_face(self, w: Vector, of: Vector) -> Vector:
         """The point w with the coordinates set to 0 that have not the sign of `of`."""
         return np.where((w * of > 0.0) | (self.strength == 0.0), w, 0.0)
+
+    def restricted(self, place: slice) -> L1:
+        """Its strengths there."""
+        return L1(self.strength[place])
 
 
 @final
@@ -228,3 +243,7 @@ class ElasticNet:
     def onto_face(self, w: Vector, of: Vector) -> Vector:
         """The point w with the coordinates set to 0 that have not the sign of `of`."""
         return np.where((w * of > 0.0) | (self.absolute == 0.0), w, 0.0)
+
+    def restricted(self, place: slice) -> ElasticNet:
+        """Its weights there."""
+        return ElasticNet(self.absolute[place], self.square[place])
