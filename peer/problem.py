@@ -8,9 +8,10 @@ from typing import final
 import numpy as np
 
 from peer.arrays import Vector
+from peer.optim.blocks import Each, in_turn, solve_blocks
 from peer.optim.regularizers import Regularizer
 from peer.optim.solvers import Solution, solve
-from peer.optim.surrogates import Data, Surrogate
+from peer.optim.surrogates import Data, Partial, Surrogate
 
 
 @final
@@ -28,12 +29,18 @@ class Problem:
         What stands in for g_i in (5).
     tolerance : float
         Relative residual of the inner solver.
+    blocks : tuple of slice
+        Places of the blocks of w in which (5) is solved, all of w once; a single one, or none, is w as a whole.
+    each : Each
+        How blocks are gone through.
     """
 
     data: Data
     regularizer: Regularizer
     surrogate: Surrogate
     tolerance: float
+    blocks: tuple[slice, ...] = ()
+    each: Each = in_turn
 
     @property
     def kappa(self) -> float:
@@ -51,13 +58,19 @@ class Problem:
         return data.weight * data.model.vjp(w, data.inputs, slope)
 
     def best_response(self, w: Vector, gradient: Vector, pi: Vector) -> Solution:
-        """Minimizer w~ of (5) at w, (p,), with grad g_i(w), (p,), and pi_i, (p,).
+        """Minimizer w~ of (5) at w, (p,), with grad g_i(w), (p,), and pi_i, (p,); block by block if there are such.
+
+        With (12) the parameters do not meet in (5), and blocks change nothing.
 
         Raises
         ------
         SolveError
             nan or infinity came in or out.
         """
+        if len(self.blocks) > 1 and isinstance(self.surrogate, Partial):
+            return solve_blocks(
+                self.surrogate, w, gradient, pi, self.data, self.regularizer, self.tolerance, self.blocks, self.each
+            )
         return solve(self.surrogate.around(w, gradient, pi, self.data), self.regularizer, self.tolerance)
 
     def stationarity(self, w: Vector, gradient: Vector) -> float:

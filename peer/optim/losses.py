@@ -27,6 +27,9 @@ class Loss(Protocol):
     def curvature_root(self, outputs: Matrix) -> NDArray[np.float64]:
         """B with B B' = second derivative of l by f, a block for each sample: (m, q, q)."""
 
+    def repeated(self, n: int) -> Loss:
+        """The loss of n*m outputs, n times those of the m samples one after the other."""
+
 
 @final
 @dataclass(frozen=True, eq=False)
@@ -60,6 +63,10 @@ class Squared:
         m, q = outputs.shape
         return np.broadcast_to(np.eye(q), (m, q, q))
 
+    def repeated(self, n: int) -> Squared:
+        """The same targets n times."""
+        return Squared(np.tile(self.targets, (n, 1)))
+
 
 @final
 @dataclass(frozen=True, eq=False)
@@ -92,6 +99,10 @@ class Logistic:
         """sqrt(P(1 - P)) for each sample, (m, 1, 1)."""
         chance, rest = _probability_of_one(outputs), _probability_of_one(-outputs)
         return np.sqrt(chance * rest)[:, :, None]
+
+    def repeated(self, n: int) -> Logistic:
+        """The same labels n times."""
+        return Logistic(np.tile(self.labels, n))
 
 
 def _probability_of_one(outputs: Matrix) -> Matrix:
@@ -133,6 +144,10 @@ class Softmax:
         roots = np.sqrt(chances)
         diagonal = roots[:, :, None] * np.eye(outputs.shape[1])
         return np.asarray(diagonal - chances[:, :, None] * roots[:, None, :])
+
+    def repeated(self, n: int) -> Softmax:
+        """The same labels n times."""
+        return Softmax(np.tile(self.labels, n))
 
 
 def _probabilities(outputs: Matrix) -> Matrix:

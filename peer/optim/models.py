@@ -45,6 +45,104 @@ class Model(Protocol):
     def jacobian(self, w: Vector, x: Matrix) -> NDArray[np.float64]:
         """Jacobian J of all samples by w, (m, q, p)."""
 
+    def factors(self, w: Vector, x: Matrix) -> Factors:
+        """The outputs, and what J is made of, so that any of its columns can be had without the others."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Columns of J that are all products of a row and a column: J[:, :, start + r*cols + c] = U[:, :, r] V[:, c].
+
+    Parameters
+    ----------
+    start : int
+        Its first parameter.
+    cotangents : ndarray
+        U, derivatives of the outputs by the rows, (m, q, rows).
+    values : Matrix
+        V, by what a row multiplies its parameters, (m, cols).
+    """
+
+    start: int
+    cotangents: NDArray[np.float64]
+    values: Matrix
+
+    @property
+    def stop(self) -> int:
+        """Behind its last parameter."""
+        n_rows, n_cols = self.cotangents.shape[2], self.values.shape[1]
+        return int(self.start + n_rows * n_cols)
+
+    def within(self, place: slice) -> tuple[Part, slice]:
+        """The rows that hold the parameters in `place`, as a part; and which of its columns these are."""
+        n_cols = self.values.shape[1]
+        begin, end = max(place.start, self.start) - self.start, min(place.stop, self.stop) - self.start
+        rows = slice(begin // n_cols, -(-end // n_cols))
+        skipped = rows.start * n_cols
+        part = Part(self.start + skipped, self.cotangents[:, :, rows], self.values)
+        return part, slice(begin - skipped, end - skipped)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Factors:
+    """The Jacobian of all samples as the products that it consists of: memory m (q + 1) units instead of m q p.
+
+    Parameters
+    ----------
+    outputs : Matrix
+        f(w; x), (m, q).
+    parts : tuple of Part
+        Of all p parameters, in their order.
+    """
+
+    outputs: Matrix
+    parts: tuple[Part, ...]
+
+    def columns(self, place: slice) -> NDArray[np.float64]:
+        """Columns of J for the parameters in `place`, b of them: (m, q, b)."""
+        m, q = self.outputs.shape
+        J = np.empty((m, q, place.stop - place.start))
+        for part, kept in self._within(place):
+            outer = part.cotangents[:, :, :, None] * part.values[:, None, None, :]
+            at = part.start + kept.start - place.start
+            J[:, :, at : at + kept.stop - kept.start] = outer.reshape(m, q, part.stop - part.start)[:, :, kept]
+        return J
+
+    def gram(self, place: slice, roots: NDArray[np.float64]) -> Matrix:
+        """Sum over m of J_m' B_m B_m' J_m for the parameters in `place`, (b, b), with the roots B, (m, q, q).
+
+        An entry is a sum of (B'u_r)'(B'u_s) v_c v_d over samples: the outputs are summed once for each pair of
+        rows, not for each pair of parameters. So it takes about m b^2 products instead of the m q b^2 of J'J.
+        """
+        gram = np.empty((place.stop - place.start,) * 2)
+        turned = roots.transpose(0, 2, 1)
+        within = [(Part(part.start, turned @ part.cotangents, part.values), kept) for part, kept in self._within(place)]
+        for k, (part, kept) in enumerate(within):
+            here = slice(part.start + kept.start - place.start, part.start + kept.stop - place.start)
+            for other, others in within[: k + 1]:
+                there = slice(other.start + others.start - place.start, other.start + others.stop - place.start)
+                gram[here, there] = _products(part, other)[kept, others]
+                gram[there, here] = gram[here, there].T
+        return gram
+
+    def _within(self, place: slice) -> list[tuple[Part, slice]]:
+        return [part.within(place) for part in self.parts if part.start < place.stop and place.start < part.stop]
+
+
+def _products(a: Part, b: Part) -> Matrix:
+    """Inner products of the columns of two parts, over all samples and outputs: (columns of a, columns of b)."""
+    (m, n_cols), n_rows, width = a.values.shape, a.cotangents.shape[2], b.stop - b.start
+    if n_cols < b.values.shape[1]:  # the loop below is over rows: few, and long
+        return _products(b, a).T
+    pairs = a.cotangents.transpose(0, 2, 1) @ b.cotangents
+    products = np.empty((n_rows, n_cols, width))
+    for r in range(n_rows):
+        weighted = pairs[:, r, :, None] * b.values[:, None, :]
+        products[r] = a.values.T @ weighted.reshape(m, width)
+    return products.reshape(n_rows * n_cols, width)
+
 
 def _sigmoid(a: Matrix) -> Matrix:
     return 0.5 * (1.0 + np.tanh(0.5 * a))
@@ -142,19 +240,22 @@ class MLP:
 
     def jacobian(self, w: Vector, x: Matrix) -> NDArray[np.float64]:
         """Jacobian J of all samples by w, (m, q, p)."""
+        return self.factors(w, x).columns(slice(0, w.size))
+
+    def factors(self, w: Vector, x: Matrix) -> Factors:
+        """The outputs, and J as products of cotangents, one pass backwards, and what goes into each layer."""
         values = self._activations(w, x)
         m, q = len(x), self.n_outputs
-        J = np.empty((m, q, w.size))
-        places = [place for _, _, place in self.layout.slices()]
+        starts = [place.start for _, _, place in self.layout.slices()]
+        parts: list[Part] = []
         # cotangents of the q outputs: (m, q, width) going backwards
         cotangent = np.broadcast_to(np.eye(q), (m, q, q))
         for k, (W, _) in reversed(list(enumerate(self._layers(w)))):
-            outer = cotangent[:, :, :, None] * values[k][:, None, None, :]
-            J[:, :, places[2 * k]] = outer.reshape(m, q, W.size)
-            J[:, :, places[2 * k + 1]] = cotangent
+            parts.append(Part(starts[2 * k + 1], cotangent, np.ones((m, 1))))
+            parts.append(Part(starts[2 * k], cotangent, values[k]))
             if k > 0:
                 cotangent = (cotangent @ W) * self._slope(values[k])[:, None, :]
-        return J
+        return Factors(values[-1], tuple(reversed(parts)))
 
     def _layers(self, w: Vector) -> list[tuple[Matrix, Vector]]:
         parts = list(self.layout.unflatten(w).values())

@@ -97,6 +97,9 @@ class Regularizer(Protocol):
     def onto_face(self, w: Vector, of: Vector) -> Vector:
         """Nearest point to w in the closed face of the point `of`, (p,)."""
 
+    def restricted(self, place: slice) -> Regularizer:
+        """The penalty on the parameters in `place` alone; nothing of it may depend on others, too."""
+
 
 @final
 @dataclass(frozen=True)
@@ -145,6 +148,10 @@ class NoRegularizer:
     def onto_face(self, w: Vector, of: Vector) -> Vector:
         """The point w itself."""
         return w
+
+    def restricted(self, place: slice) -> NoRegularizer:
+        """Nothing, again."""
+        return self
 
 
 @final
@@ -203,6 +210,10 @@ class L2:
         """The point w itself."""
         return w
 
+    def restricted(self, place: slice) -> L2:
+        """Its strengths there."""
+        return L2(self.strength[place])
+
 
 @final
 @dataclass(frozen=True, eq=False)
@@ -259,6 +270,10 @@ class L1:
     def onto_face(self, w: Vector, of: Vector) -> Vector:
         """The point w with the coordinates set to 0 that have not the sign of `of`."""
         return np.where((w * of > 0.0) | (self.strength == 0.0), w, 0.0)
+
+    def restricted(self, place: slice) -> L1:
+        """Its strengths there."""
+        return L1(self.strength[place])
 
 
 @final
@@ -317,6 +332,10 @@ class ElasticNet:
     def onto_face(self, w: Vector, of: Vector) -> Vector:
         """The point w with the coordinates set to 0 that have not the sign of `of`."""
         return np.where((w * of > 0.0) | (self.absolute == 0.0), w, 0.0)
+
+    def restricted(self, place: slice) -> ElasticNet:
+        """Its weights there."""
+        return ElasticNet(self.absolute[place], self.square[place])
 
 
 @final
@@ -402,6 +421,12 @@ class GroupL2:
         """The point w with the groups set to 0 that are 0 in `of`."""
         return np.where(self.face(of), w, 0.0)
 
+    def restricted(self, place: slice) -> GroupL2:
+        """The groups there, none of which may be cut."""
+        member = self.member[place]
+        groups = np.unique(member[member >= 0])
+        return GroupL2(np.where(member < 0, -1, np.searchsorted(groups, member)), self.strength[groups])
+
 
 def group_l2(member: NDArray[np.intp], strength: float) -> GroupL2:
     """With strength sqrt(|g|) for a group of |g| parameters, so that groups of all sizes are as easily switched off."""
@@ -473,3 +498,7 @@ class Boxed:
     def onto_face(self, w: Vector, of: Vector) -> Vector:
         """The point w cut to the box, with what is held in `of` held there."""
         return np.where(self.face(of), self.nearest(self.inner.onto_face(w, of)), of)
+
+    def restricted(self, place: slice) -> Boxed:
+        """The penalty and the bounds there."""
+        return Boxed(self.inner.restricted(place), self.lower[place], self.upper[place])

@@ -1,0 +1,320 @@
+"""(5) block by block: each block of w is minimized over alone, all others kept at w_i, and w~ is put side by side.
+
+Source: section 4 of S. Scardapane, P. Di Lorenzo, "A framework for parallel and distributed training of neural
+networks" (2017). A block of b parameters sees b columns of J, never the others', and its problem is (5) with a
+smaller J. It is solved
+
+1. by Newton with the Hessian from `Factors.gram`, which takes the q-th part of the products of J'J, where r is
+   smooth and b <= m q; one system for a squared loss;
+2. all at once where blocks are single weights: a squared loss has a closed form, others take secants;
+3. by `peer.optim.solvers` in all other cases.
+
+What a block comes to depends on nothing that another block does, so neither on their order nor on how many are
+solved at a time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Final, Protocol, TypeVar, final
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import linalg
+
+from peer.arrays import Layout, Matrix, Vector
+from peer.errors import SolveError
+from peer.optim.models import Factors
+from peer.optim.regularizers import Regularizer
+from peer.optim.solvers import MAX_ITERATIONS, Solution, descent, residual, solve
+from peer.optim.surrogates import Data, Linearized, Partial
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+BATCH: Final = 1 << 19
+"""Numbers in the columns of J of single weights that are solved together, 4 MB: what a processor's caches hold."""
+
+RESOLVED: Final = 2.0**-26
+"""Relative length of a step, the root of rounding, up to which a difference of derivatives is no curvature."""
+
+
+class Each(Protocol):
+    """Applies a function to each item, as many at a time as it likes."""
+
+    def __call__(self, function: Callable[[T], R], items: Sequence[T], /) -> Sequence[R]:
+        """Results in the order of the items."""
+
+
+def in_turn(function: Callable[[T], R], items: Sequence[T], /) -> Sequence[R]:
+    """Apply a function to one item after the other."""
+    return [function(item) for item in items]
+
+
+def equal(p: int, n_blocks: int) -> tuple[slice, ...]:
+    """Places of 1 <= n_blocks <= p contiguous blocks, the first p mod n_blocks one longer: as numpy.array_split."""
+    length, longer = divmod(p, n_blocks)
+    ends = [k * length + min(k, longer) for k in range(n_blocks + 1)]
+    return tuple(slice(start, stop) for start, stop in pairwise(ends))
+
+
+def layers(layout: Layout) -> tuple[slice, ...]:
+    """Places of the layers, a block each: parts whose names differ in the last word only, which stand together."""
+    blocks: dict[str, slice] = {}
+    for name, _, place in layout.slices():
+        layer = name.rpartition(".")[0]
+        blocks[layer] = slice(blocks.get(layer, place).start, place.stop)
+    return tuple(blocks.values())
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Blocked:
+    """(5) with the surrogate (11) at a point, its Jacobian not yet formed.
+
+    Parameters
+    ----------
+    surrogate : Partial
+        kappa and tau.
+    center, pi : Vector
+        w_i and pi_i, (p,).
+    data : Data
+        The agent's.
+    factors : Factors
+        Of J at the center.
+    regularizer : Regularizer
+        r.
+    scale : float
+        Largest entry of the vectors that cancel at a solution: residuals of all blocks are relative to the same.
+    tolerance : float
+        Relative residual of an inner solver.
+    """
+
+    surrogate: Partial
+    center: Vector
+    pi: Vector
+    data: Data
+    factors: Factors
+    regularizer: Regularizer
+    scale: float
+    tolerance: float
+
+    def subproblem(self, place: slice) -> Linearized:
+        """The smooth part of (5) in the parameters in `place` alone, with their columns of J."""
+        columns = self.factors.columns(place)
+        return Linearized(
+            center=self.center[place],
+            outputs=self.factors.outputs,
+            jacobian=columns.reshape(-1, columns.shape[2]),
+            loss=self.data.loss,
+            weight=self.surrogate.kappa * self.data.weight,
+            pi=self.pi[place],
+            tau=self.surrogate.tau,
+            scale=self.scale,
+        )
+
+    def solve(self, place: slice) -> Solution:
+        """Minimizer over the parameters in `place` alone, (b,)."""
+        h, r = self.subproblem(place), self.regularizer.restricted(place)
+        if not r.smooth or h.jacobian.shape[1] > h.jacobian.shape[0]:
+            return solve(h, r, self.tolerance)
+        return newton(h, r, lambda roots: self.factors.gram(place, roots), self.tolerance)
+
+    def solve_weights(self, place: slice) -> Solution:
+        """Minimizers over each of the parameters in `place` alone, (b,)."""
+        return scalars(self.subproblem(place), self.regularizer.restricted(place), self.tolerance)
+
+
+def solve_blocks(
+    surrogate: Partial,
+    w: Vector,
+    gradient: Vector,
+    pi: Vector,
+    data: Data,
+    regularizer: Regularizer,
+    tolerance: float,
+    blocks: Sequence[slice],
+    each: Each,
+) -> Solution:
+    """Minimizers of (5) with (11) over each block alone, side by side.
+
+    Parameters
+    ----------
+    surrogate : Partial
+    w, gradient, pi : Vector
+        w_i, grad g_i(w_i), pi_i, (p,).
+    data, regularizer, tolerance
+        As of `Problem`.
+    blocks : sequence of slice
+        Places of the blocks, contiguous and in order, all p parameters once.
+    each : Each
+        How blocks are gone through.
+
+    Returns
+    -------
+    Solution
+        The largest residual, the sum of the iterations.
+
+    Raises
+    ------
+    SolveError
+        nan or infinity came in or out.
+    """
+    scale = float(np.max(np.abs([surrogate.kappa * gradient, pi]), initial=0.0))
+    factors = data.model.factors(w, data.inputs)
+    problem = Blocked(surrogate, w, pi, data, factors, regularizer, scale, tolerance)
+    width = max(1, BATCH // max(1, factors.outputs.size))
+
+    def solved(place: slice) -> Solution:
+        return problem.solve_weights(place) if place in batches else problem.solve(place)
+
+    batches = _batches(blocks, width)
+    places = [*batches, *(block for block in blocks if block.stop - block.start > 1)]
+    solutions = each(solved, places)
+    w_tilde = np.empty_like(w)
+    for place, solution in zip(places, solutions, strict=True):
+        w_tilde[place] = solution.w
+    worst = max(solution.residual for solution in solutions)
+    if not (np.isfinite([solution.residual for solution in solutions]).all() and np.isfinite(w_tilde).all()):
+        raise SolveError("the surrogate has no finite solution: its data are nan or infinite")
+    methods = ", ".join(sorted({solution.method for solution in solutions}))
+    return Solution(w_tilde, worst, sum(s.iterations for s in solutions), f"{methods}, {len(blocks)} blocks")
+
+
+def _batches(blocks: Sequence[slice], width: int) -> list[slice]:
+    """Runs of blocks of one weight, cut into places of at most `width`."""
+    batches: list[slice] = []
+    for block in blocks:
+        if block.stop - block.start != 1:
+            continue
+        if batches and batches[-1].stop == block.start and block.stop - batches[-1].start <= width:
+            batches[-1] = slice(batches[-1].start, block.stop)
+        else:
+            batches.append(block)
+    return batches
+
+
+# ---- blocks of several weights -------------------------------------------------------------
+
+
+def newton(h: Linearized, r: Regularizer, gram: Callable[[NDArray[np.float64]], Matrix], tolerance: float) -> Solution:
+    """Minimizer of h + r with smooth r, by Newton with steps as in `solvers.proximal_newton`.
+
+    `gram` makes the sum over samples of J_m' B_m B_m' J_m, (b, b), of the roots B, (m, q, q). For a squared loss
+    one matrix serves for the solution and for its refinement, which the exact gradient corrects.
+    """
+
+    def slope(v: Vector) -> Vector:
+        return np.asarray(h.gradient(v) + r.gradient(v))
+
+    def system(v: Vector) -> Callable[[Vector], Vector]:
+        matrix = h.weight * gram(h.loss.curvature_root(h.outputs_at(v)))
+        matrix.flat[:: len(matrix) + 1] += r.whitening(v, h.tau).scale ** -2.0
+        return _positive_definite(matrix)
+
+    w, error, systems = h.center, residual(h, r, h.center), 0
+    if h.loss.quadratic:
+        inverse = system(w)
+        w = w - inverse(slope(w))
+        w = w - inverse(slope(w))
+        return Solution(w, residual(h, r, w), 1, "cholesky")
+    lowest = error
+    while error > tolerance and systems < MAX_ITERATIONS:
+        systems += 1
+        target = w - system(w)(slope(w))
+        error_next = residual(h, r, target)
+        if error_next > 0.5 * lowest:
+            target = w + descent(_on_line(h, r, w, target - w)) * (target - w)
+            error_next = residual(h, r, target)
+        if not error_next < lowest and not h.value(target) + r.value(target) < h.value(w) + r.value(w):
+            break  # neither measure improves any more: rounding
+        w, error, lowest = target, error_next, min(error_next, lowest)
+    return Solution(w, error, systems, "proximal-newton")
+
+
+def _on_line(h: Linearized, r: Regularizer, w: Vector, direction: Vector) -> Callable[[float], float]:
+    smooth = h.slope_along(w, direction)
+    return lambda t: smooth(t) + float(np.dot(r.gradient(w + t * direction), direction))
+
+
+def _positive_definite(matrix: Matrix) -> Callable[[Vector], Vector]:
+    """Solver of matrix x = b, (b,), by Cholesky; takes the matrix's place in memory."""
+    try:
+        factor = linalg.cho_factor(matrix.T, lower=True, overwrite_a=True, check_finite=False)
+    except linalg.LinAlgError as error:
+        raise SolveError(
+            "the surrogate's matrix is not positive definite to rounding: tau is too small beside its curvature"
+        ) from error
+    return lambda b: np.asarray(linalg.cho_solve(factor, b, check_finite=False))
+
+
+# ---- blocks of one weight ------------------------------------------------------------------
+
+
+def scalars(h: Linearized, r: Regularizer, tolerance: float) -> Solution:
+    """Minimizers of h + r over each parameter alone, (b,), with separable r; iterations are summed over them.
+
+    Steps are proximal with the curvature as their metric: x <- prox_{r/H}(x - h'/H). H is the second derivative at
+    the center, which makes the first step the closed form for a squared loss; then the slope of h' between the last
+    two points. A step leads towards the minimizer whatever H is, so that the points that were left enclose it.
+    As in R. Brent, "Algorithms for minimization without derivatives" (1973), chapter 4, a step that leaves them, or
+    is longer than half of the last but one, is replaced by one to their middle.
+    """
+    slope, metric = _along_axes(h)
+    x, derivative = h.center, slope(h.center, np.arange(h.center.size))
+    error = _errors(h, r, x, derivative)
+    going = np.full(x.shape, True) if h.loss.quadratic else ~(error <= tolerance)
+    below, above = np.full_like(x, -math.inf), np.full_like(x, math.inf)
+    last, last_but_one = np.full_like(x, math.inf), np.full_like(x, math.inf)
+    steps = 0
+    for _ in range(MAX_ITERATIONS):
+        if not going.any():
+            break
+        steps += int(np.count_nonzero(going))
+        inverse: Any = 1.0 / metric  # a step size for each parameter, as r is separable
+        target = r.prox(x - derivative / metric, inverse)
+        below, above = np.where(target > x, x, below), np.where(target < x, x, above)
+        enclosed = np.isfinite(below) & np.isfinite(above)
+        short = (below < target) & (target < above) & (np.abs(target - x) <= 0.5 * last_but_one)
+        target = np.where(going, np.where(enclosed & ~short, 0.5 * (below + above), target), x)
+        step, at = target - x, np.flatnonzero(going)
+        derivative_next = derivative.copy()
+        derivative_next[at] = slope(target, at)
+        if not h.loss.quadratic:
+            telling = np.abs(step) > RESOLVED * np.abs(x)
+            secant = (derivative_next - derivative) / np.where(telling, step, 1.0)
+            metric = np.where(telling, np.maximum(secant, h.tau), metric)
+        x, derivative, last, last_but_one = target, derivative_next, np.abs(step), last
+        error = _errors(h, r, x, derivative)
+        going &= ~(error <= tolerance) & (np.abs(step) > np.spacing(np.abs(x)))
+    return Solution(x, float(np.max(error, initial=0.0)), steps, "scalar")
+
+
+def _along_axes(h: Linearized) -> tuple[Callable[[Vector, NDArray[np.intp]], Vector], Vector]:
+    """Derivatives of h, each parameter moved alone to its entry of a point, (b,), for some of them; and second ones."""
+    assert isinstance(h.jacobian, np.ndarray)  # by `Blocked.subproblem`
+    tangents = np.ascontiguousarray(h.jacobian.T)
+    m, q = h.outputs.shape
+    roots = h.loss.curvature_root(h.outputs)
+    turned = roots.transpose(0, 2, 1) @ h.jacobian.reshape(m, q, -1)
+    curvature = h.weight * np.einsum("mqb,mqb->b", turned, turned) + h.tau
+    at_center = h.gradient(h.center)
+
+    def slope(x: Vector, at: NDArray[np.intp]) -> Vector:
+        d = (x - h.center)[at]
+        if h.loss.quadratic:
+            return np.asarray(at_center[at] + curvature[at] * d)
+        moved = (h.outputs + (tangents[at] * d[:, None]).reshape(-1, m, q)).reshape(-1, q)
+        gradients = h.loss.repeated(len(at)).gradient(moved).reshape(len(at), m * q)
+        return np.asarray(h.weight * np.einsum("bk,bk->b", gradients, tangents[at]) + h.pi[at] + h.tau * d)
+
+    return slope, curvature
+
+
+def _errors(h: Linearized, r: Regularizer, x: Vector, derivative: Vector) -> Vector:
+    """Residual of each parameter, as in `solvers.residual`."""
+    scale = np.maximum(max(h.scale, r.scale, np.finfo(np.float64).eps), np.abs(r.gradient(x)))
+    return np.asarray(np.abs(x - r.prox(x - derivative, 1.0)) / scale)
