@@ -58,7 +58,7 @@ EXAMPLE: Final = 25
 """Messages of one example of Hypothesis: of longer ones some would take more choices than it makes for one."""
 
 GROWTH_BYTES: Final = 10_000_000
-"""How much more memory a process may hold at the end than after its first chunk."""
+"""How much more memory a process may hold at the end than after its first chunk; Hypothesis itself keeps more."""
 
 N_AGENTS: Final = 5
 """In both networks; peer 0 is the one that is abused."""
@@ -632,7 +632,7 @@ def run(how: How, seed: int, messages: int, n_jobs: int, console: Console) -> in
             return INTERRUPTED
     for what, n in sorted(came_to.items()):
         console.print(f"  {what:32s} {n:12,}", highlight=False)
-    too_much = grown > GROWTH_BYTES
+    too_much = grown > GROWTH_BYTES and how is throw
     console.print(
         f"{came_to.total():,} messages from seed {seed} on, {failures} failures; "
         f"memory of a process grew by {grown / 1e6:.1f} MB at most{', which is too much' * too_much}",

@@ -13,12 +13,38 @@ import numpy as np
 from numpy.typing import NDArray
 
 from peer.arrays import Matrix, Vector
+from peer.optim.models import Factors
 from peer.optim.regularizers import Whitening
 
 Product: TypeAlias = Callable[[Vector], Vector]
 
+FORM_S: Final = 1.5e-8
+"""Seconds for an entry of J; this and the following as `python -m benchmarks.solvers` measures them on one thread."""
+
+GRAM_S: Final = 1.6e-11
+"""Seconds for a multiplication and an addition of J'J or J J', of which half are made."""
+
+CHOLESKY_S: Final = 1.5e-11
+"""Seconds for the factors of an n x n matrix, over n^3."""
+
+PRODUCT_S: Final = 4.4e-10
+"""Seconds of J'(J x) for a sample and parameter."""
+
+PAIR_S: Final = 6e-5
+"""Seconds of J'(J x) for calls, and for all that conjugate gradients do beside."""
+
+PAIRS_EXACT: Final = 200
+"""Of J'(J x), for a system that is solved as well as the result has to be: a squared loss on digits needs 20 to 900,
+with tau from 1 to 0.01."""
+
+PAIRS_INEXACT: Final = 25
+"""For a system within a Newton method, first solved roughly: cross-entropy there needs 5 to 50."""
+
+MATRIX_BYTES: Final = 1 << 30
+"""Of a J that is formed at most."""
+
 MAX_PRODUCTS: Final = 2_000
-"""Of conjugate gradients in one system: what has not converged by then is left to the next Newton step."""
+"""Of conjugate gradients in one system: what has not converged by then is left to the next Newton step, or a matrix."""
 
 
 @final
@@ -34,6 +60,8 @@ class LinearMap:
         x -> A x and u -> A'u.
     squared, squared_adjoint : callable
         The same with the squares of the entries, at least about: for preconditioners.
+    matrix : callable or None
+        Makes the matrix; None where it would be too large.
     """
 
     shape: tuple[int, int]
@@ -41,6 +69,7 @@ class LinearMap:
     adjoint: Product
     squared: Product
     squared_adjoint: Product
+    matrix: Callable[[], Matrix] | None = None
 
     def __matmul__(self, x: Vector) -> Vector:
         """A x, (k,)."""
@@ -52,8 +81,45 @@ class LinearMap:
         return LinearMap(self.shape[::-1], self.adjoint, self.forward, self.squared_adjoint, self.squared)
 
 
+def products_of(factors: Factors) -> LinearMap:
+    """J, (m*q, p), by its products with what it is made of."""
+    shape = factors.outputs.size, factors.n_parameters
+    return LinearMap(
+        shape,
+        factors.forward,
+        factors.adjoint,
+        lambda x: factors.squared().forward(x),
+        lambda u: factors.squared().adjoint(u),
+        (lambda: matrix_of(factors)) if 8 * shape[0] * shape[1] <= MATRIX_BYTES else None,
+    )
+
+
+def matrix_of(factors: Factors) -> Matrix:
+    """J, (m*q, p)."""
+    return factors.columns(slice(0, factors.n_parameters)).reshape(-1, factors.n_parameters)
+
+
 Map: TypeAlias = Matrix | LinearMap
 """A matrix, or its products."""
+
+
+def jacobian_of(factors: Factors, quadratic: bool) -> Map:
+    """J, (m*q, p): as a matrix where that is the cheaper way to solve, else by its products.
+
+    The choice depends on sizes and loss alone, so that it is the same on every machine, and in every round.
+    """
+    return matrix_of(factors) if is_dense_cheaper(factors, quadratic) else products_of(factors)
+
+
+def is_dense_cheaper(factors: Factors, quadratic: bool) -> bool:
+    """Whether forming J and its Gram matrix takes less time than conjugate gradients would, and fits into memory."""
+    (m, q), p = factors.outputs.shape, factors.n_parameters
+    k = m * q
+    less = min(k, p)
+    form_s, gram_s, cholesky_s = FORM_S * k * p, GRAM_S * k * p * less, CHOLESKY_S * less**3
+    n_rows = sum(part.cotangents.shape[2] for part in factors.parts)
+    pairs_s = (PAIRS_EXACT if quadratic else PAIRS_INEXACT) * (PAIR_S + PRODUCT_S * m * (p + q * n_rows))
+    return bool(8 * k * p <= MATRIX_BYTES and form_s + gram_s + cholesky_s <= pairs_s)
 
 
 def whitened(root: Map, free: NDArray[np.bool_], whitening: Whitening) -> Map:

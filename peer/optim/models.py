@@ -68,6 +68,20 @@ class Part:
     cotangents: NDArray[np.float64]
     values: Matrix
 
+    def forward(self, v: Vector) -> Matrix:
+        """What the columns add to J v, (m, q), with v of the parameters of this part."""
+        across = self.values @ v.reshape(self.cotangents.shape[2], -1).T
+        return np.asarray((self.cotangents @ across[:, :, None])[:, :, 0])
+
+    def adjoint(self, u: Matrix) -> Vector:
+        """The entries of J'u of these columns, with u, (m, q)."""
+        across = (u[:, None, :] @ self.cotangents)[:, 0, :]
+        return (across.T @ self.values).reshape(-1)
+
+    def squared(self) -> Part:
+        """The part of which the columns are the squares of these, entry by entry."""
+        return Part(self.start, self.cotangents**2, self.values**2)
+
     @property
     def stop(self) -> int:
         """Behind its last parameter."""
@@ -99,6 +113,24 @@ class Factors:
 
     outputs: Matrix
     parts: tuple[Part, ...]
+
+    @property
+    def n_parameters(self) -> int:
+        """Number p of columns of J."""
+        return self.parts[-1].stop
+
+    def forward(self, v: Vector) -> Vector:
+        """J v, (m*q,), with v, (p,)."""
+        return np.asarray(sum(part.forward(v[part.start : part.stop]) for part in self.parts)).reshape(-1)
+
+    def adjoint(self, u: Vector) -> Vector:
+        """J'u, (p,), with u, (m*q,)."""
+        each = u.reshape(self.outputs.shape)
+        return np.concatenate([part.adjoint(each) for part in self.parts])
+
+    def squared(self) -> Factors:
+        """Of the matrix of the squares of the entries of J."""
+        return Factors(self.outputs, tuple(part.squared() for part in self.parts))
 
     def columns(self, place: slice) -> NDArray[np.float64]:
         """Columns of J for the parameters in `place`, b of them: (m, q, b)."""

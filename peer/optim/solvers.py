@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, final
 
 import numpy as np
@@ -47,7 +47,7 @@ class Solution:
     iterations : int
         Linear systems solved, or 1 for a proximal step.
     method : str
-        prox, cholesky or proximal-newton.
+        prox, cholesky, proximal-newton or newton-cg.
     """
 
     w: Vector
@@ -60,7 +60,8 @@ def solve(subproblem: Subproblem, regularizer: Regularizer, tolerance: float) ->
     """Minimizer of h + r.
 
     Closed forms: the proximal step for first-order subproblems, one linear system for a squared
-    loss with a smooth regularizer. Everything else by `proximal_newton`.
+    loss with a smooth regularizer. Everything else by `proximal_newton`, with conjugate gradients inside
+    where the Jacobian is known by its products; should these not get there, with the matrix.
 
     Parameters
     ----------
@@ -82,6 +83,9 @@ def solve(subproblem: Subproblem, regularizer: Regularizer, tolerance: float) ->
         solution = normal_equations(subproblem, regularizer)
     else:
         solution = proximal_newton(subproblem, regularizer, tolerance)
+        J = subproblem.jacobian
+        if isinstance(J, LinearMap) and J.matrix is not None and solution.residual > tolerance:
+            return solve(replace(subproblem, jacobian=J.matrix()), regularizer, tolerance)
     if not (np.isfinite(solution.residual) and np.isfinite(solution.w).all()):
         raise SolveError("the surrogate has no finite solution: its data are nan or infinite")
     return solution

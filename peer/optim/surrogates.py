@@ -18,7 +18,7 @@ import numpy as np
 
 from peer.arrays import Matrix, Vector
 from peer.optim.losses import Loss
-from peer.optim.maps import LinearMap, Map, mixed_rows
+from peer.optim.maps import LinearMap, Map, jacobian_of, mixed_rows
 from peer.optim.models import Model
 
 
@@ -187,10 +187,11 @@ class Partial:
 
     def around(self, w: Vector, gradient: Vector, pi: Vector, data: Data) -> Linearized:
         """The subproblem at w."""
+        factors = data.model.factors(w, data.inputs)
         return Linearized(
             center=w,
-            outputs=data.model.forward(w, data.inputs),
-            jacobian=data.model.jacobian(w, data.inputs).reshape(-1, w.size),
+            outputs=factors.outputs,
+            jacobian=jacobian_of(factors, data.loss.quadratic),
             loss=data.loss,
             weight=self.kappa * data.weight,
             pi=pi,
