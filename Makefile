@@ -34,6 +34,8 @@ bench: $(VENV)/dev        ## ratios to raw sockets, what a fleet weighs, what a 
 	$(BIN)/python -m benchmarks.exchange
 	$(BIN)/python -m benchmarks.fleet
 	$(BIN)/python -m benchmarks.slow
+	$(BIN)/python -m benchmarks.solvers
+	$(BIN)/python -m benchmarks.solvers --large
 
 clean:
 	rm -rf $(VENV)
