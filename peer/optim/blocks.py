@@ -29,7 +29,7 @@ from peer.arrays import Layout, Matrix, Vector
 from peer.errors import SolveError
 from peer.optim.models import Factors
 from peer.optim.regularizers import Regularizer
-from peer.optim.solvers import MAX_ITERATIONS, Solution, descent, residual, solve
+from peer.optim.solvers import MAX_ITERATIONS, Solution, descent, solve
 from peer.optim.surrogates import Data, Linearized, Partial
 
 T = TypeVar("T")
@@ -55,7 +55,7 @@ def in_turn(function: Callable[[T], R], items: Sequence[T], /) -> Sequence[R]:
 
 
 def equal(p: int, n_blocks: int) -> tuple[slice, ...]:
-    """Places of 1 <= n_blocks <= p contiguous blocks, the first p mod n_blocks one longer, as numpy.array_split cuts."""
+    """Places of 1 <= n_blocks <= p contiguous blocks, the first p mod n_blocks one longer: numpy.array_split."""
     length, longer = divmod(p, n_blocks)
     ends = [k * length + min(k, longer) for k in range(n_blocks + 1)]
     return tuple(slice(start, stop) for start, stop in pairwise(ends))
@@ -102,15 +102,19 @@ class Blocked:
     scale: float
     tolerance: float
 
-    def subproblem(self, place: slice) -> Linearized:
+    @property
+    def weight(self) -> float:
+        """Kappa s of (11)."""
+        return self.surrogate.kappa * self.data.weight
+
+    def linearized(self, place: slice) -> Linearized:
         """The smooth part of (5) in the parameters in `place` alone, with their columns of J."""
-        columns = self.factors.columns(place)
         return Linearized(
             center=self.center[place],
             outputs=self.factors.outputs,
-            jacobian=columns.reshape(-1, columns.shape[2]),
+            jacobian=self.factors.columns(place).reshape(-1, place.stop - place.start),
             loss=self.data.loss,
-            weight=self.surrogate.kappa * self.data.weight,
+            weight=self.weight,
             pi=self.pi[place],
             tau=self.surrogate.tau,
             scale=self.scale,
@@ -118,14 +122,14 @@ class Blocked:
 
     def solve(self, place: slice) -> Solution:
         """Minimizer over the parameters in `place` alone, (b,)."""
-        h, r = self.subproblem(place), self.regularizer.restricted(place)
-        if not r.smooth or h.jacobian.shape[1] > h.jacobian.shape[0]:
-            return solve(h, r, self.tolerance)
-        return newton(h, r, lambda roots: self.factors.gram(place, roots), self.tolerance)
+        r = self.regularizer.restricted(place)
+        if not r.smooth or place.stop - place.start > self.factors.outputs.size:
+            return solve(self.linearized(place), r, self.tolerance)
+        return newton(Block(self, place), r, self.tolerance)
 
     def solve_weights(self, place: slice) -> Solution:
         """Minimizers over each of the parameters in `place` alone, (b,)."""
-        return scalars(self.subproblem(place), self.regularizer.restricted(place), self.tolerance)
+        return scalars(self.linearized(place), self.regularizer.restricted(place), self.tolerance)
 
 
 def solve_blocks(
@@ -200,46 +204,101 @@ def _batches(blocks: Sequence[slice], width: int) -> list[slice]:
 # ---- blocks of several weights -------------------------------------------------------------
 
 
-def newton(
-    h: Linearized, r: Regularizer, gram: Callable[[NDArray[np.float64]], Matrix], tolerance: float
-) -> Solution:
-    """Minimizer of h + r with smooth r, by Newton with steps as in `solvers.proximal_newton`.
+@final
+@dataclass(frozen=True, eq=False)
+class Block:
+    """h(d), the smooth part of (5), of changes d of the parameters in `place` alone, (b,); J is never formed.
 
-    `gram` makes the sum over samples of J_m' B_m B_m' J_m, (b, b), of the roots B, (m, q, q). For a squared loss
-    one matrix serves for the solution and for its refinement, which the exact gradient corrects.
+    Parameters
+    ----------
+    of : Blocked
+        (5) as a whole.
+    place : slice
     """
 
-    def slope(v: Vector) -> Vector:
-        return np.asarray(h.gradient(v) + r.gradient(v))
+    of: Blocked
+    place: slice
 
-    def system(v: Vector) -> Callable[[Vector], Vector]:
-        matrix = h.weight * gram(h.loss.curvature_root(h.outputs_at(v)))
-        matrix.flat[:: len(matrix) + 1] += h.tau + r.curvature(v)
+    def outputs_at(self, d: Vector) -> Matrix:
+        """Linearized outputs f + J d, (m, q)."""
+        return np.asarray(self.of.factors.outputs + self.of.factors.times(self.place, d))
+
+    def value(self, d: Vector) -> float:
+        """h(d)."""
+        loss = self.of.weight * self.of.data.loss.value(self.outputs_at(d))
+        return loss + float(np.dot(self.of.pi[self.place], d)) + 0.5 * self.of.surrogate.tau * float(np.dot(d, d))
+
+    def gradient(self, d: Vector) -> Vector:
+        """Derivative of h, (b,)."""
+        slope = self.of.factors.transposed_times(self.place, self.of.data.loss.gradient(self.outputs_at(d)))
+        return np.asarray(self.of.weight * slope + self.of.pi[self.place] + self.of.surrogate.tau * d)
+
+    def slope_along(self, d: Vector, direction: Vector) -> Callable[[float], float]:
+        """Derivative by t of h(d + t direction)."""
+        outputs, tangent = self.outputs_at(d), self.of.factors.times(self.place, direction)
+        linear = float(np.dot(self.of.pi[self.place] + self.of.surrogate.tau * d, direction))
+        square = self.of.surrogate.tau * float(np.dot(direction, direction))
+
+        def slope(t: float) -> float:
+            loss = float(np.vdot(self.of.data.loss.gradient(outputs + t * tangent), tangent))
+            return self.of.weight * loss + linear + t * square
+
+        return slope
+
+    def curvature(self, d: Vector) -> Matrix:
+        """Second derivative of h without that of tau, (b, b)."""
+        roots = self.of.data.loss.curvature_root(self.outputs_at(d))
+        return self.of.weight * self.of.factors.gram(self.place, roots)
+
+
+def newton(h: Block, r: Regularizer, tolerance: float) -> Solution:
+    """Minimizer of h + r with smooth r, by Newton with steps as in `solvers.proximal_newton`.
+
+    For a squared loss one matrix serves for the solution and for its refinement, which the exact gradient corrects.
+    """
+    center, tau, zero = h.of.center[h.place], h.of.surrogate.tau, np.zeros(h.place.stop - h.place.start)
+
+    def slope(d: Vector) -> Vector:
+        return np.asarray(h.gradient(d) + r.gradient(center + d))
+
+    def system(d: Vector) -> Callable[[Vector], Vector]:
+        matrix = h.curvature(d)
+        matrix.flat[:: len(matrix) + 1] += tau + r.curvature(center + d)
         return _positive_definite(matrix)
 
-    w, error, systems = h.center, residual(h, r, h.center), 0
-    if h.loss.quadratic:
-        inverse = system(w)
-        w = w - inverse(slope(w))
-        w = w - inverse(slope(w))
-        return Solution(w, residual(h, r, w), 1, "cholesky")
-    lowest = error
+    def error_at(d: Vector, gradient: Vector) -> float:
+        penalty = float(np.max(np.abs(r.gradient(center + d))))
+        return float(np.max(_errors(r, center + d, gradient, max(h.of.scale, penalty))))
+
+    if h.of.data.loss.quadratic:
+        inverse = system(zero)
+        d = -inverse(slope(zero))
+        d -= inverse(slope(d))
+        return Solution(center + d, error_at(d, h.gradient(d)), 1, "cholesky")
+    d, gradient, systems = zero, h.gradient(zero), 0
+    error = lowest = error_at(d, gradient)
     while error > tolerance and systems < MAX_ITERATIONS:
         systems += 1
-        target = w - system(w)(slope(w))
-        error_next = residual(h, r, target)
+        target = d - system(d)(gradient + r.gradient(center + d))
+        gradient = h.gradient(target)
+        error_next = error_at(target, gradient)
         if error_next > 0.5 * lowest:
-            target = w + descent(_on_line(h, r, w, target - w)) * (target - w)
-            error_next = residual(h, r, target)
-        if not error_next < lowest and not h.value(target) + r.value(target) < h.value(w) + r.value(w):
+            target = d + descent(_on_line(h, r, center, d, target - d)) * (target - d)
+            gradient = h.gradient(target)
+            error_next = error_at(target, gradient)
+        if not error_next < lowest and not _objective(h, r, center, target) < _objective(h, r, center, d):
             break  # neither measure improves any more: rounding
-        w, error, lowest = target, error_next, min(error_next, lowest)
-    return Solution(w, error, systems, "proximal-newton")
+        d, error, lowest = target, error_next, min(error_next, lowest)
+    return Solution(center + d, error, systems, "proximal-newton")
 
 
-def _on_line(h: Linearized, r: Regularizer, w: Vector, direction: Vector) -> Callable[[float], float]:
-    smooth = h.slope_along(w, direction)
-    return lambda t: smooth(t) + float(np.dot(r.gradient(w + t * direction), direction))
+def _objective(h: Block, r: Regularizer, center: Vector, d: Vector) -> float:
+    return h.value(d) + r.value(center + d)
+
+
+def _on_line(h: Block, r: Regularizer, center: Vector, d: Vector, direction: Vector) -> Callable[[float], float]:
+    smooth = h.slope_along(d, direction)
+    return lambda t: smooth(t) + float(np.dot(r.gradient(center + d + t * direction), direction))
 
 
 def _positive_definite(matrix: Matrix) -> Callable[[Vector], Vector]:
@@ -266,8 +325,8 @@ def scalars(h: Linearized, r: Regularizer, tolerance: float) -> Solution:
     is longer than half of the last but one, is replaced by one to their middle.
     """
     slope, metric = _along_axes(h)
-    x, derivative = h.center, slope(h.center, np.arange(h.center.size))
-    error = _errors(h, r, x, derivative)
+    x, derivative = h.center, h.gradient(h.center)
+    error = _errors(r, x, derivative, np.maximum(h.scale, np.abs(r.gradient(x))))
     going = np.full(x.shape, True) if h.loss.quadratic else ~(error <= tolerance)
     below, above = np.full_like(x, -math.inf), np.full_like(x, math.inf)
     last, last_but_one = np.full_like(x, math.inf), np.full_like(x, math.inf)
@@ -279,9 +338,10 @@ def scalars(h: Linearized, r: Regularizer, tolerance: float) -> Solution:
         inverse: Any = 1.0 / metric  # a step size for each parameter, as r is separable
         target = r.prox(x - derivative / metric, inverse)
         below, above = np.where(target > x, x, below), np.where(target < x, x, above)
-        enclosed = np.isfinite(below) & np.isfinite(above)
+        enclosed = np.isfinite(above - below)
         short = (below < target) & (target < above) & (np.abs(target - x) <= 0.5 * last_but_one)
-        target = np.where(going, np.where(enclosed & ~short, 0.5 * (below + above), target), x)
+        middle = 0.5 * (np.where(enclosed, below, x) + np.where(enclosed, above, x))
+        target = np.where(going, np.where(enclosed & ~short, middle, target), x)
         step, at = target - x, np.flatnonzero(going)
         derivative_next = derivative.copy()
         derivative_next[at] = slope(target, at)
@@ -290,7 +350,7 @@ def scalars(h: Linearized, r: Regularizer, tolerance: float) -> Solution:
             secant = (derivative_next - derivative) / np.where(telling, step, 1.0)
             metric = np.where(telling, np.maximum(secant, h.tau), metric)
         x, derivative, last, last_but_one = target, derivative_next, np.abs(step), last
-        error = _errors(h, r, x, derivative)
+        error = _errors(r, x, derivative, np.maximum(h.scale, np.abs(r.gradient(x))))
         going &= ~(error <= tolerance) & (np.abs(step) > np.spacing(np.abs(x)))
     return Solution(x, float(np.max(error, initial=0.0)), steps, "scalar")
 
@@ -315,7 +375,7 @@ def _along_axes(h: Linearized) -> tuple[Callable[[Vector, NDArray[np.intp]], Vec
     return slope, curvature
 
 
-def _errors(h: Linearized, r: Regularizer, x: Vector, derivative: Vector) -> Vector:
-    """Residual of each parameter, as in `solvers.residual`."""
-    scale = np.maximum(max(h.scale, r.scale, np.finfo(np.float64).eps), np.abs(r.gradient(x)))
-    return np.asarray(np.abs(x - r.prox(x - derivative, 1.0)) / scale)
+def _errors(r: Regularizer, x: Vector, derivative: Vector, scale: float | Vector) -> Vector:
+    """Residual of each parameter, as in `solvers.residual`, (b,); `scale` without the weight of the penalty."""
+    least = np.maximum(max(r.scale, np.finfo(np.float64).eps), scale)
+    return np.asarray(np.abs(x - r.prox(x - derivative, 1.0)) / least)

@@ -110,6 +110,24 @@ class Factors:
             J[:, :, at : at + kept.stop - kept.start] = outer.reshape(m, q, part.stop - part.start)[:, :, kept]
         return J
 
+    def times(self, place: slice, v: Vector) -> Matrix:
+        """J v, (m, q), of changes v of the parameters in `place` alone, (b,)."""
+        result = np.zeros(self.outputs.shape)
+        for part, kept in self._within(place):
+            W = np.zeros(part.stop - part.start)
+            W[kept] = v[part.start + kept.start - place.start : part.start + kept.stop - place.start]
+            rows = part.values @ W.reshape(-1, part.values.shape[1]).T
+            result += (part.cotangents @ rows[:, :, None])[:, :, 0]
+        return result
+
+    def transposed_times(self, place: slice, u: Matrix) -> Vector:
+        """J'u, of u, (m, q), for the parameters in `place` alone, (b,)."""
+        pieces = [np.zeros(0)]
+        for part, kept in self._within(place):
+            rows = (u[:, None, :] @ part.cotangents)[:, 0, :]
+            pieces.append((rows.T @ part.values).reshape(-1)[kept])
+        return np.concatenate(pieces)
+
     def gram(self, place: slice, roots: NDArray[np.float64]) -> Matrix:
         """Sum over m of J_m' B_m B_m' J_m for the parameters in `place`, (b, b), with the roots B, (m, q, q).
 
@@ -137,10 +155,13 @@ def _products(a: Part, b: Part) -> Matrix:
     if n_cols < b.values.shape[1]:  # the loop below is over rows: few, and long
         return _products(b, a).T
     pairs = a.cotangents.transpose(0, 2, 1) @ b.cotangents
-    products = np.empty((n_rows, n_cols, width))
+    products = np.empty((n_rows, n_cols, b.cotangents.shape[2], b.values.shape[1]))
     for r in range(n_rows):
-        weighted = pairs[:, r, :, None] * b.values[:, None, :]
-        products[r] = a.values.T @ weighted.reshape(m, width)
+        first = r if a is b else 0
+        weighted = pairs[:, r, first:, None] * b.values[:, None, :]
+        products[r, :, first:] = (a.values.T @ weighted.reshape(m, -1)).reshape(n_cols, *weighted.shape[1:])
+        if a is b:
+            products[r:, :, r] = products[r, :, r:].transpose(1, 2, 0)
     return products.reshape(n_rows * n_cols, width)
 
 

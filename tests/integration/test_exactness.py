@@ -41,6 +41,8 @@ class Case:
     biases: bool = True
     clip_w: float = 0.0
     clip_y: float = 0.0
+    blocks: int | str = 1
+    cores: int = 1
 
     @property
     def tolerance(self) -> float:
@@ -60,6 +62,9 @@ CASES = [
     Case(loss="cross_entropy", outputs=3, regularizer="none", hidden=()),
     Case(regularizer="elastic_net", biases=False, curvature="network"),
     Case(curvature="network", clip_w=0.05, clip_y=0.02),
+    Case(blocks=3, cores=2),
+    Case(blocks="layers", loss="cross_entropy", outputs=3, curvature="network", tau=4.0),
+    Case(blocks=21, loss="cross_entropy", regularizer="l1", rule="diminishing", biases=False),
 ]
 
 
@@ -87,7 +92,14 @@ def test_final_weights_equal_those_of_an_independent_program(lab: Lab, case: Cas
             "scale": case.scale,
             "regularize_biases": case.biases,
         },
-        surrogate={"kind": case.kind, "curvature": case.curvature, "tau": case.tau, "tolerance": 1e-12},
+        surrogate={
+            "kind": case.kind,
+            "curvature": case.curvature,
+            "tau": case.tau,
+            "blocks": case.blocks,
+            "cores": case.cores,
+            "tolerance": 1e-12,
+        },
         step={"rule": case.rule, "alpha": 0.3, "mu": mu},
         robustness={"clip_w": case.clip_w, "clip_y": case.clip_y},
         topology={"schedule": "file", "path": lab.schedule(EDGES)},
@@ -115,11 +127,20 @@ def test_final_weights_equal_those_of_an_independent_program(lab: Lab, case: Cas
         edges=EDGES,
         clip_w=case.clip_w,
         clip_y=case.clip_y,
+        ends=_ends(case, widths),
     )
     expected = reference.run(setting, w0, ROUNDS)[0][-1]
     found = np.stack([flat(run_dir, peer) for peer in range(PEERS)])
     assert np.abs(expected - w0).max() > 1e-2, "the case moves nothing, so it shows nothing"
     assert np.abs(found - expected).max() < case.tolerance
+
+
+def _ends(case: Case, widths: tuple[int, ...]) -> list[int]:
+    """Behind which parameters a block ends, as the README says."""
+    sizes = [(width_in + 1) * width_out for width_in, width_out in pairwise(widths)]
+    if case.blocks != "layers":
+        sizes = [len(block) for block in np.array_split(np.arange(sum(sizes)), int(case.blocks))]
+    return [int(end) for end in np.cumsum(sizes)[:-1]]
 
 
 def _targets(rng: np.random.Generator, m: int, case: Case) -> Any:

@@ -74,3 +74,11 @@ def test_faces_of_l1_end_where_a_sign_changes() -> None:
 @pytest.mark.parametrize("r", [L1(np.zeros(0)), L2(np.zeros(0)), ElasticNet(np.zeros(0), np.zeros(0))])
 def test_no_parameters_cost_nothing(r: Regularizer) -> None:
     assert (r.value(np.zeros(0)), r.scale) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("r", [NoRegularizer(), L2(STRENGTH), L1(STRENGTH), ElasticNet(STRENGTH, STRENGTH[::-1])])
+def test_penalties_of_parts_add_up_to_the_whole(r: Regularizer) -> None:
+    parts = [slice(0, 1), slice(1, 3), slice(3, 4)]
+    assert sum(r.restricted(place).value(W[place]) for place in parts) == r.value(W)
+    near = np.concatenate([r.restricted(place).prox(W[place], 0.5) for place in parts])
+    np.testing.assert_array_equal(near, r.prox(W, 0.5))
