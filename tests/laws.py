@@ -89,6 +89,7 @@ def factors_make_the_jacobian(
     close(factors.times(place, v), J @ v, ROUNDING)
     close(factors.transposed_times(place, u), flat.T @ u.reshape(-1), ROUNDING)
     close(factors.gram(place, roots), turned.T @ turned, ROUNDING)
+    close(factors.gram_diagonal(place, roots), np.sum(turned * turned, axis=0), ROUNDING)
 
 
 def samples_do_not_mix(model: Model, w: Vector, x: Matrix) -> None:

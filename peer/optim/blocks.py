@@ -19,7 +19,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Final, Protocol, TypeVar, final
+from typing import Any, Final, Protocol, TypeAlias, TypeVar, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -129,7 +129,7 @@ class Blocked:
 
     def solve_weights(self, place: slice) -> Solution:
         """Minimizers over each of the parameters in `place` alone, (b,)."""
-        return scalars(self.linearized(place), self.regularizer.restricted(place), self.tolerance)
+        return scalars(Block(self, place), self.regularizer.restricted(place), self.tolerance)
 
 
 def solve_blocks(
@@ -170,7 +170,7 @@ def solve_blocks(
     scale = float(np.max(np.abs([surrogate.kappa * gradient, pi]), initial=0.0))
     factors = data.model.factors(w, data.inputs)
     problem = Blocked(surrogate, w, pi, data, factors, regularizer, scale, tolerance)
-    width = max(1, BATCH // max(1, factors.outputs.size))
+    width = w.size if data.loss.quadratic else max(1, BATCH // max(1, factors.outputs.size))
 
     def solved(place: slice) -> Solution:
         return problem.solve_weights(place) if place in batches else problem.solve(place)
@@ -219,8 +219,15 @@ class Block:
     of: Blocked
     place: slice
 
+    @property
+    def size(self) -> int:
+        """Number of its parameters b."""
+        return int(self.place.stop - self.place.start)
+
     def outputs_at(self, d: Vector) -> Matrix:
         """Linearized outputs f + J d, (m, q)."""
+        if not d.any():  # where every solver begins
+            return self.of.factors.outputs
         return np.asarray(self.of.factors.outputs + self.of.factors.times(self.place, d))
 
     def value(self, d: Vector) -> float:
@@ -250,13 +257,18 @@ class Block:
         roots = self.of.data.loss.curvature_root(self.outputs_at(d))
         return self.of.weight * self.of.factors.gram(self.place, roots)
 
+    def curvature_diagonal(self) -> Vector:
+        """Diagonal of `curvature` at 0, (b,)."""
+        roots = self.of.data.loss.curvature_root(self.of.factors.outputs)
+        return self.of.weight * self.of.factors.gram_diagonal(self.place, roots)
+
 
 def newton(h: Block, r: Regularizer, tolerance: float) -> Solution:
     """Minimizer of h + r with smooth r, by Newton with steps as in `solvers.proximal_newton`.
 
     For a squared loss one matrix serves for the solution and for its refinement, which the exact gradient corrects.
     """
-    center, tau, zero = h.of.center[h.place], h.of.surrogate.tau, np.zeros(h.place.stop - h.place.start)
+    center, tau, zero = h.of.center[h.place], h.of.surrogate.tau, np.zeros(h.size)
 
     def slope(d: Vector) -> Vector:
         return np.asarray(h.gradient(d) + r.gradient(center + d))
@@ -314,8 +326,11 @@ def _positive_definite(matrix: Matrix) -> Callable[[Vector], Vector]:
 
 # ---- blocks of one weight ------------------------------------------------------------------
 
+Slopes: TypeAlias = Callable[[Vector, NDArray[np.intp]], Vector]
+"""Derivatives of h, (k,), by the k parameters with these numbers, each moved alone to its entry of a point, (b,)."""
 
-def scalars(h: Linearized, r: Regularizer, tolerance: float) -> Solution:
+
+def scalars(h: Block, r: Regularizer, tolerance: float) -> Solution:
     """Minimizers of h + r over each parameter alone, (b,), with separable r; iterations are summed over them.
 
     Steps are proximal with the curvature as their metric: x <- prox_{r/H}(x - h'/H). H is the second derivative at
@@ -324,10 +339,11 @@ def scalars(h: Linearized, r: Regularizer, tolerance: float) -> Solution:
     As in R. Brent, "Algorithms for minimization without derivatives" (1973), chapter 4, a step that leaves them, or
     is longer than half of the last but one, is replaced by one to their middle.
     """
-    slope, metric = _along_axes(h)
-    x, derivative = h.center, h.gradient(h.center)
-    error = _errors(r, x, derivative, np.maximum(h.scale, np.abs(r.gradient(x))))
-    going = np.full(x.shape, True) if h.loss.quadratic else ~(error <= tolerance)
+    x, derivative, quadratic = h.of.center[h.place], h.gradient(np.zeros(h.size)), h.of.data.loss.quadratic
+    metric = h.curvature_diagonal() + h.of.surrogate.tau
+    slope = _linear(x, derivative, metric) if quadratic else _along_axes(h)
+    error = _errors(r, x, derivative, np.maximum(h.of.scale, np.abs(r.gradient(x))))
+    going = np.full(x.shape, True) if quadratic else ~(error <= tolerance)
     below, above = np.full_like(x, -math.inf), np.full_like(x, math.inf)
     last, last_but_one = np.full_like(x, math.inf), np.full_like(x, math.inf)
     steps = 0
@@ -345,34 +361,32 @@ def scalars(h: Linearized, r: Regularizer, tolerance: float) -> Solution:
         step, at = target - x, np.flatnonzero(going)
         derivative_next = derivative.copy()
         derivative_next[at] = slope(target, at)
-        if not h.loss.quadratic:
+        if not quadratic:
             telling = np.abs(step) > RESOLVED * np.abs(x)
             secant = (derivative_next - derivative) / np.where(telling, step, 1.0)
-            metric = np.where(telling, np.maximum(secant, h.tau), metric)
+            metric = np.where(telling, np.maximum(secant, h.of.surrogate.tau), metric)
         x, derivative, last, last_but_one = target, derivative_next, np.abs(step), last
-        error = _errors(r, x, derivative, np.maximum(h.scale, np.abs(r.gradient(x))))
+        error = _errors(r, x, derivative, np.maximum(h.of.scale, np.abs(r.gradient(x))))
         going &= ~(error <= tolerance) & (np.abs(step) > np.spacing(np.abs(x)))
     return Solution(x, float(np.max(error, initial=0.0)), steps, "scalar")
 
 
-def _along_axes(h: Linearized) -> tuple[Callable[[Vector, NDArray[np.intp]], Vector], Vector]:
-    """Derivatives of h, each parameter moved alone to its entry of a point, (b,), for some of them; and second ones."""
-    tangents = np.ascontiguousarray(h.jacobian.T)
-    m, q = h.outputs.shape
-    roots = h.loss.curvature_root(h.outputs)
-    turned = roots.transpose(0, 2, 1) @ h.jacobian.reshape(m, q, -1)
-    curvature = h.weight * np.einsum("mqb,mqb->b", turned, turned) + h.tau
-    at_center = h.gradient(h.center)
+def _linear(center: Vector, derivative: Vector, curvature: Vector) -> Slopes:
+    return lambda x, at: derivative[at] + curvature[at] * (x - center)[at]
+
+
+def _along_axes(h: Block) -> Slopes:
+    center, tau, pi, loss = h.of.center[h.place], h.of.surrogate.tau, h.of.pi[h.place], h.of.data.loss
+    outputs = h.of.factors.outputs
+    tangents = np.ascontiguousarray(h.of.factors.columns(h.place).reshape(-1, h.size).T)
 
     def slope(x: Vector, at: NDArray[np.intp]) -> Vector:
-        d = (x - h.center)[at]
-        if h.loss.quadratic:
-            return np.asarray(at_center[at] + curvature[at] * d)
-        moved = (h.outputs + (tangents[at] * d[:, None]).reshape(-1, m, q)).reshape(-1, q)
-        gradients = h.loss.repeated(len(at)).gradient(moved).reshape(len(at), m * q)
-        return np.asarray(h.weight * np.einsum("bk,bk->b", gradients, tangents[at]) + h.pi[at] + h.tau * d)
+        d, along = (x - center)[at], tangents[at]
+        moved = (outputs + (along * d[:, None]).reshape(-1, *outputs.shape)).reshape(-1, outputs.shape[1])
+        gradients = loss.repeated(len(at)).gradient(moved).reshape(along.shape)
+        return np.asarray(h.of.weight * np.einsum("bk,bk->b", gradients, along) + pi[at] + tau * d)
 
-    return slope, curvature
+    return slope
 
 
 def _errors(r: Regularizer, x: Vector, derivative: Vector, scale: float | Vector) -> Vector:

@@ -145,6 +145,15 @@ class Factors:
                 gram[there, here] = gram[here, there].T
         return gram
 
+    def gram_diagonal(self, place: slice, roots: NDArray[np.float64]) -> Vector:
+        """The diagonal of `gram`, (b,), in m b products."""
+        turned, pieces = roots.transpose(0, 2, 1), [np.zeros(0)]
+        for part, kept in self._within(place):
+            rows = turned @ part.cotangents
+            products = np.einsum("mqr,mqr->rm", rows, rows) @ (part.values * part.values)
+            pieces.append(products.reshape(-1)[kept])
+        return np.concatenate(pieces)
+
     def _within(self, place: slice) -> list[tuple[Part, slice]]:
         return [part.within(place) for part in self.parts if part.start < place.stop and place.start < part.stop]
 
