@@ -4,8 +4,8 @@ Source: section 4 of S. Scardapane, P. Di Lorenzo, "A framework for parallel and
 networks" (2017). A block of b parameters sees b columns of J, never the others', and its problem is (5) with a
 smaller J. It is solved
 
-1. by Newton with the Hessian from `Factors.gram`, which takes the q-th part of the products of J'J, where r is
-   smooth and b <= m q; one system for a squared loss;
+1. where b <= m q by (proximal) Newton with the Hessian from `Factors.gram`, which takes the q-th part of the
+   products of J'J; one system for a squared loss with a smooth r;
 2. all at once where blocks are single weights: a squared loss has a closed form, others take secants;
 3. by `peer.optim.solvers` in all other cases.
 
@@ -29,7 +29,7 @@ from peer.arrays import Layout, Matrix, Vector
 from peer.errors import SolveError
 from peer.optim.models import Factors
 from peer.optim.regularizers import Regularizer
-from peer.optim.solvers import MAX_ITERATIONS, Solution, descent, solve
+from peer.optim.solvers import MAX_ITERATIONS, SecondOrder, Solution, descent, model_minimizer, solve
 from peer.optim.surrogates import Data, Linearized, Partial
 
 T = TypeVar("T")
@@ -123,7 +123,7 @@ class Blocked:
     def solve(self, place: slice) -> Solution:
         """Minimizer over the parameters in `place` alone, (b,)."""
         r = self.regularizer.restricted(place)
-        if not r.smooth or place.stop - place.start > self.factors.outputs.size:
+        if place.stop - place.start > self.factors.outputs.size:
             return solve(self.linearized(place), r, self.tolerance)
         return newton(Block(self, place), r, self.tolerance)
 
@@ -264,34 +264,40 @@ class Block:
 
 
 def newton(h: Block, r: Regularizer, tolerance: float) -> Solution:
-    """Minimizer of h + r with smooth r, by Newton with steps as in `solvers.proximal_newton`.
+    """Minimizer of h + r, (b,), by Newton with steps as in `solvers.proximal_newton`.
 
-    For a squared loss one matrix serves for the solution and for its refinement, which the exact gradient corrects.
+    For a squared loss and a smooth r one matrix serves for the solution and for its refinement, which the exact
+    gradient corrects.
     """
-    center, tau, zero = h.of.center[h.place], h.of.surrogate.tau, np.zeros(h.size)
+    center, tau, d = h.of.center[h.place], h.of.surrogate.tau, np.zeros(h.size)
 
-    def slope(d: Vector) -> Vector:
-        return np.asarray(h.gradient(d) + r.gradient(center + d))
-
-    def system(d: Vector) -> Callable[[Vector], Vector]:
+    def inverse(d: Vector) -> Callable[[Vector], Vector]:
         matrix = h.curvature(d)
         matrix.flat[:: len(matrix) + 1] += tau + r.curvature(center + d)
         return _positive_definite(matrix)
+
+    def model_minimum(d: Vector, gradient: Vector) -> tuple[Vector, int]:
+        if r.smooth:
+            return d - inverse(d)(gradient + r.gradient(center + d)), 1
+        model = SecondOrder(center + d, gradient, _root(h.curvature(d)), tau)
+        x, systems = model_minimizer(model, r)
+        return x - center, systems
 
     def error_at(d: Vector, gradient: Vector) -> float:
         penalty = float(np.max(np.abs(r.gradient(center + d))))
         return float(np.max(_errors(r, center + d, gradient, max(h.of.scale, penalty))))
 
-    if h.of.data.loss.quadratic:
-        inverse = system(zero)
-        d = -inverse(slope(zero))
-        d -= inverse(slope(d))
-        return Solution(center + d, error_at(d, h.gradient(d)), 1, "cholesky")
-    d, gradient, systems = zero, h.gradient(zero), 0
+    gradient, iterations = h.gradient(d), 0
+    if h.of.data.loss.quadratic and r.smooth:
+        solve_system = inverse(d)
+        for _ in range(2):
+            d = d - solve_system(gradient + r.gradient(center + d))
+            gradient = h.gradient(d)
+        return Solution(center + d, error_at(d, gradient), 1, "cholesky")
     error = lowest = error_at(d, gradient)
-    while error > tolerance and systems < MAX_ITERATIONS:
-        systems += 1
-        target = d - system(d)(gradient + r.gradient(center + d))
+    while error > tolerance and iterations < MAX_ITERATIONS:
+        target, systems = model_minimum(d, gradient)
+        iterations += systems
         gradient = h.gradient(target)
         error_next = error_at(target, gradient)
         if error_next > 0.5 * lowest:
@@ -301,7 +307,7 @@ def newton(h: Block, r: Regularizer, tolerance: float) -> Solution:
         if not error_next < lowest and not _objective(h, r, center, target) < _objective(h, r, center, d):
             break  # neither measure improves any more: rounding
         d, error, lowest = target, error_next, min(error_next, lowest)
-    return Solution(center + d, error, systems, "proximal-newton")
+    return Solution(center + d, error, iterations, "proximal-newton")
 
 
 def _objective(h: Block, r: Regularizer, center: Vector, d: Vector) -> float:
@@ -322,6 +328,14 @@ def _positive_definite(matrix: Matrix) -> Callable[[Vector], Vector]:
             "the surrogate's matrix is not positive definite to rounding: tau is too small beside its curvature"
         ) from error
     return lambda b: np.asarray(linalg.cho_solve(factor, b, check_finite=False))
+
+
+def _root(gram: Matrix) -> Matrix:
+    """R, (rank, b), with R'R = gram to rounding, by Cholesky with pivots, which takes semidefinite ones."""
+    factor, pivots, rank, _ = linalg.lapack.dpstrf(gram)
+    root = np.empty((rank, len(gram)))
+    root[:, pivots - 1] = np.triu(factor)[:rank]
+    return root
 
 
 # ---- blocks of one weight ------------------------------------------------------------------
