@@ -1,6 +1,6 @@
 """(5) block by block: each block of w is minimized over alone, all others kept at w_i, and w~ is put side by side.
 
-Source: section 4 of S. Scardapane, P. Di Lorenzo, "A framework for parallel and distributed training of neural
+Source: S. Scardapane, P. Di Lorenzo, "A framework for parallel and distributed training of neural
 networks" (2017). A block of b parameters sees b columns of J, never the others', and its problem is (5) with a
 smaller J. It is solved
 
@@ -255,7 +255,9 @@ class Block:
     def curvature(self, d: Vector) -> Matrix:
         """Second derivative of h without that of tau, (b, b)."""
         roots = self.of.data.loss.curvature_root(self.outputs_at(d))
-        return self.of.weight * self.of.factors.gram(self.place, roots)
+        gram = self.of.factors.gram(self.place, roots)
+        gram *= self.of.weight
+        return gram
 
     def curvature_diagonal(self) -> Vector:
         """Diagonal of `curvature` at 0, (b,)."""

@@ -87,7 +87,7 @@ class Part:
 @final
 @dataclass(frozen=True, eq=False)
 class Factors:
-    """The Jacobian of all samples as the products that it consists of: memory m (q + 1) units instead of m q p.
+    """The Jacobian of all samples as the products that it consists of: memory m q for each unit, not each parameter.
 
     Parameters
     ----------
@@ -142,7 +142,8 @@ class Factors:
             for other, others in within[: k + 1]:
                 there = slice(other.start + others.start - place.start, other.start + others.stop - place.start)
                 gram[here, there] = _products(part, other)[kept, others]
-                gram[there, here] = gram[here, there].T
+                if other is not part:
+                    gram[there, here] = gram[here, there].T
         return gram
 
     def gram_diagonal(self, place: slice, roots: NDArray[np.float64]) -> Vector:
