@@ -7,7 +7,8 @@ smaller J. It is solved
 1. where b <= m q by (proximal) Newton with the Hessian from `Factors.gram`, which takes the q-th part of the
    products of J'J; one system for a squared loss with a smooth r;
 2. all at once where blocks are single weights: a squared loss has a closed form, others take secants;
-3. by `peer.optim.solvers` in all other cases.
+3. in stacks where b <= 8, the loss is squared and r is smooth;
+4. by `peer.optim.solvers` in all other cases.
 
 What a block comes to depends on nothing that another block does, so neither on their order nor on how many are
 solved at a time.
@@ -38,8 +39,15 @@ R = TypeVar("R")
 BATCH: Final = 1 << 19
 """Numbers in the columns of J of single weights that are solved together, 4 MB: what a processor's caches hold."""
 
+STACKED: Final = 8
+"""Longest blocks that are solved in stacks: with longer ones the work is more than what Python takes for each."""
+
 RESOLVED: Final = 2.0**-26
 """Relative length of a step, the root of rounding, up to which a difference of derivatives is no curvature."""
+
+
+INDEFINITE: Final = "the surrogate's matrix is not positive definite to rounding: tau is too small beside its curvature"
+"""What `SolveError` says of a system that cannot be solved."""
 
 
 class Each(Protocol):
@@ -120,16 +128,21 @@ class Blocked:
             scale=self.scale,
         )
 
-    def solve(self, place: slice) -> Solution:
-        """Minimizer over the parameters in `place` alone, (b,)."""
-        r = self.regularizer.restricted(place)
-        if place.stop - place.start > self.factors.outputs.size:
+    @property
+    def closed(self) -> bool:
+        """Whether blocks have a closed form, one linear system each."""
+        return self.data.loss.quadratic and self.regularizer.smooth
+
+    def solve(self, batch: tuple[slice, int]) -> Solution:
+        """Minimizers over the blocks of b parameters each that a place consists of, side by side."""
+        (place, b), r = batch, self.regularizer.restricted(batch[0])
+        if b == 1:
+            return scalars(Block(self, place), r, self.tolerance)
+        if b <= STACKED and self.closed:
+            return stacked(Block(self, place), r, b)
+        if b > self.factors.outputs.size:
             return solve(self.linearized(place), r, self.tolerance)
         return newton(Block(self, place), r, self.tolerance)
-
-    def solve_weights(self, place: slice) -> Solution:
-        """Minimizers over each of the parameters in `place` alone, (b,)."""
-        return scalars(Block(self, place), self.regularizer.restricted(place), self.tolerance)
 
 
 def solve_blocks(
@@ -170,16 +183,10 @@ def solve_blocks(
     scale = float(np.max(np.abs([surrogate.kappa * gradient, pi]), initial=0.0))
     factors = data.model.factors(w, data.inputs)
     problem = Blocked(surrogate, w, pi, data, factors, regularizer, scale, tolerance)
-    width = w.size if data.loss.quadratic else max(1, BATCH // max(1, factors.outputs.size))
-
-    def solved(place: slice) -> Solution:
-        return problem.solve_weights(place) if place in batches else problem.solve(place)
-
-    batches = _batches(blocks, width)
-    places = [*batches, *(block for block in blocks if block.stop - block.start > 1)]
-    solutions = each(solved, places)
+    batches = _batches(blocks, problem)
+    solutions = each(problem.solve, batches)
     w_tilde = np.empty_like(w)
-    for place, solution in zip(places, solutions, strict=True):
+    for (place, _), solution in zip(batches, solutions, strict=True):
         w_tilde[place] = solution.w
     worst = max(solution.residual for solution in solutions)
     if not (np.isfinite([solution.residual for solution in solutions]).all() and np.isfinite(w_tilde).all()):
@@ -188,16 +195,19 @@ def solve_blocks(
     return Solution(w_tilde, worst, sum(s.iterations for s in solutions), f"{methods}, {len(blocks)} blocks")
 
 
-def _batches(blocks: Sequence[slice], width: int) -> list[slice]:
-    """Runs of blocks of one weight, cut into places of at most `width`."""
-    batches: list[slice] = []
+def _batches(blocks: Sequence[slice], problem: Blocked) -> list[tuple[slice, int]]:
+    """Places with the length b of the blocks in them: one block each, but runs of those that are solved together."""
+    longest = STACKED if problem.closed else 1
+    columns = max(1, BATCH // max(1, problem.factors.outputs.size))
+    batches: list[tuple[slice, int]] = []
     for block in blocks:
-        if block.stop - block.start != 1:
-            continue
-        if batches and batches[-1].stop == block.start and block.stop - batches[-1].start <= width:
-            batches[-1] = slice(batches[-1].start, block.stop)
+        b = block.stop - block.start
+        start, last = (batches[-1][0].start, batches[-1][1]) if batches else (0, 0)
+        fits = block.stop - start <= columns or (b == 1 and problem.data.loss.quadratic)  # which needs no columns
+        if b == last <= longest and fits:
+            batches[-1] = slice(start, block.stop), b
         else:
-            batches.append(block)
+            batches.append((block, b))
     return batches
 
 
@@ -312,6 +322,33 @@ def newton(h: Block, r: Regularizer, tolerance: float) -> Solution:
     return Solution(center + d, error, iterations, "proximal-newton")
 
 
+def stacked(h: Block, r: Regularizer, b: int) -> Solution:
+    """Minimizers of h + r for a squared loss and a smooth r over each of the blocks of b parameters alone, (n b,).
+
+    One system and one step of refinement for each, as in `newton`, with the columns of J of all.
+    """
+    center, tau, scale = h.of.center[h.place], h.of.surrogate.tau, h.of.scale
+    columns = np.ascontiguousarray(
+        h.of.factors.columns(h.place).reshape(h.of.factors.outputs.size, -1, b).transpose(1, 0, 2)
+    )
+    turned = columns.transpose(0, 2, 1)
+    matrices = h.of.weight * (turned @ columns)
+    matrices[:, range(b), range(b)] += (tau + r.curvature(center)).reshape(-1, b)
+    at_center, d = h.gradient(np.zeros(h.size)), np.zeros(h.size)
+
+    def gradient(d: Vector) -> Vector:
+        return np.asarray(at_center + h.of.weight * (turned @ (columns @ d.reshape(-1, b, 1))).reshape(-1) + tau * d)
+
+    try:
+        for _ in range(2):
+            slope = gradient(d) + r.gradient(center + d)
+            d = d - np.linalg.solve(matrices, slope.reshape(-1, b, 1)).reshape(-1)
+    except linalg.LinAlgError as error:
+        raise SolveError(INDEFINITE) from error
+    errors = _errors(r, center + d, gradient(d), np.maximum(scale, np.abs(r.gradient(center + d))))
+    return Solution(center + d, float(np.max(errors)), h.size // b, "stacked")
+
+
 def _objective(h: Block, r: Regularizer, center: Vector, d: Vector) -> float:
     return h.value(d) + r.value(center + d)
 
@@ -326,9 +363,7 @@ def _positive_definite(matrix: Matrix) -> Callable[[Vector], Vector]:
     try:
         factor = linalg.cho_factor(matrix.T, lower=True, overwrite_a=True, check_finite=False)
     except linalg.LinAlgError as error:
-        raise SolveError(
-            "the surrogate's matrix is not positive definite to rounding: tau is too small beside its curvature"
-        ) from error
+        raise SolveError(INDEFINITE) from error
     return lambda b: np.asarray(linalg.cho_solve(factor, b, check_finite=False))
 
 

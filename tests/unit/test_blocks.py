@@ -53,7 +53,9 @@ def test_the_first_blocks_are_the_longer_ones() -> None:
         ("softmax", NoRegularizer(), 4, 12, "proximal-newton, 4 blocks"),
         ("squared", L2(np.full(P, 0.1)), P, 12, "scalar, 37 blocks"),
         ("softmax", L1(np.full(P, 0.1)), P, 12, "scalar, 37 blocks"),
-        ("squared", L2(np.full(P, 0.1)), P - 1, 12, "cholesky, scalar, 36 blocks"),
+        ("squared", L2(np.full(P, 0.1)), P - 1, 12, "scalar, stacked, 36 blocks"),
+        ("squared", L2(np.full(P, 0.1)), 5, 12, "stacked, 5 blocks"),
+        ("squared", L1(np.full(P, 0.1)), P - 1, 12, "proximal-newton, scalar, 36 blocks"),
     ],
 )
 def test_what_solves_a_block(loss: str, regularizer: Regularizer, n_blocks: int, m: int, method: str) -> None:
@@ -178,11 +180,13 @@ def test_nan_is_an_error_not_a_result(loss: str, regularizer: Regularizer, n_blo
         problem.best_response(**given)
 
 
-def test_a_matrix_that_is_not_positive_definite_to_rounding_is_an_error() -> None:
-    data = Data(MLP((2, 1), "tanh"), np.full((4, 2), 1e12), Squared(np.ones((4, 1))), 1.0)
-    problem = Problem(data, NoRegularizer(), Partial(1e-300), 1e-13, (slice(0, 2), slice(2, 3)))
+@pytest.mark.parametrize("d", [2, 20])
+def test_a_matrix_that_is_not_positive_definite_to_rounding_is_an_error(d: int) -> None:
+    """In a stack, and by itself: more samples than parameters, all of them the same."""
+    data = Data(MLP((d, 1), "tanh"), np.full((4 * d, d), 1e12), Squared(np.ones((4 * d, 1))), 1.0)
+    problem = Problem(data, NoRegularizer(), Partial(1e-300), 1e-13, (slice(0, d), slice(d, d + 1)))
     with pytest.raises(SolveError, match="not positive definite to rounding: tau is too small"):
-        problem.best_response(np.zeros(3), np.ones(3), np.zeros(3))
+        problem.best_response(np.zeros(d + 1), np.ones(d + 1), np.zeros(d + 1))
 
 
 def test_more_blocks_than_parameters_are_refused() -> None:
