@@ -37,7 +37,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 BATCH: Final = 1 << 19
-"""Numbers in the columns of J of single weights that are solved together, 4 MB: what a processor's caches hold."""
+"""Numbers in the columns of J of small blocks that are solved together, 4 MB: what a processor's caches hold."""
 
 STACKED: Final = 8
 """Longest blocks that are solved in stacks: with longer ones the work is more than what Python takes for each."""
