@@ -23,6 +23,8 @@ from peer.errors import ConfigError
 from peer.flows import Flows
 from peer.membership import Membership
 from peer.messages import Standing
+from peer.optim import blocks
+from peer.optim.blocks import Each, in_turn
 from peer.optim.losses import Loss, Squared, cross_entropy
 from peer.optim.models import MLP
 from peer.optim.regularizers import L1, L2, Boxed, ElasticNet, NoRegularizer, Regularizer, group_l2
@@ -213,21 +215,22 @@ def codes_of(shard: Shard, q: int) -> np.ndarray[Any, np.dtype[np.float64]]:
     return np.array([[0.0], [1.0]]) if q == 1 else np.eye(q)
 
 
-def problem_of(experiment: Experiment, model: MLP, shard: Shard, n_samples_total: int) -> Problem:
-    """g_i with all that belongs to it.
+def problem_of(experiment: Experiment, model: MLP, shard: Shard, n_samples_total: int, each: Each = in_turn) -> Problem:
+    """g_i with all that belongs to it; `each` goes through the blocks of its surrogate.
 
     Raises
     ------
     ConfigError
-        The shard does not fit the model.
+        The shard does not fit the model, or there are more blocks than parameters.
     """
     if shard.x.shape[1] != model.n_inputs:
         found = f"{shard.path}: expected x with the model's {model.n_inputs} columns, found {shard.x.shape[1]}"
         raise ConfigError("data.path", found)
     weight = 1.0 / n_samples_total if experiment.objective.scale == "mean" else 1.0
     data = Data(model, shard.x, loss_of(experiment, shard, model.n_outputs), weight)
-    regularizer = regularizer_of(experiment, model)
-    return Problem(data, regularizer, surrogate_of(experiment, experiment.peers), experiment.surrogate.tolerance)
+    regularizer, surrogate = regularizer_of(experiment, model), surrogate_of(experiment, experiment.peers)
+    tolerance = experiment.surrogate.tolerance
+    return Problem(data, regularizer, surrogate, tolerance, blocks_of(experiment, model), each)
 
 
 def regularizer_of(experiment: Experiment, model: MLP) -> Regularizer:
@@ -264,6 +267,22 @@ def surrogate_of(experiment: Experiment, n_agents: int) -> Surrogate:
     if surrogate.kind == "full":
         return Full(tau)
     return Partial(tau, float(n_agents) if surrogate.curvature == "network" else 1.0)
+
+
+def blocks_of(experiment: Experiment, model: MLP) -> tuple[slice, ...]:
+    """Places of the blocks of w.
+
+    Raises
+    ------
+    ConfigError
+        There are more of them than parameters.
+    """
+    n_blocks, p = experiment.surrogate.blocks, model.layout.size
+    if isinstance(n_blocks, str):
+        return blocks.layers(model.layout)
+    if n_blocks > p:
+        raise ConfigError("surrogate.blocks", f"expected at most the {p} parameters of the model, found {n_blocks}")
+    return blocks.equal(p, n_blocks)
 
 
 def step_of(experiment: Experiment) -> StepRule:

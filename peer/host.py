@@ -27,6 +27,7 @@ from peer.drops import Drops
 from peer.errors import ConfigError, DisagreementError, RemoteError
 from peer.journal import Journal, claim, folder_of, truncate_metrics
 from peer.messages import Message
+from peer.optim.blocks import in_turn
 from peer.optim.models import MLP
 from peer.problem import Problem
 from peer.transport import Keys, Transport
@@ -34,6 +35,7 @@ from topology import PeerId
 
 P = ParamSpec("P")
 T = TypeVar("T")
+A = TypeVar("A")
 
 NEWS_S: Final = 0.02
 """News of other peers are gathered for so long before they are passed on: 64 peers on a ring would else
@@ -49,7 +51,7 @@ DONE, BAD_INPUT, LOST, BROKEN, INTERRUPTED = 0, 2, 3, 4, 130
 """Exit codes; 2 is for what the host refuses, too."""
 
 MATHEMATICS: Final = "mathematics"
-"""Name of the thread on which a peer computes."""
+"""Name of the threads on which a peer computes."""
 
 
 @final
@@ -181,6 +183,7 @@ class Host:
         self.life = life
         largest = max(8 * (self._guess_of_parameters() + wire.N_SCALARS), self.form.max_header_bytes)
         self.mathematics = ThreadPoolExecutor(1, thread_name_prefix=MATHEMATICS)
+        self.cores = ThreadPoolExecutor(self.experiment.surrogate.cores, thread_name_prefix=MATHEMATICS)
         self.transport = Transport(
             me,
             assignment.keys,
@@ -361,7 +364,7 @@ class Host:
             The shard, the initial parameters and the model do not fit.
         """
         model = config.model_of(self.experiment, self.shard, n_classes, self.initial)
-        problem = config.problem_of(self.experiment, model, self.shard, n_samples_total)
+        problem = config.problem_of(self.experiment, model, self.shard, n_samples_total, self.each)
         self.form = replace(self.form, n_parameters=model.layout.size)
         self.transport.expect(self.form.max_flow_bytes)
         if 8 * model.layout.size >= memory.LARGE_BYTES:
@@ -381,6 +384,17 @@ class Host:
         finally:
             self.computing_since_s = None
 
+    def each(self, function: Callable[[A], T], items: Sequence[A], /) -> Sequence[T]:
+        """Apply a function to each item: in turn, or `surrogate.cores` at a time on threads of their own."""
+        if self.experiment.surrogate.cores == 1:
+            return in_turn(function, items)
+
+        def computed(item: A) -> T:
+            with np.errstate(all="ignore"):  # numpy's setting is each thread's own
+                return function(item)
+
+        return list(self.cores.map(computed, items))
+
     def abandon(self) -> None:
         """Let go of everything at once: this peer cannot start."""
         self._opened.close()
@@ -389,6 +403,7 @@ class Host:
         """Let go of everything."""
         if self._news is not None:
             self._news.cancel()
-        self.mathematics.shutdown(wait=False, cancel_futures=True)
+        for threads in (self.mathematics, self.cores):
+            threads.shutdown(wait=False, cancel_futures=True)
         await self.transport.close()
         self._opened.close()

@@ -58,9 +58,10 @@ class Problem:
         return data.weight * data.model.vjp(w, data.inputs, slope)
 
     def best_response(self, w: Vector, gradient: Vector, pi: Vector) -> Solution:
-        """Minimizer w~ of (5) at w, (p,), with grad g_i(w), (p,), and pi_i, (p,); block by block if there are such.
+        """Minimizer w~ of (5) at w, (p,), with grad g_i(w), (p,), and pi_i, (p,).
 
-        With (12) the parameters do not meet in (5), and blocks change nothing.
+        Where there are several blocks, over each alone, the others kept at w. With (12) the parameters do not meet
+        in (5), and that changes nothing.
 
         Raises
         ------

@@ -58,7 +58,8 @@ class Surrogate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kind: str = "partial"
     curvature: str = "local"  # the paper's
     tau: float | str = 1.0
-    blocks: int = 1
+    blocks: int | str = 1
+    cores: int = 1  # threads that solve blocks; their number changes no bit
     tolerance: float = 1e-8
 
 
@@ -139,23 +140,30 @@ class Experiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 MAX_PEERS: Final = 100_000
 """Beyond it the number is a mistake: a process each would not start."""
 
+MAX_CORES: Final = 64
+"""As many threads at a time as the linear algebra in numpy's and scipy's wheels is built for."""
+
 MAX_CHECKPOINT_EVERY: Final = 1_000
 """Neighbors keep their shares of that many rounds in memory."""
 
 LOCAL: Final = frozenset(
     {
-        *("data.path", "data.test_path", "model.initial", "topology.path", "name"),
+        *("data.path", "data.test_path", "model.initial", "topology.path", "name", "surrogate.cores"),
         *("transport.addresses", "transport.bind", "transport.keys", "run.patience_s", "run.departure_s"),
     }
 )
-"""Settings that may differ between the peers of one run: where things are on each host, not what they are; and
-patience of both kinds, so that a run that was given up can be resumed with more of it."""
+"""Settings that may differ between the peers of one run: where things are on each host, not what they are; how many
+of its cores are used, which changes no bit; and patience of both kinds, so that a run that was given up can be resumed
+with more of it."""
 
 LATER: Final[Mapping[str, Mapping[str, str]]] = {
     "surrogate.tau": {"auto": "a number > 0"},
     "step.rule": {"auto": "constant, diminishing"},
 }
 """Words that the file format reserves, and what this version has instead."""
+
+WORDS: Final[Mapping[str, Sequence[str]]] = {"surrogate.blocks": ("layers",)}
+"""Words that may stand in the place of a number."""
 
 CHOICES: Final[Mapping[str, Sequence[str]]] = {
     "data.partition": ("iid", "dirichlet", "label-sorted"),
@@ -186,7 +194,8 @@ RANGES: Final[Mapping[str, tuple[float, float, str]]] = {
     "objective.strength": (0.0, math.inf, "a number >= 0"),
     "objective.l1_ratio": (0.0, 1.0, "0 (l2) to 1 (l1)"),
     "surrogate.tau": (5e-324, math.inf, "a number > 0"),
-    "surrogate.blocks": (1, 1, "1 (blocks are not in this version)"),
+    "surrogate.blocks": (1, 2**31, '1 to the number of parameters, or "layers"'),
+    "surrogate.cores": (1, MAX_CORES, f"1 to {MAX_CORES}"),
     "surrogate.tolerance": (1e-15, 1.0, "1e-15 to 1"),
     "step.alpha": (5e-324, 1.0, "0 < alpha <= 1"),
     "step.mu": (0.0, math.inf, "a number >= 0"),
@@ -349,6 +358,8 @@ def check(experiment: Experiment) -> None:
             raise ConfigError(key, f"expected one of {shown}; found {settings[key]!r}")
     for key, (low, high, accepted) in RANGES.items():
         value = settings[key]
+        if value in WORDS.get(key, ()):
+            continue
         if isinstance(value, str) or not low <= value <= high or math.isinf(value):
             raise ConfigError(key, f"expected {accepted}, found {value!r}")
     _check_together(experiment)
@@ -374,7 +385,7 @@ def _check_together(experiment: Experiment) -> None:
         raise ConfigError("step.mu", f"expected 0 <= mu < 1/alpha for diminishing steps, found {step.mu}")
     if step.rule == "constant" and step.mu != 0.0:
         raise ConfigError("step.mu", f'expected 0 with rule = "constant", found {step.mu}')
-    _check_bounds(experiment)
+    _check_penalty(experiment)
     _check_clipping(experiment)
     if experiment.topology.schedule == "file" and not experiment.topology.path:
         raise ConfigError("topology.path", 'expected a file for schedule = "file", found none')
@@ -390,8 +401,8 @@ def _check_together(experiment: Experiment) -> None:
         split_address(transport.bind, "transport.bind")
 
 
-def _check_bounds(experiment: Experiment) -> None:
-    objective = experiment.objective
+def _check_penalty(experiment: Experiment) -> None:
+    objective, blocks = experiment.objective, experiment.surrogate.blocks
     lower, upper = objective.lower, objective.upper
     if not lower < upper:  # nan also
         raise ConfigError("objective.lower", f"expected a number below upper = {upper}, found {lower}")
@@ -400,6 +411,10 @@ def _check_bounds(experiment: Experiment) -> None:
             "objective.regularizer",
             "expected one of none, l2, l1, elastic_net with bounds, as a group's proximal map within a box "
             "has no closed form; found 'group_l2'",
+        )
+    if objective.regularizer == "group_l2" and blocks not in (1, "layers"):
+        raise ConfigError(
+            "surrogate.blocks", f'expected 1 or "layers" with group_l2, as others cut groups; found {blocks}'
         )
 
 

@@ -23,7 +23,8 @@ from topology.weights import metropolis
 
 ACTIVATIONS: Final = ("tanh", "relu", "sigmoid")
 LOSSES: Final = ("squared", "logistic", "softmax")
-REGULARIZERS: Final = ("none", "l2", "l1", "elastic_net", "group_l2", "box")
+SEPARABLE: Final = ("none", "l2", "l1", "elastic_net", "box")
+REGULARIZERS: Final = (*SEPARABLE, "group_l2")
 F8: Final = np.dtype("<f8")
 F4: Final = np.dtype("<f4")
 
@@ -50,7 +51,7 @@ def regularizer_of(rng: np.random.Generator, name: str, p: int, strength: float)
     if name == "box":
         lower = rng.choice((-np.inf, -0.5, 0.0, 0.2), p)
         upper = np.maximum(lower, -1.0) + rng.choice((0.6, 1.5, np.inf), p)
-        return Boxed(regularizer_of(rng, str(rng.choice(REGULARIZERS[:4])), p, strength), lower, upper)
+        return Boxed(regularizer_of(rng, str(rng.choice(SEPARABLE[:4])), p, strength), lower, upper)
     if name == "elastic_net":
         ratio = rng.choice((0.0, 0.3, 0.7, 1.0))
         return ElasticNet(ratio * strengths, (1.0 - ratio) * strengths)

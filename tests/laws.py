@@ -12,8 +12,10 @@ from itertools import pairwise
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from peer.arrays import Matrix, Vector
+from peer.optim.blocks import Block
 from peer.optim.losses import Loss
 from peer.optim.maps import LinearMap
 from peer.optim.models import MLP, Model
@@ -78,6 +80,20 @@ def jacobian_is_jvp(model: Model, w: Vector, x: Matrix) -> None:
         close(J.reshape(m * q, -1)[row], model.vjp(w, x, u), ROUNDING)
 
 
+def factors_make_the_jacobian(
+    model: Model, w: Vector, x: Matrix, place: slice, v: Vector, u: Matrix, roots: NDArray[np.float64]
+) -> None:
+    """Any columns J_c are those of J, to the last bit; J_c v, J_c'u and the sum of J_c'B B'J_c follow."""
+    factors, J = model.factors(w, x), model.jacobian(w, x)[:, :, place]
+    flat, turned = J.reshape(u.size, -1), (roots.transpose(0, 2, 1) @ J).reshape(u.size, -1)
+    np.testing.assert_array_equal(factors.outputs, model.forward(w, x))
+    np.testing.assert_array_equal(factors.columns(place), J)
+    close(factors.times(place, v), J @ v, ROUNDING)
+    close(factors.transposed_times(place, u), flat.T @ u.reshape(-1), ROUNDING)
+    close(factors.gram(place, roots), turned.T @ turned, ROUNDING)
+    close(factors.gram_diagonal(place, roots), np.sum(turned * turned, axis=0), ROUNDING)
+
+
 def samples_do_not_mix(model: Model, w: Vector, x: Matrix) -> None:
     """Output and Jacobian of a sample are those of the sample alone."""
     for k in range(len(x)):
@@ -130,6 +146,14 @@ def curvature_root_is_second_derivative(loss: Loss, outputs: Matrix, direction: 
     close((B @ B.transpose(0, 2, 1) @ direction[:, :, None])[:, :, 0], slope, DIFFERENCES)
 
 
+def loss_repeats(loss: Loss, a: Matrix, b: Matrix) -> None:
+    """The samples once with the outputs a, and once more with b: gradients side by side, and the sum of the values."""
+    twice, both = loss.repeated(2), np.concatenate([a, b])
+    np.testing.assert_array_equal(twice.gradient(both), np.concatenate([loss.gradient(a), loss.gradient(b)]))
+    value = loss.value(a) + loss.value(b)
+    assert abs(twice.value(both) - value) <= ROUNDING * (1.0 + abs(value))
+
+
 def quadratic_says_the_truth(loss: Loss, a: Matrix, b: Matrix) -> None:
     """A loss is called quadratic iff its gradient differs by the difference of the outputs, exactly."""
     moved = loss.gradient(a) - loss.gradient(b)
@@ -137,6 +161,22 @@ def quadratic_says_the_truth(loss: Loss, a: Matrix, b: Matrix) -> None:
 
 
 # regularizers
+
+
+def penalty_is_the_sum_of_its_parts(regularizer: Regularizer, w: Vector, v: Vector, step: float, cut: int) -> None:
+    """Restricted to the parameters before and behind a cut: values add up, and all else stands side by side."""
+    whole = slice(0, cut), slice(cut, w.size)
+    parts = [(regularizer.restricted(place), place) for place in whole]
+    value = sum(part.value(w[place]) for part, place in parts)
+    assert abs(regularizer.value(w) - value) <= ROUNDING * (1.0 + value)
+    assert regularizer.scale == max(part.scale for part, _ in parts)
+    near = np.concatenate([part.prox(v[place], step) for part, place in parts])
+    np.testing.assert_array_equal(near, regularizer.prox(v, step))
+    for law in ("face", "gradient", "nearest"):
+        found = np.concatenate([getattr(part, law)(w[place]) for part, place in parts])
+        np.testing.assert_array_equal(found, getattr(regularizer, law)(w))
+    scales = np.concatenate([part.whitening(w[place], step).scale for part, place in parts])
+    np.testing.assert_array_equal(scales, regularizer.whitening(w, step).scale)
 
 
 def prox_is_optimal(regularizer: Regularizer, v: Vector, step: float, other: Vector) -> None:
@@ -244,6 +284,29 @@ def linearized_is_its_derivatives(subproblem: Linearized, w: Vector, direction: 
     R = subproblem.curvature_root(w)
     assert R.shape == subproblem.jacobian.shape
     close(R.T @ (R @ direction) + subproblem.tau * direction, bend, DIFFERENCES * scale)
+
+
+def blocked_surrogate_is_consistent(block: Block, gradient: Vector) -> None:
+    """Consistent gradients, block by block: grad h_c(0) - pi_c = kappa grad g_i(w_i) in the block's parameters."""
+    pi, place = block.of.pi[block.place], block.place
+    scale = 1.0 + float(np.max(np.abs(pi)))
+    close(block.gradient(0.0 * pi) - pi, block.of.surrogate.kappa * gradient[place], ROUNDING * scale)
+
+
+def block_is_the_surrogate_with_the_others_kept(block: Block, whole: Linearized, d: Vector, direction: Vector) -> None:
+    """Value, gradient, slope and curvature of a block are those of (11) as a whole, moved in the block alone."""
+    moved, along = whole.center.copy(), np.zeros_like(whole.center)
+    moved[block.place] += d
+    along[block.place] = direction
+    scale = 1.0 + abs(whole.value(moved)) + float(np.linalg.norm(whole.jacobian @ along)) ** 2
+    assert abs(block.value(d) - whole.value(moved)) <= ROUNDING * scale
+    close(block.gradient(d), whole.gradient(moved)[block.place], ROUNDING * scale)
+    slopes = block.slope_along(d, direction)(0.5), whole.slope_along(moved, along)(0.5)
+    assert abs(slopes[0] - slopes[1]) <= ROUNDING * scale * (1.0 + whole.tau)
+    whole_root = whole.curvature_root(moved)
+    assert isinstance(whole_root, np.ndarray)
+    root = whole_root[:, block.place]
+    close(block.curvature(d), root.T @ root, ROUNDING)
 
 
 # solvers

@@ -7,7 +7,7 @@ gradients, all agents at once. Equation numbers as in the README.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Final
 
@@ -41,6 +41,7 @@ class Setting:
     is regularized and 0 where not, `edges` holds the links of each round and is repeated.
     `clip_w`, `clip_y` are the radii of clipping, 0 where there is none; `l1_ratio` is of the elastic net;
     `lower`, `upper` bound what is regularized.
+    `ends` are the parameters behind which a block of w ends, the last one's excepted.
     """
 
     shards: Sequence[tuple[Array, Array]]
@@ -62,6 +63,7 @@ class Setting:
     l1_ratio: float = 0.5
     lower: float = -np.inf
     upper: float = np.inf
+    ends: Sequence[int] = ()
 
 
 def run(setting: Setting, w0: Array, n_rounds: int) -> tuple[Array, Array, Array]:
@@ -148,12 +150,23 @@ def best_response(setting: Setting, i: int, w: Array, y: Array) -> Array:
     s, f, J = kappa * weight(setting), forward(setting, w, x), jacobian(setting, w, x)
     pi = n_agents * y - s * J.T @ SLOPES[setting.loss](f, labels).reshape(-1)
 
+    blocks = np.split(np.arange(w.size), setting.ends)
+    return np.concatenate([block_response(setting, block, w, s, f, J[:, block], pi[block], labels) for block in blocks])
+
+
+def block_response(
+    setting: Setting, block: Array, w: Array, s: float, f: Array, J: Array, pi: Array, labels: Array
+) -> Array:
+    """Minimizer of (5) with (11) over the parameters w_c of one block, the others kept; J and pi are the block's."""
+    penalized = replace(setting, penalized=setting.penalized[block])
+
     def gradient(v: Array) -> Array:
-        outputs = f + (J @ (v - w)).reshape(f.shape)
-        return np.asarray(s * J.T @ SLOPES[setting.loss](outputs, labels).reshape(-1) + pi + setting.tau * (v - w))
+        d = v - w[block]
+        outputs = f + (J @ d).reshape(f.shape)
+        return np.asarray(s * J.T @ SLOPES[setting.loss](outputs, labels).reshape(-1) + pi + setting.tau * d)
 
     largest = s * CURVATURES[setting.loss] * np.linalg.norm(J, 2) ** 2 + setting.tau
-    return accelerated(gradient, lambda v, step: prox(setting, v, step), w, float(largest), setting.tau)
+    return accelerated(gradient, lambda v, step: prox(penalized, v, step), w[block], float(largest), setting.tau)
 
 
 def prox(setting: Setting, v: Array, step: float) -> Array:

@@ -26,6 +26,7 @@ from peer.arrays import DTYPES, rounded
 from peer.checkpoint import Checkpoint
 from peer.errors import RemoteError, WireError
 from peer.messages import Hello, Message, Share
+from peer.optim.blocks import equal
 from peer.optim.losses import Loss, Squared, cross_entropy
 from peer.optim.models import MLP
 from peer.optim.regularizers import L1, L2, NoRegularizer, Regularizer
@@ -113,6 +114,8 @@ def scenario(seed: int) -> Scenario:
     every = rng.choice((0, 1, 2, 3, 5))
     problems = _problems(n_agents, rng, numbers)
     model = problems[0].data.model
+    n_blocks = random.Random(f"blocks of {seed}").choice((1, 1, 2, 3))
+    problems = tuple(replace(problem, blocks=equal(model.layout.size, n_blocks)) for problem in problems)
     alpha = rng.choice((0.1, 0.3, 1.0))
     length = 4.0 * n_rounds
     crashes = rng.choice((0, 1, 2, 6)) if every else 0  # without checkpoints there is nothing to resume

@@ -1,13 +1,14 @@
 """(5) block by block: each block of w is minimized over alone, all others kept at w_i, and w~ is put side by side.
 
-Source: section 4 of S. Scardapane, P. Di Lorenzo, "A framework for parallel and distributed training of neural
+Source: S. Scardapane, P. Di Lorenzo, "A framework for parallel and distributed training of neural
 networks" (2017). A block of b parameters sees b columns of J, never the others', and its problem is (5) with a
 smaller J. It is solved
 
-1. by Newton with the Hessian from `Factors.gram`, which takes the q-th part of the products of J'J, where r is
-   smooth and b <= m q; one system for a squared loss;
+1. where b <= m q by (proximal) Newton with the Hessian from `Factors.gram`, which takes the q-th part of the
+   products of J'J; one system for a squared loss with a smooth r;
 2. all at once where blocks are single weights: a squared loss has a closed form, others take secants;
-3. by `peer.optim.solvers` in all other cases.
+3. in stacks where b <= 8, the loss is squared and r is smooth;
+4. by `peer.optim.solvers` in all other cases.
 
 What a block comes to depends on nothing that another block does, so neither on their order nor on how many are
 solved at a time.
@@ -19,7 +20,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Final, Protocol, TypeVar, final
+from typing import Any, Final, Protocol, TypeAlias, TypeVar, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,17 +30,24 @@ from peer.arrays import Layout, Matrix, Vector
 from peer.errors import SolveError
 from peer.optim.models import Factors
 from peer.optim.regularizers import Regularizer
-from peer.optim.solvers import MAX_ITERATIONS, Solution, descent, residual, solve
+from peer.optim.solvers import MAX_ITERATIONS, SecondOrder, Solution, descent, model_minimizer, solve
 from peer.optim.surrogates import Data, Linearized, Partial
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 BATCH: Final = 1 << 19
-"""Numbers in the columns of J of single weights that are solved together, 4 MB: what a processor's caches hold."""
+"""Numbers in the columns of J of small blocks that are solved together, 4 MB: what a processor's caches hold."""
+
+STACKED: Final = 8
+"""Longest blocks that are solved in stacks: with longer ones the work is more than what Python takes for each."""
 
 RESOLVED: Final = 2.0**-26
 """Relative length of a step, the root of rounding, up to which a difference of derivatives is no curvature."""
+
+
+INDEFINITE: Final = "the surrogate's matrix is not positive definite to rounding: tau is too small beside its curvature"
+"""What `SolveError` says of a system that cannot be solved."""
 
 
 class Each(Protocol):
@@ -55,7 +63,7 @@ def in_turn(function: Callable[[T], R], items: Sequence[T], /) -> Sequence[R]:
 
 
 def equal(p: int, n_blocks: int) -> tuple[slice, ...]:
-    """Places of 1 <= n_blocks <= p contiguous blocks, the first p mod n_blocks one longer: as numpy.array_split."""
+    """Places of 1 <= n_blocks <= p contiguous blocks, the first p mod n_blocks one longer: numpy.array_split."""
     length, longer = divmod(p, n_blocks)
     ends = [k * length + min(k, longer) for k in range(n_blocks + 1)]
     return tuple(slice(start, stop) for start, stop in pairwise(ends))
@@ -102,30 +110,39 @@ class Blocked:
     scale: float
     tolerance: float
 
-    def subproblem(self, place: slice) -> Linearized:
+    @property
+    def weight(self) -> float:
+        """Kappa s of (11)."""
+        return self.surrogate.kappa * self.data.weight
+
+    def linearized(self, place: slice) -> Linearized:
         """The smooth part of (5) in the parameters in `place` alone, with their columns of J."""
-        columns = self.factors.columns(place)
         return Linearized(
             center=self.center[place],
             outputs=self.factors.outputs,
-            jacobian=columns.reshape(-1, columns.shape[2]),
+            jacobian=self.factors.columns(place).reshape(-1, place.stop - place.start),
             loss=self.data.loss,
-            weight=self.surrogate.kappa * self.data.weight,
+            weight=self.weight,
             pi=self.pi[place],
             tau=self.surrogate.tau,
             scale=self.scale,
         )
 
-    def solve(self, place: slice) -> Solution:
-        """Minimizer over the parameters in `place` alone, (b,)."""
-        h, r = self.subproblem(place), self.regularizer.restricted(place)
-        if not r.smooth or h.jacobian.shape[1] > h.jacobian.shape[0]:
-            return solve(h, r, self.tolerance)
-        return newton(h, r, lambda roots: self.factors.gram(place, roots), self.tolerance)
+    @property
+    def closed(self) -> bool:
+        """Whether blocks have a closed form, one linear system each."""
+        return self.data.loss.quadratic and self.regularizer.smooth
 
-    def solve_weights(self, place: slice) -> Solution:
-        """Minimizers over each of the parameters in `place` alone, (b,)."""
-        return scalars(self.subproblem(place), self.regularizer.restricted(place), self.tolerance)
+    def solve(self, batch: tuple[slice, int]) -> Solution:
+        """Minimizers over the blocks of b parameters each that a place consists of, side by side."""
+        (place, b), r = batch, self.regularizer.restricted(batch[0])
+        if b == 1:
+            return scalars(Block(self, place), r, self.tolerance)
+        if b <= STACKED and self.closed:
+            return stacked(Block(self, place), r, b)
+        if b > self.factors.outputs.size:
+            return solve(self.linearized(place), r, self.tolerance)
+        return newton(Block(self, place), r, self.tolerance)
 
 
 def solve_blocks(
@@ -166,16 +183,10 @@ def solve_blocks(
     scale = float(np.max(np.abs([surrogate.kappa * gradient, pi]), initial=0.0))
     factors = data.model.factors(w, data.inputs)
     problem = Blocked(surrogate, w, pi, data, factors, regularizer, scale, tolerance)
-    width = max(1, BATCH // max(1, factors.outputs.size))
-
-    def solved(place: slice) -> Solution:
-        return problem.solve_weights(place) if place in batches else problem.solve(place)
-
-    batches = _batches(blocks, width)
-    places = [*batches, *(block for block in blocks if block.stop - block.start > 1)]
-    solutions = each(solved, places)
+    batches = _batches(blocks, problem)
+    solutions = each(problem.solve, batches)
     w_tilde = np.empty_like(w)
-    for place, solution in zip(places, solutions, strict=True):
+    for (place, _), solution in zip(batches, solutions, strict=True):
         w_tilde[place] = solution.w
     worst = max(solution.residual for solution in solutions)
     if not (np.isfinite([solution.residual for solution in solutions]).all() and np.isfinite(w_tilde).all()):
@@ -184,60 +195,167 @@ def solve_blocks(
     return Solution(w_tilde, worst, sum(s.iterations for s in solutions), f"{methods}, {len(blocks)} blocks")
 
 
-def _batches(blocks: Sequence[slice], width: int) -> list[slice]:
-    """Runs of blocks of one weight, cut into places of at most `width`."""
-    batches: list[slice] = []
+def _batches(blocks: Sequence[slice], problem: Blocked) -> list[tuple[slice, int]]:
+    """Places with the length b of the blocks in them: one block each, but runs of those that are solved together."""
+    longest = STACKED if problem.closed else 1
+    columns = max(1, BATCH // max(1, problem.factors.outputs.size))
+    batches: list[tuple[slice, int]] = []
     for block in blocks:
-        if block.stop - block.start != 1:
-            continue
-        if batches and batches[-1].stop == block.start and block.stop - batches[-1].start <= width:
-            batches[-1] = slice(batches[-1].start, block.stop)
+        b = block.stop - block.start
+        start, last = (batches[-1][0].start, batches[-1][1]) if batches else (0, 0)
+        fits = block.stop - start <= columns or (b == 1 and problem.data.loss.quadratic)  # which needs no columns
+        if b == last <= longest and fits:
+            batches[-1] = slice(start, block.stop), b
         else:
-            batches.append(block)
+            batches.append((block, b))
     return batches
 
 
 # ---- blocks of several weights -------------------------------------------------------------
 
 
-def newton(h: Linearized, r: Regularizer, gram: Callable[[NDArray[np.float64]], Matrix], tolerance: float) -> Solution:
-    """Minimizer of h + r with smooth r, by Newton with steps as in `solvers.proximal_newton`.
+@final
+@dataclass(frozen=True, eq=False)
+class Block:
+    """h(d), the smooth part of (5), of changes d of the parameters in `place` alone, (b,); J is never formed.
 
-    `gram` makes the sum over samples of J_m' B_m B_m' J_m, (b, b), of the roots B, (m, q, q). For a squared loss
-    one matrix serves for the solution and for its refinement, which the exact gradient corrects.
+    Parameters
+    ----------
+    of : Blocked
+        (5) as a whole.
+    place : slice
     """
 
-    def slope(v: Vector) -> Vector:
-        return np.asarray(h.gradient(v) + r.gradient(v))
+    of: Blocked
+    place: slice
 
-    def system(v: Vector) -> Callable[[Vector], Vector]:
-        matrix = h.weight * gram(h.loss.curvature_root(h.outputs_at(v)))
-        matrix.flat[:: len(matrix) + 1] += r.whitening(v, h.tau).scale ** -2.0
+    @property
+    def size(self) -> int:
+        """Number of its parameters b."""
+        return int(self.place.stop - self.place.start)
+
+    def outputs_at(self, d: Vector) -> Matrix:
+        """Linearized outputs f + J d, (m, q)."""
+        if not d.any():  # where every solver begins
+            return self.of.factors.outputs
+        return np.asarray(self.of.factors.outputs + self.of.factors.times(self.place, d))
+
+    def value(self, d: Vector) -> float:
+        """h(d)."""
+        loss = self.of.weight * self.of.data.loss.value(self.outputs_at(d))
+        return loss + float(np.dot(self.of.pi[self.place], d)) + 0.5 * self.of.surrogate.tau * float(np.dot(d, d))
+
+    def gradient(self, d: Vector) -> Vector:
+        """Derivative of h, (b,)."""
+        slope = self.of.factors.transposed_times(self.place, self.of.data.loss.gradient(self.outputs_at(d)))
+        return np.asarray(self.of.weight * slope + self.of.pi[self.place] + self.of.surrogate.tau * d)
+
+    def slope_along(self, d: Vector, direction: Vector) -> Callable[[float], float]:
+        """Derivative by t of h(d + t direction)."""
+        outputs, tangent = self.outputs_at(d), self.of.factors.times(self.place, direction)
+        linear = float(np.dot(self.of.pi[self.place] + self.of.surrogate.tau * d, direction))
+        square = self.of.surrogate.tau * float(np.dot(direction, direction))
+
+        def slope(t: float) -> float:
+            loss = float(np.vdot(self.of.data.loss.gradient(outputs + t * tangent), tangent))
+            return self.of.weight * loss + linear + t * square
+
+        return slope
+
+    def curvature(self, d: Vector) -> Matrix:
+        """Second derivative of h without that of tau, (b, b)."""
+        roots = self.of.data.loss.curvature_root(self.outputs_at(d))
+        gram = self.of.factors.gram(self.place, roots)
+        gram *= self.of.weight
+        return gram
+
+    def curvature_diagonal(self) -> Vector:
+        """Diagonal of `curvature` at 0, (b,)."""
+        roots = self.of.data.loss.curvature_root(self.of.factors.outputs)
+        return self.of.weight * self.of.factors.gram_diagonal(self.place, roots)
+
+
+def newton(h: Block, r: Regularizer, tolerance: float) -> Solution:
+    """Minimizer of h + r, (b,), by Newton with steps as in `solvers.proximal_newton`.
+
+    For a squared loss and a smooth r one matrix serves for the solution and for its refinement, which the exact
+    gradient corrects.
+    """
+    center, tau, d = h.of.center[h.place], h.of.surrogate.tau, np.zeros(h.size)
+
+    def inverse(d: Vector) -> Callable[[Vector], Vector]:
+        matrix = h.curvature(d)
+        matrix.flat[:: len(matrix) + 1] += r.whitening(center + d, tau).scale ** -2.0
         return _positive_definite(matrix)
 
-    w, error, systems = h.center, residual(h, r, h.center), 0
-    if h.loss.quadratic:
-        inverse = system(w)
-        w = w - inverse(slope(w))
-        w = w - inverse(slope(w))
-        return Solution(w, residual(h, r, w), 1, "cholesky")
-    lowest = error
-    while error > tolerance and systems < MAX_ITERATIONS:
-        systems += 1
-        target = w - system(w)(slope(w))
-        error_next = residual(h, r, target)
+    def model_minimum(d: Vector, gradient: Vector) -> tuple[Vector, int]:
+        if r.smooth:
+            return d - inverse(d)(gradient + r.gradient(center + d)), 1
+        model = SecondOrder(center + d, gradient, _root(h.curvature(d)), tau)
+        x, systems = model_minimizer(model, r)
+        return x - center, systems
+
+    def error_at(d: Vector, gradient: Vector) -> float:
+        penalty = float(np.max(np.abs(r.gradient(center + d))))
+        return float(np.max(_errors(r, center + d, gradient, max(h.of.scale, penalty))))
+
+    gradient, iterations = h.gradient(d), 0
+    if h.of.data.loss.quadratic and r.smooth:
+        solve_system = inverse(d)
+        for _ in range(2):
+            d = d - solve_system(gradient + r.gradient(center + d))
+            gradient = h.gradient(d)
+        return Solution(center + d, error_at(d, gradient), 1, "cholesky")
+    error = lowest = error_at(d, gradient)
+    while error > tolerance and iterations < MAX_ITERATIONS:
+        target, systems = model_minimum(d, gradient)
+        iterations += systems
+        gradient = h.gradient(target)
+        error_next = error_at(target, gradient)
         if error_next > 0.5 * lowest:
-            target = w + descent(_on_line(h, r, w, target - w)) * (target - w)
-            error_next = residual(h, r, target)
-        if not error_next < lowest and not h.value(target) + r.value(target) < h.value(w) + r.value(w):
+            target = d + descent(_on_line(h, r, center, d, target - d)) * (target - d)
+            gradient = h.gradient(target)
+            error_next = error_at(target, gradient)
+        if not error_next < lowest and not _objective(h, r, center, target) < _objective(h, r, center, d):
             break  # neither measure improves any more: rounding
-        w, error, lowest = target, error_next, min(error_next, lowest)
-    return Solution(w, error, systems, "proximal-newton")
+        d, error, lowest = target, error_next, min(error_next, lowest)
+    return Solution(center + d, error, iterations, "proximal-newton")
 
 
-def _on_line(h: Linearized, r: Regularizer, w: Vector, direction: Vector) -> Callable[[float], float]:
-    smooth = h.slope_along(w, direction)
-    return lambda t: smooth(t) + float(np.dot(r.gradient(w + t * direction), direction))
+def stacked(h: Block, r: Regularizer, b: int) -> Solution:
+    """Minimizers of h + r for a squared loss and a smooth r over each of the blocks of b parameters alone, (n b,).
+
+    One system and one step of refinement for each, as in `newton`, with the columns of J of all.
+    """
+    center, tau, scale = h.of.center[h.place], h.of.surrogate.tau, h.of.scale
+    columns = np.ascontiguousarray(
+        h.of.factors.columns(h.place).reshape(h.of.factors.outputs.size, -1, b).transpose(1, 0, 2)
+    )
+    turned = columns.transpose(0, 2, 1)
+    matrices = h.of.weight * (turned @ columns)
+    matrices[:, range(b), range(b)] += (r.whitening(center, tau).scale ** -2.0).reshape(-1, b)
+    at_center, d = h.gradient(np.zeros(h.size)), np.zeros(h.size)
+
+    def gradient(d: Vector) -> Vector:
+        return np.asarray(at_center + h.of.weight * (turned @ (columns @ d.reshape(-1, b, 1))).reshape(-1) + tau * d)
+
+    try:
+        for _ in range(2):
+            slope = gradient(d) + r.gradient(center + d)
+            d = d - np.linalg.solve(matrices, slope.reshape(-1, b, 1)).reshape(-1)
+    except linalg.LinAlgError as error:
+        raise SolveError(INDEFINITE) from error
+    errors = _errors(r, center + d, gradient(d), np.maximum(scale, np.abs(r.gradient(center + d))))
+    return Solution(center + d, float(np.max(errors)), h.size // b, "stacked")
+
+
+def _objective(h: Block, r: Regularizer, center: Vector, d: Vector) -> float:
+    return h.value(d) + r.value(center + d)
+
+
+def _on_line(h: Block, r: Regularizer, center: Vector, d: Vector, direction: Vector) -> Callable[[float], float]:
+    smooth = h.slope_along(d, direction)
+    return lambda t: smooth(t) + float(np.dot(r.gradient(center + d + t * direction), direction))
 
 
 def _positive_definite(matrix: Matrix) -> Callable[[Vector], Vector]:
@@ -245,16 +363,25 @@ def _positive_definite(matrix: Matrix) -> Callable[[Vector], Vector]:
     try:
         factor = linalg.cho_factor(matrix.T, lower=True, overwrite_a=True, check_finite=False)
     except linalg.LinAlgError as error:
-        raise SolveError(
-            "the surrogate's matrix is not positive definite to rounding: tau is too small beside its curvature"
-        ) from error
+        raise SolveError(INDEFINITE) from error
     return lambda b: np.asarray(linalg.cho_solve(factor, b, check_finite=False))
+
+
+def _root(gram: Matrix) -> Matrix:
+    """R, (rank, b), with R'R = gram to rounding, by Cholesky with pivots, which takes semidefinite ones."""
+    factor, pivots, rank, _ = linalg.lapack.dpstrf(gram)
+    root = np.empty((rank, len(gram)))
+    root[:, pivots - 1] = np.triu(factor)[:rank]
+    return root
 
 
 # ---- blocks of one weight ------------------------------------------------------------------
 
+Slopes: TypeAlias = Callable[[Vector, NDArray[np.intp]], Vector]
+"""Derivatives of h, (k,), by the k parameters with these numbers, each moved alone to its entry of a point, (b,)."""
 
-def scalars(h: Linearized, r: Regularizer, tolerance: float) -> Solution:
+
+def scalars(h: Block, r: Regularizer, tolerance: float) -> Solution:
     """Minimizers of h + r over each parameter alone, (b,), with separable r; iterations are summed over them.
 
     Steps are proximal with the curvature as their metric: x <- prox_{r/H}(x - h'/H). H is the second derivative at
@@ -263,10 +390,11 @@ def scalars(h: Linearized, r: Regularizer, tolerance: float) -> Solution:
     As in R. Brent, "Algorithms for minimization without derivatives" (1973), chapter 4, a step that leaves them, or
     is longer than half of the last but one, is replaced by one to their middle.
     """
-    slope, metric = _along_axes(h)
-    x, derivative = h.center, slope(h.center, np.arange(h.center.size))
-    error = _errors(h, r, x, derivative)
-    going = np.full(x.shape, True) if h.loss.quadratic else ~(error <= tolerance)
+    x, derivative, quadratic = h.of.center[h.place], h.gradient(np.zeros(h.size)), h.of.data.loss.quadratic
+    metric = h.curvature_diagonal() + h.of.surrogate.tau
+    slope = _linear(x, derivative, metric) if quadratic else _along_axes(h)
+    error = _errors(r, x, derivative, np.maximum(h.of.scale, np.abs(r.gradient(x))))
+    going = np.full(x.shape, True) if quadratic else ~(error <= tolerance)
     below, above = np.full_like(x, -math.inf), np.full_like(x, math.inf)
     last, last_but_one = np.full_like(x, math.inf), np.full_like(x, math.inf)
     steps = 0
@@ -277,44 +405,42 @@ def scalars(h: Linearized, r: Regularizer, tolerance: float) -> Solution:
         inverse: Any = 1.0 / metric  # a step size for each parameter, as r is separable
         target = r.prox(x - derivative / metric, inverse)
         below, above = np.where(target > x, x, below), np.where(target < x, x, above)
-        enclosed = np.isfinite(below) & np.isfinite(above)
+        enclosed = np.isfinite(above - below)
         short = (below < target) & (target < above) & (np.abs(target - x) <= 0.5 * last_but_one)
-        target = np.where(going, np.where(enclosed & ~short, 0.5 * (below + above), target), x)
+        middle = 0.5 * (np.where(enclosed, below, x) + np.where(enclosed, above, x))
+        target = np.where(going, np.where(enclosed & ~short, middle, target), x)
         step, at = target - x, np.flatnonzero(going)
         derivative_next = derivative.copy()
         derivative_next[at] = slope(target, at)
-        if not h.loss.quadratic:
+        if not quadratic:
             telling = np.abs(step) > RESOLVED * np.abs(x)
             secant = (derivative_next - derivative) / np.where(telling, step, 1.0)
-            metric = np.where(telling, np.maximum(secant, h.tau), metric)
+            metric = np.where(telling, np.maximum(secant, h.of.surrogate.tau), metric)
         x, derivative, last, last_but_one = target, derivative_next, np.abs(step), last
-        error = _errors(h, r, x, derivative)
+        error = _errors(r, x, derivative, np.maximum(h.of.scale, np.abs(r.gradient(x))))
         going &= ~(error <= tolerance) & (np.abs(step) > np.spacing(np.abs(x)))
     return Solution(x, float(np.max(error, initial=0.0)), steps, "scalar")
 
 
-def _along_axes(h: Linearized) -> tuple[Callable[[Vector, NDArray[np.intp]], Vector], Vector]:
-    """Derivatives of h, each parameter moved alone to its entry of a point, (b,), for some of them; and second ones."""
-    assert isinstance(h.jacobian, np.ndarray)  # by `Blocked.subproblem`
-    tangents = np.ascontiguousarray(h.jacobian.T)
-    m, q = h.outputs.shape
-    roots = h.loss.curvature_root(h.outputs)
-    turned = roots.transpose(0, 2, 1) @ h.jacobian.reshape(m, q, -1)
-    curvature = h.weight * np.einsum("mqb,mqb->b", turned, turned) + h.tau
-    at_center = h.gradient(h.center)
+def _linear(center: Vector, derivative: Vector, curvature: Vector) -> Slopes:
+    return lambda x, at: derivative[at] + curvature[at] * (x - center)[at]
+
+
+def _along_axes(h: Block) -> Slopes:
+    center, tau, pi, loss = h.of.center[h.place], h.of.surrogate.tau, h.of.pi[h.place], h.of.data.loss
+    outputs = h.of.factors.outputs
+    tangents = np.ascontiguousarray(h.of.factors.columns(h.place).reshape(-1, h.size).T)
 
     def slope(x: Vector, at: NDArray[np.intp]) -> Vector:
-        d = (x - h.center)[at]
-        if h.loss.quadratic:
-            return np.asarray(at_center[at] + curvature[at] * d)
-        moved = (h.outputs + (tangents[at] * d[:, None]).reshape(-1, m, q)).reshape(-1, q)
-        gradients = h.loss.repeated(len(at)).gradient(moved).reshape(len(at), m * q)
-        return np.asarray(h.weight * np.einsum("bk,bk->b", gradients, tangents[at]) + h.pi[at] + h.tau * d)
+        d, along = (x - center)[at], tangents[at]
+        moved = (outputs + (along * d[:, None]).reshape(-1, *outputs.shape)).reshape(-1, outputs.shape[1])
+        gradients = loss.repeated(len(at)).gradient(moved).reshape(along.shape)
+        return np.asarray(h.of.weight * np.einsum("bk,bk->b", gradients, along) + pi[at] + tau * d)
 
-    return slope, curvature
+    return slope
 
 
-def _errors(h: Linearized, r: Regularizer, x: Vector, derivative: Vector) -> Vector:
-    """Residual of each parameter, as in `solvers.residual`."""
-    scale = np.maximum(max(h.scale, r.scale, np.finfo(np.float64).eps), np.abs(r.gradient(x)))
-    return np.asarray(np.abs(x - r.prox(x - derivative, 1.0)) / scale)
+def _errors(r: Regularizer, x: Vector, derivative: Vector, scale: float | Vector) -> Vector:
+    """Residual of each parameter, as in `solvers.residual`, (b,); `scale` without the weight of the penalty."""
+    least = np.maximum(max(r.scale, np.finfo(np.float64).eps), scale)
+    return np.asarray(np.abs(x - r.prox(x - derivative, 1.0)) / least)

@@ -84,12 +84,13 @@ class LinearMap:
 def products_of(factors: Factors) -> LinearMap:
     """J, (m*q, p), by its products with what it is made of."""
     shape = factors.outputs.size, factors.n_parameters
+    whole = slice(0, shape[1])
     return LinearMap(
         shape,
-        factors.forward,
-        factors.adjoint,
-        lambda x: factors.squared().forward(x),
-        lambda u: factors.squared().adjoint(u),
+        lambda x: factors.times(whole, x).reshape(-1),
+        lambda u: factors.transposed_times(whole, u.reshape(factors.outputs.shape)),
+        lambda x: factors.squared().times(whole, x).reshape(-1),
+        lambda u: factors.squared().transposed_times(whole, u.reshape(factors.outputs.shape)),
         (lambda: matrix_of(factors)) if 8 * shape[0] * shape[1] <= MATRIX_BYTES else None,
     )
 

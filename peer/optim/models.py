@@ -68,16 +68,6 @@ class Part:
     cotangents: NDArray[np.float64]
     values: Matrix
 
-    def forward(self, v: Vector) -> Matrix:
-        """What the columns add to J v, (m, q), with v of the parameters of this part."""
-        across = self.values @ v.reshape(self.cotangents.shape[2], -1).T
-        return np.asarray((self.cotangents @ across[:, :, None])[:, :, 0])
-
-    def adjoint(self, u: Matrix) -> Vector:
-        """The entries of J'u of these columns, with u, (m, q)."""
-        across = (u[:, None, :] @ self.cotangents)[:, 0, :]
-        return (across.T @ self.values).reshape(-1)
-
     def squared(self) -> Part:
         """The part of which the columns are the squares of these, entry by entry."""
         return Part(self.start, self.cotangents**2, self.values**2)
@@ -101,7 +91,7 @@ class Part:
 @final
 @dataclass(frozen=True, eq=False)
 class Factors:
-    """The Jacobian of all samples as the products that it consists of: memory m (q + 1) units instead of m q p.
+    """The Jacobian of all samples as the products that it consists of: memory m q for each unit, not each parameter.
 
     Parameters
     ----------
@@ -119,15 +109,6 @@ class Factors:
         """Number p of columns of J."""
         return self.parts[-1].stop
 
-    def forward(self, v: Vector) -> Vector:
-        """J v, (m*q,), with v, (p,)."""
-        return np.asarray(sum(part.forward(v[part.start : part.stop]) for part in self.parts)).reshape(-1)
-
-    def adjoint(self, u: Vector) -> Vector:
-        """J'u, (p,), with u, (m*q,)."""
-        each = u.reshape(self.outputs.shape)
-        return np.concatenate([part.adjoint(each) for part in self.parts])
-
     def squared(self) -> Factors:
         """Of the matrix of the squares of the entries of J."""
         return Factors(self.outputs, tuple(part.squared() for part in self.parts))
@@ -141,6 +122,24 @@ class Factors:
             at = part.start + kept.start - place.start
             J[:, :, at : at + kept.stop - kept.start] = outer.reshape(m, q, part.stop - part.start)[:, :, kept]
         return J
+
+    def times(self, place: slice, v: Vector) -> Matrix:
+        """J v, (m, q), of changes v of the parameters in `place` alone, (b,)."""
+        result = np.zeros(self.outputs.shape)
+        for part, kept in self._within(place):
+            W = np.zeros(part.stop - part.start)
+            W[kept] = v[part.start + kept.start - place.start : part.start + kept.stop - place.start]
+            rows = part.values @ W.reshape(-1, part.values.shape[1]).T
+            result += (part.cotangents @ rows[:, :, None])[:, :, 0]
+        return result
+
+    def transposed_times(self, place: slice, u: Matrix) -> Vector:
+        """J'u, of u, (m, q), for the parameters in `place` alone, (b,)."""
+        pieces = [np.zeros(0)]
+        for part, kept in self._within(place):
+            rows = (u[:, None, :] @ part.cotangents)[:, 0, :]
+            pieces.append((rows.T @ part.values).reshape(-1)[kept])
+        return np.concatenate(pieces)
 
     def gram(self, place: slice, roots: NDArray[np.float64]) -> Matrix:
         """Sum over m of J_m' B_m B_m' J_m for the parameters in `place`, (b, b), with the roots B, (m, q, q).
@@ -156,8 +155,18 @@ class Factors:
             for other, others in within[: k + 1]:
                 there = slice(other.start + others.start - place.start, other.start + others.stop - place.start)
                 gram[here, there] = _products(part, other)[kept, others]
-                gram[there, here] = gram[here, there].T
+                if other is not part:
+                    gram[there, here] = gram[here, there].T
         return gram
+
+    def gram_diagonal(self, place: slice, roots: NDArray[np.float64]) -> Vector:
+        """The diagonal of `gram`, (b,), in m b products."""
+        turned, pieces = roots.transpose(0, 2, 1), [np.zeros(0)]
+        for part, kept in self._within(place):
+            rows = turned @ part.cotangents
+            products = np.einsum("mqr,mqr->rm", rows, rows) @ (part.values * part.values)
+            pieces.append(products.reshape(-1)[kept])
+        return np.concatenate(pieces)
 
     def _within(self, place: slice) -> list[tuple[Part, slice]]:
         return [part.within(place) for part in self.parts if part.start < place.stop and place.start < part.stop]
@@ -169,10 +178,13 @@ def _products(a: Part, b: Part) -> Matrix:
     if n_cols < b.values.shape[1]:  # the loop below is over rows: few, and long
         return _products(b, a).T
     pairs = a.cotangents.transpose(0, 2, 1) @ b.cotangents
-    products = np.empty((n_rows, n_cols, width))
+    products = np.empty((n_rows, n_cols, b.cotangents.shape[2], b.values.shape[1]))
     for r in range(n_rows):
-        weighted = pairs[:, r, :, None] * b.values[:, None, :]
-        products[r] = a.values.T @ weighted.reshape(m, width)
+        first = r if a is b else 0
+        weighted = pairs[:, r, first:, None] * b.values[:, None, :]
+        products[r, :, first:] = (a.values.T @ weighted.reshape(m, -1)).reshape(n_cols, *weighted.shape[1:])
+        if a is b:
+            products[r:, :, r] = products[r, :, r:].transpose(1, 2, 0)
     return products.reshape(n_rows * n_cols, width)
 
 

@@ -43,6 +43,8 @@ class Case:
     clip_y: float = 0.0
     lower: float = -np.inf
     upper: float = np.inf
+    blocks: int | str = 1
+    cores: int = 1
 
     @property
     def tolerance(self) -> float:
@@ -68,6 +70,9 @@ CASES = [
     Case(lower=-0.3, upper=0.4, biases=False),
     Case(loss="cross_entropy", outputs=3, regularizer="l1", lower=0.0, upper=1.0),
     Case(kind="full", regularizer="group_l2", tau=3.0),
+    Case(blocks=3, cores=2),
+    Case(blocks="layers", loss="cross_entropy", outputs=3, curvature="network", tau=4.0),
+    Case(blocks=21, loss="cross_entropy", regularizer="l1", rule="diminishing", biases=False),
 ]
 
 
@@ -98,7 +103,14 @@ def test_final_weights_equal_those_of_an_independent_program(lab: Lab, case: Cas
             "lower": case.lower,
             "upper": case.upper,
         },
-        surrogate={"kind": case.kind, "curvature": case.curvature, "tau": case.tau, "tolerance": 1e-12},
+        surrogate={
+            "kind": case.kind,
+            "curvature": case.curvature,
+            "tau": case.tau,
+            "blocks": case.blocks,
+            "cores": case.cores,
+            "tolerance": 1e-12,
+        },
         step={"rule": case.rule, "alpha": 0.3, "mu": mu},
         robustness={"clip_w": case.clip_w, "clip_y": case.clip_y},
         topology={"schedule": "file", "path": lab.schedule(EDGES)},
@@ -128,11 +140,20 @@ def test_final_weights_equal_those_of_an_independent_program(lab: Lab, case: Cas
         clip_y=case.clip_y,
         lower=case.lower,
         upper=case.upper,
+        ends=_ends(case, widths),
     )
     expected = reference.run(setting, w0, ROUNDS)[0][-1]
     found = np.stack([flat(run_dir, peer) for peer in range(PEERS)])
     assert np.abs(expected - w0).max() > 1e-2, "the case moves nothing, so it shows nothing"
     assert np.abs(found - expected).max() < case.tolerance
+
+
+def _ends(case: Case, widths: tuple[int, ...]) -> list[int]:
+    """Behind which parameters a block ends, as the README says."""
+    sizes = [(width_in + 1) * width_out for width_in, width_out in pairwise(widths)]
+    if case.blocks != "layers":
+        sizes = [len(block) for block in np.array_split(np.arange(sum(sizes)), int(case.blocks))]
+    return [int(end) for end in np.cumsum(sizes)[:-1]]
 
 
 def _targets(rng: np.random.Generator, m: int, case: Case) -> Any:

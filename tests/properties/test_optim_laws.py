@@ -21,6 +21,7 @@ from tests.instances import (
     ACTIVATIONS,
     LOSSES,
     REGULARIZERS,
+    SEPARABLE,
     data_of,
     gradient_of,
     linearized_of,
@@ -61,6 +62,10 @@ class TestModels:
         laws.adjoint(model, w, x, v, u)
         laws.jacobian_is_jvp(model, w, x)
         laws.samples_do_not_mix(model, w, x)
+        start = data.draw(st.integers(0, w.size - 1))
+        place = slice(start, data.draw(st.integers(start + 1, w.size)))
+        roots = rng.standard_normal((len(x), model.n_outputs, model.n_outputs))
+        laws.factors_make_the_jacobian(model, w, x, place, v[place], u, roots)
         assume(laws.far_from_kinks(model, w, x, v))
         laws.jvp_is_derivative(model, w, x, v)
 
@@ -86,6 +91,7 @@ class TestLosses:
         laws.loss_is_convex(loss, spread * a, spread * b, share)
         laws.curvature_root_is_second_derivative(loss, spread * a, direction)
         laws.quadratic_says_the_truth(loss, a, a + 1.0 + direction**2)
+        laws.loss_repeats(loss, spread * a, spread * b)
 
 
 @pytest.mark.parametrize("name", REGULARIZERS)
@@ -99,6 +105,8 @@ class TestRegularizers:
         laws.prox_is_optimal(regularizer, v, step, other)
         laws.prox_is_firmly_nonexpansive(regularizer, u, v, step)
         laws.penalty_is_convex(regularizer, u, v, share)
+        if name in SEPARABLE:
+            laws.penalty_is_the_sum_of_its_parts(regularizer, u, v, step, int(share * p))
         for w in (v, regularizer.prox(v, step)):
             laws.penalty_is_smooth_on_its_face(regularizer, laws.inside(regularizer, w, 0.2), u, step)
             laws.the_face_is_nearest(regularizer, u, w, other)

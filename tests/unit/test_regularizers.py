@@ -79,6 +79,15 @@ def test_larger_groups_weigh_more_by_the_root_of_their_size() -> None:
     assert group_l2(np.full(2, -1), 3.0).smooth
 
 
+def test_groups_that_are_not_cut_are_the_sum_of_their_parts() -> None:
+    whole, w = GroupL2(np.array([0, 0, -1, 1, 2, 1]), np.array([2.0, 1.0, 3.0])), np.arange(1.0, 7.0)
+    parts = [(whole.restricted(place), place) for place in (slice(0, 3), slice(3, 6))]
+    assert whole.value(w) == pytest.approx(sum(part.value(w[place]) for part, place in parts), rel=1e-15)
+    np.testing.assert_array_equal(
+        np.concatenate([part.prox(w[place], 0.5) for part, place in parts]), whole.prox(w, 0.5)
+    )
+
+
 def test_a_box_by_hand() -> None:
     r = Boxed(L1(STRENGTH), np.full(4, -1.0), np.array([2.0, 2.0, np.inf, 2.0]))
     assert (r.scale, r.smooth, r.flat) == (2.0, False, True)
@@ -118,3 +127,11 @@ def test_faces_of_l1_end_where_a_sign_changes() -> None:
 @pytest.mark.parametrize("r", [L1(np.zeros(0)), L2(np.zeros(0)), ElasticNet(np.zeros(0), np.zeros(0))])
 def test_no_parameters_cost_nothing(r: Regularizer) -> None:
     assert (r.value(np.zeros(0)), r.scale) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("r", [NoRegularizer(), L2(STRENGTH), L1(STRENGTH), ElasticNet(STRENGTH, STRENGTH[::-1])])
+def test_penalties_of_parts_add_up_to_the_whole(r: Regularizer) -> None:
+    parts = [slice(0, 1), slice(1, 3), slice(3, 4)]
+    assert sum(r.restricted(place).value(W[place]) for place in parts) == r.value(W)
+    near = np.concatenate([r.restricted(place).prox(W[place], 0.5) for place in parts])
+    np.testing.assert_array_equal(near, r.prox(W, 0.5))

@@ -135,8 +135,13 @@ def test_words_reserved_for_later(key: str, word: str) -> None:
     assert settings.LATER[key][word] in text
 
 
+@pytest.mark.parametrize(("key", "word"), [(key, word) for key in settings.WORDS for word in settings.WORDS[key]])
+def test_words_in_the_place_of_numbers(key: str, word: str) -> None:
+    assert settings.flat(settings.from_tree(tree(key, word)))[key] == word
+    assert f"or \"{word}\", found '{word}s'" in refused(tree(key, word + "s"), key)
+
+
 def test_what_comes_in_later_versions_has_its_range() -> None:
-    assert "blocks are not in this version" in refused(tree("surrogate.blocks", 2), "surrogate.blocks")
     assert "stopping early is not in this version" in refused(tree("run.tolerance", 0.1), "run.tolerance")
 
 
@@ -165,6 +170,7 @@ def test_what_comes_in_later_versions_has_its_range() -> None:
         (tree("objective.upper", -math.inf), "objective.lower"),
         (DATA | {"objective": {"lower": 1.0, "upper": 1.0}}, "objective.lower"),
         (DATA | {"objective": {"lower": 0.0, "regularizer": "group_l2"}}, "objective.regularizer"),
+        (DATA | {"objective": {"regularizer": "group_l2"}, "surrogate": {"blocks": 2}}, "surrogate.blocks"),
         (tree("robustness.clip_w", 0.1), "robustness"),
         (tree("robustness.clip_y", 0.1), "robustness"),
         (tree("robustness.clip_objective", 0.1), "robustness"),
