@@ -53,7 +53,7 @@ def solve(subproblem: Subproblem, regularizer: Regularizer, tolerance: float) ->
     """Minimizer of h + r.
 
     Closed forms: the proximal step for first-order subproblems, one linear system for a squared
-    loss with a smooth regularizer. Everything else by `proximal_newton`.
+    loss, also a weighted one, with a smooth regularizer. Everything else by `proximal_newton`.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ def solve(subproblem: Subproblem, regularizer: Regularizer, tolerance: float) ->
     """
     if isinstance(subproblem, FirstOrder):
         solution = proximal_step(subproblem, regularizer)
-    elif subproblem.loss.quadratic and regularizer.smooth:
+    elif subproblem.loss.constant_curvature and regularizer.smooth:
         solution = normal_equations(subproblem, regularizer)
     else:
         solution = proximal_newton(subproblem, regularizer, tolerance)
