@@ -12,7 +12,7 @@ from peer import agent
 from peer.agent import Clipping, Proposal, State
 from peer.arrays import Matrix, Vector, rounded
 from peer.messages import Share
-from peer.optim.losses import Logistic, Loss, Softmax, Squared
+from peer.optim.losses import Huber, Logistic, Loss, Softmax, Squared, Weighted, squared_hinge
 from peer.optim.models import MLP
 from peer.optim.regularizers import L1, L2, ElasticNet, NoRegularizer, Regularizer
 from peer.optim.steps import StepRule
@@ -22,16 +22,27 @@ from topology import Graph
 from topology.weights import metropolis
 
 ACTIVATIONS: Final = ("tanh", "relu", "sigmoid")
-LOSSES: Final = ("squared", "logistic", "softmax")
+LOSSES: Final = ("squared", "huber", "squared_hinge", "logistic", "softmax", "weighted squared", "weighted huber")
 REGULARIZERS: Final = ("none", "l2", "l1", "elastic_net")
 F8: Final = np.dtype("<f8")
 F4: Final = np.dtype("<f4")
 
 
 def loss_of(rng: np.random.Generator, name: str, m: int, q: int) -> Loss:
-    """A loss of m samples with random targets; the logistic one has one output, softmax q of them."""
+    """A loss of m samples with random targets; the logistic one has one output, the others q of them.
+
+    Of weighted samples some count nothing, and no weight is 1.
+    """
+    if name.startswith("weighted "):
+        weights = np.where(rng.random(m) < 0.8, rng.uniform(0.1, 0.9, m), 0.0)
+        weights[:1] = 3.0
+        return Weighted(loss_of(rng, name.removeprefix("weighted "), m, q), weights)
     if name == "squared":
         return Squared(rng.standard_normal((m, q)))
+    if name == "huber":
+        return Huber(rng.standard_normal((m, q)), rng.uniform(0.2, 1.0))
+    if name == "squared_hinge":
+        return squared_hinge(rng.integers(0, max(2, q), m), q)
     if name == "logistic":
         return Logistic(rng.integers(0, 2, m))
     return Softmax(rng.integers(0, q, m))
@@ -50,7 +61,7 @@ def regularizer_of(rng: np.random.Generator, name: str, p: int, strength: float)
 
 def outputs_of(loss: str, q: int) -> int:
     """Number of outputs that fits the loss."""
-    return {"squared": q, "logistic": 1, "softmax": q + 1}[loss]
+    return {"logistic": 1, "softmax": q + 1}.get(loss.removeprefix("weighted "), q)
 
 
 def data_of(rng: np.random.Generator, loss: str, model: MLP, m: int, weight: float) -> Data:

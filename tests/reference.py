@@ -23,13 +23,15 @@ ACTIVATIONS: Final[dict[str, Callable[[Array], Array]]] = {
     "sigmoid": lambda a: 1.0 / (1.0 + np.exp(-a)),
 }
 
-SLOPES: Final[dict[str, Callable[[Array, Array], Array]]] = {
-    "squared": lambda f, y: f - y,
-    "logistic": lambda f, y: expit(f) - y[:, None],
-    "softmax": lambda f, y: softmax(f, axis=1) - np.eye(f.shape[1])[y],
+SLOPES: Final[dict[str, Callable[[Array, Array, float], Array]]] = {
+    "squared": lambda f, y, delta: f - y,
+    "huber": lambda f, y, delta: np.where(abs(f - y) <= delta, f - y, delta * np.sign(f - y)),
+    "squared_hinge": lambda f, y, delta: np.where(signs(f, y) * f < 1.0, f - signs(f, y), 0.0),
+    "logistic": lambda f, y, delta: expit(f) - y[:, None],
+    "softmax": lambda f, y, delta: softmax(f, axis=1) - np.eye(f.shape[1])[y],
 }
 
-CURVATURES: Final = {"squared": 1.0, "logistic": 0.25, "softmax": 0.5}
+CURVATURES: Final = {"squared": 1.0, "huber": 1.0, "squared_hinge": 1.0, "logistic": 0.25, "softmax": 0.5}
 """Upper bounds of the second derivative of each loss."""
 
 
@@ -40,6 +42,7 @@ class Setting:
     `shards` holds (inputs, targets or labels) of each agent, `penalized` is 1 where a parameter
     is regularized and 0 where not, `edges` holds the links of each round and is repeated.
     `clip_w`, `clip_y` are the radii of clipping, 0 where there is none; `l1_ratio` is of the elastic net.
+    `sample_weights` holds the weights of each agent's samples; it is empty where all are 1.
     """
 
     shards: Sequence[tuple[Array, Array]]
@@ -59,6 +62,8 @@ class Setting:
     clip_w: float = 0.0
     clip_y: float = 0.0
     l1_ratio: float = 0.5
+    huber_delta: float = 1.345
+    sample_weights: Sequence[Array] = ()
 
 
 def run(setting: Setting, w0: Array, n_rounds: int) -> tuple[Array, Array, Array]:
@@ -127,29 +132,41 @@ def weight(setting: Setting) -> float:
     return 1.0 if setting.scale == "sum" else 1.0 / sum(len(x) for x, _ in setting.shards)
 
 
+def signs(f: Array, y: Array) -> Array:
+    """What outputs of the labels are to be, (m, q): 1 or -1."""
+    return np.asarray(2.0 * (y[:, None] == (np.arange(f.shape[1]) if f.shape[1] > 1 else 1)) - 1.0)
+
+
+def slopes(setting: Setting, i: int, f: Array) -> Array:
+    """Derivative of the losses of agent i by its outputs, (m, q)."""
+    slope = SLOPES[setting.loss](f, setting.shards[i][1], setting.huber_delta)
+    return setting.sample_weights[i][:, None] * slope if setting.sample_weights else slope
+
+
 def gradients(setting: Setting, W: Array) -> Array:
     """Gradients grad g_i(w_i) of all agents, (I, p)."""
     rows = []
-    for w, (x, y) in zip(W, setting.shards, strict=True):
-        slope = SLOPES[setting.loss](forward(setting, w, x), y)
+    for i, (w, (x, _)) in enumerate(zip(W, setting.shards, strict=True)):
+        slope = slopes(setting, i, forward(setting, w, x))
         rows.append(weight(setting) * jacobian(setting, w, x).T @ slope.reshape(-1))
     return np.stack(rows)
 
 
 def best_response(setting: Setting, i: int, w: Array, y: Array) -> Array:
     """w~_i of (5), (p,), with the surrogate (11) or (12)."""
-    (x, labels), n_agents = setting.shards[i], len(setting.shards)
+    (x, _), n_agents = setting.shards[i], len(setting.shards)
     if setting.kind == "full":
         return prox(setting, w - n_agents * y / setting.tau, 1.0 / setting.tau)
     kappa = float(n_agents) if setting.curvature == "network" else 1.0
     s, f, J = kappa * weight(setting), forward(setting, w, x), jacobian(setting, w, x)
-    pi = n_agents * y - s * J.T @ SLOPES[setting.loss](f, labels).reshape(-1)
+    pi = n_agents * y - s * J.T @ slopes(setting, i, f).reshape(-1)
 
     def gradient(v: Array) -> Array:
         outputs = f + (J @ (v - w)).reshape(f.shape)
-        return np.asarray(s * J.T @ SLOPES[setting.loss](outputs, labels).reshape(-1) + pi + setting.tau * (v - w))
+        return np.asarray(s * J.T @ slopes(setting, i, outputs).reshape(-1) + pi + setting.tau * (v - w))
 
-    largest = s * CURVATURES[setting.loss] * np.linalg.norm(J, 2) ** 2 + setting.tau
+    heaviest = float(np.max(setting.sample_weights[i])) if setting.sample_weights else 1.0
+    largest = heaviest * s * CURVATURES[setting.loss] * np.linalg.norm(J, 2) ** 2 + setting.tau
     return accelerated(gradient, lambda v, step: prox(setting, v, step), w, float(largest), setting.tau)
 
 

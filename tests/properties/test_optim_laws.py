@@ -11,7 +11,7 @@ from sklearn.linear_model import ElasticNet as SklearnElasticNet
 from sklearn.linear_model import Lasso, LogisticRegression, Ridge
 
 from peer.arrays import Matrix, Vector
-from peer.optim.losses import Loss, Squared, cross_entropy
+from peer.optim.losses import Huber, Loss, Squared, Weighted, cross_entropy, squared_hinge
 from peer.optim.models import MLP
 from peer.optim.regularizers import L1, L2, ElasticNet, Regularizer
 from peer.optim.solvers import SecondOrder, solve
@@ -82,10 +82,13 @@ class TestLosses:
         rng = np.random.default_rng(seed)
         loss = loss_of(rng, name, m, outputs_of(name, q))
         a, b, direction = rng.standard_normal((3, m, outputs_of(name, q)))
-        laws.loss_gradient_is_derivative(loss, spread * a, direction)
         laws.loss_is_convex(loss, spread * a, spread * b, share)
+        laws.each_sums_to_the_value(loss, spread * a)
+        laws.gradient_is_semismooth(loss, spread * a, direction)
+        laws.quadratic_says_the_truth(loss, a - 10.0, a + 10.0 + direction**2)
+        assume(laws.on_one_piece(loss, spread * a + laws.H * direction, spread * a - laws.H * direction))
+        laws.loss_gradient_is_derivative(loss, spread * a, direction)
         laws.curvature_root_is_second_derivative(loss, spread * a, direction)
-        laws.quadratic_says_the_truth(loss, a, a + 1.0 + direction**2)
 
 
 @pytest.mark.parametrize("name", REGULARIZERS)
@@ -124,7 +127,10 @@ class TestSurrogates:
         a, direction = rng.standard_normal((2, w.size))
         laws.surrogate_is_strongly_convex(h, w + a, w + direction)
         if isinstance(h, Linearized):
-            laws.linearized_is_its_derivatives(h, w + 0.3 * a, direction / np.linalg.norm(direction))
+            there, direction = w + 0.3 * a, direction / np.linalg.norm(direction)
+            ends = h.outputs_at(there + laws.H * direction), h.outputs_at(there - laws.H * direction)
+            assume(laws.on_one_piece(h.loss, *ends))
+            laws.linearized_is_its_derivatives(h, there, direction)
             close = h.loss.value(h.outputs_at(w)) * h.weight
             assert h.value(w) == pytest.approx(close, rel=laws.ROUNDING)
 
@@ -208,7 +214,9 @@ def rounding_of(h: Linearized, r: Regularizer, w: Vector) -> float:
 
 def certain(h: Linearized, r: Regularizer, loss: str) -> Vector:
     """The minimizer by accelerated proximal gradients, which know nothing but gradient and prox."""
-    bound = reference.CURVATURES[loss] * h.weight * np.linalg.norm(h.jacobian, 2) ** 2 + h.tau
+    largest = float(np.max(h.loss.weights)) if isinstance(h.loss, Weighted) else 1.0
+    curvature = largest * reference.CURVATURES[loss.removeprefix("weighted ")]
+    bound = curvature * h.weight * np.linalg.norm(h.jacobian, 2) ** 2 + h.tau
     return reference.accelerated(h.gradient, r.prox, h.center, float(bound), h.tau)
 
 
