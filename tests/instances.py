@@ -18,6 +18,7 @@ from peer.optim.regularizers import L1, L2, ElasticNet, NoRegularizer, Regulariz
 from peer.optim.steps import StepRule
 from peer.optim.surrogates import Data, Linearized, Partial
 from peer.problem import Problem
+from tests import reference
 from topology import Graph
 from topology.weights import metropolis
 
@@ -87,6 +88,22 @@ def linearized_of(rng: np.random.Generator, loss: str, model: MLP, m: int, tau: 
     gradient = gradient_of(data, w)
     pi = (3.0 - kappa) * gradient + np.max(np.abs(gradient)) * rng.standard_normal(w.size)
     return Partial(tau, kappa).around(w, gradient, pi, data)
+
+
+def rounding_of(h: Linearized, r: Regularizer, w: Vector) -> float:
+    """Relative residual that rounding alone may leave: of w, and of all products in the gradient of h."""
+    J, d = np.abs(h.jacobian), np.abs(w - h.center)
+    slopes = np.abs(h.outputs).reshape(-1) + J @ d + 1.0
+    largest = np.max(np.abs(w) + h.weight * (J.T @ slopes) + np.abs(h.pi) + h.tau * d)
+    return float(4.0 * np.finfo(np.float64).eps * largest / max(h.scale, r.scale))
+
+
+def certain(h: Linearized, r: Regularizer, loss: str) -> Vector:
+    """The minimizer by accelerated proximal gradients, which know nothing but gradient and prox."""
+    largest = float(np.max(h.loss.weights)) if isinstance(h.loss, Weighted) else 1.0
+    curvature = largest * reference.CURVATURES[loss.removeprefix("weighted ")]
+    bound = curvature * h.weight * np.linalg.norm(h.jacobian, 2) ** 2 + h.tau
+    return reference.accelerated(h.gradient, r.prox, h.center, float(bound), h.tau)
 
 
 def separable_labels(rng: np.random.Generator, inputs: Matrix, n_classes: int) -> NDArray[np.int64]:
