@@ -14,6 +14,9 @@ from tests.integration.lab import Array, Lab, flat
 
 PEERS, ROUNDS, INPUTS = 4, 25, 3
 
+HUBER_DELTA = 0.4
+"""So small that part of the samples is beyond it."""
+
 EDGES: list[list[tuple[int, int]]] = [
     [(0, 1), (2, 3)],
     [],
@@ -41,6 +44,7 @@ class Case:
     biases: bool = True
     clip_w: float = 0.0
     clip_y: float = 0.0
+    weighted: bool = False
 
     @property
     def tolerance(self) -> float:
@@ -60,6 +64,11 @@ CASES = [
     Case(loss="cross_entropy", outputs=3, regularizer="none", hidden=()),
     Case(regularizer="elastic_net", biases=False, curvature="network"),
     Case(curvature="network", clip_w=0.05, clip_y=0.02),
+    Case(loss="huber", outputs=2, curvature="network"),
+    Case(loss="squared_hinge", outputs=1, regularizer="elastic_net", scale="sum", tau=4.0),
+    Case(loss="squared_hinge", outputs=3, kind="full", rule="diminishing", tau=3.0, weighted=True),
+    Case(outputs=2, biases=False, weighted=True),
+    Case(loss="huber", regularizer="l1", weighted=True),
 ]
 
 
@@ -73,15 +82,17 @@ def test_final_weights_equal_those_of_an_independent_program(lab: Lab, case: Cas
         layers[f"layers.{k}.weight"] = rng.normal(size=(width_out, width_in)) / np.sqrt(width_in)
         layers[f"layers.{k}.bias"] = 0.1 * rng.normal(size=width_out)
     np.savez(lab.folder / "initial.npz", **layers)  # type: ignore[arg-type]
+    sample_weights = [rng.choice([0.0, 0.5, 3.0], size=len(x)) + 0.1 for x, _ in shards] if case.weighted else []
     mu = 0.3 if case.rule == "diminishing" else 0.0
     strength = 0.0 if case.regularizer == "none" else 0.02
     experiment = lab.experiment(
         peers=PEERS,
         iterations=ROUNDS,
-        data={"path": lab.shards(shards)},
+        data={"path": lab.shards([(*shards[i], *sample_weights[i : i + 1]) for i in range(PEERS)])},
         model={"hidden": case.hidden, "activation": case.activation, "initial": "initial.npz"},
         objective={
             "loss": case.loss,
+            "huber_delta": HUBER_DELTA,
             "regularizer": case.regularizer,
             "strength": strength,
             "scale": case.scale,
@@ -97,7 +108,9 @@ def test_final_weights_equal_those_of_an_independent_program(lab: Lab, case: Cas
 
     w0 = np.concatenate([part.reshape(-1) for part in layers.values()])
     penalized = np.concatenate([np.full(p.size, float(case.biases or p.ndim == 2)) for p in layers.values()])
-    loss = case.loss if case.loss == "squared" else "logistic" if case.outputs == 1 else "softmax"
+    loss = case.loss
+    if loss == "cross_entropy":
+        loss = "logistic" if case.outputs == 1 else "softmax"
     setting = reference.Setting(
         shards=shards,
         widths=widths,
@@ -115,6 +128,8 @@ def test_final_weights_equal_those_of_an_independent_program(lab: Lab, case: Cas
         edges=EDGES,
         clip_w=case.clip_w,
         clip_y=case.clip_y,
+        huber_delta=HUBER_DELTA,
+        sample_weights=sample_weights,
     )
     expected = reference.run(setting, w0, ROUNDS)[0][-1]
     found = np.stack([flat(run_dir, peer) for peer in range(PEERS)])
@@ -123,6 +138,6 @@ def test_final_weights_equal_those_of_an_independent_program(lab: Lab, case: Cas
 
 
 def _targets(rng: np.random.Generator, m: int, case: Case) -> Any:
-    if case.loss == "squared":
+    if case.loss in ("squared", "huber"):
         return rng.normal(size=(m, case.outputs))
     return rng.integers(0, max(case.outputs, 2), size=m)
