@@ -324,7 +324,7 @@ def prepare(experiment: Path, out: Path, overrides: tuple[str, ...]) -> int:
 @click.option("--dirichlet-alpha", default=0.5, show_default=True, help="Small is unequal.")
 @click.option("--test-fraction", default=0.25, show_default=True, help="Part that is held out.")
 @click.option("--standardize/--raw", default=True, show_default=True, help="To mean 0 and deviation 1.")
-@click.option("--loss", default="cross_entropy", help="squared makes real targets of classes.")
+@click.option("--loss", default="cross_entropy", help="squared and huber make real targets of classes.")
 @click.option("--seed", default=0, show_default=True, help="Root of all randomness.")
 @with_settings
 def shard(

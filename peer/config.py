@@ -16,7 +16,7 @@ import numpy as np
 
 from peer import npz, settings, shards
 from peer.agent import Clipping
-from peer.arrays import Vector
+from peer.arrays import Labels, Matrix, Vector
 from peer.assembly import Assembly
 from peer.checkpoint import Checkpoint, Moment
 from peer.errors import ConfigError
@@ -25,7 +25,7 @@ from peer.membership import Membership
 from peer.messages import Standing
 from peer.optim import blocks
 from peer.optim.blocks import Each, in_turn
-from peer.optim.losses import Loss, Squared, cross_entropy
+from peer.optim.losses import Huber, Loss, Squared, Weighted, cross_entropy, squared_hinge
 from peer.optim.models import MLP
 from peer.optim.regularizers import L1, L2, Boxed, ElasticNet, NoRegularizer, Regularizer, group_l2
 from peer.optim.steps import Constant, Diminishing, StepRule
@@ -175,41 +175,55 @@ def model_of(experiment: Experiment, shard: Shard, n_classes: int, initial: Init
         The data and the settings contradict each other.
     """
     model = experiment.model
-    if shard.targets is not None and experiment.objective.loss == "squared":
+    if shard.targets is not None and experiment.objective.loss in settings.REAL_TARGETS:
         implied = shard.targets.shape[1]
-    elif shard.labels is not None:
-        implied = 1 if n_classes <= 2 else n_classes
     else:
-        raise ConfigError("objective.loss", f"cross_entropy needs integer labels; {shard.path} has real targets")
+        _labels_of(experiment, shard)
+        implied = 1 if n_classes <= 2 else n_classes
     q = model.outputs or initial.n_outputs or implied
     return MLP((shard.x.shape[1], *model.hidden, q), model.activation)
 
 
 def loss_of(experiment: Experiment, shard: Shard, q: int) -> Loss:
-    """The loss with the shard's targets inside.
+    """The loss with the shard's targets inside, and its weights of samples if it has such.
 
     Raises
     ------
     ConfigError
-        Targets of another width than the model's q outputs, or labels out of range.
+        Targets of another width than the model's q outputs, labels out of range, or no labels for a loss of them.
     """
-    if shard.labels is not None and (shard.targets is None or experiment.objective.loss == "cross_entropy"):
-        highest = max(q - 1, 1)
-        if shard.labels.max() > highest:
-            found = f"{shard.path}: expected labels in 0..{highest} for {q} outputs, found {shard.labels.max()}"
-            raise ConfigError("data.path", found)
-        if experiment.objective.loss == "cross_entropy":
-            return cross_entropy(shard.labels, q)
-        return Squared(codes_of(shard, q)[shard.labels])
-    targets = shard.targets
-    if targets is None or targets.shape[1] != q:
-        width = None if targets is None else targets.shape[1]
-        raise ConfigError("data.path", f"{shard.path}: expected y with the model's {q} columns, found {width}")
-    return Squared(targets)
+    families: Mapping[str, Callable[[], Loss]] = {
+        "squared": lambda: Squared(_targets_of(experiment, shard, q)),
+        "huber": lambda: Huber(_targets_of(experiment, shard, q), experiment.objective.huber_delta),
+        "squared_hinge": lambda: squared_hinge(_labels_of(experiment, shard, q), q),
+        "cross_entropy": lambda: cross_entropy(_labels_of(experiment, shard, q), q),
+    }
+    loss = families[experiment.objective.loss]()
+    return loss if shard.weights is None else Weighted(loss, shard.weights)
 
 
-def codes_of(shard: Shard, q: int) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """What a squared loss takes as the targets of the classes, (n_classes, q): as the file says, or 0/1 codes."""
+def _targets_of(experiment: Experiment, shard: Shard, q: int) -> Matrix:
+    if shard.targets is None:
+        return codes_of(shard, q)[_labels_of(experiment, shard, q)]
+    if shard.targets.shape[1] != q:
+        found = f"{shard.path}: expected y with the model's {q} columns, found {shard.targets.shape[1]}"
+        raise ConfigError("data.path", found)
+    return shard.targets
+
+
+def _labels_of(experiment: Experiment, shard: Shard, q: int | None = None) -> Labels:
+    """Labels of a shard, within the range of q outputs if these are known."""
+    if shard.labels is None:
+        needs = f"{experiment.objective.loss} needs integer labels; {shard.path} has real targets"
+        raise ConfigError("objective.loss", needs)
+    if q is not None and shard.labels.max() > (highest := max(q - 1, 1)):
+        found = f"{shard.path}: expected labels in 0..{highest} for {q} outputs, found {shard.labels.max()}"
+        raise ConfigError("data.path", found)
+    return shard.labels
+
+
+def codes_of(shard: Shard, q: int) -> Matrix:
+    """What a loss of real targets takes as those of the classes, (n_classes, q): as the file says, or 0/1 codes."""
     if shard.codes is not None:
         return shard.codes
     return np.array([[0.0], [1.0]]) if q == 1 else np.eye(q)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from peer import npz
 from peer.arrays import Labels, Matrix
 from peer.errors import ConfigError
-from peer.settings import Experiment
+from peer.settings import REAL_TARGETS, Experiment
 from peer.shards import path_of
 from topology import PeerId
 
@@ -38,7 +38,7 @@ class Cut:
     seed : int
         Root of all randomness.
     loss : str
-        With "squared", classes become real targets; with "cross_entropy" they stay labels.
+        With "squared" and "huber", classes become real targets; with the others they stay labels.
     partition : str
         iid; dirichlet, the classes shared out in proportions drawn from Dir(dirichlet_alpha)
         (Hsu, Qi, Brown 2019); label-sorted, contiguous pieces of the sorted set.
@@ -47,7 +47,7 @@ class Cut:
     test_fraction : float
         Held out, with the same share of every class.
     standardize : bool
-        Inputs, and the targets of a squared loss, to mean 0 and deviation 1 of the training part.
+        Inputs, and the targets of a loss of real ones, to mean 0 and deviation 1 of the training part.
     """
 
     dataset: str
@@ -107,7 +107,7 @@ class Cut:
         arrays: Arrays = {"x": x}
         if labels is None:
             arrays["y"] = _standardized(targets, train) if self.standardize else targets
-        elif self.loss == "squared":
+        elif self.loss in REAL_TARGETS:
             codes = _codes(int(labels.max()) + 1)
             y = codes[labels]
             if self.standardize:
@@ -227,8 +227,9 @@ def _load(dataset: str, loss: str) -> tuple[Matrix, Labels | None, Matrix]:
     bunch = loaders[dataset]()
     x, y = np.asarray(bunch.data, dtype=np.float64), np.asarray(bunch.target)
     if dataset == "diabetes":
-        if loss != "squared":
-            raise ConfigError("objective.loss", f"expected squared: {dataset} has real targets; found {loss}")
+        if loss not in REAL_TARGETS:
+            accepted = " or ".join(REAL_TARGETS)
+            raise ConfigError("objective.loss", f"expected {accepted}: {dataset} has real targets; found {loss}")
         return x, None, y.astype(np.float64)[:, None]
     return x, y.astype(np.int64), y.astype(np.float64)[:, None]
 

@@ -43,6 +43,7 @@ class Objective(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[objective]`: (1) and (2)."""
 
     loss: str = "squared"
+    huber_delta: float = 1.345  # of huber: 95 % of the efficiency of least squares (Holland & Welsch 1977), see README
     regularizer: str = "l2"
     strength: float = 1e-3
     l1_ratio: float = 0.5  # of elastic_net: rho
@@ -156,6 +157,9 @@ LOCAL: Final = frozenset(
 of its cores are used, which changes no bit; and patience of both kinds, so that a run that was given up can be resumed
 with more of it."""
 
+REAL_TARGETS: Final = ("squared", "huber")
+"""Losses of real targets, for which classes are coded; the others are of labels."""
+
 LATER: Final[Mapping[str, Mapping[str, str]]] = {
     "surrogate.tau": {"auto": "a number > 0"},
     "step.rule": {"auto": "constant, diminishing"},
@@ -169,7 +173,7 @@ CHOICES: Final[Mapping[str, Sequence[str]]] = {
     "data.partition": ("iid", "dirichlet", "label-sorted"),
     "data.dataset": ("", "breast-cancer", "diabetes", "digits", "wine"),
     "model.activation": ("tanh", "relu", "sigmoid"),
-    "objective.loss": ("squared", "cross_entropy"),
+    "objective.loss": ("squared", "huber", "squared_hinge", "cross_entropy"),
     "objective.regularizer": ("none", "l2", "l1", "elastic_net", "group_l2"),
     "objective.scale": ("mean", "sum"),
     "surrogate.kind": ("partial", "full"),
@@ -191,6 +195,7 @@ RANGES: Final[Mapping[str, tuple[float, float, str]]] = {
     "data.dirichlet_alpha": (1e-6, 1e6, "a number > 0"),
     "data.test_fraction": (0.0, 0.9, "0 to 0.9"),
     "model.outputs": (0, 2**20, "an integer >= 0"),
+    "objective.huber_delta": (5e-324, math.inf, "a number > 0"),
     "objective.strength": (0.0, math.inf, "a number >= 0"),
     "objective.l1_ratio": (0.0, 1.0, "0 (l2) to 1 (l1)"),
     "surrogate.tau": (5e-324, math.inf, "a number > 0"),

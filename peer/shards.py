@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from peer import npz
-from peer.arrays import Labels, Matrix
+from peer.arrays import Labels, Matrix, Vector
 from peer.errors import ConfigError
 from peer.wire import MAX_CLASSES
 
@@ -32,7 +32,9 @@ class Shard:
     labels : Labels or None
         Numbers of classes, (m,), where the set has classes.
     codes : Matrix or None
-        What a squared loss takes as the target of each class, (n_classes, q).
+        What a loss of real targets takes as the target of each class, (n_classes, q).
+    weights : Vector or None
+        How much the loss of each sample counts, >= 0, (m,); None: 1 each.
     """
 
     path: Path
@@ -40,6 +42,7 @@ class Shard:
     targets: Matrix | None
     labels: Labels | None
     codes: Matrix | None
+    weights: Vector | None
 
     @property
     def n_samples(self) -> int:
@@ -60,14 +63,14 @@ def path_of(pattern: str, peer: int) -> Path:
 
 
 def read(path: Path, key: str = "data.path") -> Shard:
-    """Samples of a file: x (m, d) and y, (m, q) or (m,) of real targets, or (m,) of integer labels.
+    """Samples of a file: x (m, d) and y, (m, q) or (m,) of real targets, or (m,) of integer labels; weight (m,).
 
     Raises
     ------
     ConfigError
         The file is missing, torn or empty, an array is missing or of a wrong shape or kind,
         there is nan or infinity in it, or a label that is negative or too
-        large, or codes that do not fit the labels.
+        large, or codes that do not fit the labels, or weights that are negative or all 0.
     """
     try:
         arrays = npz.load(path)
@@ -78,14 +81,18 @@ def read(path: Path, key: str = "data.path") -> Shard:
         raise ConfigError(key, f"{path}: expected x of shape (m, d), found {x.shape}")
     if y.shape[:1] != x.shape[:1] or y.ndim > 2 or 0 in y.shape:
         raise ConfigError(key, f"{path}: expected y with the {len(x)} rows of x, found shape {y.shape}")
+    targets: Matrix | None = None
+    labels: Labels | None = None
     if y.dtype.kind in "iub" and y.ndim == 1:
-        classes = _labels(y, "y", path, key)
-        return Shard(path, _finite(x, "x", path, key), None, classes, _codes(arrays, classes, path, key))
-    targets = _finite(y.reshape(len(y), -1), "y", path, key)
-    labels = _labels(arrays["labels"], "labels", path, key) if "labels" in arrays else None
-    if labels is not None and labels.shape != (len(x),):
-        raise ConfigError(key, f"{path}: expected a label for each of {len(x)} samples, found {labels.shape}")
-    return Shard(path, _finite(x, "x", path, key), targets, labels, _codes(arrays, labels, path, key))
+        labels = _labels(y, "y", path, key)
+    else:
+        targets = _finite(y.reshape(len(y), -1), "y", path, key)
+        if "labels" in arrays:
+            labels = _labels(arrays["labels"], "labels", path, key)
+        if labels is not None and labels.shape != (len(x),):
+            raise ConfigError(key, f"{path}: expected a label for each of {len(x)} samples, found {labels.shape}")
+    codes, weights = _codes(arrays, labels, path, key), _weights(arrays, len(x), path, key)
+    return Shard(path, _finite(x, "x", path, key), targets, labels, codes, weights)
 
 
 def _array(arrays: Mapping[str, NDArray[Any]], name: str, path: Path, key: str) -> NDArray[Any]:
@@ -121,3 +128,15 @@ def _codes(arrays: Mapping[str, NDArray[Any]], labels: Labels | None, path: Path
     if codes.ndim != 2 or len(codes) < n_classes:
         raise ConfigError(key, f"{path}: expected codes, a row for each of {n_classes} classes, found {codes.shape}")
     return codes
+
+
+def _weights(arrays: Mapping[str, NDArray[Any]], m: int, path: Path, key: str) -> Vector | None:
+    if "weight" not in arrays:
+        return None
+    weights = _finite(_array(arrays, "weight", path, key), "weight", path, key)
+    if weights.shape != (m,):
+        raise ConfigError(key, f"{path}: expected a weight for each of {m} samples, found {weights.shape}")
+    if weights.min() < 0.0 or not weights.any():
+        found = weights.min() if weights.any() else "nothing else"
+        raise ConfigError(key, f"{path}: expected weights >= 0, and not all 0, in weight; found {found}")
+    return weights

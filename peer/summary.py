@@ -123,7 +123,10 @@ class World:
         }
 
     def test_metrics(self, w: Vector) -> dict[str, float]:
-        """Accuracy where there are classes, else root mean square error and R^2, on the test set if there is one."""
+        """Accuracy where there are classes, else root mean square error and R^2, on the test set if there is one.
+
+        Every sample counts alike, whatever its weight in training may be.
+        """
         if self.test is None:
             return {}
         outputs = self.model.forward(w, self.test.x)
@@ -137,7 +140,7 @@ class World:
         return {"accuracy": float(np.mean(self._classes(outputs, self.test) == self.test.labels))}
 
     def _classes(self, outputs: Matrix, shard: Shard) -> Labels:
-        if self.experiment.objective.loss == "squared":
+        if self.experiment.objective.loss in settings.REAL_TARGETS:
             codes = config.codes_of(shard, self.model.n_outputs)
             return np.asarray(np.argmin(np.sum((outputs[:, None, :] - codes[None]) ** 2, axis=2), axis=1))
         if outputs.shape[1] == 1:

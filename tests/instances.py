@@ -12,17 +12,19 @@ from peer import agent
 from peer.agent import Clipping, Proposal, State
 from peer.arrays import Matrix, Vector, rounded
 from peer.messages import Share
-from peer.optim.losses import Logistic, Loss, Softmax, Squared
+from peer.optim.losses import Huber, Logistic, Loss, Softmax, Squared, Weighted, squared_hinge
 from peer.optim.models import MLP
 from peer.optim.regularizers import L1, L2, Boxed, ElasticNet, GroupL2, NoRegularizer, Regularizer
 from peer.optim.steps import StepRule
 from peer.optim.surrogates import Data, Linearized, Partial
 from peer.problem import Problem
+from tests import reference
+from tests.laws import matrix
 from topology import Graph
 from topology.weights import metropolis
 
 ACTIVATIONS: Final = ("tanh", "relu", "sigmoid")
-LOSSES: Final = ("squared", "logistic", "softmax")
+LOSSES: Final = ("squared", "huber", "squared_hinge", "logistic", "softmax", "weighted squared", "weighted huber")
 SEPARABLE: Final = ("none", "l2", "l1", "elastic_net", "box")
 REGULARIZERS: Final = (*SEPARABLE, "group_l2")
 F8: Final = np.dtype("<f8")
@@ -30,9 +32,20 @@ F4: Final = np.dtype("<f4")
 
 
 def loss_of(rng: np.random.Generator, name: str, m: int, q: int) -> Loss:
-    """A loss of m samples with random targets; the logistic one has one output, softmax q of them."""
+    """A loss of m samples with random targets; the logistic one has one output, the others q of them.
+
+    Of weighted samples some count nothing, and no weight is 1.
+    """
+    if name.startswith("weighted "):
+        weights = np.where(rng.random(m) < 0.8, rng.uniform(0.1, 0.9, m), 0.0)
+        weights[:1] = 3.0
+        return Weighted(loss_of(rng, name.removeprefix("weighted "), m, q), weights)
     if name == "squared":
         return Squared(rng.standard_normal((m, q)))
+    if name == "huber":
+        return Huber(rng.standard_normal((m, q)), rng.uniform(0.2, 1.0))
+    if name == "squared_hinge":
+        return squared_hinge(rng.integers(0, max(2, q), m), q)
     if name == "logistic":
         return Logistic(rng.integers(0, 2, m))
     return Softmax(rng.integers(0, q, m))
@@ -60,7 +73,7 @@ def regularizer_of(rng: np.random.Generator, name: str, p: int, strength: float)
 
 def outputs_of(loss: str, q: int) -> int:
     """Number of outputs that fits the loss."""
-    return {"squared": q, "logistic": 1, "softmax": q + 1}[loss]
+    return {"logistic": 1, "softmax": q + 1}.get(loss.removeprefix("weighted "), q)
 
 
 def data_of(rng: np.random.Generator, loss: str, model: MLP, m: int, weight: float) -> Data:
@@ -86,6 +99,26 @@ def linearized_of(rng: np.random.Generator, loss: str, model: MLP, m: int, tau: 
     gradient = gradient_of(data, w)
     pi = (3.0 - kappa) * gradient + np.max(np.abs(gradient)) * rng.standard_normal(w.size)
     return Partial(tau, kappa).around(w, gradient, pi, data)
+
+
+def rounding_of(h: Linearized, r: Regularizer, w: Vector) -> float:
+    """Relative residual that rounding alone may leave: of w, and of all products in the gradient of h."""
+    J, d = np.abs(matrix(h)), np.abs(w - h.center)
+    slopes = np.abs(h.outputs).reshape(-1) + J @ d + 1.0
+    largest = np.max(np.abs(w) + h.weight * (J.T @ slopes) + np.abs(h.pi) + h.tau * d)
+    return float(4.0 * np.finfo(np.float64).eps * largest / max(h.scale, r.scale))
+
+
+def most_curved(loss: Loss, name: str) -> float:
+    """Upper bound of the second derivative of a loss of this name."""
+    heaviest = float(np.max(loss.weights)) if isinstance(loss, Weighted) else 1.0
+    return heaviest * reference.CURVATURES[name.removeprefix("weighted ")]
+
+
+def certain(h: Linearized, r: Regularizer, loss: str) -> Vector:
+    """The minimizer by accelerated proximal gradients, which know nothing but gradient and prox."""
+    bound = most_curved(h.loss, loss) * h.weight * np.linalg.norm(matrix(h), 2) ** 2 + h.tau
+    return reference.accelerated(h.gradient, r.prox, h.center, float(bound), h.tau)
 
 
 def separable_labels(rng: np.random.Generator, inputs: Matrix, n_classes: int) -> NDArray[np.int64]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from peer.arrays import Matrix, Vector
 from peer.optim.blocks import Block
-from peer.optim.losses import Loss
+from peer.optim.losses import Huber, Loss, SquaredHinge, Weighted
 from peer.optim.maps import LinearMap
 from peer.optim.models import MLP, Model
 from peer.optim.regularizers import Boxed, Regularizer
@@ -154,10 +154,40 @@ def loss_repeats(loss: Loss, a: Matrix, b: Matrix) -> None:
     assert abs(twice.value(both) - value) <= ROUNDING * (1.0 + abs(value))
 
 
+def on_one_piece(loss: Loss, a: Matrix, b: Matrix) -> bool:
+    """Whether no sample's gradient has a kink between a and b, which are near to each other."""
+    plain = loss.loss if isinstance(loss, Weighted) else loss
+    if not isinstance(plain, Huber | SquaredHinge):
+        return True
+    return np.array_equal(plain.curvature_root(a), plain.curvature_root(b))
+
+
+def gradient_is_semismooth(loss: Loss, outputs: Matrix, direction: Matrix) -> None:
+    """grad(f + h d) - grad(f) = h B B' d + o(h) with B at f + h d, also where f is at a kink: what Newton needs."""
+    ahead = outputs + H * direction
+    B = loss.curvature_root(ahead)
+    slope = (loss.gradient(ahead) - loss.gradient(outputs)) / H
+    close((B @ B.transpose(0, 2, 1) @ direction[:, :, None])[:, :, 0], slope, 10.0 * H)
+
+
+def each_sums_to_the_value(loss: Loss, outputs: Matrix) -> None:
+    """Losses one by one are >= 0, and their sum is the value."""
+    each = loss.each(outputs)
+    assert each.shape == (len(outputs),)
+    assert (each >= 0.0).all()
+    assert abs(each.sum() - loss.value(outputs)) <= ROUNDING * (1.0 + loss.value(outputs))
+
+
 def quadratic_says_the_truth(loss: Loss, a: Matrix, b: Matrix) -> None:
-    """A loss is called quadratic iff its gradient differs by the difference of the outputs, exactly."""
+    """A loss is called quadratic iff its gradient differs by the difference of the outputs, exactly.
+
+    Its curvature is called constant iff its gradient half way is the mean of both. a and b are far apart.
+    """
     moved = loss.gradient(a) - loss.gradient(b)
-    assert loss.quadratic == np.allclose(moved, a - b, rtol=0.0, atol=ROUNDING * (1.0 + np.max(np.abs(a - b))))
+    rounding = ROUNDING * (1.0 + float(np.max(np.abs(a - b))))
+    assert loss.quadratic == np.allclose(moved, a - b, rtol=0.0, atol=rounding)
+    mean = 0.5 * (loss.gradient(a) + loss.gradient(b))
+    assert loss.constant_curvature == np.allclose(loss.gradient(0.5 * (a + b)), mean, rtol=0.0, atol=rounding)
 
 
 # regularizers

@@ -23,13 +23,15 @@ ACTIVATIONS: Final[dict[str, Callable[[Array], Array]]] = {
     "sigmoid": lambda a: 1.0 / (1.0 + np.exp(-a)),
 }
 
-SLOPES: Final[dict[str, Callable[[Array, Array], Array]]] = {
-    "squared": lambda f, y: f - y,
-    "logistic": lambda f, y: expit(f) - y[:, None],
-    "softmax": lambda f, y: softmax(f, axis=1) - np.eye(f.shape[1])[y],
+SLOPES: Final[dict[str, Callable[[Array, Array, float], Array]]] = {
+    "squared": lambda f, y, delta: f - y,
+    "huber": lambda f, y, delta: np.where(abs(f - y) <= delta, f - y, delta * np.sign(f - y)),
+    "squared_hinge": lambda f, y, delta: np.where(signs(f, y) * f < 1.0, f - signs(f, y), 0.0),
+    "logistic": lambda f, y, delta: expit(f) - y[:, None],
+    "softmax": lambda f, y, delta: softmax(f, axis=1) - np.eye(f.shape[1])[y],
 }
 
-CURVATURES: Final = {"squared": 1.0, "logistic": 0.25, "softmax": 0.5}
+CURVATURES: Final = {"squared": 1.0, "huber": 1.0, "squared_hinge": 1.0, "logistic": 0.25, "softmax": 0.5}
 """Upper bounds of the second derivative of each loss."""
 
 
@@ -42,6 +44,7 @@ class Setting:
     `clip_w`, `clip_y` are the radii of clipping, 0 where there is none; `l1_ratio` is of the elastic net;
     `lower`, `upper` bound what is regularized.
     `ends` are the parameters behind which a block of w ends, the last one's excepted.
+    `sample_weights` holds the weights of each agent's samples; it is empty where all are 1.
     """
 
     shards: Sequence[tuple[Array, Array]]
@@ -64,6 +67,8 @@ class Setting:
     lower: float = -np.inf
     upper: float = np.inf
     ends: Sequence[int] = ()
+    huber_delta: float = 1.345
+    sample_weights: Sequence[Array] = ()
 
 
 def run(setting: Setting, w0: Array, n_rounds: int) -> tuple[Array, Array, Array]:
@@ -132,40 +137,50 @@ def weight(setting: Setting) -> float:
     return 1.0 if setting.scale == "sum" else 1.0 / sum(len(x) for x, _ in setting.shards)
 
 
+def signs(f: Array, y: Array) -> Array:
+    """What outputs of the labels are to be, (m, q): 1 or -1."""
+    return np.asarray(2.0 * (y[:, None] == (np.arange(f.shape[1]) if f.shape[1] > 1 else 1)) - 1.0)
+
+
+def slopes(setting: Setting, i: int, f: Array) -> Array:
+    """Derivative of the losses of agent i by its outputs, (m, q)."""
+    slope = SLOPES[setting.loss](f, setting.shards[i][1], setting.huber_delta)
+    return setting.sample_weights[i][:, None] * slope if setting.sample_weights else slope
+
+
 def gradients(setting: Setting, W: Array) -> Array:
     """Gradients grad g_i(w_i) of all agents, (I, p)."""
     rows = []
-    for w, (x, y) in zip(W, setting.shards, strict=True):
-        slope = SLOPES[setting.loss](forward(setting, w, x), y)
+    for i, (w, (x, _)) in enumerate(zip(W, setting.shards, strict=True)):
+        slope = slopes(setting, i, forward(setting, w, x))
         rows.append(weight(setting) * jacobian(setting, w, x).T @ slope.reshape(-1))
     return np.stack(rows)
 
 
 def best_response(setting: Setting, i: int, w: Array, y: Array) -> Array:
     """w~_i of (5), (p,), with the surrogate (11) or (12)."""
-    (x, labels), n_agents = setting.shards[i], len(setting.shards)
+    (x, _), n_agents = setting.shards[i], len(setting.shards)
     if setting.kind == "full":
         return prox(setting, w - n_agents * y / setting.tau, 1.0 / setting.tau)
     kappa = float(n_agents) if setting.curvature == "network" else 1.0
     s, f, J = kappa * weight(setting), forward(setting, w, x), jacobian(setting, w, x)
-    pi = n_agents * y - s * J.T @ SLOPES[setting.loss](f, labels).reshape(-1)
+    pi = n_agents * y - s * J.T @ slopes(setting, i, f).reshape(-1)
 
     blocks = np.split(np.arange(w.size), setting.ends)
-    return np.concatenate([block_response(setting, block, w, s, f, J[:, block], pi[block], labels) for block in blocks])
+    return np.concatenate([block_response(setting, i, block, w, s, f, J[:, block], pi[block]) for block in blocks])
 
 
-def block_response(
-    setting: Setting, block: Array, w: Array, s: float, f: Array, J: Array, pi: Array, labels: Array
-) -> Array:
+def block_response(setting: Setting, i: int, block: Array, w: Array, s: float, f: Array, J: Array, pi: Array) -> Array:
     """Minimizer of (5) with (11) over the parameters w_c of one block, the others kept; J and pi are the block's."""
     penalized = replace(setting, penalized=setting.penalized[block])
 
     def gradient(v: Array) -> Array:
         d = v - w[block]
         outputs = f + (J @ d).reshape(f.shape)
-        return np.asarray(s * J.T @ SLOPES[setting.loss](outputs, labels).reshape(-1) + pi + setting.tau * d)
+        return np.asarray(s * J.T @ slopes(setting, i, outputs).reshape(-1) + pi + setting.tau * d)
 
-    largest = s * CURVATURES[setting.loss] * np.linalg.norm(J, 2) ** 2 + setting.tau
+    heaviest = float(np.max(setting.sample_weights[i])) if setting.sample_weights else 1.0
+    largest = heaviest * s * CURVATURES[setting.loss] * np.linalg.norm(J, 2) ** 2 + setting.tau
     return accelerated(gradient, lambda v, step: prox(penalized, v, step), w[block], float(largest), setting.tau)
 
 

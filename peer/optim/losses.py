@@ -8,7 +8,7 @@ from typing import Protocol, final
 import numpy as np
 from numpy.typing import NDArray
 
-from peer.arrays import Labels, Matrix
+from peer.arrays import Labels, Matrix, Vector
 
 
 class Loss(Protocol):
@@ -16,16 +16,26 @@ class Loss(Protocol):
 
     @property
     def quadratic(self) -> bool:
-        """Whether l is exactly 1/2||f - y||^2, so that surrogates have closed forms."""
+        """Whether l is exactly 1/2||f - y||^2, so that its curvature root is the identity."""
+
+    @property
+    def constant_curvature(self) -> bool:
+        """Whether the second derivative is the same everywhere, so that surrogates have closed forms."""
 
     def value(self, outputs: Matrix) -> float:
         """Sum of the losses of the outputs, (m, q)."""
+
+    def each(self, outputs: Matrix) -> Vector:
+        """Losses of the samples one by one, (m,)."""
 
     def gradient(self, outputs: Matrix) -> Matrix:
         """Derivative of the sum by the outputs, (m, q)."""
 
     def curvature_root(self, outputs: Matrix) -> NDArray[np.float64]:
-        """B with B B' = second derivative of l by f, a block for each sample: (m, q, q)."""
+        """B with B B' = second derivative of l by f, a block for each sample: (m, q, q).
+
+        Where the gradient has a kink: a generalized second derivative (Clarke), of one of its sides.
+        """
 
     def repeated(self, n: int) -> Loss:
         """The loss of n*m outputs, n times those of the m samples one after the other."""
@@ -49,10 +59,19 @@ class Squared:
         """It is the quadratic one."""
         return True
 
+    @property
+    def constant_curvature(self) -> bool:
+        """The second derivative is the identity."""
+        return True
+
     def value(self, outputs: Matrix) -> float:
         """Sum of the losses of the outputs, (m, q)."""
         difference = (outputs - self.targets).reshape(-1)
         return 0.5 * float(np.dot(difference, difference))
+
+    def each(self, outputs: Matrix) -> Vector:
+        """Losses of the samples one by one, (m,)."""
+        return np.asarray(0.5 * np.sum((outputs - self.targets) ** 2, axis=1))
 
     def gradient(self, outputs: Matrix) -> Matrix:
         """F - y, (m, q)."""
@@ -86,10 +105,19 @@ class Logistic:
         """It is not the quadratic one."""
         return False
 
+    @property
+    def constant_curvature(self) -> bool:
+        """It varies."""
+        return False
+
     def value(self, outputs: Matrix) -> float:
         """Sum of the losses of the outputs, (m, 1)."""
+        return float(np.sum(self.each(outputs)))
+
+    def each(self, outputs: Matrix) -> Vector:
+        """Losses of the samples one by one, (m,)."""
         f = outputs[:, 0]
-        return float(np.sum(np.logaddexp(0.0, f) - self.labels * f))
+        return np.asarray(np.logaddexp(0.0, f) - self.labels * f)
 
     def gradient(self, outputs: Matrix) -> Matrix:
         """P(1) - y, (m, 1)."""
@@ -127,10 +155,19 @@ class Softmax:
         """It is not the quadratic one."""
         return False
 
+    @property
+    def constant_curvature(self) -> bool:
+        """It varies."""
+        return False
+
     def value(self, outputs: Matrix) -> float:
         """Sum of the losses of the outputs, (m, q)."""
+        return float(np.sum(self.each(outputs)))
+
+    def each(self, outputs: Matrix) -> Vector:
+        """Losses of the samples one by one, (m,)."""
         chosen = outputs[np.arange(len(outputs)), self.labels]
-        return float(np.sum(np.logaddexp.reduce(outputs, axis=1) - chosen))
+        return np.asarray(np.logaddexp.reduce(outputs, axis=1) - chosen)
 
     def gradient(self, outputs: Matrix) -> Matrix:
         """P - e_y, (m, q)."""
@@ -157,3 +194,163 @@ def _probabilities(outputs: Matrix) -> Matrix:
 def cross_entropy(labels: Labels, n_outputs: int) -> Loss:
     """Logistic loss where there is one output, softmax where there are several."""
     return Logistic(labels) if n_outputs == 1 else Softmax(labels)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Huber:
+    """l = sum over the outputs of d^2/2 where |d| <= delta, delta (|d| - delta/2) beyond; d = f - y.
+
+    Source: P. Huber, "Robust estimation of a location parameter", Ann. Math. Stat. 35 (1964). No
+    sample pulls harder than delta.
+
+    Parameters
+    ----------
+    targets : Matrix
+        y, (m, q).
+    delta : float
+        > 0, in units of the targets.
+    """
+
+    targets: Matrix
+    delta: float
+
+    @property
+    def quadratic(self) -> bool:
+        """It is not the quadratic one."""
+        return False
+
+    @property
+    def constant_curvature(self) -> bool:
+        """It jumps at |d| = delta."""
+        return False
+
+    def value(self, outputs: Matrix) -> float:
+        """Sum of the losses of the outputs, (m, q)."""
+        return float(np.sum(self.each(outputs)))
+
+    def each(self, outputs: Matrix) -> Vector:
+        """Losses of the samples one by one, (m,)."""
+        slope = self.gradient(outputs)
+        return np.asarray(np.sum(slope * (outputs - self.targets - 0.5 * slope), axis=1))
+
+    def gradient(self, outputs: Matrix) -> Matrix:
+        """The difference d cut at +-delta, (m, q)."""
+        return np.clip(outputs - self.targets, -self.delta, self.delta)
+
+    def curvature_root(self, outputs: Matrix) -> NDArray[np.float64]:
+        """1 on the diagonal where |d| <= delta, all else 0, (m, q, q)."""
+        return _diagonal(np.abs(outputs - self.targets) <= self.delta)
+
+    def repeated(self, n: int) -> Huber:
+        """The same targets n times."""
+        return Huber(np.tile(self.targets, (n, 1)), self.delta)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class SquaredHinge:
+    """l = 1/2 sum over the outputs of max(0, 1 - s f)^2 with s = +-1, a margin of 1 for each output.
+
+    Source: R.-E. Fan et al., "LIBLINEAR: a library for large linear classification", JMLR 9 (2008), as
+    the L2-loss there, several classes one against the rest; the square makes it differentiable.
+
+    Parameters
+    ----------
+    signs : Matrix
+        s, (m, q), each -1 or 1.
+    """
+
+    signs: Matrix
+
+    @property
+    def quadratic(self) -> bool:
+        """It is not the quadratic one."""
+        return False
+
+    @property
+    def constant_curvature(self) -> bool:
+        """It jumps at s f = 1."""
+        return False
+
+    def value(self, outputs: Matrix) -> float:
+        """Sum of the losses of the outputs, (m, q)."""
+        return float(np.sum(self.each(outputs)))
+
+    def each(self, outputs: Matrix) -> Vector:
+        """Losses of the samples one by one, (m,)."""
+        return np.asarray(0.5 * np.sum(self._lacking(outputs) ** 2, axis=1))
+
+    def gradient(self, outputs: Matrix) -> Matrix:
+        """-s max(0, 1 - s f), (m, q)."""
+        return -self.signs * self._lacking(outputs)
+
+    def curvature_root(self, outputs: Matrix) -> NDArray[np.float64]:
+        """1 on the diagonal where s f <= 1, all else 0, (m, q, q)."""
+        return _diagonal(self.signs * outputs <= 1.0)
+
+    def _lacking(self, outputs: Matrix) -> Matrix:
+        """By how much outputs fall short of the margin, (m, q)."""
+        return np.maximum(0.0, 1.0 - self.signs * outputs)
+
+    def repeated(self, n: int) -> SquaredHinge:
+        """The same signs n times."""
+        return SquaredHinge(np.tile(self.signs, (n, 1)))
+
+
+def _diagonal(entries: NDArray[np.bool_]) -> NDArray[np.float64]:
+    return np.asarray(entries[:, :, None] * np.eye(entries.shape[1]))
+
+
+def squared_hinge(labels: Labels, n_outputs: int) -> SquaredHinge:
+    """With one output, labels 0 and 1 mean -1 and 1; with several, that of the label is to be 1, the others -1."""
+    if n_outputs == 1:
+        return SquaredHinge(np.where(labels[:, None] == 1, 1.0, -1.0))
+    return SquaredHinge(np.where(labels[:, None] == np.arange(n_outputs), 1.0, -1.0))
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Weighted:
+    """weight_m l(y_m, f_m) for sample m.
+
+    Parameters
+    ----------
+    loss : Loss
+        l of the m samples.
+    weights : Vector
+        Finite, >= 0, (m,).
+    """
+
+    loss: Loss
+    weights: Vector
+
+    @property
+    def quadratic(self) -> bool:
+        """Weights are in the curvature root, which is not the identity."""
+        return False
+
+    @property
+    def constant_curvature(self) -> bool:
+        """As without weights."""
+        return self.loss.constant_curvature
+
+    def value(self, outputs: Matrix) -> float:
+        """Weighted sum of the losses of the outputs, (m, q)."""
+        return float(np.dot(self.weights, self.loss.each(outputs)))
+
+    def each(self, outputs: Matrix) -> Vector:
+        """Losses of the samples one by one, each with its weight, (m,)."""
+        return self.weights * self.loss.each(outputs)
+
+    def gradient(self, outputs: Matrix) -> Matrix:
+        """Derivative of the weighted sum by the outputs, (m, q)."""
+        return self.weights[:, None] * self.loss.gradient(outputs)
+
+    def curvature_root(self, outputs: Matrix) -> NDArray[np.float64]:
+        """B sqrt(weight), (m, q, q)."""
+        return np.asarray(np.sqrt(self.weights)[:, None, None] * self.loss.curvature_root(outputs))
+
+    def repeated(self, n: int) -> Weighted:
+        """The same samples n times, with the same weights."""
+        return Weighted(self.loss.repeated(n), np.tile(self.weights, n))

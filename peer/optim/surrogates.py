@@ -191,7 +191,7 @@ class Partial:
         return Linearized(
             center=w,
             outputs=factors.outputs,
-            jacobian=jacobian_of(factors, data.loss.quadratic),
+            jacobian=jacobian_of(factors, data.loss.constant_curvature),
             loss=data.loss,
             weight=self.kappa * data.weight,
             pi=pi,

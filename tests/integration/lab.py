@@ -30,10 +30,10 @@ class Lab:
 
     folder: Path
 
-    def shards(self, data: Sequence[tuple[Array, Array]]) -> str:
-        """Write (x, y) of every peer; the pattern of the files."""
-        for peer, (x, y) in enumerate(data):
-            self.shard(peer, x=x, y=y)
+    def shards(self, data: Sequence[tuple[Array, ...]]) -> str:
+        """Write (x, y) or (x, y, weight) of every peer; the pattern of the files."""
+        for peer, arrays in enumerate(data):
+            self.shard(peer, **dict(zip(("x", "y", "weight"), arrays, strict=False)))
         return "shards/peer-{id}.npz"
 
     def four_shards(self) -> str:

@@ -64,6 +64,8 @@ BAD_SHARDS: dict[str, tuple[Callable[..., None], list[str]]] = {
     "text": (_replace(x=lambda x, y: x.astype(str)), ["peer-1.npz", "numbers"]),
     "negative label": (_replace(y=lambda x, y: y - 1), ["peer-1.npz", "labels >= 0"]),
     "real targets": (_replace(y=lambda x, y: y[:, None] + 0.5), ["peer-1.npz", "labels"]),
+    "negative weight": (_replace(weight=lambda x, y: y - 0.5), ["peer-1.npz", "weights >= 0", "-0.5"]),
+    "too few weights": (_replace(weight=lambda x, y: y[:-1]), ["peer-1.npz", "a weight for each of 6 samples"]),
 }
 
 
@@ -101,6 +103,11 @@ SETTINGS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "unknown table": ({"stepp": {"alpha": 0.1}}, ["stepp", "step"]),
     "wrong type": ({"step": {"alpha": "fast"}}, ["step.alpha", "float"]),
     "out of range": ({"step": {"alpha": 2.0}}, ["step.alpha", "alpha <= 1", "2.0"]),
+    "not positive": ({"objective": {"huber_delta": 0.0}}, ["objective.huber_delta", "> 0", "0.0"]),
+    "no labels": (
+        {"objective": {"loss": "squared_hinge"}, "data": {"dataset": "diabetes", "path": ""}},
+        ["objective.loss"],
+    ),
     "no such choice": ({"topology": {"graph": "rign"}}, ["topology.graph", "ring", "rign"]),
     "later": ({"surrogate": {"tau": "auto"}}, ["surrogate.tau", "not in this version"]),
     "addresses": ({"transport": {"addresses": ["tcp://127.0.0.1:1"]}}, ["transport.addresses", "3 peers"]),

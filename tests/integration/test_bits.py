@@ -19,6 +19,8 @@ PEERS, ROUNDS = 5, 25
 CASES: dict[str, dict[str, Any]] = {
     "squared, l2": {"objective": {"loss": "squared", "regularizer": "l2"}},
     "softmax, l1": {"objective": {"loss": "cross_entropy", "regularizer": "l1", "strength": 0.01}},
+    "huber, l1": {"objective": {"loss": "huber", "huber_delta": 0.3, "regularizer": "l1", "strength": 0.01}},
+    "squared hinge": {"objective": {"loss": "squared_hinge"}},
     "full, f4": {
         "objective": {"loss": "cross_entropy"},
         "surrogate": {"kind": "full", "tau": 2.0},

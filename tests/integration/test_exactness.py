@@ -14,6 +14,9 @@ from tests.integration.lab import Array, Lab, flat
 
 PEERS, ROUNDS, INPUTS = 4, 25, 3
 
+HUBER_DELTA = 0.4
+"""So small that part of the samples is beyond it."""
+
 EDGES: list[list[tuple[int, int]]] = [
     [(0, 1), (2, 3)],
     [],
@@ -45,6 +48,7 @@ class Case:
     upper: float = np.inf
     blocks: int | str = 1
     cores: int = 1
+    weighted: bool = False
 
     @property
     def tolerance(self) -> float:
@@ -73,6 +77,11 @@ CASES = [
     Case(blocks=3, cores=2),
     Case(blocks="layers", loss="cross_entropy", outputs=3, curvature="network", tau=4.0),
     Case(blocks=21, loss="cross_entropy", regularizer="l1", rule="diminishing", biases=False),
+    Case(loss="huber", outputs=2, curvature="network"),
+    Case(loss="squared_hinge", outputs=1, regularizer="elastic_net", scale="sum", tau=4.0),
+    Case(loss="squared_hinge", outputs=3, kind="full", rule="diminishing", tau=3.0, weighted=True),
+    Case(outputs=2, biases=False, weighted=True),
+    Case(loss="huber", regularizer="l1", weighted=True),
 ]
 
 
@@ -87,15 +96,17 @@ def test_final_weights_equal_those_of_an_independent_program(lab: Lab, case: Cas
         layers[f"layers.{k}.weight"] = np.clip(weights, case.lower, case.upper)
         layers[f"layers.{k}.bias"] = np.clip(biases, case.lower, case.upper)
     np.savez(lab.folder / "initial.npz", **layers)  # type: ignore[arg-type]
+    sample_weights = [rng.choice([0.0, 0.5, 3.0], size=len(x)) + 0.1 for x, _ in shards] if case.weighted else []
     mu = 0.3 if case.rule == "diminishing" else 0.0
     strength = 0.0 if case.regularizer == "none" else 0.02
     experiment = lab.experiment(
         peers=PEERS,
         iterations=ROUNDS,
-        data={"path": lab.shards(shards)},
+        data={"path": lab.shards([(*shards[i], *sample_weights[i : i + 1]) for i in range(PEERS)])},
         model={"hidden": case.hidden, "activation": case.activation, "initial": "initial.npz"},
         objective={
             "loss": case.loss,
+            "huber_delta": HUBER_DELTA,
             "regularizer": case.regularizer,
             "strength": strength,
             "scale": case.scale,
@@ -120,7 +131,9 @@ def test_final_weights_equal_those_of_an_independent_program(lab: Lab, case: Cas
 
     w0 = np.concatenate([part.reshape(-1) for part in layers.values()])
     penalized = np.concatenate([np.full(p.size, float(case.biases or p.ndim == 2)) for p in layers.values()])
-    loss = case.loss if case.loss == "squared" else "logistic" if case.outputs == 1 else "softmax"
+    loss = case.loss
+    if loss == "cross_entropy":
+        loss = "logistic" if case.outputs == 1 else "softmax"
     setting = reference.Setting(
         shards=shards,
         widths=widths,
@@ -141,6 +154,8 @@ def test_final_weights_equal_those_of_an_independent_program(lab: Lab, case: Cas
         lower=case.lower,
         upper=case.upper,
         ends=_ends(case, widths),
+        huber_delta=HUBER_DELTA,
+        sample_weights=sample_weights,
     )
     expected = reference.run(setting, w0, ROUNDS)[0][-1]
     found = np.stack([flat(run_dir, peer) for peer in range(PEERS)])
@@ -157,6 +172,6 @@ def _ends(case: Case, widths: tuple[int, ...]) -> list[int]:
 
 
 def _targets(rng: np.random.Generator, m: int, case: Case) -> Any:
-    if case.loss == "squared":
+    if case.loss in ("squared", "huber"):
         return rng.normal(size=(m, case.outputs))
     return rng.integers(0, max(case.outputs, 2), size=m)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from sklearn.linear_model import ElasticNet, Lasso, LinearRegression, LogisticRegression, Ridge
+from sklearn.svm import LinearSVC
 
 from tests import reference
 from tests.integration.lab import Array, Lab, parameters
@@ -22,14 +23,14 @@ TOPOLOGIES: dict[str, dict[str, Any]] = {
 }
 
 
-def _cut(x: Array, y: Array) -> list[tuple[Array, Array]]:
+def _cut(x: Array, y: Array, *weight: Array) -> list[tuple[Array, ...]]:
     """Shards of unequal size, sorted by label, so that no agent sees what the others see."""
     order = np.argsort(y, kind="stable")
     pieces = np.split(order, [25, 35, 50, 70, 78])
-    return [(x[piece], y[piece]) for piece in pieces]
+    return [tuple(array[piece] for array in (x, y, *weight)) for piece in pieces]
 
 
-def _train(lab: Lab, shards: list[tuple[Array, Array]], topology: dict[str, Any], **more: Any) -> tuple[Array, Array]:
+def _train(lab: Lab, shards: list[tuple[Array, ...]], topology: dict[str, Any], **more: Any) -> tuple[Array, Array]:
     """Weights (I, d) and biases (I,) of all peers."""
     experiment = lab.experiment(
         seed=3,
@@ -177,3 +178,45 @@ def test_logistic_regression(lab: Lab, topology: dict[str, Any]) -> None:
     oracle.fit(x, y)
     assert np.abs(weights - oracle.coef_[0]).max() < 1e-8
     assert np.abs(biases - oracle.intercept_[0]).max() < 1e-8
+
+
+def test_linear_support_vectors(lab: Lab) -> None:
+    """C max(0, 1 - s f)^2 there is s/2 of it here; liblinear penalizes the bias as a weight of a constant input."""
+    rng = np.random.default_rng(5)
+    x = rng.normal(size=(SAMPLES, INPUTS))
+    y = (x @ rng.normal(size=INPUTS) + rng.normal(size=SAMPLES) > 0.3).astype(np.int64)
+    weights, biases = _train(
+        lab,
+        _cut(x, y),
+        TOPOLOGIES["links that come and go"],
+        iterations=600,
+        objective={"loss": "squared_hinge", "regularizer": "l2", "strength": STRENGTH},
+        surrogate={"kind": "partial", "curvature": "local", "tau": 0.4, "tolerance": 1e-13},
+        step={"alpha": 0.2},
+    )
+    oracle = LinearSVC(C=0.5 / (STRENGTH * SAMPLES), dual=False, tol=1e-14, intercept_scaling=1.0, max_iter=10_000)
+    oracle.fit(x, y)
+    assert np.abs(weights - oracle.coef_[0]).max() < 1e-8
+    assert np.abs(biases - oracle.intercept_[0]).max() < 1e-8
+
+
+def test_ridge_with_weights_of_samples(lab: Lab) -> None:
+    """The factor s stays 1/M with M the number of samples, so that alpha is that of the unweighted problem."""
+    rng = np.random.default_rng(6)
+    x = rng.normal(size=(SAMPLES, INPUTS))
+    y = x @ rng.normal(size=INPUTS) + 0.5 + 0.3 * rng.normal(size=SAMPLES)
+    weight = np.where(np.arange(SAMPLES) % 7 == 0, 0.0, rng.uniform(0.1, 3.0, size=SAMPLES))
+    weights, biases = _train(
+        lab,
+        _cut(x, y, weight),
+        TOPOLOGIES["ring"],
+        iterations=600,
+        objective={"loss": "squared", "regularizer": "l2", "strength": STRENGTH, "regularize_biases": False},
+        surrogate={"kind": "partial", "curvature": "local", "tau": 1.0},
+        step={"alpha": 0.2},
+    )
+    oracle = Ridge(alpha=STRENGTH * SAMPLES, tol=1e-14).fit(x, y, sample_weight=weight)
+    plain = Ridge(alpha=STRENGTH * SAMPLES, tol=1e-14).fit(x, y)
+    assert np.abs(oracle.coef_ - plain.coef_).max() > 1e-2, "weights make no difference, so this shows nothing"
+    assert np.abs(weights - oracle.coef_).max() < 1e-8
+    assert np.abs(biases - oracle.intercept_).max() < 1e-8

@@ -245,7 +245,14 @@ def test_check_without_rounds_says_how_soon_everybody_reaches_everybody(lab: Lab
 
 @pytest.mark.parametrize(
     ("dataset", "loss", "metric"),
-    [("diabetes", "squared", "r2"), ("wine", "squared", "accuracy"), ("digits", "cross_entropy", "accuracy")],
+    [
+        ("diabetes", "squared", "r2"),
+        ("diabetes", "huber", "r2"),
+        ("wine", "squared", "accuracy"),
+        ("wine", "huber", "accuracy"),
+        ("breast-cancer", "squared_hinge", "accuracy"),
+        ("digits", "cross_entropy", "accuracy"),
+    ],
 )
 def test_every_data_set_trains_from_its_name(lab: Lab, dataset: str, loss: str, metric: str) -> None:
     experiment = lab.experiment(

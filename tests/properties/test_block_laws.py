@@ -16,15 +16,17 @@ from peer.arrays import Vector
 from peer.optim import blocks
 from peer.optim.blocks import Block, Blocked
 from peer.optim.models import MLP
-from peer.optim.surrogates import Full, Linearized, Partial
+from peer.optim.surrogates import Full, Partial
 from peer.problem import Problem
-from tests import laws, reference
+from tests import laws
 from tests.instances import (
     ACTIVATIONS,
     LOSSES,
     SEPARABLE,
+    certain,
     data_of,
     gradient_of,
+    most_curved,
     outputs_of,
     parameters_of,
     regularizer_of,
@@ -82,7 +84,7 @@ class TestBlocks:
         assert solution.method.endswith(f", {len(problem.blocks)} blocks")
         for place in problem.blocks:
             h = replace(whole, center=w[place], jacobian=laws.matrix(whole)[:, place], pi=pi[place])
-            laws.same_minimizer(h, solution.w[place], certain(h, problem, place, loss), 1e-9)
+            laws.same_minimizer(h, solution.w[place], certain(h, problem.regularizer.restricted(place), loss), 1e-9)
 
     @few
     @given(seed=seeds, n_blocks=st.integers(1, 6), kappa=kappas)
@@ -142,18 +144,12 @@ class TestBlocks:
         problem, w, gradient, pi = problem_of(seed, loss, regularizer, tau, kappa)
         slope = kappa * gradient + pi  # I y_i, the tracked gradient of G
         jacobian = problem.data.model.jacobian(w, problem.data.inputs).reshape(-1, w.size)
-        weight = reference.CURVATURES[loss] * kappa * problem.data.weight
+        weight = most_curved(problem.data.loss, loss) * kappa * problem.data.weight
         L = weight * np.linalg.norm(jacobian, 2) ** 2 + tau
         moved = np.linalg.norm(cut(problem, n_blocks).best_response(w, gradient, pi).w - w)
         distance = np.linalg.norm(w - problem.regularizer.prox(w - slope, 1.0))
         assert distance <= (2.0 + L) * moved + 1e-9
         assert moved <= (1.0 + L) / tau * distance + 1e-9
-
-
-def certain(h: Linearized, problem: Problem, place: slice, loss: str) -> Vector:
-    """The minimizer over a block by accelerated proximal gradients, which know nothing but gradient and prox."""
-    bound = reference.CURVATURES[loss] * h.weight * np.linalg.norm(laws.matrix(h), 2) ** 2 + h.tau
-    return reference.accelerated(h.gradient, problem.regularizer.restricted(place).prox, h.center, float(bound), h.tau)
 
 
 def on(pool: ThreadPoolExecutor) -> blocks.Each:

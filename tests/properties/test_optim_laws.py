@@ -6,22 +6,25 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from scipy import special
 from scipy.optimize import fmin_l_bfgs_b
 from sklearn.linear_model import ElasticNet as SklearnElasticNet
 from sklearn.linear_model import Lasso, LogisticRegression, Ridge
+from sklearn.svm import LinearSVC
 
 from peer.arrays import Matrix, Vector
-from peer.optim.losses import Loss, Squared, cross_entropy
+from peer.optim.losses import Huber, Loss, Squared, Weighted, cross_entropy, squared_hinge
 from peer.optim.models import MLP
 from peer.optim.regularizers import L1, L2, ElasticNet, Regularizer
 from peer.optim.solvers import SecondOrder, solve
 from peer.optim.surrogates import Data, Full, Linearized, Partial, Surrogate
-from tests import laws, reference
+from tests import laws
 from tests.instances import (
     ACTIVATIONS,
     LOSSES,
     REGULARIZERS,
     SEPARABLE,
+    certain,
     data_of,
     gradient_of,
     linearized_of,
@@ -29,6 +32,7 @@ from tests.instances import (
     outputs_of,
     parameters_of,
     regularizer_of,
+    rounding_of,
     separable_labels,
 )
 
@@ -87,10 +91,13 @@ class TestLosses:
         rng = np.random.default_rng(seed)
         loss = loss_of(rng, name, m, outputs_of(name, q))
         a, b, direction = rng.standard_normal((3, m, outputs_of(name, q)))
-        laws.loss_gradient_is_derivative(loss, spread * a, direction)
         laws.loss_is_convex(loss, spread * a, spread * b, share)
+        laws.each_sums_to_the_value(loss, spread * a)
+        laws.gradient_is_semismooth(loss, spread * a, direction)
+        laws.quadratic_says_the_truth(loss, a - 10.0, a + 10.0 + direction**2)
+        assume(laws.on_one_piece(loss, spread * a + laws.H * direction, spread * a - laws.H * direction))
+        laws.loss_gradient_is_derivative(loss, spread * a, direction)
         laws.curvature_root_is_second_derivative(loss, spread * a, direction)
-        laws.quadratic_says_the_truth(loss, a, a + 1.0 + direction**2)
         laws.loss_repeats(loss, spread * a, spread * b)
 
 
@@ -132,7 +139,10 @@ class TestSurrogates:
         a, direction = rng.standard_normal((2, w.size))
         laws.surrogate_is_strongly_convex(h, w + a, w + direction)
         if isinstance(h, Linearized):
-            laws.linearized_is_its_derivatives(h, w + 0.3 * a, direction / np.linalg.norm(direction))
+            there, direction = w + 0.3 * a, direction / np.linalg.norm(direction)
+            ends = h.outputs_at(there + laws.H * direction), h.outputs_at(there - laws.H * direction)
+            assume(laws.on_one_piece(h.loss, *ends))
+            laws.linearized_is_its_derivatives(h, there, direction)
             close = h.loss.value(h.outputs_at(w)) * h.weight
             assert h.value(w) == pytest.approx(close, rel=laws.ROUNDING)
 
@@ -204,20 +214,6 @@ class TestSolvers:
         laws.solution_is_optimal(h, r, solution, max(1e-13, rounding_of(h, r, solution.w)), h.center + 0.1)
         expected = certain(h, r, loss)
         laws.same_minimizer(h, solution.w, expected, 1e-9)
-
-
-def rounding_of(h: Linearized, r: Regularizer, w: Vector) -> float:
-    """Relative residual that rounding alone may leave: of w, and of all products in the gradient of h."""
-    J, d = np.abs(laws.matrix(h)), np.abs(w - h.center)
-    slopes = np.abs(h.outputs).reshape(-1) + J @ d + 1.0
-    largest = np.max(np.abs(w) + h.weight * (J.T @ slopes) + np.abs(h.pi) + h.tau * d)
-    return float(4.0 * np.finfo(np.float64).eps * largest / max(h.scale, r.scale))
-
-
-def certain(h: Linearized, r: Regularizer, loss: str) -> Vector:
-    """The minimizer by accelerated proximal gradients, which know nothing but gradient and prox."""
-    bound = reference.CURVATURES[loss] * h.weight * np.linalg.norm(laws.matrix(h), 2) ** 2 + h.tau
-    return reference.accelerated(h.gradient, r.prox, h.center, float(bound), h.tau)
 
 
 @few
@@ -335,3 +331,64 @@ def test_smooth_cross_entropy_agrees_with_scipy(seed: int, n_classes: int, tau: 
         maxfun=100_000,
     )
     np.testing.assert_allclose(solve(h, r, 1e-13).w, outside, rtol=0.0, atol=1e-5 * (1.0 + 1.0 / tau))
+
+
+@few
+@given(seed=seeds, m=st.integers(8, 40), d=st.integers(1, 5), n_classes=st.integers(2, 4), strength=strengths)
+def test_squared_hinge_agrees_with_scikit_learn(seed: int, m: int, d: int, n_classes: int, strength: float) -> None:
+    """C max(0, 1 - s f)^2 there is s' / 2 of it here with C = 1 / (2 strength); liblinear penalizes biases too."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((m, d))
+    labels = separable_labels(rng, x, n_classes) if seed % 2 else rng.integers(0, n_classes, m)
+    assume(len(np.unique(labels)) == n_classes)
+    q = 1 if n_classes == 2 else n_classes
+    outside = LinearSVC(C=0.5 / (m * strength), dual=False, tol=1e-12, max_iter=10_000).fit(x, labels)
+    found = optimum(x, squared_hinge(labels, q), L2(np.full(q * (d + 1), m * strength)), q * (d + 1))
+    expected = np.concatenate([outside.coef_.reshape(-1), outside.intercept_])
+    np.testing.assert_allclose(found, expected, rtol=0.0, atol=1e-7)
+
+
+@few
+@given(seed=seeds, m=st.integers(8, 40), d=st.integers(1, 5), strength=strengths, exponent=st.floats(-1.5, 0.5))
+def test_hubers_loss_agrees_with_scipy(seed: int, m: int, d: int, strength: float, exponent: float) -> None:
+    """With scipy's formula of the loss: scikit-learn's HuberRegressor estimates a scale, another problem."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((m, d))
+    y = x @ rng.standard_normal(d) + rng.standard_t(2.0, m)
+    delta, strength, wide = 10.0**exponent, m * strength, np.hstack([x, np.ones((m, 1))])
+
+    def objective(w: Vector) -> float:
+        return float(np.sum(special.huber(delta, wide @ w - y)) + 0.5 * strength * np.dot(w, w))
+
+    def slope(w: Vector) -> Vector:
+        r = wide @ w - y
+        return np.asarray(wide.T @ (r * np.minimum(1.0, delta / np.abs(r))) + strength * w)
+
+    found = optimum(x, Huber(y[:, None], delta), L2(np.full(d + 1, strength)), d + 1)
+    outside, _, _ = fmin_l_bfgs_b(objective, np.zeros(d + 1), fprime=slope, factr=0.0, pgtol=1e-9, maxiter=10_000)
+    assert objective(found) <= objective(outside) + 1e-12 * objective(outside)
+    np.testing.assert_allclose(found, outside, rtol=0.0, atol=1e-7 * (1.0 + 1.0 / strength))
+
+
+@few
+@given(seed=seeds, m=st.integers(8, 40), d=st.integers(1, 5), strength=strengths)
+def test_weights_of_samples_agree_with_scikit_learn(seed: int, m: int, d: int, strength: float) -> None:
+    rng = np.random.default_rng(seed)
+    x, weights = rng.standard_normal((m, d)), rng.choice([0.0, 0.3, 1.0, 2.5], m, p=[0.1, 0.3, 0.3, 0.3])
+    y = x @ rng.standard_normal(d) + rng.standard_normal(m)
+    labels = (y > 0.2).astype(np.int64)
+    assume(len(np.unique(labels[weights > 0.0])) == 2)
+    r = L2(weights_only(m * strength, 1, d))
+    ridge = Ridge(alpha=m * strength, solver="cholesky").fit(x, y, sample_weight=weights)
+    found = optimum(x, Weighted(Squared(y[:, None]), weights), r, d + 1)
+    np.testing.assert_allclose(found, [*ridge.coef_, ridge.intercept_], rtol=0.0, atol=1e-10)
+    logistic = LogisticRegression(C=1.0 / (m * strength), tol=1e-12, max_iter=10_000, solver="newton-cholesky")
+    logistic.fit(x, labels, sample_weight=weights)
+    found = optimum(x, Weighted(cross_entropy(labels, 1), weights), r, d + 1)
+    expected = [*logistic.coef_[0], *logistic.intercept_]
+    np.testing.assert_allclose(found, expected, rtol=0.0, atol=1e-7 * (1.0 + np.max(np.abs(expected))))
+    net = SklearnElasticNet(alpha=strength, l1_ratio=0.3, tol=1e-14, max_iter=100_000)
+    net.fit(x, y, sample_weight=weights * (m / weights.sum()))  # it divides by the sum of weights, we by m
+    absolute, square = (weights_only(share * weights.sum() * strength, 1, d) for share in (0.3, 0.7))
+    found = optimum(x, Weighted(Squared(y[:, None]), weights), ElasticNet(absolute, square), d + 1)
+    np.testing.assert_allclose(found, [*net.coef_, net.intercept_], rtol=0.0, atol=1e-7)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise, product
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from peer.optim.losses import Logistic, Loss, Softmax, Squared
+from peer.optim.losses import Huber, Logistic, Loss, Softmax, Squared, Weighted, squared_hinge
 from peer.optim.models import MLP
 from peer.optim.regularizers import L1, L2, NoRegularizer, Regularizer
 from peer.optim.steps import Constant, Diminishing
@@ -27,7 +28,13 @@ SAMPLES = (3, 11, 6, 1)
 EDGES = (((0, 1), (2, 3)), ((1, 2),), (), ((0, 3), (1, 3), (2, 3)))
 """No round is connected but the last; one is empty; their union is."""
 
-WIDTHS = {"squared": (3, 4, 2), "logistic": (3, 4, 1), "softmax": (3, 4, 3)}
+WIDTHS = {
+    "squared": (3, 4, 2),
+    "huber": (3, 4, 2),
+    "squared_hinge": (3, 4, 3),
+    "logistic": (3, 4, 1),
+    "softmax": (3, 4, 3),
+}
 
 N_ROUNDS = 12
 
@@ -38,7 +45,7 @@ def setting_of(loss: str, regularizer: str, kind: str, curvature: str, scale: st
     widths = WIDTHS[loss]
     X = rng.standard_normal((sum(SAMPLES), widths[0]))
     Y: NDArray[np.float64] | NDArray[np.int64] = np.sin(2.0 * X[:, : widths[-1]])
-    if loss != "squared":
+    if loss not in ("squared", "huber"):
         Y = separable_labels(rng, X, max(2, widths[-1]))
     ends = np.cumsum((0, *SAMPLES))
     shards = [(X[start:stop], Y[start:stop]) for start, stop in pairwise(ends)]
@@ -61,6 +68,7 @@ def setting_of(loss: str, regularizer: str, kind: str, curvature: str, scale: st
         alpha=0.5,
         mu=mu,
         edges=EDGES,
+        huber_delta=0.3,
     )
 
 
@@ -72,10 +80,16 @@ def problems_of(setting: Setting) -> Iterator[Problem]:
     surrogate = Full(setting.tau) if setting.kind == "full" else Partial(setting.tau, kappa)
     n_samples = sum(len(x) for x, _ in setting.shards)
     weight = 1.0 if setting.scale == "sum" else 1.0 / n_samples
-    for x, y in setting.shards:
-        losses: dict[str, type[Squared] | type[Logistic] | type[Softmax]]
-        losses = {"squared": Squared, "logistic": Logistic, "softmax": Softmax}
-        loss: Loss = losses[setting.loss](y)
+    losses: dict[str, Callable[[NDArray[Any]], Loss]] = {
+        "squared": Squared,
+        "huber": lambda y: Huber(y, setting.huber_delta),
+        "squared_hinge": lambda y: squared_hinge(y, setting.widths[-1]),
+        "logistic": Logistic,
+        "softmax": Softmax,
+    }
+    for i, (x, y) in enumerate(setting.shards):
+        loss = losses[setting.loss](y)
+        loss = Weighted(loss, setting.sample_weights[i]) if setting.sample_weights else loss
         model = MLP(setting.widths, setting.activation)
         yield Problem(Data(model, x, loss, weight), regularizers[setting.regularizer], surrogate, tolerance=1e-13)
 
@@ -101,13 +115,27 @@ def compare(setting: Setting, starts: NDArray[np.float64], tolerance: float) -> 
 @pytest.mark.parametrize("mu", [0.0, 0.2], ids=["constant", "diminishing"])
 @pytest.mark.parametrize("regularizer", ["none", "l2", "l1"])
 @pytest.mark.parametrize(("kind", "curvature"), [("full", "local"), ("partial", "local"), ("partial", "network")])
-@pytest.mark.parametrize("loss", ["squared", "logistic", "softmax"])
+@pytest.mark.parametrize("loss", WIDTHS)
 def test_agents_reproduce_the_method(loss: str, kind: str, curvature: str, regularizer: str, mu: float) -> None:
     scale = "sum" if mu > 0.0 else "mean"
     setting = setting_of(loss, regularizer, kind, curvature, scale, mu, seed=5)
     rng = np.random.default_rng(6)
     w0 = MLP(setting.widths, setting.activation).initial(rng)
     compare(setting, w0, 1e-9)
+
+
+@pytest.mark.parametrize("regularizer", ["l2", "l1"])
+@pytest.mark.parametrize("loss", ["squared", "huber", "softmax"])
+def test_agents_reproduce_the_method_with_weights_of_samples(loss: str, regularizer: str) -> None:
+    """Some are 0, and one agent has hardly any weight; without them the run is another."""
+    setting = setting_of(loss, regularizer, "partial", "network", "mean", 0.0, seed=11)
+    rng = np.random.default_rng(12)
+    weights = [rng.choice([0.0, 0.5, 2.0], m) + 0.01 for m in SAMPLES]
+    weighted = dataclasses.replace(setting, sample_weights=[0.9 * w for w in weights[:-1]] + [np.array([1e-3])])
+    w0 = MLP(setting.widths, setting.activation).initial(rng)
+    plain, other = (reference.run(one, w0, N_ROUNDS)[0][-1] for one in (setting, weighted))
+    assert np.max(np.abs(plain - other)) > 1e-3
+    compare(weighted, w0, 1e-9)
 
 
 @pytest.mark.parametrize(("activation", "regularizer"), list(product(["relu", "sigmoid"], ["l2", "l1"])))

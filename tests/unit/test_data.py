@@ -152,6 +152,20 @@ def test_labels_are_not_standardized(tmp_path: Path) -> None:
     assert all(part["y"].dtype == np.int64 for part in parts)
 
 
+@pytest.mark.parametrize("dataset", ["diabetes", "wine"])
+def test_the_shards_of_huber_are_those_of_squared(dataset: str, tmp_path: Path) -> None:
+    huber, _ = cut(tmp_path / "a", dataset=dataset, loss="huber", standardize=True)
+    other, _ = cut(tmp_path / "b", dataset=dataset, loss="squared", standardize=True)
+    for one, two in zip(huber, other, strict=True):
+        assert one.keys() == two.keys()
+        assert all(np.array_equal(one[name], two[name]) for name in one)
+
+
+def test_the_shards_of_a_squared_hinge_have_labels(tmp_path: Path) -> None:
+    parts, _ = cut(tmp_path, loss="squared_hinge", standardize=True)
+    assert all(part.keys() == {"x", "y"} and part["y"].dtype == np.int64 for part in parts)
+
+
 @pytest.mark.parametrize(("dataset", "q"), [("wine", 3), ("breast-cancer", 1)])
 @pytest.mark.parametrize("standardize", [True, False])
 def test_classes_of_a_squared_loss_come_with_labels_and_codes(
@@ -172,6 +186,7 @@ def test_classes_of_a_squared_loss_come_with_labels_and_codes(
     [
         ({"dataset": "iris"}, "data.dataset"),
         ({"dataset": "diabetes"}, "objective.loss"),
+        ({"dataset": "diabetes", "loss": "squared_hinge"}, "objective.loss"),
         ({"test_fraction": 0.001}, "data.test_fraction"),
     ],
 )

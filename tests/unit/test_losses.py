@@ -6,7 +6,18 @@ import numpy as np
 import pytest
 
 from peer.arrays import Matrix
-from peer.optim.losses import Logistic, Loss, Softmax, Squared, cross_entropy
+from peer.optim.losses import (
+    Huber,
+    Logistic,
+    Loss,
+    Softmax,
+    Squared,
+    SquaredHinge,
+    Weighted,
+    cross_entropy,
+    squared_hinge,
+)
+from tests import laws
 
 
 def test_squared_by_hand() -> None:
@@ -30,6 +41,82 @@ def test_softmax_by_hand() -> None:
     outputs = np.log([[1.0, 2.0, 5.0]])
     assert loss.value(outputs) == pytest.approx(np.log(8.0 / 5.0), rel=1e-15)
     np.testing.assert_allclose(loss.gradient(outputs), [[1 / 8, 2 / 8, 5 / 8 - 1.0]], rtol=1e-14)
+
+
+def test_huber_by_hand() -> None:
+    """Differences 1, -2, 0.25 and, at the kink itself, 0.5; delta is 0.5."""
+    loss = Huber(np.array([[1.0, 3.0], [0.0, 0.0]]), 0.5)
+    outputs = np.array([[2.0, 1.0], [0.25, 0.5]])
+    np.testing.assert_array_equal(loss.each(outputs), [0.5 * 0.75 + 0.5 * 1.75, 0.5 * 0.0625 + 0.5 * 0.25])
+    assert loss.value(outputs) == 0.375 + 0.875 + 0.03125 + 0.125
+    np.testing.assert_array_equal(loss.gradient(outputs), [[0.5, -0.5], [0.25, 0.5]])
+    np.testing.assert_array_equal(loss.curvature_root(outputs), [np.zeros((2, 2)), np.eye(2)])
+
+
+def test_squared_hinge_by_hand() -> None:
+    """Margins 2, 0.5 and -1 of one output; then, of three outputs, -1, 2, and 1: at the kink itself."""
+    one = squared_hinge(np.array([1, 1, 0]), 1)
+    np.testing.assert_array_equal(one.signs, [[1.0], [1.0], [-1.0]])
+    outputs = np.array([[2.0], [0.5], [1.0]])
+    np.testing.assert_array_equal(one.each(outputs), [0.0, 0.125, 2.0])
+    assert one.value(outputs) == 2.125
+    np.testing.assert_array_equal(one.gradient(outputs), [[0.0], [-0.5], [2.0]])
+    np.testing.assert_array_equal(one.curvature_root(outputs), [[[0.0]], [[1.0]], [[1.0]]])
+    three = squared_hinge(np.array([2]), 3)
+    np.testing.assert_array_equal(three.signs, [[-1.0, -1.0, 1.0]])
+    outputs = np.array([[1.0, -2.0, 1.0]])
+    assert three.value(outputs) == 2.0
+    np.testing.assert_array_equal(three.gradient(outputs), [[2.0, 0.0, 0.0]])
+    np.testing.assert_array_equal(three.curvature_root(outputs), [np.diag([1.0, 0.0, 1.0])])
+
+
+def test_a_weight_is_how_often_a_sample_is_there() -> None:
+    rng = np.random.default_rng(1)
+    labels, f = rng.integers(0, 3, 4), rng.standard_normal((4, 3))
+    times = np.array([2, 0, 1, 3])
+    for make in (
+        Softmax,
+        lambda rows: squared_hinge(rows, 3),
+        lambda rows: Squared(np.eye(3)[rows]),
+        lambda rows: Huber(np.eye(3)[rows], 0.3),
+    ):
+        weighted, repeated = Weighted(make(labels), times.astype(np.float64)), make(np.repeat(labels, times))
+        assert weighted.value(f) == pytest.approx(repeated.value(np.repeat(f, times, axis=0)), rel=1e-14)
+        np.testing.assert_array_equal(weighted.each(f)[1], 0.0)
+        assert weighted.each(f).sum() == pytest.approx(weighted.value(f), rel=1e-14)
+        np.testing.assert_array_equal(weighted.gradient(f), times[:, None] * make(labels).gradient(f))
+        B, plain = weighted.curvature_root(f), make(labels).curvature_root(f)
+        squares = times[:, None, None] * (plain @ plain.transpose(0, 2, 1))
+        np.testing.assert_allclose(B @ B.transpose(0, 2, 1), squares, rtol=0.0, atol=1e-15)
+
+
+@pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
+@pytest.mark.parametrize("name", ["huber", "squared_hinge"])
+def test_newton_is_told_the_right_side_of_a_kink(name: str, weighted: bool) -> None:
+    """From exactly the kink in every direction, along it and away from it on either side."""
+    rng = np.random.default_rng(2)
+    for m, q in ((1, 1), (5, 3)):
+        signs = rng.choice([-1.0, 1.0], (m, q))
+        loss: Loss = Huber(np.zeros((m, q)), 1.0) if name == "huber" else SquaredHinge(signs)
+        loss = Weighted(loss, rng.uniform(0.5, 2.0, m)) if weighted else loss
+        for _ in range(20):
+            laws.gradient_is_semismooth(loss, signs, rng.integers(-1, 2, (m, q)).astype(np.float64))
+
+
+def test_without_a_limit_huber_is_squared() -> None:
+    rng = np.random.default_rng(3)
+    y, f = rng.standard_normal((2, 6, 2))
+    far, squared = Huber(y, 1e300), Squared(y)
+    assert far.value(f) == pytest.approx(squared.value(f), rel=1e-14)
+    np.testing.assert_array_equal(far.gradient(f), squared.gradient(f))
+    np.testing.assert_array_equal(far.curvature_root(f), squared.curvature_root(f))
+
+
+def test_huber_of_far_outputs_overflows_nowhere() -> None:
+    loss = Huber(np.array([[0.0]]), 2.0)
+    for size in (1e200, -1e300):
+        assert loss.value(np.array([[size]])) == 2.0 * abs(size)
+        np.testing.assert_array_equal(loss.gradient(np.array([[size]])), [[2.0 * np.sign(size)]])
 
 
 def test_logistic_is_softmax_of_two_classes_the_first_held_at_zero() -> None:
@@ -67,7 +154,16 @@ def test_extreme_outputs_overflow_nowhere(loss: Loss, right: Matrix, price: floa
         assert not loss.curvature_root(outputs).any()
 
 
-@pytest.mark.parametrize("loss", [Squared(np.zeros((0, 2))), Softmax(np.zeros(0, dtype=np.int64))])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        Squared(np.zeros((0, 2))),
+        Softmax(np.zeros(0, dtype=np.int64)),
+        Huber(np.zeros((0, 2)), 1.0),
+        squared_hinge(np.zeros(0, dtype=np.int64), 2),
+        Weighted(Squared(np.zeros((0, 2))), np.zeros(0)),
+    ],
+)
 def test_no_samples_cost_nothing(loss: Loss) -> None:
     outputs = np.zeros((0, 2))
     assert loss.value(outputs) == 0.0

@@ -66,6 +66,16 @@ def test_labels_beside_their_codes(tmp_path: Path) -> None:
     assert np.array_equal(shard.targets, codes[LABELS])  # type: ignore[arg-type]
 
 
+def test_weights_of_samples(tmp_path: Path) -> None:
+    assert read(tmp_path, x=X, y=LABELS).weights is None
+    for weights in (np.array([0.0, 2.5, 1e-300]), np.array([0, 3, 1]), np.array([True, False, True])):
+        for y in (X, LABELS):
+            found = read(tmp_path, x=X, y=y, weight=weights).weights
+            assert found is not None
+            assert found.dtype == np.float64
+            assert np.array_equal(found, weights)
+
+
 def test_inputs_of_other_formats_become_float64_rows(tmp_path: Path) -> None:
     for x in (np.asfortranarray(X), X.astype(np.float32), X.astype(np.int16), X[:, ::-1]):
         shard = read(tmp_path, x=x, y=LABELS)
@@ -112,6 +122,13 @@ def with_(array: Any, value: float) -> Any:
         ({"x": X, "y": LABELS, "codes": np.eye(2)}, "a row for each of 3 classes, found (2, 2)"),
         ({"x": X, "y": LABELS, "codes": np.zeros(3)}, "a row for each of 3 classes, found (3,)"),
         ({"x": X, "y": LABELS, "codes": np.array([["a"]] * 3)}, "expected numbers in codes"),
+        ({"x": X, "y": LABELS, "weight": np.ones(2)}, "a weight for each of 3 samples, found (2,)"),
+        ({"x": X, "y": X, "weight": np.ones((3, 1))}, "a weight for each of 3 samples, found (3, 1)"),
+        ({"x": X, "y": X, "weight": with_(np.ones(3), np.nan)}, "nan or infinity in weight, row 1"),
+        ({"x": X, "y": X, "weight": with_(np.ones(3), np.inf)}, "nan or infinity in weight, row 1"),
+        ({"x": X, "y": X, "weight": with_(np.ones(3), -0.5)}, "weights >= 0, and not all 0, in weight; found -0.5"),
+        ({"x": X, "y": X, "weight": np.zeros(3)}, "weights >= 0, and not all 0, in weight; found nothing else"),
+        ({"x": X, "y": X, "weight": np.array(["a", "b", "c"])}, "expected numbers in weight"),
     ],
 )
 def test_what_is_refused(arrays: dict[str, Any], problem: str, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from peer.arrays import Vector
 from peer.errors import PeerError, SolveError
-from peer.optim.losses import Logistic, Softmax, Squared, cross_entropy
+from peer.optim.losses import Huber, Logistic, Loss, Softmax, Squared, SquaredHinge, Weighted, cross_entropy
 from peer.optim.models import MLP
 from peer.optim.regularizers import L1, L2, ElasticNet, NoRegularizer, Regularizer
 from peer.optim.solvers import (
@@ -21,7 +21,18 @@ from peer.optim.solvers import (
 )
 from peer.optim.surrogates import Data, Full, Linearized, Partial, Subproblem
 from tests import laws
-from tests.instances import LOSSES, gradient_of, linearized_of, outputs_of, separable_labels
+from tests.instances import (
+    LOSSES,
+    REGULARIZERS,
+    certain,
+    gradient_of,
+    linearized_of,
+    outputs_of,
+    parameters_of,
+    regularizer_of,
+    rounding_of,
+    separable_labels,
+)
 
 MODEL = MLP((4, 5, 2), "tanh")
 
@@ -34,6 +45,12 @@ MODEL = MLP((4, 5, 2), "tanh")
         ("squared", L1(np.full(37, 0.1)), "proximal-newton"),
         ("squared", ElasticNet(np.full(37, 0.1), np.full(37, 0.1)), "proximal-newton"),
         ("squared", ElasticNet(np.zeros(37), np.full(37, 0.1)), "cholesky"),
+        ("weighted squared", NoRegularizer(), "cholesky"),
+        ("weighted squared", L2(np.full(37, 0.1)), "cholesky"),
+        ("weighted squared", L1(np.full(37, 0.1)), "proximal-newton"),
+        ("huber", NoRegularizer(), "proximal-newton"),
+        ("weighted huber", L2(np.full(37, 0.1)), "proximal-newton"),
+        ("squared_hinge", L2(np.full(37, 0.1)), "proximal-newton"),
         ("softmax", NoRegularizer(), "proximal-newton"),
         ("softmax", L2(np.full(37, 0.1)), "proximal-newton"),
         ("softmax", L1(np.full(37, 0.1)), "proximal-newton"),
@@ -61,10 +78,28 @@ def test_ridge_is_the_closed_form_of_the_readme(m: int) -> None:
     assert solution.residual <= 1e-13
 
 
-def test_a_lasso_takes_one_model() -> None:
+@pytest.mark.parametrize("m", [2, 60])
+def test_a_weighted_ridge_is_one_linear_system(m: int) -> None:
+    """As in the closed form, with the weights between J' and J."""
+    h = linearized_of(np.random.default_rng(1), "weighted squared", MODEL, m, 0.3, 1.0)
+    assert isinstance(h.loss, Weighted)
+    assert isinstance(h.loss.loss, Squared)
+    J, strength = laws.matrix(h), np.linspace(0.0, 0.2, 37)
+    JS = h.weight * J.T * np.repeat(h.loss.weights, 2)
+    right = JS @ ((h.loss.loss.targets - h.outputs).reshape(-1) + J @ h.center) + h.tau * h.center - h.pi
+    solution = solve(h, L2(strength), 1.0)
+    np.testing.assert_allclose(
+        solution.w, np.linalg.solve(JS @ J + np.diag(h.tau + strength), right), rtol=0.0, atol=1e-12
+    )
+    assert solution.iterations == 1
+    assert solution.residual <= 1e-13
+
+
+@pytest.mark.parametrize("loss", ["squared", "weighted squared"])
+def test_a_lasso_takes_one_model(loss: str) -> None:
     """Its second-order model is exact: what the model's minimizer finds is the solution, to the last zero."""
     for m in (5, 60):
-        h = linearized_of(np.random.default_rng(2), "squared", MODEL, m, 0.3, 1.0)
+        h = linearized_of(np.random.default_rng(2), loss, MODEL, m, 0.3, 1.0)
         r = L1(np.full(37, 0.3))
         x, systems = model_minimizer(SecondOrder(h.center, h.gradient(h.center), h.curvature_root(h.center), h.tau), r)
         solution = solve(h, r, 1e-13)
@@ -110,7 +145,70 @@ def test_saturated_losses_are_no_trap(n_classes: int, seed: int) -> None:
         for r in regularizers:
             solution = solve(h, r, 1e-13)
             assert solution.residual <= 1e-10
-            assert solution.iterations <= 0.6 * MAX_ITERATIONS
+            assert solution.iterations <= 300
+
+
+PIECES = ("saturated", "all flat", "at the kink")
+
+
+def in_pieces(rng: np.random.Generator, name: str, where: str, tau: float, kappa: float) -> Linearized:
+    """A loss whose gradient has kinks, where Newton's model of it is worst; all flat: its curvature is 0."""
+    q = 1 if rng.random() < 0.5 else 3
+    model = MLP((4, *((3,) if rng.random() < 0.5 else ()), q), "tanh")
+    m, w = int(rng.integers(2, 25)), parameters_of(rng, model)
+    x = rng.standard_normal((m, 1)) + 0.1 * rng.standard_normal((m, 4))
+    if where == "saturated":
+        w = 10.0 * w
+    f = model.forward(w, x)
+    signs = rng.choice([-1.0, 1.0], (m, q))
+    if name == "huber":
+        far = {"saturated": rng.standard_normal((m, q)), "all flat": 80.0 * signs, "at the kink": signs}[where]
+        loss: Loss = Huber(f + far, 0.1 if where == "all flat" else 1.0)
+    elif where == "at the kink":
+        x = np.repeat(x[:1], m, axis=0)
+        w[-q:] += 1.0 - model.forward(w, x)[0]
+        loss = SquaredHinge(np.ones((m, q)))
+    else:
+        loss = SquaredHinge(np.where(f > 0.0, 1.0, -1.0) if where == "all flat" else signs)
+        w = 1e3 * w if where == "all flat" and model.widths == (4, q) else w
+    weighted = Weighted(loss, rng.choice([0.1, 1.0, 5.0], m))
+    data = Data(model, x, weighted if rng.random() < 0.5 else loss, 1.0 / m)
+    gradient = gradient_of(data, w)
+    pi = (3.0 - kappa) * gradient + 0.1 * (1.0 + np.max(np.abs(gradient))) * rng.standard_normal(w.size)
+    return Partial(tau, kappa).around(w, gradient, pi, data)
+
+
+@pytest.mark.parametrize("regularizer", REGULARIZERS)
+@pytest.mark.parametrize("where", PIECES)
+@pytest.mark.parametrize("name", ["huber", "squared_hinge"])
+def test_kinks_of_gradients_are_no_trap(name: str, where: str, regularizer: str) -> None:
+    """Against accelerated proximal gradients as long as these get there; with smaller tau the residual tells."""
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        for tau in (1.0, 1e-2, 1e-5, 1e-8):
+            h = in_pieces(rng, name, where, tau, kappa=float(rng.choice([1.0, 8.0])))
+            r = regularizer_of(rng, regularizer, h.center.size, 0.01)
+            solution = solve(h, r, 1e-13)
+            assert solution.residual <= max(1e-13, 4.0 * rounding_of(h, r, solution.w))
+            assert solution.iterations < MAX_ITERATIONS
+            if tau >= 1e-2:
+                tolerance = max(1e-9, h.scale * rounding_of(h, r, solution.w))
+                laws.same_minimizer(h, solution.w, certain(h, r, name), tolerance)
+
+
+def test_where_no_sample_bends_the_first_step_is_the_proximal_one() -> None:
+    """The curvature root is 0, and the model is that of the full surrogate."""
+    x, y = np.ones((3, 1)), np.full((3, 1), 100.0)
+    data = Data(MLP((1, 1), "tanh"), x, Huber(y, 1.0), 1.0)
+    w = np.zeros(2)
+    h = Partial(0.5).around(w, gradient_of(data, w), w, data)
+    root = h.curvature_root(w)
+    assert isinstance(root, np.ndarray)
+    assert not root.any()
+    for r in (NoRegularizer(), L2(np.full(2, 0.1)), L1(np.full(2, 0.1))):
+        solution = solve(h, r, 1e-13)
+        np.testing.assert_allclose(solution.w, solve(Full(0.5).around(w, h.gradient(w), w, data), r, 1e-13).w)
+        assert solution.residual <= 1e-13
 
 
 def test_a_short_step_within_a_face_is_not_taken_for_the_solution() -> None:

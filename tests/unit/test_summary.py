@@ -102,6 +102,51 @@ def test_the_time_is_that_of_the_last_round(tmp_path: Path) -> None:
     assert summary.of_run(experiment, tmp_path, 7.5)["seconds"] == 7.5
 
 
+def relabel(run_dir: Path, **more: Callable[[int], Any]) -> None:
+    """Put other arrays into the shards and the test set; each is made of the number of samples."""
+    for path in (run_dir / "shards").iterdir():
+        arrays = npz.load(path)
+        npz.save(path, arrays | {name: make(len(arrays["x"])) for name, make in more.items()})
+
+
+@pytest.mark.parametrize("loss_name", ["squared_hinge", "cross_entropy"])
+def test_one_output_of_labels_is_cut_at_zero(tmp_path: Path, loss_name: str) -> None:
+    experiment = write_run(tmp_path, objective={"loss": loss_name})
+    relabel(tmp_path, y=lambda m: np.arange(m) % 2)
+    arrays = npz.load(tmp_path / "shards" / "test.npz")
+    hits = (arrays["x"] @ MEAN[:2] + MEAN[2] > 0.0) == arrays["y"]
+    assert summary.of_run(experiment, tmp_path)["test"] == {"accuracy": np.mean(hits)}
+
+
+def test_one_output_of_codes_is_cut_half_way(tmp_path: Path) -> None:
+    experiment = write_run(tmp_path, objective={"loss": "huber"})
+    relabel(tmp_path, y=lambda m: np.arange(m) % 2)
+    arrays = npz.load(tmp_path / "shards" / "test.npz")
+    hits = (arrays["x"] @ MEAN[:2] + MEAN[2] > 0.5) == arrays["y"]
+    assert summary.of_run(experiment, tmp_path)["test"] == {"accuracy": np.mean(hits)}
+
+
+def test_weights_count_in_training_and_not_in_the_test(tmp_path: Path) -> None:
+    before = summary.of_run(write_run(tmp_path / "plain"), tmp_path / "plain")
+    experiment = write_run(tmp_path / "weighted")
+    relabel(tmp_path / "weighted", weight=lambda m: np.full(m, 3.0))
+    found = summary.of_run(experiment, tmp_path / "weighted")
+    assert found["test"] == before["test"]
+    penalty = 0.5 * STRENGTH * float(MEAN @ MEAN)
+    assert found["objective"] - penalty == pytest.approx(3.0 * (before["objective"] - penalty), rel=1e-12)
+
+
+@pytest.mark.parametrize("loss_name", ["huber", "squared_hinge"])
+@pytest.mark.parametrize("regularizer", ["l2", "l1"])
+def test_central_training_knows_every_loss_and_weights(tmp_path: Path, loss_name: str, regularizer: str) -> None:
+    experiment = write_run(tmp_path, objective={"regularizer": regularizer, "loss": loss_name, "strength": 0.05})
+    npz.save(folder_of(tmp_path, 0) / "initial.npz", parameters(0))
+    relabel(tmp_path, y=lambda m: np.arange(m) % 2, weight=lambda m: np.linspace(0.0, 2.0, m))
+    found = summary.of_run(experiment, tmp_path, with_central=True)
+    assert found["central"]["objective"] < found["objective"]
+    assert found["central"]["stationarity"] < 1e-6
+
+
 @pytest.mark.parametrize(
     "objective",
     [
