@@ -19,7 +19,7 @@ from peer.optim.steps import StepRule
 from peer.optim.surrogates import Data, Linearized, Partial
 from peer.problem import Problem
 from topology import Graph
-from topology.weights import metropolis
+from topology.weights import Weights, metropolis
 
 ACTIVATIONS: Final = ("tanh", "relu", "sigmoid")
 LOSSES: Final = ("squared", "logistic", "softmax")
@@ -93,6 +93,7 @@ def exchange(
     n_rounds: int,
     wire_dtype: np.dtype[Any] = F8,
     radii: tuple[float, float, float] | None = None,
+    weights: Weights = metropolis,
 ) -> Iterator[tuple[list[State], list[Proposal]]]:
     """Run the agents in one process, `graphs` repeated; yields what all are and propose at rounds 0..n_rounds."""
     met = [sorted({j for graph in graphs for j in graph.neighbors(i)}) for i in range(len(problems))]
@@ -109,7 +110,7 @@ def exchange(
                 states[i],
                 proposals[i],
                 {j: shares[j] for j in graph.neighbors(i)},
-                metropolis(graph, i),
+                weights(graph, i),
                 rule,
                 wire_dtype,
                 clippings[i],

@@ -19,7 +19,7 @@ EDGES: list[list[tuple[int, int]]] = [
     [],
     [(1, 2)],
     [(0, 3), (1, 3), (0, 2)],
-    [(0, 1), (1, 2), (2, 3)],
+    [(0, 1), (1, 2), (2, 3), (1, 3)],
 ]
 """Links that come and go; no round connects all."""
 
@@ -41,6 +41,7 @@ class Case:
     biases: bool = True
     clip_w: float = 0.0
     clip_y: float = 0.0
+    weights: str = "metropolis"
 
     @property
     def tolerance(self) -> float:
@@ -60,6 +61,8 @@ CASES = [
     Case(loss="cross_entropy", outputs=3, regularizer="none", hidden=()),
     Case(regularizer="elastic_net", biases=False, curvature="network"),
     Case(curvature="network", clip_w=0.05, clip_y=0.02),
+    Case(curvature="network", weights="max-degree"),
+    Case(curvature="network", weights="lazy-metropolis"),
 ]
 
 
@@ -90,7 +93,7 @@ def test_final_weights_equal_those_of_an_independent_program(lab: Lab, case: Cas
         surrogate={"kind": case.kind, "curvature": case.curvature, "tau": case.tau, "tolerance": 1e-12},
         step={"rule": case.rule, "alpha": 0.3, "mu": mu},
         robustness={"clip_w": case.clip_w, "clip_y": case.clip_y},
-        topology={"schedule": "file", "path": lab.schedule(EDGES)},
+        topology={"schedule": "file", "path": lab.schedule(EDGES), "weights": case.weights},
         transport={"security": "curve"},
     )
     run_dir = lab.launch(experiment)
@@ -115,6 +118,7 @@ def test_final_weights_equal_those_of_an_independent_program(lab: Lab, case: Cas
         edges=EDGES,
         clip_w=case.clip_w,
         clip_y=case.clip_y,
+        weights=case.weights,
     )
     expected = reference.run(setting, w0, ROUNDS)[0][-1]
     found = np.stack([flat(run_dir, peer) for peer in range(PEERS)])
