@@ -2,8 +2,8 @@
 
 Sources:
 L. Xiao, S. Boyd, "Fast linear iterations for distributed averaging", Systems & Control Letters 53
-(2004), the symmetric problem (17); S. Boyd, L. Vandenberghe, "Convex Optimization" (2004), 11.3
-for the barrier method.
+(2004), which states the problem as a semidefinite program; S. Boyd, L. Vandenberghe, "Convex Optimization" (2004),
+chapter 11 for the barrier method.
 
 Where this departs from them:
 
@@ -74,7 +74,7 @@ def fastest(graph: Graph) -> dict[Edge, float]:
     sharpness = 1.0
     while True:
         x = _centered(x, edges, graph.n_agents, sharpness)
-        if 2.0 * graph.n_agents <= GAP * sharpness:  # I for each of the two matrices: 11.2.2 of the book
+        if 2.0 * graph.n_agents <= GAP * sharpness:  # I for each of the two matrices: chapter 11.6 of the book
             return dict(zip(edges, map(float, x[:-1]), strict=True))
         sharpness *= SHARPEN
 

@@ -57,7 +57,7 @@ def lazy_metropolis(graph: Graph, i: PeerId) -> Mapping[PeerId, float]:
     """Rows of (Id + C)/2 with the Metropolis C, in ascending order: no eigenvalue is negative.
 
     Source: A. Olshevsky, "Linear time average consensus and distributed optimization on fixed
-    graphs", SIAM J. Control Optim. 55(6) (2017).
+    graphs", SIAM J. Control Optim. 55(6) (2017); there with max(d_i, d_j) in the place of 1 + max(d_i, d_j).
     """
     return _with_own({j: 0.5 * _metropolis(graph, i, j) for j in graph.neighbors(i)}, i)
 
