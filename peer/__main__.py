@@ -439,7 +439,7 @@ def check(experiment: Path, overrides: tuple[str, ...]) -> int:
         )
     else:
         window = aside(connectivity_window, ground.schedule, what.iterations)
-        rate = aside(mixing_rate, ground.schedule, what.iterations)
+        rate = aside(mixing_rate, ground.schedule, what.iterations, ground.weights)
         mode = (
             ("bytes a neighbor and round", wire.share_bytes(form)),
             ("connectivity window", f"{window} rounds"),

@@ -38,6 +38,7 @@ from peer.settings import Experiment
 from peer.shards import Shard
 from topology import Graph, Outlets, PeerId, Schedule, TopologyError, outlets, schedules
 from topology.schedules import Static
+from topology.weights import Fastest, Weights, make, metropolis
 
 WILDCARDS: Final = ("*", "0.0.0.0", "::")
 """Hosts of an address to listen on that stand for all interfaces."""
@@ -65,12 +66,15 @@ class Ground:
         Of a schedule file's links, so that peers with different files find out; empty where there is none.
     outlets : Outlets
         Who pushes to whom without rounds.
+    weights : Weights
+        With which neighbors in a round average.
     """
 
     schedule: Schedule
     union: tuple[tuple[PeerId, ...], ...]
     digest: str
     outlets: Outlets
+    weights: Weights = metropolis
 
 
 def ground(experiment: Experiment) -> Ground:
@@ -97,11 +101,12 @@ def ground(experiment: Experiment) -> Ground:
     schedule = schedule_of(experiment)
     try:
         whole = schedules.connected_union(schedule, experiment.iterations)
+        weights = make(experiment.topology.weights, schedule)
     except TopologyError as error:
         raise ConfigError("topology", str(error)) from error
     text = "\n".join(schedules.lines(schedule, experiment.iterations)) if from_file else ""
     union = tuple(whole.neighbors(i) for i in range(n_agents))
-    return Ground(schedule, union, short_digest(text) if from_file else "", linked)
+    return Ground(schedule, union, short_digest(text) if from_file else "", linked, weights)
 
 
 def outlets_of(experiment: Experiment) -> Outlets:
@@ -458,6 +463,8 @@ def assembly_of(
 def common_settings(experiment: Experiment, ground: Ground, shard: Shard) -> dict[str, str]:
     """What all peers must agree on, as text: the settings, and what follows from files."""
     facts = {"columns of x": shard.x.shape[1], "schedule": ground.digest}
+    if isinstance(ground.weights, Fastest):  # computed by each peer alone: another last bit would break (9)
+        facts["weights"] = short_digest(weights_text(ground.weights))
     return settings.shared(experiment, **facts)
 
 
@@ -611,7 +618,10 @@ def shard_of(experiment: Experiment, peer: PeerId) -> Shard:
 
 
 def record(experiment: Experiment, ground: Ground, run_dir: Path) -> None:
-    """Write `experiment.toml` and `schedule.jsonl`: with the shards, enough to recompute a run in rounds."""
+    """Write `experiment.toml` and `schedule.jsonl`: with the shards, enough to recompute a run in rounds.
+
+    And `weights.jsonl`, where the weights are no formula.
+    """
     import platform  # these two only here: they bring the parser of mails along
     from importlib import metadata
 
@@ -623,8 +633,16 @@ def record(experiment: Experiment, ground: Ground, run_dir: Path) -> None:
     else:
         lines = schedules.lines(ground.schedule, experiment.iterations)
     npz.replace(run_dir / "schedule.jsonl", lambda file: file.writelines(f"{line}\n".encode() for line in lines))
+    if isinstance(ground.weights, Fastest):
+        text = weights_text(ground.weights)
+        npz.replace(run_dir / "weights.jsonl", lambda file: file.write(text.encode()))
     # last and at once: who finds it, finds everything
     npz.replace(run_dir / "experiment.toml", lambda file: file.write(settings.to_toml(tree).encode()))
+
+
+def weights_text(weights: Fastest) -> str:
+    """A JSON line [i, j, c_ij] a link, which tells every bit of its weight."""
+    return "".join(f"[{i}, {j}, {weight!r}]\n" for (i, j), weight in sorted(weights.links.items()))
 
 
 MOST_LINES, MOST_CHARACTERS = 1_000, 1 << 26

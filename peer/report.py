@@ -22,7 +22,7 @@ from peer.journal import Epoch, Round
 from peer.settings import Experiment
 from topology import Outlets, PeerId, Schedule, TopologyError, schedules
 from topology.outlets import wakings_to_connect
-from topology.weights import mixing_rate
+from topology.weights import make, mixing_rate
 
 MOST_ROUNDS: Final = 1_000
 """Looked at for the connectivity window and the mixing rate, which take a second for so many and 64 peers."""
@@ -568,7 +568,7 @@ def _network(run: Run) -> str:
     try:
         n_window = schedules.connectivity_window(schedule, n_rounds)
         window = f"{n_window} round{'s' * (n_window > 1)}{looked}"
-        rate = f"{mixing_rate(schedule, n_rounds):.6f} a round{looked}"
+        rate = f"{mixing_rate(schedule, n_rounds, make(topology.weights, schedule)):.6f} a round{looked}"
     except TopologyError:
         window = rate = f"none: not all peers are connected{looked}"
     rows = [
@@ -576,6 +576,7 @@ def _network(run: Run) -> str:
         ["links", str(len(whole.edges))],
         ["neighbors of a peer", f"{min(degrees)} to {max(degrees)}"],
         ["connectivity window", window],
+        ["weights", topology.weights],
         ["mixing rate", rate],
     ]
     note = (

@@ -26,7 +26,6 @@ from peer.problem import Problem
 from peer.session import Outgoing
 from peer.transport import QUEUE_MESSAGES
 from topology import PeerId
-from topology.weights import metropolis
 
 AHEAD_BYTES: Final = 1 << 16
 """From this size on y may go ahead of z: a millisecond on a gigabit line. Smaller ones hide nothing."""
@@ -266,7 +265,8 @@ class RoundsLife:
 
     async def mixed(self, problem: Problem, state: agent.State, proposal: agent.Proposal) -> tuple[float, agent.State]:
         """When the shares of all neighbors of the round were here, and the state after it."""
-        weights = metropolis(self.host.assignment.ground.schedule.graph(state.n), self.me)
+        ground = self.host.assignment.ground
+        weights = ground.weights(ground.schedule.graph(state.n), self.me)
         rule, dtype = config.step_of(self.experiment), DTYPES[self.experiment.transport.wire_dtype]
         clipping = config.clipping_of(self.experiment, self.neighbors)
         while True:

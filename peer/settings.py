@@ -16,6 +16,7 @@ import tomli_w
 from peer.errors import ConfigError
 from topology.graphs import FAMILIES
 from topology.schedules import SCHEDULES
+from topology.weights import FDLA, STATIC_ONLY, WEIGHTS
 
 
 class Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -181,7 +182,7 @@ CHOICES: Final[Mapping[str, Sequence[str]]] = {
     "step.rule": ("constant", "diminishing"),
     "topology.graph": FAMILIES,
     "topology.schedule": SCHEDULES,
-    "topology.weights": ("metropolis",),
+    "topology.weights": WEIGHTS,
     "run.mode": ("rounds", "async"),
     "transport.wire_dtype": ("f8", "f4"),
     "transport.security": ("curve", "none"),
@@ -397,6 +398,7 @@ def _check_together(experiment: Experiment) -> None:
     if experiment.topology.directed and experiment.run.mode != "async":
         mode = experiment.run.mode
         raise ConfigError("topology.directed", f'expected false with mode = "{mode}", as weights must be symmetric')
+    _check_weights(experiment)
     if transport.addresses and len(transport.addresses) != experiment.peers:
         found = len(transport.addresses)
         raise ConfigError("transport.addresses", f"expected one for each of {experiment.peers} peers, found {found}")
@@ -421,6 +423,17 @@ def _check_penalty(experiment: Experiment) -> None:
         raise ConfigError(
             "surrogate.blocks", f'expected 1 or "layers" with group_l2, as others cut groups; found {blocks}'
         )
+
+
+def _check_weights(experiment: Experiment) -> None:
+    topology, mode, key = experiment.topology, experiment.run.mode, "topology.weights"
+    if topology.weights != Topology().weights and mode != "rounds":
+        found = f"found {topology.weights!r}"
+        raise ConfigError(key, f'expected the default with mode = "{mode}", which has weights of its own; {found}')
+    if topology.weights == FDLA and topology.schedule != "static":
+        raise ConfigError(key, f"{FDLA!r}: {STATIC_ONLY}; found {topology.schedule!r}")
+    if topology.weights == FDLA and experiment.robustness.clip_w:
+        raise ConfigError(key, f"expected weights that are never negative with [robustness], found {FDLA!r}")
 
 
 def _check_clipping(experiment: Experiment) -> None:

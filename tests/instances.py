@@ -21,7 +21,7 @@ from peer.problem import Problem
 from tests import reference
 from tests.laws import matrix
 from topology import Graph
-from topology.weights import metropolis
+from topology.weights import Weights, metropolis
 
 ACTIVATIONS: Final = ("tanh", "relu", "sigmoid")
 LOSSES: Final = ("squared", "huber", "squared_hinge", "logistic", "softmax", "weighted squared", "weighted huber")
@@ -136,6 +136,7 @@ def exchange(
     n_rounds: int,
     wire_dtype: np.dtype[Any] = F8,
     radii: tuple[float, float, float] | None = None,
+    weights: Weights = metropolis,
 ) -> Iterator[tuple[list[State], list[Proposal]]]:
     """Run the agents in one process, `graphs` repeated; yields what all are and propose at rounds 0..n_rounds."""
     met = [sorted({j for graph in graphs for j in graph.neighbors(i)}) for i in range(len(problems))]
@@ -152,7 +153,7 @@ def exchange(
                 states[i],
                 proposals[i],
                 {j: shares[j] for j in graph.neighbors(i)},
-                metropolis(graph, i),
+                weights(graph, i),
                 rule,
                 wire_dtype,
                 clippings[i],

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from topology.graphs import Edge, Graph, TopologyError
 from topology.outlets import Digraph, Outlets
 from topology.schedules import Matchings, OnePeerExponential, RandomLinks, Schedule, connectivity_window, load, save
-from topology.weights import metropolis, mixing_matrix, mixing_rate
+from topology.weights import Fastest, Weights, lazy_metropolis, max_degree, mixing_matrix, mixing_rate
 
 ROUNDING = 1e-14
 """Of sums of a few dozen numbers below 1."""
@@ -81,20 +81,58 @@ def components_are_right(graph: Graph) -> None:
     assert graph.is_connected() == (len(expected) == 1)
 
 
-def doubly_stochastic(graph: Graph) -> None:
-    """C is symmetric bit for bit, nonnegative, supported by the graph, with rows and columns of sum 1."""
-    C = mixing_matrix(graph)
+def fits_the_graph(graph: Graph, weights: Weights) -> None:
+    """C is symmetric bit for bit, supported by the graph, with rows and columns of sum 1."""
+    C = mixing_matrix(graph, weights)
     assert np.array_equal(C, C.T)
-    assert np.all(C >= 0.0)
-    assert np.all(np.diag(C) > 0.0)
     np.testing.assert_allclose(C.sum(axis=0), 1.0, rtol=0.0, atol=ROUNDING)
     np.testing.assert_allclose(C.sum(axis=1), 1.0, rtol=0.0, atol=ROUNDING)
     for i, j in combinations(range(graph.n_agents), 2):
-        assert (C[i, j] > 0.0) == ((i, j) in graph.edges)
+        assert C[i, j] == 0.0 or (i, j) in graph.edges
     for i in range(graph.n_agents):
-        row = metropolis(graph, i)
+        row = weights(graph, i)
         assert list(row) == sorted({i, *graph.neighbors(i)})
         assert all(C[i, j] == weight for j, weight in row.items())
+
+
+def doubly_stochastic(graph: Graph, weights: Weights) -> None:
+    """Moreover no entry is negative, and those of agents, and of their links, are positive."""
+    fits_the_graph(graph, weights)
+    C = mixing_matrix(graph, weights)
+    assert np.all(C >= 0.0)
+    assert np.all(np.diag(C) > 0.0)
+    assert all(C[i, j] > 0.0 for i, j in graph.edges)
+
+
+def weights_are_as_written(graph: Graph) -> None:
+    """1/(1 + d_max) on all links; and half of what Metropolis weights move, but for the last bit of what stays."""
+    degrees = [sum(i in edge for edge in graph.edges) for i in range(graph.n_agents)]
+    C, lazy = mixing_matrix(graph, max_degree), mixing_matrix(graph, lazy_metropolis)
+    for i, j in graph.edges:
+        assert C[i, j] == 1.0 / (1.0 + max(degrees))
+    np.testing.assert_allclose(lazy, (np.eye(graph.n_agents) + mixing_matrix(graph)) / 2.0, rtol=0.0, atol=ROUNDING)
+    assert np.linalg.eigvalsh(lazy)[0] > -ROUNDING
+
+
+def rate_of(C: NDArray[np.float64]) -> float:
+    """What is left of disagreement after averaging once, ||C - 11'/I||_2."""
+    return float(np.linalg.norm(C - 1.0 / len(C), 2))
+
+
+def fastest_is_fastest(graph: Graph, others: Iterable[Weights], rng: np.random.Generator) -> None:
+    """No other symmetric C on the graph has a smaller rate: neither known weights, nor ones near or far."""
+    fits_the_graph(graph, weights := Fastest.on(graph))
+    C = mixing_matrix(graph, weights)
+    best = rate_of(C) - 1e-7
+    assert best < 1.0 - 1e-6 or graph.n_agents == 1
+    assert all(rate_of(mixing_matrix(graph, other)) >= best for other in others)
+    for size in np.geomspace(1e-4, 1.0, 20):
+        there = C.copy()
+        for i, j in sorted(graph.edges):
+            change = size * rng.standard_normal()
+            there[[i, j], [j, i]] += change
+            there[[i, j], [i, j]] -= change
+        assert rate_of(there) >= best
 
 
 def metropolis_is_as_written(graph: Graph) -> None:
@@ -105,9 +143,9 @@ def metropolis_is_as_written(graph: Graph) -> None:
         assert C[i, j] == 1.0 / (1.0 + max(degrees[i], degrees[j]))
 
 
-def mean_is_preserved(graph: Graph, x: NDArray[np.float64]) -> None:
+def mean_is_preserved(graph: Graph, weights: Weights, x: NDArray[np.float64]) -> None:
     """Averaging with C changes no mean and enlarges no disagreement."""
-    mixed = mixing_matrix(graph) @ x
+    mixed = mixing_matrix(graph, weights) @ x
     scale = max(1.0, float(np.abs(x).max()))
     np.testing.assert_allclose(mixed.mean(axis=0), x.mean(axis=0), rtol=0.0, atol=ROUNDING * scale)
     before, after = (float(np.linalg.norm(v - v.mean(axis=0))) for v in (x, mixed))

@@ -45,6 +45,7 @@ class Setting:
     `lower`, `upper` bound what is regularized.
     `ends` are the parameters behind which a block of w ends, the last one's excepted.
     `sample_weights` holds the weights of each agent's samples; it is empty where all are 1.
+    `weights` is metropolis, max-degree or lazy-metropolis.
     """
 
     shards: Sequence[tuple[Array, Array]]
@@ -69,6 +70,7 @@ class Setting:
     ends: Sequence[int] = ()
     huber_delta: float = 1.345
     sample_weights: Sequence[Array] = ()
+    weights: str = "metropolis"
 
 
 def run(setting: Setting, w0: Array, n_rounds: int) -> tuple[Array, Array, Array]:
@@ -80,7 +82,7 @@ def run(setting: Setting, w0: Array, n_rounds: int) -> tuple[Array, Array, Array
     F = np.zeros((n_agents, *W.shape))  # F[i, j] went from j to i
     history = [(W, Y, G)]
     for n in range(n_rounds):
-        C = metropolis(n_agents, setting.edges[n % len(setting.edges)])
+        C = mixing(setting.weights, n_agents, setting.edges[n % len(setting.edges)])
         W_tilde = np.stack([best_response(setting, i, W[i], Y[i]) for i in range(n_agents)])  # (4), (5)
         Z = W + alpha * (W_tilde - W)  # (6)
         if setting.clip_w:
@@ -105,14 +107,16 @@ def clip(differences: Array, radius: float) -> Array:
     return np.asarray(np.where(lengths > radius, radius * differences / np.maximum(lengths, radius), differences))
 
 
-def metropolis(n_agents: int, edges: Sequence[tuple[int, int]]) -> Array:
-    """C of (3), (I, I)."""
+def mixing(weights: str, n_agents: int, edges: Sequence[tuple[int, int]]) -> Array:
+    """C, (I, I): that of (3), the mean of it and the identity, or 1/(1 + largest degree) on all links."""
     A = np.zeros((n_agents, n_agents))
     for i, j in edges:
         A[i, j] = A[j, i] = 1.0
     degrees = A.sum(axis=0)
-    C = A / (1.0 + np.maximum(degrees[:, None], degrees[None, :]))
-    return np.asarray(C + np.diag(1.0 - C.sum(axis=1)))
+    larger = degrees.max() if weights == "max-degree" else np.maximum(degrees[:, None], degrees[None, :])
+    C = A / (1.0 + larger)
+    C += np.diag(1.0 - C.sum(axis=1))
+    return np.asarray((C + np.eye(n_agents)) / 2.0 if weights == "lazy-metropolis" else C)
 
 
 def forward(setting: Setting, w: Array, x: Array) -> Array:

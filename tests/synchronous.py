@@ -41,7 +41,7 @@ from tests.simulated import Clock, Outcome, Tell, replayable, silent
 from topology import PeerId, Schedule, graphs
 from topology.graphs import Graph
 from topology.schedules import Matchings, OnePeerExponential, RandomLinks, Replay, Static, union
-from topology.weights import metropolis
+from topology.weights import RULES, Fastest, Weights, metropolis
 
 MODE: Final = "rounds"
 """What the command calls these runs."""
@@ -86,6 +86,7 @@ class Scenario:
     slow: PeerId | None
     crashes: tuple[float, ...]
     radii: tuple[float, float, float] | None = None
+    weights: Weights = metropolis
 
     @property
     def n_agents(self) -> int:
@@ -101,7 +102,7 @@ class Scenario:
     def __str__(self) -> str:
         problem = self.problems[0]
         parts = [problem.surrogate, problem.data.loss, problem.regularizer, self.schedule]
-        kinds = ", ".join(type(part).__name__ for part in parts)
+        kinds = ", ".join([*(type(part).__name__ for part in parts), named(self.weights)])
         every = f"checkpoint every {self.every}, y ahead: {self.ahead}, radii {self.radii}"
         what = f"{self.n_agents} peers, {self.n_rounds} rounds, {kinds}, {self.dtype}, {every}"
         return f"{what}, compute {self.compute}, slow {self.slow}, crashes {self.crashes}, {self.weather}"
@@ -120,9 +121,11 @@ def scenario(seed: int) -> Scenario:
     length = 4.0 * n_rounds
     crashes = rng.choice((0, 1, 2, 6)) if every else 0  # without checkpoints there is nothing to resume
     same = numbers.normal(size=model.layout.size) if rng.random() < 0.5 else None
+    schedule = _schedule(n_agents, n_rounds, rng)
+    radii = random.Random(f"radii of {seed}").choice((None, None, None, (1.0, 0.1, 0.1)))
     return Scenario(
         seed=seed,
-        schedule=_schedule(n_agents, n_rounds, rng),
+        schedule=schedule,
         n_rounds=n_rounds,
         every=every,
         dtype=rng.choice(("f8", "f8", "f4")),
@@ -135,8 +138,20 @@ def scenario(seed: int) -> Scenario:
         compute=rng.choice((0.1, 1.0)),
         slow=rng.randrange(n_agents) if rng.random() < 0.3 else None,
         crashes=tuple(sorted(rng.uniform(0.0, length) for _ in range(crashes))),
-        radii=random.Random(f"radii of {seed}").choice((None, None, None, (1.0, 0.1, 0.1))),
+        radii=radii,
+        weights=_weights(schedule, random.Random(f"weights of {seed}"), clips=radii is not None),
     )
+
+
+def named(weights: Weights) -> str:
+    """Weights in the words of the experiment file."""
+    return next((name for name, rule in RULES.items() if rule == weights), "fdla")
+
+
+def _weights(schedule: Schedule, rng: random.Random, *, clips: bool) -> Weights:
+    if isinstance(schedule, Static) and not clips and rng.random() < 0.5:
+        return Fastest.on(schedule.base)
+    return rng.choice(list(RULES.values()))
 
 
 def _problems(n_agents: int, rng: random.Random, numbers: np.random.Generator) -> tuple[Problem, ...]:
@@ -195,7 +210,7 @@ def without_network(run: Scenario) -> list[list[agent.State]]:
                 states[i],
                 proposals[i],
                 {j: shares[j] for j in graph.neighbors(i)},
-                metropolis(graph, i),
+                run.weights(graph, i),
                 run.rule,
                 dtype,
                 run.clipping_of(i),
@@ -371,7 +386,7 @@ class Peer:
         self.offer(state, None if what.ahead else state.y, proposal.z)
         yield Until(lambda: not rounds.missing)
         shares = rounds.advance()
-        weights, clipping = metropolis(what.schedule.graph(state.n), self.me), what.clipping_of(self.me)
+        weights, clipping = what.weights(what.schedule.graph(state.n), self.me), what.clipping_of(self.me)
         yield Compute()
         return agent.absorb(problem, state, proposal, shares, weights, what.rule, DTYPES[what.dtype], clipping)
 

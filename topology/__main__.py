@@ -15,7 +15,8 @@ from topology import outlets, schedules
 from topology.graphs import FAMILIES, TopologyError
 from topology.outlets import InStep, wakings_to_connect
 from topology.schedules import SCHEDULES, Schedule, connectivity_window, make, rounds_to_show, union, write
-from topology.weights import mixing_rate
+from topology.weights import WEIGHTS, mixing_rate
+from topology.weights import make as make_weights
 
 
 @final
@@ -74,7 +75,7 @@ def describes_schedule(command: Callable[..., None]) -> Callable[..., None]:
         file: Path | None,
         seed: int,
         rounds: int,
-        **own: Path,
+        **own: Any,  # noqa: ANN401  (the options of the one command)
     ) -> None:
         if file is not None and schedule != "file":
             raise TopologyError(f"--file {file}: expected together with --schedule file, found --schedule {schedule}")
@@ -146,21 +147,28 @@ def show(asked: Asked) -> None:
     "  python -m topology check --graph geometric --peers 20 --radius 0.3\n"
 )
 @describes_schedule
-def check(asked: Asked) -> None:
+@click.option("--weights", default="metropolis", show_default=True, help=f"One of {', '.join(WEIGHTS)}.")
+def check(asked: Asked, weights: str) -> None:
     """Check that everybody reaches everybody.
 
     Says how many consecutive rounds that takes, and how fast repeated averaging agrees. With --directed:
     along the arrows, and how many wakings of each it takes from the first one on.
     """
     schedule = asked.schedule
-    for name, value in _directed(asked, schedule) if isinstance(schedule, InStep) else _undirected(asked, schedule):
+    if not isinstance(schedule, InStep):
+        rows = _undirected(asked, schedule, weights)
+    elif weights == "metropolis":
+        rows = _directed(asked, schedule)
+    else:
+        raise TopologyError(f"--weights {weights}: expected without --directed, where weights need not be symmetric")
+    for name, value in rows:
         click.echo(f"{name:<19} {value}")
 
 
-def _undirected(asked: Asked, schedule: Schedule) -> list[tuple[str, str]]:
+def _undirected(asked: Asked, schedule: Schedule, weights: str) -> list[tuple[str, str]]:
     n_rounds = asked.n_rounds
     window = connectivity_window(schedule, n_rounds)
-    rate = mixing_rate(schedule, n_rounds)
+    rate = mixing_rate(schedule, n_rounds, make_weights(weights, schedule))
     shown = [schedule.graph(n) for n in rounds_to_show(schedule, n_rounds)]
     agents = range(schedule.n_agents)
     whole = union(schedule, n_rounds)

@@ -77,6 +77,11 @@ class Graph:
         """Number of neighbors d_i."""
         return len(self.neighbors(i))
 
+    @cached_property
+    def max_degree(self) -> int:
+        """Largest number of neighbors, d_max."""
+        return max(map(len, self._adjacency.values()), default=0)
+
     def components(self) -> list[list[PeerId]]:
         """Connected components, each ascending, ordered by their smallest agent."""
         found: list[list[PeerId]] = []

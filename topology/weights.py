@@ -1,15 +1,30 @@
-"""Weights with which an agent averages over its neighborhood."""
+"""Weights with which an agent averages over its neighborhood.
+
+The weights of all agents make a matrix C that fits the graph, and is symmetric to the last bit, so that its rows and
+columns all have the sum 1, but for rounding. What one agent says to another is weighted by both in the same way, which
+is what keeps (9).
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Protocol, final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from topology.graphs import Graph, PeerId
-from topology.schedules import Schedule, connectivity_window
+from topology.fdla import fastest
+from topology.graphs import Edge, Graph, PeerId, TopologyError
+from topology.schedules import Schedule, Static, connectivity_window
+
+
+class Weights(Protocol):
+    """c_ij of an agent i by j, for every graph of a schedule."""
+
+    def __call__(self, graph: Graph, i: PeerId, /) -> Mapping[PeerId, float]:
+        """Weights of agent i: its own and those of its neighbors, in ascending order."""
 
 
 def metropolis(graph: Graph, i: PeerId) -> Mapping[PeerId, float]:
@@ -21,23 +36,127 @@ def metropolis(graph: Graph, i: PeerId) -> Mapping[PeerId, float]:
     Source: L. Xiao, S. Boyd, S. Lall, "Distributed average consensus with time-varying
     Metropolis weights", 2006.
     """
-    neighbors = graph.neighbors(i)
-    weights = {j: 1.0 / (1.0 + max(len(neighbors), graph.degree(j))) for j in neighbors}
+    return _with_own({j: _metropolis(graph, i, j) for j in graph.neighbors(i)}, i)
+
+
+def max_degree(graph: Graph, i: PeerId) -> Mapping[PeerId, float]:
+    """Maximum-degree weights of agent i, in ascending order: c_ij = 1/(1 + d_max), the same for all links.
+
+    d_max is the largest degree of the round's graph. Agents need to know the whole graph, as here
+    they do.
+
+    Source: L. Xiao, S. Boyd, "Fast linear iterations for distributed averaging", Systems & Control
+    Letters 53 (2004), section 4.1; with 1 + d_max instead of d_max, so that C is nonnegative with
+    a positive diagonal on bipartite graphs too, where 1/d_max would never agree.
+    """
+    weight = 1.0 / (1.0 + graph.max_degree)
+    return _with_own(dict.fromkeys(graph.neighbors(i), weight), i)
+
+
+def lazy_metropolis(graph: Graph, i: PeerId) -> Mapping[PeerId, float]:
+    """Rows of (Id + C)/2 with the Metropolis C, in ascending order: no eigenvalue is negative.
+
+    Source: A. Olshevsky, "Linear time average consensus and distributed optimization on fixed
+    graphs", SIAM J. Control Optim. 55(6) (2017); there with max(d_i, d_j) in the place of 1 + max(d_i, d_j).
+    """
+    return _with_own({j: 0.5 * _metropolis(graph, i, j) for j in graph.neighbors(i)}, i)
+
+
+@final
+@dataclass(frozen=True)
+class Fastest:
+    """The weights of `fdla.fastest` on the one graph for which they were computed.
+
+    Parameters
+    ----------
+    graph : Graph
+        That graph.
+    links : mapping of (int, int) to float
+        Weight of each of its links.
+    """
+
+    graph: Graph
+    links: Mapping[Edge, float]
+
+    @classmethod
+    def on(cls, graph: Graph) -> Fastest:
+        """The weights of a graph; may take seconds.
+
+        Raises
+        ------
+        TopologyError
+            The graph is not connected, or too large.
+        """
+        return cls(graph, fastest(graph))
+
+    def __call__(self, graph: Graph, i: PeerId, /) -> Mapping[PeerId, float]:
+        """Weights of agent i: its own and those of its neighbors, in ascending order."""
+        if graph != self.graph:
+            raise ValueError("weights 'fdla': expected the graph for which they were computed, found another one")
+        return _with_own({j: self.links[min(i, j), max(i, j)] for j in graph.neighbors(i)}, i)
+
+
+def make(name: str, schedule: Schedule) -> Weights:
+    """The named weights for a schedule; those of `fdla` are computed here, which may take seconds.
+
+    Parameters
+    ----------
+    name : str
+        metropolis, max-degree, lazy-metropolis or fdla.
+    schedule : Schedule
+        For fdla a `Static` one: the best weights of a single round are not the best of rounds that differ, and of a
+        round that does not connect all agents there are none.
+
+    Raises
+    ------
+    TopologyError
+        No such weights, or none for this schedule.
+    """
+    if name in RULES:
+        return RULES[name]
+    if name != FDLA:
+        raise TopologyError(f"weights {name!r}: expected one of {', '.join(WEIGHTS)}")
+    if not isinstance(schedule, Static):
+        raise TopologyError(f"weights 'fdla': {STATIC_ONLY}")
+    return Fastest.on(schedule.base)
+
+
+RULES: Final[Mapping[str, Weights]] = {
+    "metropolis": metropolis,
+    "max-degree": max_degree,
+    "lazy-metropolis": lazy_metropolis,
+}
+"""Weights that are a formula, for every graph."""
+
+FDLA: Final = "fdla"
+"""Weights that are computed for one graph."""
+
+WEIGHTS: Final = (*RULES, FDLA)
+"""Names that `make` knows."""
+
+STATIC_ONLY: Final = "expected a static schedule, for which they are computed once"
+
+
+def _metropolis(graph: Graph, i: PeerId, j: PeerId) -> float:
+    return 1.0 / (1.0 + max(graph.degree(i), graph.degree(j)))
+
+
+def _with_own(weights: dict[PeerId, float], i: PeerId) -> Mapping[PeerId, float]:
     # fsum is the exact sum, rounded once: the builtin sum rounds differently before and after Python 3.12
     weights[i] = 1.0 - math.fsum(weights.values())
     return dict(sorted(weights.items()))
 
 
-def mixing_matrix(graph: Graph) -> NDArray[np.float64]:
-    """Mixing matrix C, (I, I): row i holds the weights of agent i. Symmetric and doubly stochastic."""
+def mixing_matrix(graph: Graph, weights: Weights = metropolis) -> NDArray[np.float64]:
+    """Mixing matrix C, (I, I): row i holds the weights of agent i. Symmetric, with rows of sum 1."""
     matrix = np.zeros((graph.n_agents, graph.n_agents))
     for i in range(graph.n_agents):
-        for j, weight in metropolis(graph, i).items():
+        for j, weight in weights(graph, i).items():
             matrix[i, j] = weight
     return matrix
 
 
-def mixing_rate(schedule: Schedule, n_rounds: int) -> float:
+def mixing_rate(schedule: Schedule, n_rounds: int, weights: Weights = metropolis) -> float:
     """Factor by which consensus alone is sure to shrink the disagreement in a round, on average.
 
     The largest ||C[n+B-1] ... C[n] - 11'/I||_2^(1/B) over the windows n = 0, B, 2B, ... that the
@@ -61,6 +180,6 @@ def mixing_rate(schedule: Schedule, n_rounds: int) -> float:
     for start in starts:
         product = np.eye(schedule.n_agents)
         for n in range(start, start + window):
-            product = mixing_matrix(schedule.graph(n)) @ product
+            product = mixing_matrix(schedule.graph(n), weights) @ product
         worst = max(worst, float(np.linalg.norm(product - mean, 2)))
     return float(worst ** (1.0 / window))

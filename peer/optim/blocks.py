@@ -281,7 +281,8 @@ def newton(h: Block, r: Regularizer, tolerance: float) -> Solution:
     For a squared loss and a smooth r one matrix serves for the solution and for its refinement, which the exact
     gradient corrects.
     """
-    center, tau, d = h.of.center[h.place], h.of.surrogate.tau, np.zeros(h.size)
+    center, tau = h.of.center[h.place], h.of.surrogate.tau
+    d = r.nearest(center) - center
 
     def inverse(d: Vector) -> Callable[[Vector], Vector]:
         matrix = h.curvature(d)

@@ -22,7 +22,7 @@ EDGES: list[list[tuple[int, int]]] = [
     [],
     [(1, 2)],
     [(0, 3), (1, 3), (0, 2)],
-    [(0, 1), (1, 2), (2, 3)],
+    [(0, 1), (1, 2), (2, 3), (1, 3)],
 ]
 """Links that come and go; no round connects all."""
 
@@ -49,6 +49,7 @@ class Case:
     blocks: int | str = 1
     cores: int = 1
     weighted: bool = False
+    weights: str = "metropolis"
 
     @property
     def tolerance(self) -> float:
@@ -82,6 +83,8 @@ CASES = [
     Case(loss="squared_hinge", outputs=3, kind="full", rule="diminishing", tau=3.0, weighted=True),
     Case(outputs=2, biases=False, weighted=True),
     Case(loss="huber", regularizer="l1", weighted=True),
+    Case(curvature="network", weights="max-degree"),
+    Case(curvature="network", weights="lazy-metropolis"),
 ]
 
 
@@ -124,7 +127,7 @@ def test_final_weights_equal_those_of_an_independent_program(lab: Lab, case: Cas
         },
         step={"rule": case.rule, "alpha": 0.3, "mu": mu},
         robustness={"clip_w": case.clip_w, "clip_y": case.clip_y},
-        topology={"schedule": "file", "path": lab.schedule(EDGES)},
+        topology={"schedule": "file", "path": lab.schedule(EDGES), "weights": case.weights},
         transport={"security": "curve"},
     )
     run_dir = lab.launch(experiment)
@@ -156,6 +159,7 @@ def test_final_weights_equal_those_of_an_independent_program(lab: Lab, case: Cas
         ends=_ends(case, widths),
         huber_delta=HUBER_DELTA,
         sample_weights=sample_weights,
+        weights=case.weights,
     )
     expected = reference.run(setting, w0, ROUNDS)[0][-1]
     found = np.stack([flat(run_dir, peer) for peer in range(PEERS)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from itertools import combinations, permutations
+from itertools import combinations, pairwise, permutations
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from topology import graphs, outlets, schedules
 from topology.graphs import FAMILIES, Graph, TopologyError
 from topology.outlets import Digraph, Outlets
 from topology.schedules import SCHEDULES, Matchings, OnePeerExponential, RandomLinks, Replay, Schedule, Static
+from topology.weights import RULES, Fastest
 
 # No deadline: the time of a run is no law.
 settings.register_profile("topology", deadline=None, max_examples=60)
@@ -33,6 +34,12 @@ def random_graphs(draw: st.DrawFn, n_agents: int | None = None, max_agents: int 
     n = draw(st.integers(1, max_agents)) if n_agents is None else n_agents
     pairs = list(combinations(range(n), 2))
     return Graph(n, frozenset(draw(st.sets(st.sampled_from(pairs)) if pairs else st.just(set()))))
+
+
+def joined(graph: Graph) -> Graph:
+    """The graph with a link more between the first agents of its components, one after the other."""
+    heads = [part[0] for part in graph.components()]
+    return Graph(graph.n_agents, graph.edges | set(pairwise(heads)))
 
 
 @st.composite
@@ -83,16 +90,27 @@ def test_neighborhoods_and_components(graph: Graph) -> None:
 
 @few
 @given(st.one_of(random_graphs(), family_members()))
-def test_metropolis_is_symmetric_and_doubly_stochastic(graph: Graph) -> None:
-    laws.doubly_stochastic(graph)
+def test_weights_are_symmetric_and_doubly_stochastic(graph: Graph) -> None:
+    for weights in RULES.values():
+        laws.doubly_stochastic(graph, weights)
     laws.metropolis_is_as_written(graph)
+    laws.weights_are_as_written(graph)
+
+
+@few
+@given(random_graphs(max_agents=7), st.integers(0, 2**32))
+def test_fastest_weights_are_the_fastest(graph: Graph, seed: int) -> None:
+    laws.fastest_is_fastest(joined(graph), RULES.values(), np.random.default_rng(seed))
 
 
 @few
 @given(st.data(), random_graphs())
 def test_averaging_preserves_the_mean(data: st.DataObject, graph: Graph) -> None:
     x = data.draw(hnp.arrays(np.float64, (graph.n_agents, 2), elements=st.floats(-1e6, 1e6)))
-    laws.mean_is_preserved(graph, x)
+    for weights in RULES.values():
+        laws.mean_is_preserved(graph, weights, x)
+    connected = joined(graph)
+    laws.mean_is_preserved(connected, Fastest.on(connected), x)
 
 
 @few

@@ -21,12 +21,16 @@ from tests import reference
 from tests.instances import exchange, separable_labels
 from tests.reference import Setting
 from topology import Graph
+from topology.weights import RULES
 
 SAMPLES = (3, 11, 6, 1)
 """Unequal shards; the dual systems of the small ones meet the primal ones of the large ones."""
 
 EDGES = (((0, 1), (2, 3)), ((1, 2),), (), ((0, 3), (1, 3), (2, 3)))
 """No round is connected but the last; one is empty; their union is."""
+
+TAILED = ((0, 1), (1, 2), (1, 3), (2, 3))
+"""A round in which {2, 3} is a link without an end of the largest degree."""
 
 WIDTHS = {
     "squared": (3, 4, 2),
@@ -103,7 +107,8 @@ def compare(setting: Setting, starts: NDArray[np.float64], tolerance: float) -> 
     W, Y, G = reference.run(setting, starts, N_ROUNDS)
     assert np.ptp(W[-1] - W[0]) > 0.1, "a run that goes nowhere shows nothing"
     radii = (setting.clip_w / setting.alpha, setting.clip_y, 1.0) if setting.clip_w else None
-    run = exchange(problems, list(rows), setting.alpha, rule, graphs, N_ROUNDS, radii=radii)
+    weights = RULES[setting.weights]
+    run = exchange(problems, list(rows), setting.alpha, rule, graphs, N_ROUNDS, radii=radii, weights=weights)
     for n, (states, _) in enumerate(run):
         w, y, gradient = (np.stack([getattr(s, name) for s in states]) for name in ("w", "y", "gradient"))
         np.testing.assert_allclose(w, W[n], rtol=0.0, atol=tolerance * np.max(np.abs(W)), err_msg=f"w, round {n}")
@@ -163,6 +168,20 @@ def test_agents_reproduce_the_method_with_clipping(loss: str, mu: float) -> None
     compare(dataclasses.replace(setting, clip_w=1e9, clip_y=1e9), starts, 1e-9)
 
 
+@pytest.mark.parametrize("clip", [0.0, 0.3])
+@pytest.mark.parametrize("weights", ["max-degree", "lazy-metropolis"])
+def test_agents_reproduce_the_method_with_other_weights(weights: str, clip: float) -> None:
+    setting = setting_of("squared", "l2", "partial", "network", "mean", 0.1, seed=7)
+    setting = dataclasses.replace(setting, edges=(*EDGES, TAILED))
+    rng = np.random.default_rng(8)
+    model = MLP(setting.widths, setting.activation)
+    starts = np.stack([model.initial(rng) for _ in setting.shards])
+    usual = reference.run(setting, starts, N_ROUNDS)[0]
+    other = reference.run(dataclasses.replace(setting, weights=weights), starts, N_ROUNDS)[0]
+    assert np.max(np.abs(other - usual)) > 1e-3, "the same weights by another name"
+    compare(dataclasses.replace(setting, weights=weights, clip_w=clip, clip_y=clip / 10.0), starts, 1e-9)
+
+
 def test_the_reference_can_tell_a_wrong_method_from_a_right_one() -> None:
     setting = setting_of("squared", "l1", "partial", "network", "mean", 0.1, seed=9)
     w0 = MLP(setting.widths, setting.activation).initial(np.random.default_rng(10))
@@ -173,5 +192,6 @@ def test_the_reference_can_tell_a_wrong_method_from_a_right_one() -> None:
         dataclasses.replace(setting, mu=0.0),
         dataclasses.replace(setting, penalized=np.ones_like(setting.penalized)),
         dataclasses.replace(setting, edges=EDGES[1:]),
+        dataclasses.replace(setting, weights="lazy-metropolis"),
     ):
         assert np.max(np.abs(reference.run(wrong, w0, N_ROUNDS)[0][-1] - right)) > 1e-5

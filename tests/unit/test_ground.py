@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from peer import config, settings
 from peer.errors import ConfigError
 from peer.settings import Experiment
+from peer.shards import Shard
 from topology import outlets, schedules
 from topology.outlets import InStep, Outlets
+from topology.weights import WEIGHTS, Fastest, make
 
 
 def experiment(mode: str = "async", peers: int = 5, iterations: int = 40, **topology: Any) -> Experiment:
@@ -110,3 +116,35 @@ def test_rounds_refuse_arcs(tmp_path: Path) -> None:
 def test_rounds_are_recorded_as_ever(tmp_path: Path) -> None:
     found = experiment("rounds", schedule="random-links")
     assert recorded(found, tmp_path) == list(schedules.lines(config.schedule_of(found), 40))
+
+
+@pytest.mark.parametrize("weights", WEIGHTS)
+def test_weights_arrive(weights: str) -> None:
+    ground = config.ground(experiment("rounds", weights=weights))
+    assert ground.weights == make(weights, ground.schedule)
+
+
+def test_weights_that_were_computed_are_recorded_and_agreed_on(tmp_path: Path) -> None:
+    found = experiment("rounds", graph="star", weights="fdla")
+    recorded(found, tmp_path)
+    links = [json.loads(line) for line in (tmp_path / "weights.jsonl").read_text().splitlines()]
+    ground = config.ground(found)
+    assert isinstance(ground.weights, Fastest)
+    assert {(i, j): weight for i, j, weight in links} == ground.weights.links, "to the last bit"
+    shard = Shard(tmp_path, np.zeros((1, 3)), np.zeros((1, 1)), None, None, None)
+    told = config.common_settings(found, ground, shard)
+    last_bit = {edge: math.nextafter(weight, 1.0) for edge, weight in ground.weights.links.items()}
+    other = dataclasses.replace(ground, weights=Fastest(ground.weights.graph, last_bit))
+    differ = {key for key, value in config.common_settings(found, other, shard).items() if told[key] != value}
+    assert differ == {"weights"}
+
+
+def test_weights_that_are_a_formula_are_not_recorded(tmp_path: Path) -> None:
+    found = experiment("rounds", weights="max-degree")
+    recorded(found, tmp_path)
+    assert not (tmp_path / "weights.jsonl").exists()
+
+
+def test_weights_are_refused_for_too_many_links() -> None:
+    with pytest.raises(ConfigError, match=r"^topology: weights 'fdla': expected at most 512 links"):
+        config.ground(experiment("rounds", 40, graph="complete", weights="fdla"))

@@ -124,6 +124,7 @@ def test_a_finished_run(tmp_path: Path) -> None:
     assert network["schedule"] == ["static on ring"]
     assert network["links"] == ["3"]
     assert network["connectivity window"] == ["1 round"]
+    assert network["weights"] == ["metropolis"]
     assert network["mixing rate"] == ["0.000000 a round"]
     assert found.table("numpy")["numpy"] == [np.__version__]
     assert "tau = 1.0" in "".join(found.words["code"]), "the experiment with its defaults"

@@ -192,7 +192,7 @@ def test_kinks_of_gradients_are_no_trap(name: str, where: str, regularizer: str)
             assert solution.residual <= max(1e-13, 4.0 * rounding_of(h, r, solution.w))
             assert solution.iterations < MAX_ITERATIONS
             if tau >= 1e-2:
-                tolerance = max(1e-9, h.scale * rounding_of(h, r, solution.w))
+                tolerance = max(1e-9, 4.0 * h.scale * rounding_of(h, r, solution.w))
                 laws.same_minimizer(h, solution.w, certain(h, r, name), tolerance)
 
 

@@ -24,6 +24,7 @@ from topology.draw import Point
 from topology.graphs import Graph
 from topology.outlets import InStep, Outlets
 from topology.schedules import Matchings, OnePeerExponential, RandomLinks, Schedule, Static, load, make
+from topology.weights import Weights
 
 
 def run(line: str) -> Result:
@@ -119,6 +120,24 @@ def test_check_of_a_static_graph() -> None:
     assert found["window"].startswith("1 ")
     assert found["mixing rate"].startswith("0.800000 ")  # eigenvalues of C: 1, 4/5 three times, 0
     assert not any(name.endswith("in a round") for name in found)
+
+
+@pytest.mark.parametrize(("weights", "rate"), [("max-degree", 4 / 5), ("lazy-metropolis", 9 / 10), ("fdla", 2 / 3)])
+def test_check_with_other_weights(weights: str, rate: float) -> None:
+    found = rows(printed(f"check --graph star --peers 5 --weights {weights}"))
+    assert float(found["mixing rate"].split()[0]) == pytest.approx(rate, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        ("--weights heavy", "weights 'heavy': expected one of metropolis, max-degree, lazy-metropolis, fdla"),
+        ("--weights fdla --schedule matchings", "weights 'fdla': expected a static schedule, for which they are comp"),
+        ("--weights fdla --directed --graph ring", "--weights fdla: expected without --directed, where weights need"),
+    ],
+)
+def test_weights_that_do_not_fit(options: str, found: str) -> None:
+    assert refused(f"check {options}").startswith(found)
 
 
 def test_check_of_changing_links() -> None:
@@ -244,13 +263,13 @@ def test_a_malformed_file_is_named_with_its_line(tmp_path: Path) -> None:
 
 
 def test_a_bug_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("topology.__main__.mixing_rate", lambda schedule, n_rounds: 1 / 0)
+    monkeypatch.setattr("topology.__main__.mixing_rate", lambda schedule, n_rounds, weights: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run("check")
 
 
 def test_interruption_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(schedule: Schedule, n_rounds: int) -> float:
+    def interrupted(schedule: Schedule, n_rounds: int, weights: Weights) -> float:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("topology.__main__.mixing_rate", interrupted)

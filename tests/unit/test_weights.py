@@ -1,4 +1,4 @@
-"""Metropolis weights and mixing rates whose values are known from elsewhere."""
+"""Weights and mixing rates whose values are known from elsewhere."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from scipy.optimize import minimize
 
 from tests import laws_topology as laws
-from topology import graphs
+from topology import fdla, graphs
 from topology.graphs import Graph, TopologyError
 from topology.schedules import Matchings, OnePeerExponential, RandomLinks, Replay, Static, connectivity_window
-from topology.weights import metropolis, mixing_matrix, mixing_rate
+from topology.weights import RULES, WEIGHTS, Fastest, make, metropolis, mixing_matrix, mixing_rate
 
 
 def test_metropolis_of_a_path() -> None:
@@ -40,8 +41,87 @@ def test_own_weight_is_the_exact_remainder_rounded() -> None:
 @pytest.mark.parametrize("name", graphs.FAMILIES)
 def test_every_family_gives_a_doubly_stochastic_matrix(name: str) -> None:
     graph = graphs.family(name, 50, probability=0.1, radius=0.3, seed=1)
-    laws.doubly_stochastic(graph)
+    for weights in RULES.values():
+        laws.doubly_stochastic(graph, weights)
     laws.metropolis_is_as_written(graph)
+    laws.weights_are_as_written(graph)
+
+
+@pytest.mark.parametrize("n_agents", [2, 5, 12])
+def test_fastest_weights_that_are_known(n_agents: int) -> None:
+    """Links that are all alike have the best weight 2/(l_2 + l_I), by the Laplacian's eigenvalues; those of a path 1/2.
+
+    Xiao & Boyd 2004, section 4.1; for the path S. Boyd, P. Diaconis, J. Sun, L. Xiao, "Fastest mixing Markov chain
+    on a path", Amer. Math. Monthly 113 (2006).
+    """
+    path = Graph.of(n_agents, [(i, i + 1) for i in range(n_agents - 1)])
+    assert laws.rate_of(mixing_matrix(path, Fastest.on(path))) == pytest.approx(math.cos(math.pi / n_agents), abs=1e-7)
+    for graph in (graphs.ring(n_agents), graphs.star(n_agents), graphs.complete(n_agents)):
+        laplacian = np.array([[graph.degree(i) if i == j else 0.0 for j in range(n_agents)] for i in range(n_agents)])
+        for i, j in graph.edges:
+            laplacian[[i, j], [j, i]] = -1.0
+        least, largest = np.linalg.eigvalsh(laplacian)[[1, -1]]
+        weights = Fastest.on(graph)
+        assert set(weights.links) == graph.edges
+        np.testing.assert_allclose(list(weights.links.values()), 2.0 / (least + largest), rtol=0.0, atol=1e-7)
+        rate = laws.rate_of(mixing_matrix(graph, weights))
+        assert rate == pytest.approx((largest - least) / (largest + least), abs=1e-7)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_fastest_weights_that_a_search_finds(seed: int) -> None:
+    """The search is started elsewhere, and comes no lower; nor does it stay far above."""
+    graph = graphs.erdos_renyi(5, 0.5, seed)
+    edges = sorted(graph.edges)
+
+    def rate(c: np.ndarray[tuple[int], np.dtype[np.float64]]) -> float:
+        C = np.eye(5)
+        for (i, j), weight in zip(edges, c, strict=True):
+            C[[i, j], [j, i]] += weight
+            C[[i, j], [i, j]] -= weight
+        return laws.rate_of(C)
+
+    found = np.full(len(edges), 0.3)
+    for _ in range(5):  # a simplex that collapsed is spread out again
+        options = {"xatol": 1e-9, "fatol": 1e-9, "maxiter": 20_000, "maxfev": 20_000, "adaptive": True}
+        found = minimize(rate, found, method="Nelder-Mead", options=options).x  # type: ignore[call-overload]
+    assert laws.rate_of(mixing_matrix(graph, Fastest.on(graph))) == pytest.approx(rate(found), abs=1e-3)
+    assert laws.rate_of(mixing_matrix(graph, Fastest.on(graph))) <= rate(found) + 1e-7
+
+
+def test_fastest_weights_may_be_negative() -> None:
+    graph = graphs.family("geometric", 16, probability=0.3, radius=0.5, seed=7)
+    assert min(Fastest.on(graph).links.values()) < -0.1
+
+
+def test_fastest_weights_have_no_library_in_their_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two peers compute them alone: nothing may be asked that rounds in one way here and in another one there."""
+    graph = graphs.grid(9)
+    before = fdla.fastest(graph)
+    for name in ("dot", "matmul", "einsum", "sum", "exp", "log", "power"):
+        monkeypatch.delattr(np, name)
+    monkeypatch.delattr(np, "linalg")
+    assert fdla.fastest(graph) == before
+
+
+def test_fastest_weights_are_of_one_graph() -> None:
+    weights = make("fdla", Static(graphs.ring(5)))
+    assert weights(graphs.ring(5), 0) == weights(Graph.of(5, graphs.ring(5).edges), 0)
+    with pytest.raises(ValueError, match="for which they were computed"):
+        weights(graphs.star(5), 0)
+
+
+def test_weights_that_there_are_not() -> None:
+    with pytest.raises(TopologyError, match="expected one of metropolis, max-degree, lazy-metropolis, fdla"):
+        make("best", Static(graphs.ring(5)))
+    with pytest.raises(TopologyError, match="expected a static schedule"):
+        make("fdla", Matchings(graphs.ring(5), 1))
+    with pytest.raises(TopologyError, match="expected a connected graph"):
+        make("fdla", Static(Graph.of(3, [(0, 1)])))
+    with pytest.raises(TopologyError, match="at most 512 links, as the time grows with their cube; found 528"):
+        make("fdla", Static(graphs.complete(33)))
+    assert [make(name, Static(graphs.ring(5))) for name in RULES] == list(RULES.values())
+    assert set(RULES) < set(WEIGHTS)
 
 
 @pytest.mark.parametrize("n_agents", [3, 4, 7, 20])
