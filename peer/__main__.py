@@ -7,7 +7,7 @@ import re
 import resource
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -410,6 +410,14 @@ def report(run_dir: Path, wait: bool) -> int:
     return 0
 
 
+def in_words(lengths: Sequence[int]) -> str:
+    """How long windows are."""
+    if not lengths:
+        return "none, for no round is left when all could know of the first one"
+    least, most = min(lengths), max(lengths)
+    return f"{most} rounds" if least == most else f"{least} to {most} rounds"
+
+
 @cli.command()
 @click.argument("experiment", type=FILE)
 @with_settings
@@ -423,7 +431,7 @@ def check(experiment: Path, overrides: tuple[str, ...]) -> int:
     from peer.aside import aside
     from peer.prepare import rehearsed
     from topology.outlets import wakings_to_connect
-    from topology.schedules import connectivity_window
+    from topology.schedules import connectivity_window, window_lengths
     from topology.weights import mixing_rate
 
     what = settings.read(experiment, overrides)
@@ -439,10 +447,12 @@ def check(experiment: Path, overrides: tuple[str, ...]) -> int:
         )
     else:
         window = aside(connectivity_window, ground.schedule, what.iterations)
+        flooding = aside(window_lengths, ground.schedule, what.iterations)
         rate = aside(mixing_rate, ground.schedule, what.iterations, ground.weights)
         mode = (
             ("bytes a neighbor and round", wire.share_bytes(form)),
             ("connectivity window", f"{window} rounds"),
+            ("windows of stopping early", in_words(flooding)),
             ("mixing rate", f"{rate:.6f} a round"),
         )
     click.echo(settings.to_toml(what))

@@ -66,6 +66,10 @@ class State:
     pulled : Matrix
         With clipping, what came from each neighbor so far, net, of y and of the objective: f_ij, see `Clipping`,
         (number of neighbors, p + 1); empty before the first round, and without clipping.
+    closes, peak, flood, agreed : int, float, float, float
+        Where the run may stop early, see `peer.stopping`: the round at whose beginning the open window closes, the
+        largest measure of the agent in it, the largest one of the window before that it has heard of, and what
+        all agents have agreed upon last; untouched where the run may not.
     """
 
     n: int
@@ -76,6 +80,10 @@ class State:
     objective: float
     alpha: float
     pulled: Matrix = field(default_factory=lambda: np.zeros((0, 0)))
+    closes: int = 0
+    peak: float = 0.0
+    flood: float = math.inf
+    agreed: float = math.inf
 
 
 @final

@@ -38,7 +38,7 @@ class Checkpoint:
         Largest label of all peers plus one; 0 where there are no labels.
     vectors : mapping of str to array
         The agent's arrays at its start.
-    scalars : mapping of str to float
+    scalars : mapping of str to number
         The agent's numbers at its start.
     kept : tuple of Share
         Own shares of earlier rounds that neighbors may still ask for, whole.
@@ -50,7 +50,7 @@ class Checkpoint:
     n_samples: Mapping[PeerId, int]
     n_classes: int
     vectors: Mapping[str, NDArray[Any]]
-    scalars: Mapping[str, float]
+    scalars: Mapping[str, float | int]
     kept: tuple[Share, ...]
 
 
@@ -64,6 +64,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
     arrays |= {
         "kept.n": np.array([share.n for share in kept], dtype=np.int64),
         "kept.objective": np.array([share.objective for share in kept], dtype=np.float64),
+        "kept.flood": np.array([share.flood for share in kept], dtype=np.float64),
         "kept.y": np.array([share.y for share in kept], dtype=np.float64),
         "kept.z": np.array([share.z for share in kept], dtype=np.float64),
     }
@@ -86,11 +87,11 @@ def load(path: Path, run_id: str, digest: str, me: PeerId) -> Checkpoint:
             n_samples=dict(enumerate(map(int, found["n_samples"]))),
             n_classes=int(found["n_classes"]),
             vectors={name[7:]: array for name, array in found.items() if name.startswith("vector.")},
-            scalars={name[7:]: float(array) for name, array in found.items() if name.startswith("scalar.")},
+            scalars={name[7:]: _scalar(array) for name, array in found.items() if name.startswith("scalar.")},
             kept=tuple(
-                Share(me, int(n), 0, float(objective), y, z)
-                for n, objective, y, z in zip(
-                    found["kept.n"], found["kept.objective"], found["kept.y"], found["kept.z"], strict=True
+                Share(me, int(n), 0, float(objective), y, z, float(flood))
+                for n, objective, y, z, flood in zip(
+                    *(found[f"kept.{part}"] for part in ("n", "objective", "y", "z", "flood")), strict=True
                 )
             ),
         )
@@ -157,6 +158,10 @@ def load_moment(path: Path, run_id: str, digest: str) -> Moment:
         )
     _check_run(path, moment, run_id, digest)
     return moment
+
+
+def _scalar(array: NDArray[Any]) -> float | int:
+    return int(array) if array.dtype.kind == "i" else float(array)
 
 
 def _number(array: NDArray[Any]) -> Vector | float | int:

@@ -133,7 +133,8 @@ def show_summary(console: Console, summary: Mapping[str, Any], run_dir: Path) ->
     """The table at the end of a launch, with the test metrics of the consensus model."""
     central = summary.get("central")
     members = summary.get("members")
-    done = f"{summary['iterations']} rounds" if members is None else f"{summary['iterations']}+ wakings"
+    early = ", within the tolerance" if summary.get("stopped") == "tolerance" else ""
+    done = f"{summary['iterations']} rounds{early}" if members is None else f"{summary['iterations']}+ wakings"
     table = Table(title=f"{summary['name']}: {summary['peers']} peers, {done}", title_justify="left")
     table.add_column("")
     table.add_column("consensus of the peers", justify="right")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, final
@@ -9,7 +10,7 @@ from typing import Literal, TypeAlias, final
 from peer.arrays import Vector
 from topology import PeerId
 
-PROTOCOL: int = 1
+PROTOCOL: int = 2
 """Version of the messages and of their wire format; peers of different versions do not talk."""
 
 Purpose: TypeAlias = Literal["ask", "answer", "news"]
@@ -78,6 +79,9 @@ class Share:
         Tracker of the mean of g_i(w_i), mixed as y is.
     y, z : Vector or None
         (p,), or None where the piece does not carry it.
+    flood : float
+        Largest measure of the last window that agent i has heard of, >= 0, see `peer.stopping`; infinity where
+        there is none yet, or the run may not stop early.
     """
 
     sender: PeerId
@@ -86,6 +90,7 @@ class Share:
     objective: float
     y: Vector | None
     z: Vector | None
+    flood: float = math.inf
 
 
 @final

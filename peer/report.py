@@ -56,6 +56,7 @@ class Row(msgspec.Struct, frozen=True):
 class Summary(msgspec.Struct, frozen=True):
     """What a report shows of `summary.json`; it has more."""
 
+    iterations: int
     seconds: float
     parameters: int
     samples: int
@@ -69,6 +70,7 @@ class Summary(msgspec.Struct, frozen=True):
     members: tuple[int, ...] | None = None
     neurons_off: Mapping[str, tuple[int, ...]] = {}
     central: Central | None = None
+    stopped: str = "iterations"
 
 
 @final
@@ -316,7 +318,9 @@ def _verdict(run: Run) -> tuple[str, str]:
     n_peers = f"{len(members)} peers" if len(members) > 1 else "One peer"
     unit = f"{run.unit}s"
     if found is not None:
-        said = f"{n_peers} finished {experiment.iterations} {unit} in {found.seconds:.1f} s."
+        said = f"{n_peers} finished {found.iterations} {unit} in {found.seconds:.1f} s."
+        if found.stopped == "tolerance":
+            said += f" They stopped before round {experiment.iterations}, for all agreed to be within the tolerance."
         if not run.has_rounds:
             said = (
                 f"{n_peers} finished {experiment.iterations} {unit} or more each in {found.seconds:.1f} s.{_moves(run)}"
@@ -337,7 +341,8 @@ def _verdict(run: Run) -> tuple[str, str]:
         )
         return "failed", f"Not finished: peer {peer} ended with exit code {code} ({problem or 'no reason'}). {progress}"
     if all(run.end(peer) is not None for peer in members):
-        return "done", f"{n_peers} finished {experiment.iterations} {unit}; they have not been summarized."
+        n_done = run.n_done if run.has_rounds else experiment.iterations
+        return "done", f"{n_peers} finished {n_done} {unit}; they have not been summarized."
     return "running", f"Not finished: {progress}"
 
 

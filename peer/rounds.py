@@ -13,6 +13,7 @@ neighbors that it is for have said, by `floor`, that they will never ask for it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Final, final
@@ -148,12 +149,14 @@ class Rounds:
 
     # ---- own shares ------------------------------------------------------------------------
 
-    def offer(self, objective: float, y: Vector | None, z: Vector | None) -> list[tuple[PeerId, Share]]:
+    def offer(
+        self, objective: float, y: Vector | None, z: Vector | None, flood: float = math.inf
+    ) -> list[tuple[PeerId, Share]]:
         """Own share of the current round, or a piece of it: what to send to whom now.
 
         It is kept for neighbors whose connection is down, or breaks.
         """
-        piece = Share(self.me, self.n, self.floor, objective, y, z)
+        piece = Share(self.me, self.n, self.floor, objective, y, z, flood)
         if self.neighbors:
             kept = self._kept.get(self.n, piece)
             self._kept[self.n] = replace(kept, y=kept.y if y is None else y, z=kept.z if z is None else z)

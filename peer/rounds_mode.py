@@ -9,18 +9,18 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Final, final
 
 import numpy as np
 
-from peer import agent, checkpoint, config, npz
+from peer import agent, checkpoint, config, npz, stopping
 from peer.arrays import DTYPES
 from peer.checkpoint import Checkpoint
 from peer.errors import ConfigError, NeighborLeft, NeighborsLate, ProtocolError
 from peer.host import DONE, INTERRUPTED, Host
-from peer.messages import Message
+from peer.messages import Message, Share
 from peer.optim.models import MLP
 from peer.problem import Problem
 from peer.session import Outgoing
@@ -200,16 +200,24 @@ class RoundsLife:
         state = self.state
         assert state is not None
         every = self.experiment.run.checkpoint_every
-        while state.n < self.experiment.iterations:
+        while not self.is_through(state):
             state = await self.round(problem, state)
             self.state = state
             if every == 0:
                 self.rounds.floor = state.n
-            elif state.n % every == 0 or state.n == self.experiment.iterations:
+            elif state.n % every == 0 or self.is_through(state):
                 await self.host.compute(self.keep, self.snapshot(state))
                 self.rounds.floor = state.n
         npz.save(self.host.folder / "final.npz", model.layout.unflatten(state.w))
-        self.host.event("done", n=state.n)
+        early = stopping.is_over(state, self.experiment.run.tolerance)
+        self.host.event("done", n=state.n, stopped="tolerance" if early else "iterations")
+        if early:
+            measured = f"all agree that they are within {state.agreed:.3g} of a solution and each other"
+            self.host.assignment.tell(f"round {state.n}: stops, for {measured}")
+
+    def is_through(self, state: agent.State) -> bool:
+        """Whether no round is left to be done: then no neighbor will ever send a share of this one."""
+        return state.n >= self.experiment.iterations or stopping.is_over(state, self.experiment.run.tolerance)
 
     async def part(self) -> None:
         """Say goodbye, and stay until the neighbors, which may still need shares again, have said so too."""
@@ -235,9 +243,9 @@ class RoundsLife:
         neighbors = rounds.neighbors
         ahead = goes_ahead(state.y.nbytes, self.solve_s)
         if ahead:
-            self.say(self.session.offer(state.objective, state.y, None))
+            self.say(self.session.offer(state.objective, state.y, None, state.flood))
         proposal = await self.host.compute(agent.propose, problem, state, experiment.peers)
-        self.say(self.session.offer(state.objective, None if ahead else state.y, proposal.z))
+        self.say(self.session.offer(state.objective, None if ahead else state.y, proposal.z, state.flood))
         solved = time.monotonic()
         self.solve_s = solved - began
         waited, following = await self.mixed(problem, state, proposal)
@@ -273,7 +281,7 @@ class RoundsLife:
             await self.wait_for_neighbors()
             waited, shares = time.monotonic(), self.rounds.shares()
             try:
-                return waited, await self.host.compute(
+                following = await self.host.compute(
                     agent.absorb, problem, state, proposal, shares, weights, rule, dtype, clipping
                 )
             except ProtocolError as error:
@@ -281,6 +289,24 @@ class RoundsLife:
                     raise
                 self.host.drop(error)
                 self.rounds.refuse(error.sender)
+            else:
+                if self.experiment.run.tolerance:
+                    following = await self.host.compute(self.watched, problem, state, proposal, shares, following)
+                return waited, following
+
+    def watched(
+        self,
+        problem: Problem,
+        state: agent.State,
+        proposal: agent.Proposal,
+        shares: Mapping[PeerId, Share],
+        following: agent.State,
+    ) -> agent.State:
+        """The state after a round, with what it says of whether the run is to stop early."""
+        experiment, schedule = self.experiment, self.host.assignment.ground.schedule
+        dtype = DTYPES[experiment.transport.wire_dtype]
+        measured = stopping.measure(problem, state, proposal, shares, following, experiment.peers, dtype)
+        return stopping.watched(state, following, measured, shares, schedule, experiment.iterations)
 
     async def wait_for_neighbors(self) -> None:
         """Wait until the shares of all neighbors of the round are here, or one is late."""

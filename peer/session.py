@@ -13,6 +13,7 @@ a neighbor before this peer knows all counts itself, and has passed them on.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias, final
@@ -110,9 +111,9 @@ class Session:
         self.roster.began = True
         return [*self.spread(), *self._owed()]
 
-    def offer(self, objective: float, y: Vector | None, z: Vector | None) -> Outgoing:
+    def offer(self, objective: float, y: Vector | None, z: Vector | None, flood: float = math.inf) -> Outgoing:
         """The own share of the current round, or a piece of it."""
-        return self.rounds.offer(objective, y, z)
+        return self.rounds.offer(objective, y, z, flood)
 
     def part(self, reason: str) -> Outgoing:
         """Say goodbye: the run is complete, or, with a reason, given up."""

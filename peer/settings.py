@@ -91,7 +91,7 @@ class Run(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     mode: str = "rounds"
     checkpoint_every: int = 10
-    tolerance: float = 0.0
+    tolerance: float = 0.0  # mode "rounds": stop early, see `peer.stopping`; 0: never
     patience_s: float = 60.0
     departure_s: float = 30.0  # mode "async": without progress for so long, a member counts as gone
     id: str = ""  # what tells runs of one experiment apart; empty: its name
@@ -209,7 +209,7 @@ RANGES: Final[Mapping[str, tuple[float, float, str]]] = {
     "topology.radius": (0.0, 2.0, "0 to 2"),
     "topology.link_probability": (0.0, 1.0, "0 to 1"),
     "run.checkpoint_every": (0, MAX_CHECKPOINT_EVERY, f"0 (never) to {MAX_CHECKPOINT_EVERY}"),
-    "run.tolerance": (0.0, 0.0, "0 (stopping early is not in this version)"),
+    "run.tolerance": (0.0, math.inf, "a number > 0, or 0 (never stop early)"),
     "run.patience_s": (1e-3, 1e9, "a number of seconds > 0"),
     "run.departure_s": (1e-3, 1e9, "a number of seconds > 0"),
     "robustness.clip_w": (0.0, math.inf, "a radius > 0, or 0 (no clipping)"),
@@ -393,6 +393,11 @@ def _check_together(experiment: Experiment) -> None:
         raise ConfigError("step.mu", f'expected 0 with rule = "constant", found {step.mu}')
     _check_penalty(experiment)
     _check_clipping(experiment)
+    if experiment.run.tolerance and experiment.run.mode != "rounds":
+        mode, found = experiment.run.mode, experiment.run.tolerance
+        raise ConfigError(
+            "run.tolerance", f'expected 0 with mode = "{mode}", for only rounds stop early; found {found}'
+        )
     if experiment.topology.schedule == "file" and not experiment.topology.path:
         raise ConfigError("topology.path", 'expected a file for schedule = "file", found none')
     if experiment.topology.directed and experiment.run.mode != "async":

@@ -195,10 +195,15 @@ def of_run(
         rows = [{**row, "wakings": len(rounds[row["peer"]])} for row in rows]
     if seconds is None:
         seconds = _seconds(run_dir, rounds)
+    n_done, stopped = experiment.iterations, {}
+    if epoch is None:
+        done = _done(run_dir, members)
+        n_done, stopped = done.get("n", n_done), {"stopped": done.get("stopped", "iterations")}
     summary: dict[str, Any] = {
         "name": experiment.name,
         "peers": len(members),
-        "iterations": experiment.iterations,
+        "iterations": n_done,
+        **stopped,
         "parameters": model.layout.size,
         "samples": _total_samples(run_dir, experiment.peers, epoch) if epoch or None in samples else sum(samples),
         "shards_seen": sorted(world.problems),
@@ -218,6 +223,12 @@ def of_run(
         initial = journal.folder_of(run_dir, first) / "initial.npz"
         summary["central"] = _central(world, _vector(model, _arrays(initial), initial))
     return summary
+
+
+def _done(run_dir: Path, members: Sequence[PeerId]) -> dict[str, Any]:
+    """How the rounds of a peer ended, as it has logged that, which is how those of all did; empty where none has."""
+    found = (event for peer in members for event in journal.events(journal.folder_of(run_dir, peer)))
+    return next((event for event in found if event["event"] == "done"), {})
 
 
 def _final(run_dir: Path, peer: PeerId) -> Path:

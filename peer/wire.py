@@ -117,7 +117,7 @@ def encode(message: Message, form: Format) -> list[Frame]:
     if isinstance(message, Share):
         tensors = {part: vector for part in PARTS if (vector := getattr(message, part)) is not None}
         header |= {"kind": "share", "n": message.n, "floor": message.floor, "objective": message.objective}
-        header |= {"dtype": form.dtype, "parts": list(tensors)}
+        header |= {"flood": message.flood, "dtype": form.dtype, "parts": list(tensors)}
         return [msgpack.packb(header), *(_raw(vector, form.dtype) for vector in tensors.values())]
     if isinstance(message, Flow):
         header |= {"kind": "flow", "epoch": message.epoch, "stamp": message.stamp, "dtype": form.dtype}
@@ -211,13 +211,16 @@ def _share(fields: _Fields, sender: int, tensors: Sequence[Frame], form: Format)
     objective = fields.get("objective", NUMBER)
     if not isinstance(objective, float) or not np.isfinite(objective):
         raise WireError("nonfinite", "objective: expected a finite number", sender, n)
+    flood = fields.get("flood", NUMBER)
+    if not isinstance(flood, float) or not flood >= 0.0:  # nan is neither more nor less; infinity is a number here
+        raise WireError("nonfinite", "flood: expected a number >= 0", sender, n)
     fields.dtype(form, sender, n)
     parts = fields.get("parts", WORDS)
     if parts not in (["y"], ["z"], ["y", "z"]) or len(tensors) != len(parts):
         raise WireError("frames", f"expected a tensor for each of {shown(parts)}, found {len(tensors)}", sender, n)
     p = form.n_parameters
     vectors = {part: _tensor(tensor, p, form, sender, n) for part, tensor in zip(parts, tensors, strict=True)}
-    return Share(sender, n, floor, objective, vectors.get("y"), vectors.get("z"))
+    return Share(sender, n, floor, objective, vectors.get("y"), vectors.get("z"), flood)
 
 
 def _flow(fields: _Fields, sender: int, tensors: Sequence[Frame], form: Format) -> Flow:

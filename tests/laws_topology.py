@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import final
 
@@ -18,7 +18,17 @@ from numpy.typing import NDArray
 
 from topology.graphs import Edge, Graph, TopologyError
 from topology.outlets import Digraph, Outlets
-from topology.schedules import Matchings, OnePeerExponential, RandomLinks, Schedule, connectivity_window, load, save
+from topology.schedules import (
+    Matchings,
+    OnePeerExponential,
+    RandomLinks,
+    Schedule,
+    connectivity_window,
+    load,
+    save,
+    window_end,
+    window_lengths,
+)
 from topology.weights import Fastest, Weights, lazy_metropolis, max_degree, mixing_matrix, mixing_rate
 
 ROUNDING = 1e-14
@@ -72,6 +82,36 @@ def neighborhood_is_symmetric(graph: Graph) -> None:
         assert graph.degree(i) == len(neighbors)
         assert all(i in graph.neighbors(j) for j in neighbors)
     assert {(i, j) for i in range(graph.n_agents) for j in graph.neighbors(i) if i < j} == graph.edges
+
+
+def flooding_is_right(schedule: Schedule, n_rounds: int) -> None:
+    """Windows end at the first round at which word of every agent, each followed alone, has come to all."""
+    start, ends = 0, list[int]()
+    while (end := window_end(schedule, start, n_rounds)) is not None:
+        assert start < end <= n_rounds
+        assert all(len(_have_heard(schedule, i, start, end)) == schedule.n_agents for i in range(schedule.n_agents))
+        if end > start + 1:
+            heard = [_have_heard(schedule, i, start, end - 1) for i in range(schedule.n_agents)]
+            assert any(len(one) < schedule.n_agents for one in heard)
+        start = end
+        ends.append(end)
+    assert any(
+        len(_have_heard(schedule, i, start, n_rounds)) < schedule.n_agents for i in range(schedule.n_agents)
+    ) or (start == n_rounds)
+    lengths = window_lengths(schedule, n_rounds)
+    assert list(lengths) == [end - begin for begin, end in pairwise([0, *ends])][: len(lengths)]
+    if schedule.period is None:
+        assert sum(lengths) == start
+    else:
+        assert set(lengths) == {end - begin for begin, end in pairwise([0, *ends])}
+
+
+def _have_heard(schedule: Schedule, i: int, start: int, end: int) -> set[int]:
+    """Who has heard by round `end` what agent i knew at the beginning of round `start`."""
+    heard = {i}
+    for n in range(start, end):
+        heard = heard | {b for edge in schedule.graph(n).edges for a, b in (edge, edge[::-1]) if a in heard}
+    return heard
 
 
 def components_are_right(graph: Graph) -> None:

@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Final, TypeAlias, final
 
 import numpy as np
 
-from peer import agent, wire
+from peer import agent, stopping, wire
 from peer.arrays import DTYPES, rounded
 from peer.checkpoint import Checkpoint
 from peer.errors import RemoteError, WireError
@@ -87,11 +87,32 @@ class Scenario:
     crashes: tuple[float, ...]
     radii: tuple[float, float, float] | None = None
     weights: Weights = metropolis
+    tolerance: float = 0.0
 
     @property
     def n_agents(self) -> int:
         """Number of agents I."""
         return len(self.problems)
+
+    def is_through(self, state: agent.State) -> bool:
+        """Whether an agent with this state has no round left to do."""
+        return state.n >= self.n_rounds or stopping.is_over(state, self.tolerance)
+
+    def after(
+        self,
+        i: PeerId,
+        state: agent.State,
+        proposal: agent.Proposal,
+        shares: Mapping[PeerId, Share],
+    ) -> agent.State:
+        """State of agent i after a round, with what it says of stopping early, if the run may."""
+        problem, dtype = self.problems[i], DTYPES[self.dtype]
+        weights, clipping = self.weights(self.schedule.graph(state.n), i), self.clipping_of(i)
+        following = agent.absorb(problem, state, proposal, shares, weights, self.rule, dtype, clipping)
+        if not self.tolerance:
+            return following
+        measured = stopping.measure(problem, state, proposal, shares, following, self.n_agents, dtype)
+        return stopping.watched(state, following, measured, shares, self.schedule, self.n_rounds)
 
     def clipping_of(self, i: PeerId) -> agent.Clipping | None:
         """How far an agent believes its neighbors."""
@@ -103,7 +124,7 @@ class Scenario:
         problem = self.problems[0]
         parts = [problem.surrogate, problem.data.loss, problem.regularizer, self.schedule]
         kinds = ", ".join([*(type(part).__name__ for part in parts), named(self.weights)])
-        every = f"checkpoint every {self.every}, y ahead: {self.ahead}, radii {self.radii}"
+        every = f"checkpoint every {self.every}, y ahead: {self.ahead}, radii {self.radii}, tolerance {self.tolerance}"
         what = f"{self.n_agents} peers, {self.n_rounds} rounds, {kinds}, {self.dtype}, {every}"
         return f"{what}, compute {self.compute}, slow {self.slow}, crashes {self.crashes}, {self.weather}"
 
@@ -140,6 +161,7 @@ def scenario(seed: int) -> Scenario:
         crashes=tuple(sorted(rng.uniform(0.0, length) for _ in range(crashes))),
         radii=radii,
         weights=_weights(schedule, random.Random(f"weights of {seed}"), clips=radii is not None),
+        tolerance=random.Random(f"tolerance of {seed}").choice((0.0, 0.0, 1.0, 3.0, 10.0)),
     )
 
 
@@ -193,28 +215,20 @@ def _sparse(base: Graph, rng: random.Random) -> Graph:
 
 
 def without_network(run: Scenario) -> list[list[agent.State]]:
-    """States of all agents at the start of rounds 0..n_rounds, by round: what every peer must arrive at."""
+    """States of all agents at the start of each round, and at the end: what every peer must arrive at."""
     dtype = DTYPES[run.dtype]
     states = [agent.initial(g, w, run.alpha) for g, w in zip(run.problems, run.initial, strict=True)]
     history = [states]
-    for n in range(run.n_rounds):
+    while not run.is_through(states[0]):
+        n = states[0].n
         graph = run.schedule.graph(n)
         proposals = [agent.propose(g, s, run.n_agents) for g, s in zip(run.problems, states, strict=True)]
         shares = [
-            Share(i, n, 0, state.objective, rounded(state.y, dtype), rounded(proposal.z, dtype))
+            Share(i, n, 0, state.objective, rounded(state.y, dtype), rounded(proposal.z, dtype), state.flood)
             for i, (state, proposal) in enumerate(zip(states, proposals, strict=True))
         ]
         states = [
-            agent.absorb(
-                run.problems[i],
-                states[i],
-                proposals[i],
-                {j: shares[j] for j in graph.neighbors(i)},
-                run.weights(graph, i),
-                run.rule,
-                dtype,
-                run.clipping_of(i),
-            )
+            run.after(i, states[i], proposals[i], {j: shares[j] for j in graph.neighbors(i)})
             for i in range(run.n_agents)
         ]
         history.append(states)
@@ -363,12 +377,12 @@ class Peer:
     def train(self, state: agent.State) -> Line:
         """All rounds."""
         what = self.what
-        while state.n < what.n_rounds:
+        while not what.is_through(state):
             state = yield from self.round(state)
             self.run.reached(self.me, state)
             if what.every == 0:
                 self.rounds.floor = state.n
-            elif state.n % what.every == 0 or state.n == what.n_rounds:
+            elif state.n % what.every == 0 or what.is_through(state):
                 snapshot = self.snapshot(state)
                 yield Compute()
                 self.run.disk[self.me] = snapshot
@@ -386,9 +400,8 @@ class Peer:
         self.offer(state, None if what.ahead else state.y, proposal.z)
         yield Until(lambda: not rounds.missing)
         shares = rounds.advance()
-        weights, clipping = what.weights(what.schedule.graph(state.n), self.me), what.clipping_of(self.me)
         yield Compute()
-        return agent.absorb(problem, state, proposal, shares, weights, what.rule, DTYPES[what.dtype], clipping)
+        return what.after(self.me, state, proposal, shares)
 
     def offer(
         self,
@@ -397,7 +410,7 @@ class Peer:
         z: np.ndarray[tuple[int], np.dtype[np.float64]] | None,
     ) -> None:
         """Send the own share, or a piece of it, to the neighbors of the round."""
-        self.say(self.session.offer(state.objective, y, z))
+        self.say(self.session.offer(state.objective, y, z, state.flood))
 
     def snapshot(self, state: agent.State) -> Checkpoint:
         """Checkpoint at the start of a round."""
@@ -570,8 +583,14 @@ def play(seed: int, tell: Tell = silent) -> Run:
 
 
 def check(run: Scenario, result: Run) -> None:
-    """Every state is that of the run without a network, bit for bit, and (9) holds in every round."""
-    for n, expected in enumerate(without_network(run)):
+    """Every state is that of the run without a network, bit for bit, and (9) holds in every round.
+
+    All end at the same round, also where that is before the last one.
+    """
+    history = without_network(run)
+    last = {i: max(n for j, n in result.history if j == i) for i in range(run.n_agents)}
+    assert set(last.values()) == {len(history) - 1}, f"peers end at rounds {last}, not all at {len(history) - 1}"
+    for n, expected in enumerate(history):
         states = [result.history[i, n] for i in range(run.n_agents)]
         for i, (state, wanted) in enumerate(zip(states, expected, strict=True)):
             for item in fields(agent.State):

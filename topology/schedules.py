@@ -39,6 +39,9 @@ class Schedule(Protocol):
     def graph(self, n: int) -> Graph:
         """Links E[n] of round n."""
 
+    def __hash__(self) -> int:
+        """A schedule is a value."""
+
 
 @final
 @dataclass(frozen=True)
@@ -371,6 +374,70 @@ def connectivity_window(schedule: Schedule, n_rounds: int) -> int:
             return max(window, end - start + 1)
         window = max(window, length)
     return window
+
+
+def flooded(schedule: Schedule, start: int, end: int) -> int | None:
+    """First round n > start at whose beginning every agent has heard what any agent knew at the beginning of `start`.
+
+    In a round each agent passes on to its neighbors all that it knew at the beginning of that round.
+
+    Parameters
+    ----------
+    schedule : Schedule
+    start : int
+        Round.
+    end : int
+        Rounds from here on are not looked at.
+
+    Returns
+    -------
+    int or None
+        None where that needs round `end` or later ones. Who starts later is never through sooner. Each round
+        looked at costs as many unions of sets of I agents as it has links, twice.
+    """
+    known, everybody = [1 << i for i in range(schedule.n_agents)], (1 << schedule.n_agents) - 1
+    for n in range(start, end):
+        before = tuple(known)
+        for i, j in schedule.graph(n).edges:
+            known[i] |= before[j]
+            known[j] |= before[i]
+        if all(heard == everybody for heard in known):
+            return n + 1
+    return None
+
+
+def window_end(schedule: Schedule, start: int, n_rounds: int) -> int | None:
+    """As `flooded`, in a run of n_rounds rounds; None where the run is over before."""
+    if schedule.period is None:
+        return flooded(schedule, start, n_rounds)
+    length = _flooding_length(schedule, start % schedule.period)
+    return start + length if length is not None and start + length <= n_rounds else None
+
+
+@lru_cache(maxsize=512)
+def _flooding_length(schedule: Schedule, start: int) -> int | None:
+    """Rounds of a window that begins in this round of a period; None where the union of all rounds falls apart."""
+    period = schedule.period
+    assert period is not None
+    end = flooded(schedule, start, start + schedule.n_agents * period)  # in each period everything comes to one more
+    return None if end is None else end - start
+
+
+def window_lengths(schedule: Schedule, n_rounds: int) -> tuple[int, ...]:
+    """Rounds of the flooding windows of a run, one behind the other from round 0 on; until they repeat themselves.
+
+    The first window begins in round 0, each other one where the one before it ends, see `window_end`; there is
+    none that the run does not complete.
+    """
+    start, lengths, seen = 0, list[int](), {0}
+    while (end := window_end(schedule, start, n_rounds)) is not None:
+        lengths.append(end - start)
+        start = end
+        if schedule.period is not None:
+            if start % schedule.period in seen:
+                break
+            seen.add(start % schedule.period)
+    return tuple(lengths)
 
 
 def _few(names: list[str], limit: int) -> str:

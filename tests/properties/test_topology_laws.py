@@ -187,6 +187,18 @@ def test_mixing_rate_is_that_of_the_worst_window(periodic: bool, found: tuple[Gr
 
 
 @few
+@given(schedule=any_schedules(), n_rounds=st.integers(1, 30))
+def test_windows_end_when_everybody_has_heard_of_everybody(schedule: Schedule, n_rounds: int) -> None:
+    laws.flooding_is_right(schedule, n_rounds)
+
+
+@few
+@given(rounds_of_links(max_rounds=12))
+def test_windows_look_no_farther_than_the_run(found: tuple[Graph, ...]) -> None:
+    laws.flooding_is_right(laws.Finite(found[0].n_agents, found), len(found))
+
+
+@few
 @given(schedule=any_schedules(), n_rounds=st.integers(1, 12))
 def test_file_round_trip(schedule: Schedule, n_rounds: int, path: Path) -> None:
     laws.survives_a_file(schedule, n_rounds, path)

@@ -12,7 +12,7 @@ from peer import wire
 from peer.checkpoint import Checkpoint
 from peer.rounds import MEETINGS
 from tests import network, synchronous
-from tests.synchronous import play, scenario
+from tests.synchronous import play, scenario, without_network
 from topology import PeerId
 
 Take: TypeAlias = Callable[[synchronous.Peer, list[bytes], PeerId, bool], None]
@@ -26,7 +26,8 @@ def test_every_run_is_the_run_without_a_network(first: int) -> None:
     """Bit for bit, with (9) in every round and bounded memory; see `synchronous.check` and `synchronous.Run`."""
     for seed in range(first, first + CHUNK):
         finished = play(seed)
-        assert set(finished.peers) == {i for i, n in finished.history if n == finished.what.n_rounds}
+        through = {i for (i, _), state in finished.history.items() if finished.what.is_through(state)}
+        assert set(finished.peers) == through
 
 
 def test_an_undisturbed_run_holds_two_shares_of_a_neighbor_at_most_and_drops_nothing() -> None:
@@ -47,9 +48,13 @@ def test_the_seeds_cover_what_they_are_for() -> None:
     kinds.update(type(run.problems[0].regularizer).__name__ for run in runs)
     kinds.update(run.dtype for run in runs)
     kinds.update(f"clipped {run.radii is not None}" for run in runs)
+    early = [run for run in runs if run.tolerance and len(without_network(run)) <= run.n_rounds]
+    kinds.update("early" for run in early)
+    kinds.update(f"early with {fault}" for run in early for fault in _faults(run))
     kinds.update(f"ahead {run.ahead}, reorder {run.weather.reorder}" for run in runs)
     expected = ["Static", "RandomLinks", "Matchings", "OnePeerExponential", "Replay", "Full", "Partial"]
     expected += ["Squared", "Logistic", "Softmax", "NoRegularizer", "L2", "L1", "f8", "f4", "clipped True"]
+    expected += ["early", "early with crashes", "early with f4", "early with clipping", "early with idle rounds"]
     expected += [f"ahead {ahead}, reorder {reorder}" for ahead in (True, False) for reorder in (True, False)]
     assert all(kinds[kind] >= 10 for kind in expected), kinds
     assert sum(len(run.crashes) for run in runs) > 100
@@ -63,6 +68,13 @@ def test_the_seeds_cover_what_they_are_for() -> None:
     assert sum(weather.corrupt > 0.0 and not weather.sealed for weather in weathers) > 20
     assert sum(weather.is_calm for weather in weathers) > 40
     assert any(not run.schedule.graph(n).edges for run in runs for n in range(run.n_rounds))
+
+
+def _faults(run: synchronous.Scenario) -> list[str]:
+    """What could keep agents from stopping at the same round."""
+    idle = any(run.schedule.graph(n).degree(i) == 0 for n in range(run.n_rounds) for i in range(run.n_agents))
+    found = {"crashes": run.crashes, "f4": run.dtype == "f4", "clipping": run.radii, "idle rounds": idle}
+    return [name for name, there in found.items() if there]
 
 
 def test_a_seed_is_the_same_run_every_time() -> None:

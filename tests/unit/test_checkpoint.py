@@ -21,8 +21,8 @@ WHOLE = Checkpoint(
     n_samples={0: 4, 1: 7, 2: 5},
     n_classes=3,
     vectors={"w": V, "y": 2.0 * V},
-    scalars={"alpha": 0.1, "value": 1.0 / 3.0},
-    kept=(Share(4, 18, 10, 0.5, V, -V), Share(4, 19, 10, 0.25, 3.0 * V, V)),
+    scalars={"alpha": 0.1, "value": 1.0 / 3.0, "closes": 24, "agreed": np.inf},
+    kept=(Share(4, 18, 10, 0.5, V, -V), Share(4, 19, 10, 0.25, 3.0 * V, V, 1.0 / 7.0)),
 )
 
 
@@ -48,9 +48,14 @@ def test_what_is_loaded_is_what_was_saved(kept: tuple[Share, ...], tmp_path: Pat
     assert (found.run_id, found.digest, found.n) == ("run", "abc", 20)
     assert (found.n_samples, found.n_classes) == ({0: 4, 1: 7, 2: 5}, 3)
     assert found.scalars == WHOLE.scalars
+    assert {name: type(value) for name, value in found.scalars.items()} == {
+        **dict.fromkeys(WHOLE.scalars, float),
+        "closes": int,
+    }
     assert all(np.array_equal(found.vectors[name], WHOLE.vectors[name]) for name in ("w", "y"))
     assert found.vectors.keys() == WHOLE.vectors.keys()
-    assert [(s.sender, s.n, s.objective) for s in found.kept] == [(s.sender, s.n, s.objective) for s in kept]
+    sums = [[(s.sender, s.n, s.objective, s.flood) for s in shares] for shares in (found.kept, kept)]
+    assert sums[0] == sums[1]
     for share, wanted in zip(found.kept, kept, strict=True):
         assert np.array_equal(share.y, wanted.y)  # type: ignore[arg-type]
         assert np.array_equal(share.z, wanted.z)  # type: ignore[arg-type]

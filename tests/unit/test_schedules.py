@@ -26,6 +26,8 @@ from topology.schedules import (
     rounds_to_show,
     save,
     union,
+    window_end,
+    window_lengths,
 )
 
 
@@ -202,6 +204,46 @@ def test_many_components_are_named_in_part() -> None:
     text = str(refusal.value)
     assert "into 21 components: {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 8 more}, {20}, {21}," in text
     assert text.endswith("{26} and 13 more")
+
+
+# flooding
+
+
+@pytest.mark.parametrize(
+    ("base", "length"),
+    [
+        (graphs.ring(7), 3),
+        (graphs.ring(8), 4),
+        (graphs.star(9), 2),
+        (graphs.complete(9), 1),
+        (graphs.grid(9), 4),
+        (Graph(1, frozenset()), 1),
+    ],
+)
+def test_a_window_of_a_static_graph_is_its_diameter(base: Graph, length: int) -> None:
+    assert window_lengths(Static(base), 10**9) == (length,)
+    assert window_end(Static(base), 10**8, 10**9) == 10**8 + length
+    assert window_end(Static(base), 0, length - 1) is None
+
+
+def test_windows_follow_the_order_of_the_links() -> None:
+    """Word of 0 comes to 3 in one pass along 0-1, 1-2, 2-3, but that of 3 to 0 in three."""
+    schedule = replay(4, [(0, 1)], [(1, 2)], [(2, 3)])
+    assert window_end(schedule, 0, 100) == 7
+    assert window_end(schedule, 7, 100) == 7 + 6  # it begins with 1-2
+    assert window_lengths(schedule, 100) == window_lengths(schedule, 13) == (7, 6)
+    assert window_lengths(schedule, 12) == (7,)
+    assert window_lengths(schedule, 6) == ()
+
+
+def test_a_schedule_that_falls_apart_has_no_windows() -> None:
+    assert window_lengths(replay(3, [(0, 1)], []), 10**9) == ()
+    assert window_lengths(RandomLinks(graphs.ring(4), 0.0, 1), 50) == ()
+
+
+def test_windows_of_a_thousand_agents() -> None:
+    assert window_lengths(Static(graphs.ring(1000)), 10**6) == (500,)
+    assert window_lengths(OnePeerExponential(1024), 10**6) == (10,)
 
 
 # files

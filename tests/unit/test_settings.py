@@ -141,10 +141,6 @@ def test_words_in_the_place_of_numbers(key: str, word: str) -> None:
     assert f"or \"{word}\", found '{word}s'" in refused(tree(key, word + "s"), key)
 
 
-def test_what_comes_in_later_versions_has_its_range() -> None:
-    assert "stopping early is not in this version" in refused(tree("run.tolerance", 0.1), "run.tolerance")
-
-
 @pytest.mark.parametrize(
     ("given", "key"),
     [
@@ -305,6 +301,14 @@ def test_the_built_in_experiment_is_valid() -> None:
 def test_only_rounds_clip_and_the_refusal_says_so() -> None:
     given = DATA | {"run": {"mode": "async"}, "robustness": {"clip_w": 0.1, "clip_y": 0.1}}
     assert "only rounds clip; found 0.1" in refused(given, "robustness.clip_w")
+
+
+def test_only_rounds_stop_early() -> None:
+    assert settings.from_tree(tree("run.tolerance", 1e-6)).run.tolerance == 1e-6
+    assert "never stop early" in refused(tree("run.tolerance", -1e-6), "run.tolerance")
+    assert "never stop early" in refused(tree("run.tolerance", float("inf")), "run.tolerance")
+    found = refused(DATA | {"run": {"mode": "async", "tolerance": 1e-6}}, "run.tolerance")
+    assert 'expected 0 with mode = "async", for only rounds stop early; found 1e-06' in found
 
 
 # ---- what peers share ----------------------------------------------------------------------

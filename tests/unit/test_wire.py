@@ -76,7 +76,8 @@ def views(draw: st.DrawFn) -> View:
 def shares(draw: st.DrawFn) -> Share:
     parts = draw(pieces)
     y, z = (draw(vectors) if part in parts else None for part in ("y", "z"))
-    return Share(draw(senders), draw(rounds), draw(rounds), draw(numbers), y, z)
+    flood = draw(st.floats(0.0, exclude_min=False))
+    return Share(draw(senders), draw(rounds), draw(rounds), draw(numbers), y, z, flood)
 
 
 def same(a: Message, b: Message) -> bool:
@@ -114,9 +115,9 @@ def test_tensors_are_little_endian_and_not_copied() -> None:
 def test_f4_rounds_to_nearest() -> None:
     form = replace(FORM, dtype="f4")
     y = np.array([0.1, 1.0 + 2.0**-30, 1e-50])
-    share = cast(Share, wire.decode(wire.encode(Share(0, 0, 0, 0.1, y, None), form), form))
+    share = cast(Share, wire.decode(wire.encode(Share(0, 0, 0, 0.1, y, None, 0.3), form), form))
     assert np.array_equal(share.y, y.astype(np.float32))  # type: ignore[arg-type]
-    assert share.objective == 0.1
+    assert (share.objective, share.flood) == (0.1, 0.3)
 
 
 def test_running_sums_are_never_rounded() -> None:
@@ -171,6 +172,7 @@ SHARE: dict[str, Any] = {
     "n": 7,
     "floor": 0,
     "objective": 0.5,
+    "flood": float("inf"),
     "dtype": "f8",
     "parts": ["y", "z"],
 }
@@ -284,6 +286,11 @@ def test_views_that_are_refused(standings: Any) -> None:
         ({"objective": float("nan")}, "nonfinite"),
         ({"objective": float("inf")}, "nonfinite"),
         ({"objective": 1}, "nonfinite"),
+        ({"flood": float("nan")}, "nonfinite"),
+        ({"flood": -1e-300}, "nonfinite"),
+        ({"flood": -float("inf")}, "nonfinite"),
+        ({"flood": 1}, "nonfinite"),
+        ({"flood": None}, "nonfinite"),
         ({"dtype": "f4"}, "dtype"),
         ({"dtype": "O"}, "dtype"),
         ({"dtype": ["f8"]}, "dtype"),
