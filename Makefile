@@ -36,7 +36,7 @@ bench: $(VENV)/dev        ## ratios to raw sockets, what a fleet weighs, what a 
 	$(BIN)/python -m benchmarks.slow
 	$(BIN)/python -m benchmarks.solvers
 	$(BIN)/python -m benchmarks.solvers --large
-	$(BIN)/python -m benchmarks.blocks
+	$(BIN)/python -m benchmarks.blocks --matrix
 
 clean:
 	rm -rf $(VENV)

@@ -5,9 +5,12 @@ units makes p = 3985 for the digits. After every round the next number of blocks
 what else this host does hits all of them. A solve is (4) to (6), the Jacobian included; shown are medians
 over agents and rounds, and U half way and at the end. The tables of the README come from
 
-    python -m benchmarks.blocks
-    python -m benchmarks.blocks --set objective.loss=cross_entropy
-    python -m benchmarks.blocks --peers 2 --rounds 2
+    python -m benchmarks.blocks --matrix
+    python -m benchmarks.blocks --matrix --set objective.loss=cross_entropy
+    python -m benchmarks.blocks --matrix --peers 2 --rounds 2
+
+where C = 1 and blocks of more than m q parameters are solved with the Jacobian as a matrix, as METHOD says. Without
+`--matrix` they are solved as a peer would, here by products with it.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import os
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as peers run; numpy reads it when it is imported
 
+import math
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -34,6 +38,7 @@ from peer import agent, config, settings
 from peer.arrays import DTYPES, Vector
 from peer.data import Cut
 from peer.messages import Share
+from peer.optim import maps
 from peer.optim.blocks import Each
 from peer.problem import Problem
 from peer.settings import Experiment
@@ -155,9 +160,14 @@ def on(cores: int) -> Each:
 @click.option("--rounds", type=click.IntRange(1), default=10, help="Rounds of each number of blocks.")
 @click.option("--blocks", "n_blocks", type=int, multiple=True, default=(1, 2, 4, 8, 64, 0), help="0: one a parameter.")
 @click.option("--cores", type=click.IntRange(1), default=1, help="Threads of a solve.")
+@click.option("--matrix", is_flag=True, help="Solve with the Jacobian as a matrix, whatever is the faster way.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="A setting of all.")
-def main(peers: int, rounds: int, n_blocks: tuple[int, ...], cores: int, overrides: tuple[str, ...]) -> None:
+def main(
+    peers: int, rounds: int, n_blocks: tuple[int, ...], cores: int, matrix: bool, overrides: tuple[str, ...]
+) -> None:
     """Seconds of a solve and objective, by the number of blocks."""
+    for constant in ("PAIRS_EXACT", "PAIRS_INEXACT") if matrix else ():
+        setattr(maps, constant, math.inf)  # products never pay
     tree: dict[str, object] = {**EXPERIMENT, "peers": peers}
     settings.override(tree, overrides)
     runs = variants(settings.from_tree(tree), n_blocks, on(cores))

@@ -133,8 +133,7 @@ def show_summary(console: Console, summary: Mapping[str, Any], run_dir: Path) ->
     """The table at the end of a launch, with the test metrics of the consensus model."""
     central = summary.get("central")
     members = summary.get("members")
-    early = ", within the tolerance" if summary.get("stopped") == "tolerance" else ""
-    done = f"{summary['iterations']} rounds{early}" if members is None else f"{summary['iterations']}+ wakings"
+    done = f"{summary['iterations']} rounds" if members is None else f"{summary['iterations']}+ wakings"
     table = Table(title=f"{summary['name']}: {summary['peers']} peers, {done}", title_justify="left")
     table.add_column("")
     table.add_column("consensus of the peers", justify="right")
@@ -146,6 +145,8 @@ def show_summary(console: Console, summary: Mapping[str, Any], run_dir: Path) ->
 
     if members is not None:
         row("members", ranges(members), "-")
+    if summary.get("stopped") == "tolerance":
+        row("stopped by", "tolerance", "-")
     for key in ("objective", "stationarity"):
         mine = "-" if summary[key] is None else f"{summary[key]:.6g}"  # not known where shards are hidden
         row(key, mine, f"{central[key]:.6g}" if central else "")

@@ -212,8 +212,8 @@ class RoundsLife:
         early = stopping.is_over(state, self.experiment.run.tolerance)
         self.host.event("done", n=state.n, stopped="tolerance" if early else "iterations")
         if early:
-            measured = f"all agree that they are within {state.agreed:.3g} of a solution and each other"
-            self.host.assignment.tell(f"round {state.n}: stops, for {measured}")
+            all_know = f"nobody measured more than {state.agreed:.3g} in the last window but one"
+            self.host.assignment.tell(f"round {state.n}: stops, for {all_know}")
 
     def is_through(self, state: agent.State) -> bool:
         """Whether no round is left to be done: then no neighbor will ever send a share of this one."""

@@ -20,9 +20,8 @@ the window's end there are, from it to every other agent, links that follow each
 share of that round carries at least what its sender had heard; so at the end of window k each agent has P. The largest
 of some numbers is one of them, the wire carries it in float64 whatever tensors are rounded to, and no order or
 repetition changes it: all agents have P bit for bit. The beginning of window 0 has no peak, and floods infinity.
-So the first end of a window at which a run can stop is that of window 1; what it has measured by then, in window 0, is
-older than that by one window. An agent without neighbors in a round keeps its flood; that of one peer alone ends in
-the same round. What is kept here is part of `State`, so that a resumed peer goes on with it.
+So a run can stop at the end of window 1 at the earliest. An agent without neighbors in a round keeps its flood; of one
+agent alone every round is a window. What is kept here is part of `State`, so that a resumed peer goes on with it.
 
 What it means. Let all measures of a window of D rounds be <= e, and tensors on the wire be float64.
 
@@ -31,15 +30,15 @@ What it means. Let all measures of a window of D rounds be <= e, and tensors on 
    every round of the window any two are at most (I - 1)(2 D + 3) e apart; in a graph that stays the same, at most 3e
    for each link between them.
 2. Likewise I ||y_i - y_j||_inf <= (I - 1)(2 D + 1) e, and by (9) I y_i misses sum_j grad g_j(w_j) by no more.
-3. prox_r of a separable r is nonexpansive in each coordinate, so with the true gradients in the place of I y_i the
+3. prox_r of a separable r is nonexpansive in each coordinate (that of a group penalty in the 2-norm), so with the true gradients in the place of I y_i the
    stationarity residual of every agent is at most (1 + (I - 1)(2 D + 1)) e.
 
-These are bounds for the worst case; near a solution the residual of the mean is about e. The rounds of the window in
-which e floods come on top, and are not measured: nobody who is asked could answer sooner.
+These are bounds for the worst case; near a solution the residual at the mean of all is e or less. They hold in the last
+window but one: what is measured in the last, in which e floods, nobody knows of all others when it ends.
 
 A neighbor that lies can keep a run from stopping early, and one that tells different floods to different neighbors can
 make them stop at different rounds: those that go on then end for want of their neighbors. Clipping does not help there.
-Source: METHOD, section 6; the running maximum is the one of max-consensus.
+Source: max-consensus along the schedule; the README's section on stopping early says what was measured.
 """
 
 from __future__ import annotations

@@ -228,7 +228,7 @@ def of_run(
 def _done(run_dir: Path, members: Sequence[PeerId]) -> dict[str, Any]:
     """How the rounds of a peer ended, as it has logged that, which is how those of all did; empty where none has."""
     found = (event for peer in members for event in journal.events(journal.folder_of(run_dir, peer)))
-    return next((event for event in found if event["event"] == "done"), {})
+    return next((event for event in found if event["event"] == "done" and isinstance(event.get("n"), int)), {})
 
 
 def _final(run_dir: Path, peer: PeerId) -> Path:

@@ -13,7 +13,7 @@ from rich.console import Console
 from peer import console, launch, settings, summary
 from peer.console import Progress
 from peer.journal import folder_of
-from tests.rundir import metrics, write_elastic, write_run
+from tests.rundir import metrics, stop_early, write_elastic, write_run
 
 
 @pytest.fixture
@@ -79,6 +79,14 @@ def test_the_lines_of_a_peer_that_returned_come_again(tmp_path: Path) -> None:
     assert [line["iteration"] for line in launch.new_metrics(tmp_path, offsets, 1)[0]] == [0, 1, 2]
     write(tmp_path, 3, 0)
     assert list(launch.new_metrics(tmp_path, offsets, 1)) == [3], "a newcomer"
+
+
+def test_the_summary_says_that_rounds_ended_early(tmp_path: Path, screen: Console) -> None:
+    experiment = write_run(tmp_path)
+    stop_early(tmp_path)
+    console.show_summary(screen, summary.of_run(experiment, tmp_path), tmp_path)
+    (row,) = [line.split() for line in shown(screen).splitlines() if "stopped by" in line]
+    assert row == ["│", "stopped", "by", "│", "tolerance", "│"]
 
 
 def test_the_summary_counts_rounds_or_wakings(tmp_path: Path, screen: Console) -> None:

@@ -19,7 +19,7 @@ from peer import figures, journal, report, summary
 from peer.errors import ConfigError
 from peer.figures import Curves
 from peer.journal import folder_of
-from tests.rundir import SAMPLES, change, rewrite, write_elastic, write_run
+from tests.rundir import SAMPLES, change, rewrite, stop_early, write_elastic, write_run
 from topology import schedules
 from topology.draw import INK, PAPER
 from topology.graphs import Graph
@@ -100,6 +100,15 @@ CENTRAL = {"objective": 0.25, "stationarity": 1e-9, "seconds": 0.5, "test": {"rm
 
 
 # finished runs
+
+
+def test_a_run_that_stopped_early(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    stop_early(tmp_path)
+    assert page(tmp_path).verdict == "3 peers finished 4 rounds; they have not been summarized."
+    finish(tmp_path, seconds=2.5)
+    early = "They stopped before round 90, for all agreed to be within the tolerance."
+    assert page(tmp_path).verdict == f"3 peers finished 4 rounds in 2.5 s. {early}"
 
 
 def test_a_finished_run(tmp_path: Path) -> None:

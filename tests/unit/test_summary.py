@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from peer import journal, npz, summary
+from peer import journal, npz, settings, summary
 from peer.errors import ConfigError
 from peer.journal import Journal, folder_of
-from tests.rundir import EPOCHS, SAMPLES, change, parameters, write_elastic, write_run
+from tests.rundir import EPOCHS, SAMPLES, change, parameters, stop_early, write_elastic, write_run
 
 M = sum(SAMPLES)
 STRENGTH = 1e-3
@@ -94,6 +94,15 @@ def test_a_run_directory_that_was_moved_has_its_shards_with_it(tmp_path: Path) -
     found = summary.of_run(experiment, there)
     assert found["shards_seen"] == [0, 1, 2]
     assert "rmse" in found["test"]
+
+
+def test_why_the_rounds_ended(tmp_path: Path) -> None:
+    experiment = write_run(tmp_path)
+    found = summary.of_run(experiment, tmp_path)
+    assert (found["iterations"], found["stopped"]) == (4, "iterations")
+    stop_early(tmp_path)
+    found = summary.of_run(settings.read(tmp_path / "experiment.toml"), tmp_path)
+    assert (found["iterations"], found["stopped"]) == (4, "tolerance")
 
 
 def test_the_time_is_that_of_the_last_round(tmp_path: Path) -> None:
