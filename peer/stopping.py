@@ -30,8 +30,9 @@ What it means. Let all measures of a window of D rounds be <= e, and tensors on 
    every round of the window any two are at most (I - 1)(2 D + 3) e apart; in a graph that stays the same, at most 3e
    for each link between them.
 2. Likewise I ||y_i - y_j||_inf <= (I - 1)(2 D + 1) e, and by (9) I y_i misses sum_j grad g_j(w_j) by no more.
-3. prox_r of a separable r is nonexpansive in each coordinate (that of a group penalty in the 2-norm), so with the true gradients in the place of I y_i the
-   stationarity residual of every agent is at most (1 + (I - 1)(2 D + 1)) e.
+3. prox_r of a separable r is nonexpansive in each coordinate, so with the true gradients in the place of I y_i the
+   stationarity residual of every agent is at most (1 + (I - 1)(2 D + 1)) e; that of a group penalty is nonexpansive in
+   the 2-norm, and the second term is larger by the root of the size of a group.
 
 These are bounds for the worst case; near a solution the residual at the mean of all is e or less. They hold in the last
 window but one: what is measured in the last, in which e floods, nobody knows of all others when it ends.
