@@ -21,6 +21,11 @@ CASES: dict[str, dict[str, Any]] = {
     "softmax, l1": {"objective": {"loss": "cross_entropy", "regularizer": "l1", "strength": 0.01}},
     "huber, l1": {"objective": {"loss": "huber", "huber_delta": 0.3, "regularizer": "l1", "strength": 0.01}},
     "squared hinge": {"objective": {"loss": "squared_hinge"}},
+    "groups, a block a layer, may stop early": {
+        "objective": {"loss": "cross_entropy", "regularizer": "group_l2", "strength": 0.01},
+        "surrogate": {"blocks": "layers", "cores": 2},
+        "run": {"tolerance": 1e-6},
+    },
     "full, f4": {
         "objective": {"loss": "cross_entropy"},
         "surrogate": {"kind": "full", "tau": 2.0},
@@ -65,6 +70,8 @@ def test_sockets_and_simulation_agree_to_the_last_bit(lab: Lab, case: dict[str, 
                 alpha=found.step.alpha,
                 rule=config.step_of(found),
                 radii=_radii(config.clipping_of(found, ())),
+                weights=config.ground(found).weights,
+                tolerance=found.run.tolerance,
             )
         )
         with threadpool_limits(1):  # as launch gives it to its peers: sums of more threads have other last bits
