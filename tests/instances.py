@@ -106,7 +106,8 @@ def rounding_of(h: Linearized, r: Regularizer, w: Vector) -> float:
     J, d = np.abs(matrix(h)), np.abs(w - h.center)
     slopes = np.abs(h.outputs).reshape(-1) + J @ d + 1.0
     largest = np.max(np.abs(w) + h.weight * (J.T @ slopes) + np.abs(h.pi) + h.tau * d)
-    return float(4.0 * np.finfo(np.float64).eps * largest / max(h.scale, r.scale))
+    eps = float(np.finfo(np.float64).eps)
+    return float(4.0 * eps * largest / max(h.scale, r.scale, eps))
 
 
 def most_curved(loss: Loss, name: str) -> float:

@@ -43,7 +43,7 @@ taus = st.floats(-2.0, 1.0).map(lambda exponent: 10.0**exponent)
 strengths = st.floats(-3.0, 0.0).map(lambda exponent: 10.0**exponent)
 kappas = st.sampled_from([1.0, 5.0])
 modest = settings(max_examples=30, deadline=None)
-few = settings(max_examples=15, deadline=None)
+few = settings(max_examples=10, deadline=None)
 
 
 @st.composite

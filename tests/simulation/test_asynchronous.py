@@ -21,7 +21,7 @@ from tests import asynchronous
 from tests.asynchronous import CALM, STORMY, optimum, play, scenario
 from tests.rounding import drift
 
-N_SEEDS = 60
+N_SEEDS, N_SHORT = 60, 30
 CHUNK = 5
 
 
@@ -33,7 +33,7 @@ def test_every_run_arrives_at_the_optimum(first: int) -> None:
         assert run.outcome.distance <= (CALM if run.what.is_calm else STORMY)
 
 
-@pytest.mark.parametrize("first", range(0, N_SEEDS, CHUNK))
+@pytest.mark.parametrize("first", range(0, N_SHORT, CHUNK))
 def test_a_run_that_is_over_amid_faults_just_ends(first: int) -> None:
     for seed in range(first, first + CHUNK):
         assert play(seed, is_short=True).n_ended > 0
