@@ -6,8 +6,6 @@ import json
 import signal
 from typing import Any
 
-import pytest
-
 from tests.integration.lab import Lab, end, free_addresses, metrics, refusal, same_finals, wait_until
 
 PEERS = 4
