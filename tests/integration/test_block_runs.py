@@ -6,6 +6,8 @@ import json
 import signal
 from typing import Any
 
+import pytest
+
 from tests.integration.lab import Lab, end, free_addresses, metrics, refusal, same_finals, wait_until
 
 PEERS = 4
@@ -46,9 +48,10 @@ def test_cores_change_no_bit_and_an_interrupted_run_resumes_with_others(lab: Lab
     assert metrics(run_dir, 0)[-1]["solver"].endswith(", 7 blocks")
 
 
-def test_without_rounds_too(lab: Lab) -> None:
+@pytest.mark.parametrize("blocks", ["layers", 20])
+def test_without_rounds_too(lab: Lab, blocks: int | str) -> None:
     """Peers that wake when they like come near a stationary point; at the first parameters it is more than 0.1."""
-    tree = _tree(lab, run={"mode": "async"}, iterations=400, surrogate={"blocks": "layers", "cores": 2, "tau": 0.2})
+    tree = _tree(lab, run={"mode": "async"}, iterations=400, surrogate={"blocks": blocks, "cores": 2, "tau": 0.2})
     tree |= {"objective": {"loss": "cross_entropy", "strength": 0.1}, "step": {"alpha": 0.5}}
     summary = json.loads((lab.launch(lab.experiment(**tree)) / "summary.json").read_text())
     assert summary["stationarity"] < 2e-3

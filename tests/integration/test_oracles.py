@@ -23,10 +23,6 @@ TOPOLOGIES: dict[str, dict[str, Any]] = {
 }
 
 
-CHANGING = ("links that come and go", "one peer")
-"""Topologies on which all models are shown; ridge is on the others too."""
-
-
 def _cut(x: Array, y: Array, *weight: Array) -> list[tuple[Array, ...]]:
     """Shards of unequal size, sorted by label, so that no agent sees what the others see."""
     order = np.argsort(y, kind="stable")
@@ -70,15 +66,15 @@ def test_ridge(lab: Lab, topology: dict[str, Any]) -> None:
     assert np.abs(biases - oracle.intercept_).max() < 1e-8
 
 
-@pytest.mark.parametrize("topology", CHANGING)
-def test_lasso(lab: Lab, topology: str) -> None:
+@pytest.mark.parametrize("topology", TOPOLOGIES.values(), ids=TOPOLOGIES)
+def test_lasso(lab: Lab, topology: dict[str, Any]) -> None:
     rng = np.random.default_rng(2)
     x = rng.normal(size=(SAMPLES, INPUTS))
     y = x @ np.array([1.0, 0.0, -2.0, 0.0, 0.01]) + 0.5 + 0.3 * rng.normal(size=SAMPLES)
     weights, biases = _train(
         lab,
         _cut(x, y),
-        TOPOLOGIES[topology],
+        topology,
         iterations=600,
         objective={"loss": "squared", "regularizer": "l1", "strength": STRENGTH, "regularize_biases": False},
         surrogate={"kind": "partial", "curvature": "local", "tau": 1.0, "tolerance": 1e-13},
@@ -164,15 +160,15 @@ def test_group_lasso(lab: Lab) -> None:
     assert json.loads((run_dir / "summary.json").read_text())["neurons_off"] == {"layers.0": [1]}
 
 
-@pytest.mark.parametrize("topology", CHANGING)
-def test_logistic_regression(lab: Lab, topology: str) -> None:
+@pytest.mark.parametrize("topology", TOPOLOGIES.values(), ids=TOPOLOGIES)
+def test_logistic_regression(lab: Lab, topology: dict[str, Any]) -> None:
     rng = np.random.default_rng(3)
     x = rng.normal(size=(SAMPLES, INPUTS))
     y = (x @ rng.normal(size=INPUTS) + rng.normal(size=SAMPLES) > 0.3).astype(np.int64)
     weights, biases = _train(
         lab,
         _cut(x, y),
-        TOPOLOGIES[topology],
+        topology,
         iterations=600,
         objective={"loss": "cross_entropy", "regularizer": "l2", "strength": STRENGTH, "regularize_biases": False},
         surrogate={"kind": "partial", "curvature": "local", "tau": 0.4, "tolerance": 1e-13},
