@@ -234,7 +234,7 @@ class _Peer:
         self.rounds = Rounds(me, schedule, cell.warm_up + cell.n_rounds, PATIENCE_S)
         self.session = Session(self.neighbors, Roster(me, str(me), 0, {}, N_PEERS, 1, 0), self.rounds)
         self.session.roster.began = True
-        self.journal = Journal(cell.folder / f"{me:03d}", resume=False)
+        self.journal = Journal(cell.folder / f"{me:03d}", behind=None)
         self.changed = asyncio.Event()
         self.solve_s = 0.0  # nothing is solved here that y could be hidden behind
         self.up: set[PeerId] = set()

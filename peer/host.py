@@ -25,7 +25,7 @@ from peer import checkpoint, config, memory, npz, settings, wire
 from peer.arrays import Vector
 from peer.drops import Drops
 from peer.errors import ConfigError, DisagreementError, RemoteError
-from peer.journal import Journal, claim, folder_of, truncate_metrics
+from peer.journal import Journal, claim, folder_of
 from peer.messages import Message
 from peer.optim.blocks import in_turn
 from peer.optim.models import MLP
@@ -227,8 +227,7 @@ class Host:
         """
         if self.assignment.resume:
             npz.sweep(self.folder)
-            truncate_metrics(self.folder, n)
-        self.journal = Journal(self.folder, self.assignment.resume)
+        self.journal = Journal(self.folder, n if self.assignment.resume else None)
         self._opened.callback(self.journal.close)
         if not (self.assignment.run_dir / "experiment.toml").exists():
             config.record(self.experiment, self.assignment.ground, self.assignment.run_dir)

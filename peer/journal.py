@@ -31,13 +31,15 @@ class Journal:
     ----------
     folder : Path
         Of the peer; made where it is missing.
-    resume : bool
-        Go on behind what is there; otherwise start anew.
+    behind : int or None
+        Go on behind what is there, and behind the first so many rounds or wakings: what was written of later ones stays
+        until the first of them is over again. None: start anew.
     """
 
-    def __init__(self, folder: Path, resume: bool) -> None:
+    def __init__(self, folder: Path, behind: int | None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        mode = "a" if resume else "w"
+        self._folder, self._behind = folder, behind
+        mode = "w" if behind is None else "a"
         self._metrics = (folder / "metrics.jsonl").open(mode, encoding="utf-8")
         self._log = (folder / "log.jsonl").open(mode, encoding="utf-8")
         if self._log.tell() and _ends_torn(folder / "log.jsonl"):
@@ -54,6 +56,9 @@ class Journal:
             The disk is full; names the file. So in all methods.
         """
         self.check()
+        if self._behind is not None:
+            truncate_metrics(self._folder, self._behind)
+            self._behind = None
         self._write(self._metrics, values)
 
     def event(self, kind: str, time_s: float, **facts: object) -> None:

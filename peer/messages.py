@@ -10,8 +10,11 @@ from typing import Literal, TypeAlias, final
 from peer.arrays import Vector
 from topology import PeerId
 
-PROTOCOL: int = 2
+PROTOCOL: int = 3
 """Version of the messages and of their wire format; peers of different versions do not talk."""
+
+NOTHING_FORGOTTEN: int = -1
+"""No round of which a share is gone."""
 
 Purpose: TypeAlias = Literal["ask", "answer", "news"]
 """What a Hello is for."""
@@ -46,6 +49,9 @@ class Hello:
         Number of samples of every peer that the sender knows of, itself included.
     n_classes : int
         Largest label known, plus one; 0 where there are no labels.
+    forgotten : int
+        First round, from the receiver's on, of which the sender has no share for it any more, as it had got it once:
+        then the receiver was resumed from a checkpoint that is not its last. `NOTHING_FORGOTTEN` where there is none.
     """
 
     sender: PeerId
@@ -57,6 +63,7 @@ class Hello:
     settings: Mapping[str, str]
     n_samples: Mapping[PeerId, int]
     n_classes: int
+    forgotten: int = NOTHING_FORGOTTEN
 
 
 @final

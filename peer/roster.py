@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import final
 
 from peer.errors import DisagreementError
-from peer.messages import Hello, Part, Purpose
+from peer.messages import NOTHING_FORGOTTEN, Hello, Part, Purpose
 from topology import PeerId
 
 
@@ -58,12 +58,13 @@ class Roster:
         self.counts.update(n_samples)
         self.n_classes = max(self.n_classes, n_classes)
 
-    def hello(self, purpose: Purpose, n: int, held: tuple[tuple[int, Part], ...] = ()) -> Hello:
-        """What to say now, in round n, holding these pieces of the receiver's shares."""
-        settings = {} if purpose == "news" else self.settings
-        return Hello(
-            self.me, self.instance, self.incarnation, purpose, n, held, settings, dict(self.counts), self.n_classes
-        )
+    def hello(
+        self, purpose: Purpose, n: int, held: tuple[tuple[int, Part], ...] = (), forgotten: int = NOTHING_FORGOTTEN
+    ) -> Hello:
+        """What to say now, in round n, holding these pieces of the receiver's shares, and what of the own is gone."""
+        settings, counts = {} if purpose == "news" else self.settings, dict(self.counts)
+        process = self.me, self.instance, self.incarnation
+        return Hello(*process, purpose, n, held, settings, counts, self.n_classes, forgotten)
 
     def receive(self, hello: Hello) -> bool:
         """Learn from a Hello; whether there was news in it.

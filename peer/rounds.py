@@ -20,7 +20,7 @@ from typing import Final, final
 
 from peer.arrays import Vector
 from peer.errors import NeighborsLate, ProtocolError
-from peer.messages import Hello, Part, Share
+from peer.messages import NOTHING_FORGOTTEN, Hello, Part, Share
 from topology import PeerId, Schedule
 
 MEETINGS: Final = 2
@@ -181,6 +181,10 @@ class Rounds:
             return []
         due = (share for n, share in sorted(self._kept.items()) if n >= hello.n and self._meets(j, n))
         return [piece for share in due if (piece := self._unsent(j, share, hello.held))]
+
+    def forgotten(self, j: PeerId, n: int) -> int:
+        """First round from n on, over here, of which the own share for j is gone, as j had got it."""
+        return next((m for m in range(n, self.n) if m not in self._kept and self._meets(j, m)), NOTHING_FORGOTTEN)
 
     def held_of(self, j: PeerId) -> tuple[tuple[int, Part], ...]:
         """Rounds and parts of j's shares that are here."""

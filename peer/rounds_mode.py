@@ -130,11 +130,18 @@ class RoundsLife:
             A neighbor gave up, and this peer is not through.
         DisagreementError
             No run is possible with a neighbor.
+        ConfigError
+            This peer was resumed from a checkpoint that is not its last.
         """
         self.say(self.session.receive(message))
         if self.session.given_up is not None and not self.session.complete:
             j, reason = self.session.given_up
             raise NeighborLeft(f"round {self.rounds.n}: peer {j} gave up: {reason}")
+        if self.session.outdated is not None:
+            j, forgotten = self.session.outdated
+            has_got = f"this peer has got what peer {j} had for it in round {forgotten}, and cannot get it again"
+            found = f"expected its last checkpoint, found an older one, of round {self.rounds.n}"
+            raise ConfigError("--resume", f"{self.host.checkpoint_path}: {found}: {has_got}")
         if self.session.has_news:
             self.host.soon(lambda: self.say(self.session.spread()))
 
@@ -341,11 +348,12 @@ class RoundsLife:
         """Journal how it ended; checkpoint if it was interrupted; tell the neighbors if it failed.
 
         An offender, with whom no run is possible, must first hear of this peer's settings. A neighbor that is here,
-        but to which the connection is not up yet, is waited for, for it could not be told.
+        but to which the connection is not up yet, is waited for, for it could not be told. A peer that was resumed from
+        an older checkpoint than its last leaves without a word: with the last one it may come back.
         """
         if code == INTERRUPTED and self.state is not None and self.experiment.run.checkpoint_every:
             self.keep(self.snapshot(self.state))
-        if code not in (DONE, INTERRUPTED):
+        if code not in (DONE, INTERRUPTED) and self.session.outdated is None:
             here = self.session.heard.difference(self.session.said_bye) | ({offender} - {None})
             await self.host.until(lambda: self.greeted >= here, asyncio.get_running_loop().time() + FAREWELL_S)
             self.say(self.session.part(line))

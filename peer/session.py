@@ -3,8 +3,9 @@
 Every connection is opened with a Hello that asks. It tells, as the answer does, what its sender
 has got: the shares that an older connection swallowed are sent again. A connection carries one
 direction only, so the answer may have to wait until the other one is up; then the Hello that
-opens that one takes its place. Messages go in and out as values: each method returns what to
-send to whom, in this order.
+opens that one takes its place. It tells, too, what is gone for good of what the other lacks: so a
+peer finds that it was resumed from a checkpoint that is not its last, and is `outdated`. Messages
+go in and out as values: each method returns what to send to whom, in this order.
 
 The order matters once: no share may overtake the news from which its receiver learns the last
 sample count, for it cannot read shares before it knows the model. So nothing is sent again to
@@ -51,7 +52,9 @@ class Session:
     complete: bool = field(default=False, init=False)
     heard: set[PeerId] = field(default_factory=set, init=False)
     said_bye: dict[PeerId, str] = field(default_factory=dict, init=False)
+    outdated: tuple[PeerId, int] | None = field(default=None, init=False)
     _states: dict[PeerId, Hello] = field(default_factory=dict, init=False)
+    _asked_from: dict[PeerId, int] = field(default_factory=dict, init=False)
 
     def connected(self, j: PeerId) -> Outgoing:
         """A connection to a neighbor is up: ask what it lacks, and say goodbye again if that was said already."""
@@ -92,6 +95,9 @@ class Session:
         if hello.purpose == "news":
             return []
         self._states[j] = hello
+        self._asked_from[j] = hello.n
+        if self.roster.incarnation and hello.forgotten >= self.rounds.n:  # who was never resumed is lied to
+            self.outdated = j, hello.forgotten
         asked = hello.purpose == "ask" and self.rounds.is_connected(j)
         return [*([(j, self._hello("answer", j))] if asked else []), *(self._owed() if self.roster.began else [])]
 
@@ -138,4 +144,6 @@ class Session:
         return next(((j, reason) for j, reason in self.said_bye.items() if reason), None)
 
     def _hello(self, purpose: Purpose, j: PeerId) -> Hello:
-        return self.roster.hello(purpose, self.rounds.n, self.rounds.held_of(j))
+        rounds = self.rounds
+        forgotten = rounds.forgotten(j, self._asked_from.get(j, rounds.n))
+        return self.roster.hello(purpose, rounds.n, rounds.held_of(j), forgotten)

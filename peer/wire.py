@@ -21,7 +21,7 @@ import numpy as np
 
 from peer.arrays import DTYPES, Vector
 from peer.errors import WireError
-from peer.messages import PROTOCOL, Bye, Flow, Hello, Message, Part, Share, Standing, View
+from peer.messages import NOTHING_FORGOTTEN, PROTOCOL, Bye, Flow, Hello, Message, Part, Share, Standing, View
 from topology import PeerId
 
 Frame: TypeAlias = bytes | memoryview
@@ -138,6 +138,7 @@ def encode(message: Message, form: Format) -> list[Frame]:
             "settings": dict(message.settings),
         }
         header |= {"n_samples": dict(message.n_samples), "n_classes": message.n_classes}
+        header |= {"forgotten": message.forgotten}
     return [msgpack.packb(header)]
 
 
@@ -276,6 +277,7 @@ def _hello(fields: _Fields, sender: int, form: Format) -> Hello:
         settings=fields.settings(sender),
         n_samples=n_samples,
         n_classes=fields.integer("n_classes", 0, MAX_CLASSES),
+        forgotten=fields.integer("forgotten", NOTHING_FORGOTTEN, MAX_ROUND),
     )
 
 

@@ -139,7 +139,8 @@ class Author:
         settings = SETTINGS if chance.random() < 0.8 else {"step.alpha": "0.2", "x" * chance.randint(0, 99): "y"}
         purpose = chance.choice(("ask", "answer", "news"))
         incarnation = chance.choice((0, 0, 0, 1, 2**31 - 1))
-        return Hello(sender, "a" * chance.randint(0, 9), incarnation, purpose, self.near(n), held, settings, counts, 2)  # type: ignore[arg-type]
+        who = sender, "a" * chance.randint(0, 9), incarnation
+        return Hello(*who, purpose, self.near(n), held, settings, counts, 2, chance.choice((-1, self.near(n))))  # type: ignore[arg-type]
 
     def view(self, sender: PeerId, n: int) -> View:
         """What a peer may say of all."""

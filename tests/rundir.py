@@ -52,7 +52,7 @@ def write_run(
     (run_dir / "experiment.toml").write_text(settings.to_toml(experiment))
     for peer, m in enumerate(samples):
         folder = folder_of(run_dir, peer)
-        journal = Journal(folder, resume=False)
+        journal = Journal(folder, behind=None)
         journal.event("start", 0.0, id=peer, n=0, samples=m)
         journal.event("ready", 0.1, samples=sum(samples))
         for n in range(n_rounds):
@@ -91,7 +91,7 @@ def write_elastic(run_dir: Path, *, ended: int | None = 0, wakings: int = 2, **t
     npz.save(run_dir / "shards" / "peer-008.npz", arrays)
     for peer, m, begin_s in ((0, 3, 1000.0), (1, 5, 1001.0), (2, 4, 1002.0), (8, 6, 1012.0)):
         folder, n = folder_of(run_dir, peer), 0
-        journal = Journal(folder, resume=False)
+        journal = Journal(folder, behind=None)
         journal.event("start", 0.0, id=peer, n=0, samples=m, clock_s=begin_s)
         for (number, members, total), epoch_s in zip(EPOCHS, (1003.0, 1006.0, 1013.0), strict=True):
             if peer not in members:

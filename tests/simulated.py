@@ -32,6 +32,7 @@ FAULTS: Final = (
     "restart from an older checkpoint",
     "restart from a checkpoint of an older epoch",
     "restart from nothing",
+    "sent back for its last checkpoint",
     "join",
     "leave",
     "loss for good",

@@ -4,9 +4,10 @@ Everything here comes from one seed: the problem, the schedule, and what happens
 is the code that real peers run, `Session` with `Rounds` and `Roster`, `agent`
 and `wire`; what stands in is the event loop, the sockets and the disk.
 
-A peer that crashed is resumed from its last checkpoint, or begins anew where it had none. An older
-one is not allowed in rounds: with the last one on the disk a peer tells its neighbors, by its
-floor, what it will never ask for again, and they forget it.
+A peer that crashed is resumed from its last checkpoint, or begins anew where it had none. With the last one on the
+disk a peer tells its neighbors, by its floor, what it will never ask for again, and they forget it. So one that was
+resumed from an older checkpoint may find that it is outdated: then it leaves without a word, and comes back from the
+last one. If it does not find that, nothing that it needs is forgotten, and it comes to the same states again.
 
 `python -m tests.simulate --mode rounds --seed 7` tells what happens to seed 7.
 """
@@ -342,6 +343,9 @@ class Peer:
         if self.session.has_news and not self.news:
             self.news = True
             self.run.network.later(self, NEWS_T, self.spread)
+        if self.session.outdated is not None:
+            self.run.outdated(self)
+            return
         self.run.check_bounds(self)
         self.run.wake(self)
 
@@ -371,7 +375,7 @@ class Peer:
             state = agent.initial(what.problems[self.me], what.initial[self.me], what.alpha)
         self.run.reached(self.me, state)
         if what.every:
-            self.run.disk[self.me] = self.snapshot(state)
+            self.run.write(self.me, self.snapshot(state))
         return state
 
     def train(self, state: agent.State) -> Line:
@@ -385,7 +389,7 @@ class Peer:
             elif state.n % what.every == 0 or what.is_through(state):
                 snapshot = self.snapshot(state)
                 yield Compute()
-                self.run.disk[self.me] = snapshot
+                self.run.write(self.me, snapshot)
                 self.rounds.floor = state.n
 
     def round(self, state: agent.State) -> Generator[Compute | Until, None, agent.State]:
@@ -444,6 +448,8 @@ class Run:
         self.ever = union(what.schedule, what.n_rounds)
         self.starts: Counter[PeerId] = Counter()
         self.disk: dict[PeerId, Checkpoint] = {}
+        self.archive: dict[PeerId, dict[int, Checkpoint]] = {i: {} for i in range(what.n_agents)}
+        self.puts_back = random.Random(f"older checkpoints of {what.seed}")
         self.peers: dict[PeerId, Peer] = {}
         self.history: dict[tuple[PeerId, int], agent.State] = {}
         self.farthest = [-1] * what.n_agents
@@ -474,12 +480,38 @@ class Run:
 
     # ---- processes -------------------------------------------------------------------------
 
+    def write(self, i: PeerId, checkpoint: Checkpoint) -> None:
+        """A checkpoint is on the disk, and a copy of it elsewhere."""
+        self.disk[i] = self.archive[i][checkpoint.n] = checkpoint
+
+    def put_back(self, i: PeerId) -> None:
+        """Now and then a peer is resumed from a copy of an older checkpoint.
+
+        Not one that was through, for then nobody may be left to tell it.
+        """
+        older = [n for n in self.archive[i] if n < max(self.archive[i])]
+        if older and not self.peers[i].session.complete and self.puts_back.random() < 0.3:
+            self.disk[i] = self.archive[i][self.puts_back.choice(older)]
+
+    def outdated(self, peer: Peer) -> None:
+        """A peer finds that its checkpoint is not its last: it leaves, and comes back with the last one."""
+        newest = max(self.archive[peer.me])
+        assert peer.last is not None, f"peer {peer.me} had no checkpoint, and takes it for an older one"
+        assert peer.last.n < newest, f"peer {peer.me} takes its last checkpoint, of round {newest}, for an older one"
+        self.happened["sent back for its last checkpoint"] += 1
+        self.clock.tell(f"peer {peer.me} finds that it is outdated, and leaves")
+        self.network.end(peer)
+        self.disk[peer.me] = self.archive[peer.me][newest]
+        self.clock.later(self.clock.soon(5.0), lambda: self.start(peer.me))
+
     def start(self, i: PeerId) -> None:
         """A process of peer i starts, from its checkpoint if it has one."""
         last = self.disk.get(i)
         peer = self.peers[i] = Peer(i, self, self.starts[i], last)
         if self.starts[i]:
-            self.happened[f"restart from {'nothing' if last is None else 'the last checkpoint'}"] += 1
+            older = last is not None and last.n < max(self.archive[i])
+            source = "nothing" if last is None else "an older checkpoint" if older else "the last checkpoint"
+            self.happened[f"restart from {source}"] += 1
         self.starts[i] += 1
         self.clock.tell(f"peer {i} starts in round {peer.rounds.n}, incarnation {peer.roster.incarnation}")
         self.network.start(peer, peer.neighbors)
@@ -523,6 +555,7 @@ class Run:
         self.happened["crash"] += 1
         self.happened["crash when complete"] += self.peers[i].session.complete
         self.network.kill(self.peers[i])
+        self.put_back(i)
         self.clock.later(self.clock.soon(5.0), lambda: self.start(i))
 
     # ---- what must hold --------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import tomllib
 from pathlib import Path
@@ -152,6 +153,35 @@ def test_a_killed_peer_resumes_and_nothing_has_happened(lab: Lab) -> None:
     for process in processes:
         code, errors = end(process)
         assert (code, errors) == (0, "")
+    same_finals(launched, run_dir, PEERS)
+    for peer in range(PEERS):
+        assert [line["iteration"] for line in metrics(run_dir, peer)] == list(range(rounds))
+
+
+def test_an_older_checkpoint_is_refused_and_with_the_last_one_nothing_has_happened(lab: Lab) -> None:
+    rounds = 200
+    tree = _tree(lab, iterations=rounds, topology={"graph": "ring"})  # in each round it needs its neighbors
+    launched = lab.launch(lab.experiment(**tree), "launched")
+    transport = {"addresses": free_addresses(PEERS), "security": "none"}
+    experiment = lab.experiment("by-hand", **tree, transport=transport)
+    run_dir, victim = lab.folder / "hand", 2
+    checkpoint, older, last = (run_dir / "peers" / "002" / f"{name}.npz" for name in ("checkpoint", "older", "last"))
+    resume = "run", experiment, "--id", str(victim), "--out", "hand", "--resume"
+    processes = [lab.start("run", experiment, "--id", str(peer), "--out", "hand") for peer in range(PEERS)]
+    wait_until(lambda: len(metrics(run_dir, victim)) > 25, processes[victim])
+    shutil.copy(checkpoint, older)
+    wait_until(lambda: len(metrics(run_dir, victim)) > 75, processes[victim])
+    assert end(processes[victim], signal.SIGKILL)[0] == -signal.SIGKILL
+    before = metrics(run_dir, victim)
+    assert len(before) < rounds, "it was killed too late to show anything"
+    shutil.copy(checkpoint, last)
+    shutil.copy(older, checkpoint)
+    line = refusal(lab.run(*resume), 2)
+    assert "expected its last checkpoint, found an older one" in line
+    assert metrics(run_dir, victim) == before, "a peer that can do nothing has taken nothing"
+    shutil.copy(last, checkpoint)
+    processes[victim] = lab.start(*resume)
+    assert [end(process) for process in processes] == [(0, "")] * PEERS
     same_finals(launched, run_dir, PEERS)
     for peer in range(PEERS):
         assert [line["iteration"] for line in metrics(run_dir, peer)] == list(range(rounds))

@@ -44,7 +44,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 
 def test_lines_are_whole_as_soon_as_they_are_written(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "peers" / "000", resume=False)
+    journal = Journal(tmp_path / "peers" / "000", behind=None)
     journal.round(iteration=0, objective=0.1)
     journal.event("start", 0.12345678, peer=3, text="zwei\nZeilen")
     assert lines(tmp_path / "peers/000/metrics.jsonl") == [{"iteration": 0, "objective": 0.1}]
@@ -54,7 +54,7 @@ def test_lines_are_whole_as_soon_as_they_are_written(tmp_path: Path) -> None:
 
 
 def test_once_is_once_for_each_kind_and_key(tmp_path: Path) -> None:
-    journal = Journal(tmp_path, resume=False)
+    journal = Journal(tmp_path, behind=None)
     for time_s in (1.0, 2.0):
         journal.once("dropped", ("stale", 1), time_s, peer=1)
         journal.once("dropped", ("stale", 2), time_s, peer=2)
@@ -68,7 +68,7 @@ def test_once_is_once_for_each_kind_and_key(tmp_path: Path) -> None:
 def test_a_full_disk_is_raised_by_rounds_and_an_event_by_what_follows(tmp_path: Path) -> None:
     """An event may come from anywhere; a round comes from where errors are dealt with."""
     (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
-    journal = Journal(tmp_path, resume=False)
+    journal = Journal(tmp_path, behind=None)
     journal.event("start", 0.0)
     with pytest.raises(OSError, match="No space left on device") as refusal:
         journal.round(iteration=0)
@@ -81,7 +81,7 @@ def test_a_full_disk_is_raised_by_rounds_and_an_event_by_what_follows(tmp_path: 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk that is always full")
 def test_an_event_that_could_not_be_written_is_raised_later_and_again(tmp_path: Path) -> None:
     (tmp_path / "log.jsonl").symlink_to("/dev/full")
-    journal = Journal(tmp_path, resume=False)
+    journal = Journal(tmp_path, behind=None)
     journal.event("start", 0.0)
     journal.once("dropped", 1, 0.5)
     methods: list[Callable[[], None]] = [lambda: journal.round(iteration=0), journal.sync, journal.check]
@@ -94,8 +94,8 @@ def test_an_event_that_could_not_be_written_is_raised_later_and_again(tmp_path: 
 
 
 def test_a_new_run_starts_anew_and_a_resumed_one_goes_on(tmp_path: Path) -> None:
-    for resume, expected in ((False, [0]), (True, [0, 1]), (False, [2])):
-        journal = Journal(tmp_path, resume)
+    for behind, expected in ((None, [0]), (1, [0, 1]), (None, [2])):
+        journal = Journal(tmp_path, behind)
         journal.round(iteration=expected[-1])
         journal.event(str(expected[-1]), 0.0)
         journal.close()
@@ -104,7 +104,7 @@ def test_a_new_run_starts_anew_and_a_resumed_one_goes_on(tmp_path: Path) -> None
 
 
 def test_rounds_that_are_gone_through_again_are_dropped(tmp_path: Path) -> None:
-    journal = Journal(tmp_path, resume=False)
+    journal = Journal(tmp_path, behind=None)
     for n in range(5):
         journal.round(iteration=n)
     journal.close()
@@ -116,6 +116,20 @@ def test_rounds_that_are_gone_through_again_are_dropped(tmp_path: Path) -> None:
     assert len(lines(tmp_path / "metrics.jsonl")) == 3
     truncate_metrics(tmp_path, 0)
     assert lines(tmp_path / "metrics.jsonl") == []
+
+
+def test_what_is_gone_through_again_stays_until_it_is(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, behind=None)
+    for n in range(5):
+        journal.round(iteration=n, life=0)
+    journal.close()
+    journal = Journal(tmp_path, behind=2)
+    assert len(lines(tmp_path / "metrics.jsonl")) == 5, "a process that gets no further has taken nothing"
+    journal.round(iteration=2, life=1)
+    journal.round(iteration=3, life=1)
+    journal.close()
+    found = [(line["iteration"], line["life"]) for line in lines(tmp_path / "metrics.jsonl")]
+    assert found == [(0, 0), (1, 0), (2, 1), (3, 1)]
 
 
 def test_nothing_to_drop(tmp_path: Path) -> None:
@@ -211,7 +225,7 @@ def test_who_has_ended_well(event: dict[str, Any] | None, expected: bool) -> Non
 
 
 def logged(folder: Path, *events: dict[str, Any]) -> None:
-    journal = Journal(folder, resume=False)
+    journal = Journal(folder, behind=None)
     for event in events:
         journal.event(event["event"], 0.0, **{key: value for key, value in event.items() if key != "event"})
     journal.close()
@@ -262,7 +276,7 @@ def test_a_torn_event_does_not_take_the_next_one_along(tmp_path: Path) -> None:
     logged(tmp_path, {"event": "start"})
     with (tmp_path / "log.jsonl").open("a") as file:
         file.write('{"time_s": 1.0, "eve')
-    journal = Journal(tmp_path, resume=True)
+    journal = Journal(tmp_path, behind=0)
     journal.event("start", 2.0)
     journal.close()
     assert [event["time_s"] for event in events(tmp_path)] == [0.0, 2.0]

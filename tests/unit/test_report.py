@@ -328,7 +328,7 @@ def test_a_running_one_counts_from_the_last_change(tmp_path: Path) -> None:
 
 def test_one_that_left_says_so_and_the_others_are_not_held_for_failed(tmp_path: Path) -> None:
     write_elastic(tmp_path, ended=None)
-    log = journal.Journal(folder_of(tmp_path, 2), resume=True)
+    log = journal.Journal(folder_of(tmp_path, 2), behind=0)
     log.event("end", 9.0, code=130, problem="interrupted")
     log.close()
     found = page(tmp_path)
@@ -339,7 +339,7 @@ def test_one_that_left_says_so_and_the_others_are_not_held_for_failed(tmp_path: 
 def test_the_summary_says_whom_the_page_is_of(tmp_path: Path) -> None:
     write_elastic(tmp_path)
     finish(tmp_path)
-    log = journal.Journal(folder_of(tmp_path, 2), resume=True)
+    log = journal.Journal(folder_of(tmp_path, 2), behind=0)
     log.event("start", 0.0, n=2, clock_s=1100.0, samples=4)
     log.event("epoch", 1.0, n=2, epoch=90, members=[2], samples=4)
     log.close()

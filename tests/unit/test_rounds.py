@@ -242,6 +242,18 @@ def test_shares_of_a_checkpoint_are_owed_again() -> None:
     assert [piece.n for piece in again.owed(ask(1, 0))] == [0, 1]
 
 
+def test_what_a_neighbor_had_got_is_forgotten_and_told_to_one_that_asks_again() -> None:
+    rounds = machine(SOMETIMES, catch_up=3)
+    for n in range(5):
+        rounds.begin()
+        rounds.offer(0.0, V, V)
+        if n % 2 == 0:
+            rounds.receive(share(1, n, floor=n))
+        rounds.advance()
+    assert [piece.n for piece in rounds.kept()] == [4]
+    assert [rounds.forgotten(1, n) for n in range(6)] == [0, 2, 2, -1, -1, -1], "the two meet in even rounds"
+
+
 def test_nothing_is_kept_of_rounds_without_neighbors() -> None:
     rounds = machine(SOMETIMES, n=1)
     assert rounds.offer(0.0, V, V) == []

@@ -5,6 +5,9 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
+from peer.messages import Hello
 from peer.roster import Roster
 from peer.rounds import Rounds
 from peer.rounds_mode import RoundsLife
@@ -25,6 +28,16 @@ def life_of_peer_0(fails: bool) -> tuple[Any, list[tuple[str, int]]]:
     life = SimpleNamespace(host=host, rounds=rounds, session=Session((1,), Roster(0, "a", 0, {}, 2, 1, 0), rounds))
     life.disconnected = lambda j: RoundsLife.disconnected(life, j)  # type: ignore[arg-type]
     return life, told
+
+
+@pytest.mark.parametrize(("incarnation", "forgotten", "outdated"), [(1, 7, True), (1, 6, False), (0, 7, False)])
+def test_who_was_resumed_and_asks_for_what_is_gone_is_outdated(
+    incarnation: int, forgotten: int, outdated: bool
+) -> None:
+    rounds = Rounds(0, Static(Graph.of(2, [(0, 1)])), 9, 1.0, n=7)
+    session = Session((1,), Roster(0, "a", incarnation, {}, 2, 1, 0), rounds)
+    session.receive(Hello(1, "b", 0, "ask", 9, (), {}, {1: 1}, 0, forgotten))
+    assert (session.outdated == (1, forgotten)) is outdated
 
 
 def test_a_connection_that_breaks_is_journaled_once_whoever_sees_it_first() -> None:

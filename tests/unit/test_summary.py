@@ -238,7 +238,7 @@ class Scenario:
 
 
 def end(run_dir: Path, peer: int, code: int) -> None:
-    log = Journal(folder_of(run_dir, peer), resume=True)
+    log = Journal(folder_of(run_dir, peer), behind=0)
     log.event("end", 1.0, code=code, problem="")
     log.close()
 

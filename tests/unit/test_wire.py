@@ -37,6 +37,7 @@ hellos = st.builds(
     settings=st.dictionaries(lines, lines, max_size=3),
     n_samples=st.dictionaries(senders, st.integers(1, wire.MAX_SAMPLES - 1)),
     n_classes=st.integers(0, wire.MAX_CLASSES - 1),
+    forgotten=st.integers(-1, wire.MAX_ROUND - 1),
 )
 byes = st.builds(Bye, sender=senders, reason=lines)
 sizes = st.floats(-wire.MAX_FLOW, wire.MAX_FLOW)
@@ -209,6 +210,7 @@ HELLO: dict[str, Any] = {
     "settings": {"a": "b"},
     "n_samples": {1: 5},
     "n_classes": 0,
+    "forgotten": -1,
 }
 
 
@@ -405,6 +407,8 @@ def test_a_hello_lacks_no_field(key: str) -> None:
         {"n_samples": {1: 1.0}},
         {"n_classes": wire.MAX_CLASSES},
         {"n_classes": -1},
+        {"forgotten": -2},
+        {"forgotten": wire.MAX_ROUND},
     ],
 )
 def test_hellos_that_are_refused(changed: dict[str, Any]) -> None:
