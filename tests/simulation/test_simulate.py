@@ -31,7 +31,7 @@ def rows(text: str) -> Mapping[str, list[str]]:
     return {name: rest for name, *rest in cells}
 
 
-RARE = {"restart from a checkpoint of an older epoch"}
+RARE = {"restart from a checkpoint of an older epoch", "sent back for its last checkpoint"}
 """Faults that six seeds need not have."""
 
 
