@@ -120,7 +120,7 @@ def _have_heard(schedule: Schedule, i: int, start: int, end: int) -> set[int]:
 
 
 def polynomial_is_chebyshevs(graph: Graph, weights: Weights, n_steps: int) -> None:
-    """The recurrence is T_K over its value at 1; none of degree K leaves less on the interval, nor any product of C."""
+    """The recurrence is T_K over its value at 1: of all polynomials, C^K among them, it leaves least on an interval."""
     gossip, C = chebyshev(graph, weights, n_steps), mixing_matrix(graph, weights)
     others = np.linalg.eigvalsh(C)[:-1]
     low, high = (others[0], others[-1]) if others.size else (0.0, 0.0)
@@ -130,23 +130,22 @@ def polynomial_is_chebyshevs(graph: Graph, weights: Weights, n_steps: int) -> No
     if scale < 1e5:  # else T(scale) is the power of a rounding error
         expected = T((points - center) / half) / T(scale)
         assert [gossip.at(float(point)) for point in points] == pytest.approx(list(expected), abs=1e-6)
+        assert 1.0 / T(scale) <= 1.05 * least_left(points, n_steps) + 1e-7  # it has to be small at few points only
     assert gossip.at(1.0) == 1.0
     assert gossip.omegas[0] == 1.0
     assert all(1.0 <= omega < 2.0 for omega in gossip.omegas)
     rate = round_rate(Static(graph), 1, weights, gossip)
     assert rate <= 1.0 / T(scale) + 1e-7
     assert rate <= round_rate(Static(graph), 1, weights, plain(n_steps)) + 1e-7
-    best = optimal_rate(others, n_steps) if others.size else 0.0
-    assert rate >= best - 1e-12
 
 
-def optimal_rate(eigenvalues: NDArray[np.float64], n_steps: int) -> float:
+def least_left(eigenvalues: NDArray[np.float64], n_steps: int) -> float:
     """Least largest modulus at these of a polynomial of this degree that is 1 at 1, by a linear program."""
     powers = (eigenvalues[:, None] - 1.0) ** np.arange(1, n_steps + 1)  # 1 + sum of a_k (l - 1)^k
     bound = -np.ones((eigenvalues.size, 1))
     A, b = np.block([[powers, bound], [-powers, bound]]), np.repeat([-1.0, 1.0], eigenvalues.size)
     cost = np.append(np.zeros(n_steps), 1.0)
-    return float(linprog(cost, A, b, bounds=[(None, None)] * n_steps + [(0.0, None)]).fun)
+    return float(linprog(cost, A, b, bounds=[(None, None)] * n_steps + [(0.0, None)]).fun or 0.0)
 
 
 def components_are_right(graph: Graph) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from peer import agent, config, gossip, settings
 from peer.agent import Clipping, Mixture, Proposal, State
-from peer.arrays import Matrix
+from peer.arrays import Matrix, Vector
 from peer.errors import ProtocolError, SolveError
 from peer.messages import Share
 from peer.optim.models import MLP
@@ -100,7 +101,7 @@ def test_ways_that_there_are_not() -> None:
 
 def test_peers_that_found_other_coefficients_do_not_train_together() -> None:
     given = {"data": {"dataset": "wine"}, "peers": 6, "topology": {"graph": "ring", "consensus_steps": 3}}
-    shard = Shard("", np.zeros((2, 3)), None, np.zeros(2, dtype=np.int64), None, None)
+    shard = Shard(Path("wine.npz"), np.zeros((2, 3)), None, np.zeros(2, dtype=np.int64), None, None)
     plainly = settings.from_tree(given)
     assert "consensus" not in config.common_settings(plainly, config.ground(plainly), shard)
     given["topology"] = {"graph": "ring", "consensus_steps": 3, "consensus": "chebyshev"}
@@ -118,13 +119,13 @@ class Bowl:
 
     kappa = 1.0
 
-    def value(self, w: agent.Vector) -> float:
+    def value(self, w: Vector) -> float:
         return 0.5 * float(np.dot(w, w))
 
-    def gradient(self, w: agent.Vector) -> agent.Vector:
+    def gradient(self, w: Vector) -> Vector:
         return w.copy()
 
-    def best_response(self, w: agent.Vector, gradient: agent.Vector, pi: agent.Vector) -> Solution:
+    def best_response(self, w: Vector, gradient: Vector, pi: Vector) -> Solution:
         raise NotImplementedError
 
 
