@@ -31,6 +31,9 @@ def test_killed_peers_resume_and_nothing_has_happened(tmp_path: Path) -> None:
     lab = Lab(tmp_path)
     launched = lab.launch(lab.experiment(**_tree(lab)), "launched")
     assert len(json_lines(launched / "schedule.jsonl")) == ROUNDS * STEPS
+    checked = lab.run("check", launched / "experiment.toml").stdout
+    for line in ("exchanges a round: 3, plain", "mixing rate: "):
+        assert f"\n# {line}" in checked
     with Fleet(lab, _tree(lab)) as fleet:
         for peer in range(PEERS):
             fleet.start(peer)
