@@ -37,6 +37,7 @@ bench: $(VENV)/dev        ## ratios to raw sockets, what a fleet weighs, what a 
 	$(BIN)/python -m benchmarks.solvers
 	$(BIN)/python -m benchmarks.solvers --large
 	$(BIN)/python -m benchmarks.blocks --matrix
+	$(BIN)/python -m benchmarks.gossip
 
 clean:
 	rm -rf $(VENV)

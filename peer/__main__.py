@@ -430,9 +430,9 @@ def check(experiment: Path, overrides: tuple[str, ...]) -> int:
     from peer import settings, wire
     from peer.aside import aside
     from peer.prepare import rehearsed
+    from topology.gossip import round_rate
     from topology.outlets import wakings_to_connect
     from topology.schedules import connectivity_window, window_lengths
-    from topology.weights import mixing_rate
 
     what = settings.read(experiment, overrides)
     ground, facts = rehearsed(what)
@@ -446,12 +446,14 @@ def check(experiment: Path, overrides: tuple[str, ...]) -> int:
             ("wakings until strongly connected", n_wakings),
         )
     else:
-        window = aside(connectivity_window, ground.schedule, what.iterations)
-        flooding = aside(window_lengths, ground.schedule, what.iterations)
-        rate = aside(mixing_rate, ground.schedule, what.iterations, ground.weights)
+        n_steps, unit = ground.gossip.n_steps, "rounds" if ground.gossip.n_steps == 1 else "exchanges"
+        window = aside(connectivity_window, ground.schedule, what.n_exchanges)
+        flooding = aside(window_lengths, ground.schedule, what.iterations, n_steps)
+        rate = aside(round_rate, ground.schedule, what.iterations, ground.weights, ground.gossip)
         mode = (
-            ("bytes a neighbor and round", wire.share_bytes(form)),
-            ("connectivity window", f"{window} rounds"),
+            *((("exchanges a round", f"{n_steps}, {what.topology.consensus}"),) if n_steps > 1 else ()),
+            ("bytes a neighbor and round", n_steps * wire.share_bytes(form)),
+            ("connectivity window", f"{window} {unit}"),
             ("windows of stopping early", in_words(flooding)),
             ("mixing rate", f"{rate:.6f} a round"),
         )

@@ -111,6 +111,9 @@ class Clipping:
     as without clipping, while it is active too. With liars, over the others, (9) is off by at most r_y a link to a
     liar, however long the run; the sum of w moves by at most c_ij r_w a link and round, against their own steps.
 
+    In a round of several exchanges each is clipped so, from what the one before it has left; then a neighbor moves w_i
+    and y_i by at most that in an exchange, and y_i by r_y in all.
+
     Price. Honest neighbors whose z differ by more than the radius approach each other by c_ij r_w a round and no
     faster; where their gradients differ by more than the net flows of r_y a link can balance, they do not agree
     at all. p + 1 numbers a neighbor in memory and in the checkpoint.
@@ -138,6 +141,35 @@ class Proposal:
 
     solution: Solution
     z: Vector
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Mixture:
+    """What agent i says of itself in an exchange of a round, and what becomes of that by the exchange.
+
+    Parameters
+    ----------
+    z, y : Vector
+        z_i and y_i[n] at first, (p,); as mixed so far from the second exchange on.
+    objective : float
+        Likewise, of the tracker of the mean of g_j(w_j).
+    flood : float
+        Largest measure of the window before that the agent has heard of, see `peer.stopping`.
+    pulled : Matrix
+        As in `State`.
+    """
+
+    z: Vector
+    y: Vector
+    objective: float
+    flood: float
+    pulled: Matrix
+
+    @classmethod
+    def of(cls, state: State, proposal: Proposal) -> Mixture:
+        """Before the first exchange."""
+        return cls(proposal.z, state.y, state.objective, state.flood, state.pulled)
 
 
 def initial(problem: LocalProblem, w: Vector, alpha: float) -> State:
@@ -169,7 +201,7 @@ def absorb(
     wire_dtype: np.dtype[Any],
     clipping: Clipping | None = None,
 ) -> State:
-    """Network half of round n: consensus (7) and dynamic consensus (8) with the shares of all neighbors.
+    """Network half of round n, where that is one exchange: consensus (7) and dynamic consensus (8).
 
     Parameters
     ----------
@@ -177,16 +209,10 @@ def absorb(
         g_i.
     state, proposal : State, Proposal
         Of this round.
-    shares : mapping of int to Share
-        One of each neighbor j in N_i[n], whole.
-    weights : mapping of int to float
-        c_ij of the neighbors and c_ii of the agent, which is the one key that has no share.
+    shares, weights, wire_dtype, clipping
+        As for `exchange`.
     rule : StepRule
         alpha[n+1] from alpha[n].
-    wire_dtype : dtype
-        How neighbors see this agent's own z and y.
-    clipping : Clipping or None
-        None: neighbors are believed.
 
     Returns
     -------
@@ -200,23 +226,91 @@ def absorb(
     SolveError
         nan or infinity of the agent's own making.
     """
+    own = Mixture.of(state, proposal)
+    return settle(problem, state, exchange(state, own, shares, weights, wire_dtype, clipping), rule)
+
+
+def exchange(
+    state: State,
+    own: Mixture,
+    shares: Mapping[PeerId, Share],
+    weights: Mapping[PeerId, float],
+    wire_dtype: np.dtype[Any],
+    clipping: Clipping | None = None,
+) -> Mixture:
+    """The sums of (7) and (8), once, with the shares of all neighbors.
+
+    Parameters
+    ----------
+    state : State
+        At the start of the round.
+    own : Mixture
+        Before the exchange.
+    shares : mapping of int to Share
+        One of each neighbor j of the exchange, whole.
+    weights : mapping of int to float
+        c_ij of the neighbors and c_ii of the agent, which is the one key that has no share.
+    wire_dtype : dtype
+        How neighbors see this agent's own z and y.
+    clipping : Clipping or None
+        None: neighbors are believed.
+
+    Returns
+    -------
+    Mixture
+        After the exchange. Over all agents the sums of z, of y and of the objective are kept, to rounding.
+
+    Raises
+    ------
+    ProtocolError
+        nan or infinity in a neighbor's share ("nonfinite"); names the first such neighbor.
+    SolveError
+        nan or infinity of the agent's own making.
+    """
     zs, ys = {j: share.z for j, share in shares.items()}, {j: share.y for j, share in shares.items()}
     if clipping is None:
-        w, y, pulled = mix(proposal.z, zs, weights, wire_dtype), mix(state.y, ys, weights, wire_dtype), state.pulled
-        seen = {j: shares[j].objective if j in shares else state.objective for j in weights}
+        z, y, pulled = mix(own.z, zs, weights, wire_dtype), mix(own.y, ys, weights, wire_dtype), own.pulled
+        seen = {j: shares[j].objective if j in shares else own.objective for j in weights}
         objective = math.fsum(weight * seen[j] for j, weight in weights.items())
     else:
-        w = approach(proposal.z, zs, weights, clipping.w * state.alpha, wire_dtype)
-        pulled = pull(state, shares, weights, clipping, wire_dtype)
+        z = approach(own.z, zs, weights, clipping.w * state.alpha, wire_dtype)
+        pulled = pull(own, shares, weights, clipping, wire_dtype)
         y, objective = state.gradient + pulled[:, :-1].sum(axis=0), state.value + math.fsum(pulled[:, -1])
-    gradient, value = problem.gradient(w), problem.value(w)
-    y += gradient - state.gradient
-    if not (is_finite(y) and is_finite(w) and np.isfinite(value)):
+    if not (is_finite(y) and is_finite(z)):
         for j, share in sorted(shares.items()):  # whose doing it is, is looked for only when it has happened
             if not all(vector is None or is_finite(vector) for vector in (share.y, share.z)):
                 raise ProtocolError("nonfinite", "expected finite numbers, found nan or infinity", j, state.n)
+        raise SolveError(f"round {state.n}: parameters or gradients are nan or infinite")
+    flood = max([own.flood, *(share.flood for share in shares.values())])
+    return Mixture(z, y, objective, flood, pulled)
+
+
+def settle(problem: LocalProblem, state: State, mixed: Mixture, rule: StepRule) -> State:
+    """The end of round n: w_i[n+1] of (7), and what has changed of g_i by it, in (8).
+
+    Parameters
+    ----------
+    problem : LocalProblem
+        g_i.
+    state : State
+        At the start of the round.
+    mixed : Mixture
+        After its last exchange.
+    rule : StepRule
+        alpha[n+1] from alpha[n].
+
+    Raises
+    ------
+    SolveError
+        The objective, or its gradient, is nan or infinite.
+    """
+    w = mixed.z
+    gradient, value = problem.gradient(w), problem.value(w)
+    y = mixed.y + (gradient - state.gradient)
+    if not (is_finite(y) and np.isfinite(value)):
         raise SolveError(f"round {state.n}: parameters, objective or gradient are nan or infinite")
-    return State(state.n + 1, w, y, gradient, value, objective + value - state.value, rule.after(state.alpha), pulled)
+    objective = mixed.objective + value - state.value
+    return State(state.n + 1, w, y, gradient, value, objective, rule.after(state.alpha), mixed.pulled)
 
 
 def mix(
@@ -245,19 +339,19 @@ def approach(
 
 
 def pull(
-    state: State,
+    own: Mixture,
     shares: Mapping[PeerId, Share],
     weights: Mapping[PeerId, float],
     clipping: Clipping,
     wire_dtype: np.dtype[Any],
 ) -> Matrix:
-    """f_ij[n+1] of `Clipping`, (number of neighbors, p + 1); those of the other end of each link, negated."""
-    seen = rounded(state.y, wire_dtype)
-    pulled = state.pulled.copy() if state.pulled.size else np.zeros((len(clipping.neighbors), state.y.size + 1))
+    """f_ij of `Clipping` after an exchange, (number of neighbors, p + 1); the other ends of the links have -f_ij."""
+    seen = rounded(own.y, wire_dtype)
+    pulled = own.pulled.copy() if own.pulled.size else np.zeros((len(clipping.neighbors), own.y.size + 1))
     for f, j in zip(pulled, clipping.neighbors, strict=True):
         if j in shares:
             f[:-1] = clip(f[:-1] + weights[j] * clip(_whole(shares[j].y, j) - seen, clipping.y), clipping.y)
-            change = clip_number(shares[j].objective - state.objective, clipping.objective)
+            change = clip_number(shares[j].objective - own.objective, clipping.objective)
             f[-1] = clip_number(f[-1] + weights[j] * change, clipping.objective)
     return pulled
 

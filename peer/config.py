@@ -36,7 +36,8 @@ from peer.rounds import Rounds
 from peer.session import Session
 from peer.settings import Experiment
 from peer.shards import Shard
-from topology import Graph, Outlets, PeerId, Schedule, TopologyError, outlets, schedules
+from topology import Graph, Outlets, PeerId, Schedule, TopologyError, gossip, outlets, schedules
+from topology.gossip import ONCE, Gossip
 from topology.schedules import Static
 from topology.weights import Fastest, Weights, make, metropolis
 
@@ -68,6 +69,8 @@ class Ground:
         Who pushes to whom without rounds.
     weights : Weights
         With which neighbors in a round average.
+    gossip : Gossip
+        How often they do so in a round, and how.
     """
 
     schedule: Schedule
@@ -75,6 +78,7 @@ class Ground:
     digest: str
     outlets: Outlets
     weights: Weights = metropolis
+    gossip: Gossip = ONCE
 
 
 def ground(experiment: Experiment) -> Ground:
@@ -100,13 +104,14 @@ def ground(experiment: Experiment) -> Ground:
         return Ground(nothing, union, short_digest(text) if from_file else "", linked)
     schedule = schedule_of(experiment)
     try:
-        whole = schedules.connected_union(schedule, experiment.iterations)
+        whole = schedules.connected_union(schedule, experiment.n_exchanges)
         weights = make(experiment.topology.weights, schedule)
+        rounds = gossip.make(experiment.topology.consensus, experiment.topology.consensus_steps, schedule, weights)
     except TopologyError as error:
         raise ConfigError("topology", str(error)) from error
-    text = "\n".join(schedules.lines(schedule, experiment.iterations)) if from_file else ""
+    text = "\n".join(schedules.lines(schedule, experiment.n_exchanges)) if from_file else ""
     union = tuple(whole.neighbors(i) for i in range(n_agents))
-    return Ground(schedule, union, short_digest(text) if from_file else "", linked, weights)
+    return Ground(schedule, union, short_digest(text) if from_file else "", linked, weights, rounds)
 
 
 def outlets_of(experiment: Experiment) -> Outlets:
@@ -413,7 +418,8 @@ def session_of(
         before = last.n_samples.get(me)
         found = f"{shard.path}: expected the {before} samples of the checkpoint, found {shard.n_samples}"
         raise ConfigError("data.path", found)
-    n = 0 if last is None else last.n
+    n_steps = ground.gossip.n_steps
+    n = 0 if last is None else last.n * n_steps
     roster = Roster(
         me=me,
         instance=instance,
@@ -423,8 +429,8 @@ def session_of(
         n_samples=shard.n_samples,
         n_classes=shard.n_classes,
     )
-    run = experiment.run
-    rounds = Rounds(me, ground.schedule, experiment.iterations, run.patience_s, run.checkpoint_every, n=n, floor=n)
+    patience_s, catch_up = experiment.run.patience_s, experiment.run.checkpoint_every * n_steps
+    rounds = Rounds(me, ground.schedule, experiment.n_exchanges, patience_s, catch_up, n=n, floor=n)
     if last is not None:
         roster.restore(last.n_samples, last.n_classes)
         rounds.keep(last.kept)
@@ -465,6 +471,8 @@ def common_settings(experiment: Experiment, ground: Ground, shard: Shard) -> dic
     facts = {"columns of x": shard.x.shape[1], "schedule": ground.digest}
     if isinstance(ground.weights, Fastest):  # computed by each peer alone: another last bit would break (9)
         facts["weights"] = short_digest(weights_text(ground.weights))
+    if not ground.gossip.is_plain:  # likewise, from eigenvalues that a library found
+        facts["consensus"] = repr(ground.gossip)
     return settings.shared(experiment, **facts)
 
 
@@ -631,7 +639,7 @@ def record(experiment: Experiment, ground: Ground, run_dir: Path) -> None:
     if experiment.run.mode == "async":
         lines = _lines_of(ground.outlets, experiment)
     else:
-        lines = schedules.lines(ground.schedule, experiment.iterations)
+        lines = schedules.lines(ground.schedule, experiment.n_exchanges)
     npz.replace(run_dir / "schedule.jsonl", lambda file: file.writelines(f"{line}\n".encode() for line in lines))
     if isinstance(ground.weights, Fastest):
         text = weights_text(ground.weights)

@@ -40,9 +40,9 @@ class Hello:
         "ask" opens a connection and asks for an answer; "answer" gives it, and asks for the
         shares that got lost with an older connection; "news" spreads what was learned.
     n : int
-        Round of the sender; it needs no share of an older one.
+        Exchange of the sender, as shares count them; it needs no share of an older one.
     held : tuple of (int, str)
-        Rounds and parts of the receiver's shares that the sender has already.
+        Exchanges and parts of the receiver's shares that the sender has already.
     settings : mapping
         Every setting that all peers must share, as text. Empty in news.
     n_samples : mapping
@@ -69,19 +69,20 @@ class Hello:
 @final
 @dataclass(frozen=True, eq=False)
 class Share:
-    """(z_i, y_i) of a round: what a neighbor mixes in (7) and (8). One a neighbor and round.
+    """(z_i, y_i) of an exchange: what a neighbor mixes in (7) and (8). One a neighbor and exchange.
 
-    y is known before the surrogate is solved. A large one goes ahead, and the share comes in
-    two pieces, one with y and one with z; a small one waits for z and comes as one piece.
+    An exchange is a round, or a part of one, see `peer.gossip`. In the first of a round y is known before the surrogate
+    is solved: a large one goes ahead, and the share comes in two pieces, one with y and one with z; a small one waits
+    for z and comes as one piece.
 
     Parameters
     ----------
     sender : int
         Agent i.
     n : int
-        Round.
+        Exchange, from 0 on: of K a round, n = K times the round, and those before in it.
     floor : int
-        The sender never asks again for shares of rounds below this one.
+        The sender never asks again for shares of exchanges below this one.
     objective : float
         Tracker of the mean of g_i(w_i), mixed as y is.
     y, z : Vector or None

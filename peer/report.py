@@ -20,9 +20,9 @@ from peer.errors import ConfigError
 from peer.figures import Curves
 from peer.journal import Epoch, Round
 from peer.settings import Experiment
-from topology import Outlets, PeerId, Schedule, TopologyError, schedules
+from topology import Outlets, PeerId, Schedule, TopologyError, gossip, schedules
 from topology.outlets import wakings_to_connect
-from topology.weights import make, mixing_rate
+from topology.weights import make
 
 MOST_ROUNDS: Final = 1_000
 """Looked at for the connectivity window and the mixing rate, which take a second for so many and 64 peers."""
@@ -480,7 +480,7 @@ def _links(run: Run) -> tuple[str, str]:
     """Caption and drawing of the links."""
     if not isinstance(run.schedule, Outlets):
         told = "All links of the run; those that never were up are pale."
-        return told, figures.links(run.schedule, run.experiment.iterations, "links")
+        return told, figures.links(run.schedule, run.experiment.n_exchanges, "links")
     used = {(j, peer) for peer in run.members for line in run.current(peer) for j in line.heard}
     told = "Who pushes to whom among the members of the newest epoch. Where no flow came, as the peers wrote it down "
     return told + "here, arrows are pale.", figures.arcs(run.schedule, run.members, used, "links")
@@ -563,17 +563,20 @@ def _epochs(run: Run) -> str:
 
 def _network(run: Run) -> str:
     experiment, schedule = run.experiment, run.schedule
-    topology, n_rounds = experiment.topology, min(experiment.iterations, MOST_ROUNDS)
+    topology, n_steps = experiment.topology, experiment.topology.consensus_steps
+    n_rounds = min(experiment.iterations, max(1, MOST_ROUNDS // n_steps))
     base = "" if topology.schedule in ("file", "one-peer-exponential") else f" on {topology.graph}"
     if isinstance(schedule, Outlets):
         return _directed(run, schedule, topology.schedule + base)
-    whole = schedules.union(schedule, experiment.iterations)
+    whole = schedules.union(schedule, experiment.n_exchanges)
     degrees = [whole.degree(i) for i in range(schedule.n_agents)]
     looked = "" if n_rounds == experiment.iterations else f" (in the first {n_rounds} rounds)"
     try:
-        n_window = schedules.connectivity_window(schedule, n_rounds)
-        window = f"{n_window} round{'s' * (n_window > 1)}{looked}"
-        rate = f"{mixing_rate(schedule, n_rounds, make(topology.weights, schedule)):.6f} a round{looked}"
+        n_window = schedules.connectivity_window(schedule, n_rounds * n_steps)
+        window = f"{n_window} {'round' if n_steps == 1 else 'exchange'}{'s' * (n_window > 1)}{looked}"
+        weights = make(topology.weights, schedule)
+        rounds = gossip.make(topology.consensus, n_steps, schedule, weights)
+        rate = f"{gossip.round_rate(schedule, n_rounds, weights, rounds):.6f} a round{looked}"
     except TopologyError:
         window = rate = f"none: not all peers are connected{looked}"
     rows = [
@@ -582,6 +585,7 @@ def _network(run: Run) -> str:
         ["neighbors of a peer", f"{min(degrees)} to {max(degrees)}"],
         ["connectivity window", window],
         ["weights", topology.weights],
+        *([["exchanges a round", f"{n_steps}, {topology.consensus}"]] if n_steps > 1 else []),
         ["mixing rate", rate],
     ]
     note = (

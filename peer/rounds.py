@@ -1,5 +1,8 @@
 """The round machine: which shares a peer waits for, holds, and still owes. No network, no clock.
 
+What is called a round here is one exchange with the neighbors; where a round of the method has
+several, see `peer.gossip`, all of them are counted here.
+
 A round is begun, shares are received in any order, and when all of the round's neighbors are
 here it is advanced. Two neighbors that do not meet may drift apart by several rounds, but not
 further than one meeting: a peer sends its share of the meeting after next only when it has got
@@ -116,8 +119,8 @@ class Rounds:
         """When the neighbors that are still missing are late; on the clock of `wait_from`."""
         return self.waiting_since_s + self.patience_s
 
-    def check_late(self, now: float) -> None:
-        """Give up if the deadline has passed.
+    def check_late(self, now: float, n: int | None = None) -> None:
+        """Give up if the deadline has passed; in round n, as the user counts them.
 
         Raises
         ------
@@ -125,7 +128,7 @@ class Rounds:
             Names the missing neighbors and the round.
         """
         if now >= self.deadline_s and self.missing:
-            raise NeighborsLate(self.n, self.missing, now - self.waiting_since_s)
+            raise NeighborsLate(self.n if n is None else n, self.missing, now - self.waiting_since_s)
 
     def shares(self) -> dict[PeerId, Share]:
         """Shares of the round's neighbors, all of them whole."""

@@ -10,15 +10,16 @@ import asyncio
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Final, final
 
 import numpy as np
 
-from peer import agent, checkpoint, config, npz, stopping
+from peer import agent, checkpoint, config, gossip, npz, stopping
 from peer.arrays import DTYPES
 from peer.checkpoint import Checkpoint
 from peer.errors import ConfigError, NeighborLeft, NeighborsLate, ProtocolError
+from peer.gossip import Course
 from peer.host import DONE, INTERRUPTED, Host
 from peer.messages import Message, Share
 from peer.optim.models import MLP
@@ -60,7 +61,7 @@ class RoundsLife:
     def __init__(self, host: Host) -> None:
         self.host, self.experiment, self.me = host, host.experiment, host.me
         ground = host.assignment.ground
-        self.neighbors = ground.union[self.me]
+        self.neighbors, self.n_steps = ground.union[self.me], ground.gossip.n_steps
         self.last = self._last_checkpoint()
         self.greeted: set[PeerId] = set()
         self.state: agent.State | None = None
@@ -68,8 +69,8 @@ class RoundsLife:
         process = host.open(self, {j: self.experiment.transport.addresses[j] for j in self.neighbors})
         self.session = config.session_of(self.experiment, ground, self.me, host.shard, process, self.last)
         self.rounds = self.session.rounds
-        host.write_on(self.rounds.n)
-        host.event("start", id=self.me, n=self.rounds.n, samples=host.shard.n_samples, neighbors=self.neighbors)
+        host.write_on(self.n)
+        host.event("start", id=self.me, n=self.n, samples=host.shard.n_samples, neighbors=self.neighbors)
 
     def _last_checkpoint(self) -> Checkpoint | None:
         """The checkpoint to go on from; None where this peer has yet to begin.
@@ -84,6 +85,11 @@ class RoundsLife:
             begun = f"{host.folder}: expected a checkpoint, for this peer has begun its rounds; found none"
             raise ConfigError("--resume", begun)
         return None
+
+    @property
+    def n(self) -> int:
+        """The round; what `rounds` calls so are its exchanges, see `peer.gossip`."""
+        return self.rounds.n // self.n_steps
 
     # ---- connections and messages ----------------------------------------------------------
 
@@ -136,11 +142,12 @@ class RoundsLife:
         self.say(self.session.receive(message))
         if self.session.given_up is not None and not self.session.complete:
             j, reason = self.session.given_up
-            raise NeighborLeft(f"round {self.rounds.n}: peer {j} gave up: {reason}")
+            raise NeighborLeft(f"round {self.n}: peer {j} gave up: {reason}")
         if self.session.outdated is not None:
             j, forgotten = self.session.outdated
-            has_got = f"this peer has got what peer {j} had for it in round {forgotten}, and cannot get it again"
-            found = f"expected its last checkpoint, found an older one, of round {self.rounds.n}"
+            once = f"what peer {j} had for it in round {forgotten // self.n_steps}"
+            has_got = f"this peer has got {once}, and cannot get it again"
+            found = f"expected its last checkpoint, found an older one, of round {self.n}"
             raise ConfigError("--resume", f"{self.host.checkpoint_path}: {found}: {has_got}")
         if self.session.has_news:
             self.host.soon(lambda: self.say(self.session.spread()))
@@ -175,7 +182,7 @@ class RoundsLife:
         try:
             async with asyncio.TaskGroup() as both:
                 listening = both.create_task(self.host.listen(lambda: bool(roster.missing)))
-                if not await self.host.together(self.rounds.n, lambda: roster.missing, began_s + patience_s):
+                if not await self.host.together(self.n, lambda: roster.missing, began_s + patience_s):
                     raise NeighborsLate(0, roster.missing, loop.time() - began_s)
                 listening.cancel()
         except ExceptionGroup as failed:
@@ -211,10 +218,10 @@ class RoundsLife:
             state = await self.round(problem, state)
             self.state = state
             if every == 0:
-                self.rounds.floor = state.n
+                self.rounds.floor = state.n * self.n_steps
             elif state.n % every == 0 or self.is_through(state):
                 await self.host.compute(self.keep, self.snapshot(state))
-                self.rounds.floor = state.n
+                self.rounds.floor = state.n * self.n_steps
         npz.save(self.host.folder / "final.npz", model.layout.unflatten(state.w))
         early = stopping.is_over(state, self.experiment.run.tolerance)
         self.host.event("done", n=state.n, stopped="tolerance" if early else "iterations")
@@ -230,7 +237,7 @@ class RoundsLife:
         """Say goodbye, and stay until the neighbors, which may still need shares again, have said so too."""
         self.say(self.session.part(""))
         loop, patience_s = asyncio.get_running_loop(), self.experiment.run.patience_s
-        while not await self.host.together(self.rounds.n, lambda: self.session.absent, loop.time() + patience_s):
+        while not await self.host.together(self.n, lambda: self.session.absent, loop.time() + patience_s):
             if not any(map(self.rounds.is_connected, self.session.absent)):
                 break  # they are gone; who is there, but not through yet, is waited for
 
@@ -247,16 +254,24 @@ class RoundsLife:
         rounds, experiment = self.rounds, self.experiment
         sent, received, began = self.host.transport.bytes_sent, self.host.transport.bytes_received, time.monotonic()
         rounds.begin()
-        neighbors = rounds.neighbors
         ahead = goes_ahead(state.y.nbytes, self.solve_s)
         if ahead:
             self.say(self.session.offer(state.objective, state.y, None, state.flood))
         proposal = await self.host.compute(agent.propose, problem, state, experiment.peers)
         self.say(self.session.offer(state.objective, None if ahead else state.y, proposal.z, state.flood))
-        solved = time.monotonic()
-        self.solve_s = solved - began
-        waited, following = await self.mixed(problem, state, proposal)
-        rounds.advance()
+        self.solve_s = time.monotonic() - began
+        course, following, waited_s = gossip.begun(state, proposal), None, 0.0
+        neighbors = set(rounds.neighbors)
+        while True:
+            course, following, late_s = await self.exchange(problem, course)
+            rounds.advance()
+            waited_s += late_s
+            if following is not None:
+                break
+            rounds.begin()
+            neighbors.update(rounds.neighbors)
+            here = course.here
+            self.say(self.session.offer(here.objective, here.y, here.z, here.flood))
         self.host.journal.round(
             iteration=state.n,
             time_s=time.monotonic() - self.host.began_s,
@@ -270,58 +285,60 @@ class RoundsLife:
             solver_residual=proposal.solution.residual,
             solver_iterations=proposal.solution.iterations,
             solve_s=self.solve_s,
-            wait_s=waited - solved,
+            wait_s=waited_s,
             bytes_sent=self.host.transport.bytes_sent - sent,
             bytes_received=self.host.transport.bytes_received - received,
-            neighbors=list(neighbors),
+            neighbors=sorted(neighbors),
             **self.host.drops.numbers,
         )
         return following
 
-    async def mixed(self, problem: Problem, state: agent.State, proposal: agent.Proposal) -> tuple[float, agent.State]:
-        """When the shares of all neighbors of the round were here, and the state after it."""
-        ground = self.host.assignment.ground
-        weights = ground.weights(ground.schedule.graph(state.n), self.me)
-        rule, dtype = config.step_of(self.experiment), DTYPES[self.experiment.transport.wire_dtype]
-        clipping = config.clipping_of(self.experiment, self.neighbors)
+    async def exchange(self, problem: Problem, course: Course) -> tuple[Course, agent.State | None, float]:
+        """A round after one more exchange; the state after it, if it was the last; and seconds waited for neighbors."""
+        waited_s = 0.0
         while True:
+            began_s = time.monotonic()
             await self.wait_for_neighbors()
-            waited, shares = time.monotonic(), self.rounds.shares()
+            waited_s += time.monotonic() - began_s
             try:
-                following = await self.host.compute(
-                    agent.absorb, problem, state, proposal, shares, weights, rule, dtype, clipping
-                )
+                return *await self.host.compute(self.mixed, problem, course, self.rounds.shares()), waited_s
             except ProtocolError as error:
                 if error.sender is None:
                     raise
                 self.host.drop(error)
                 self.rounds.refuse(error.sender)
-            else:
-                if self.experiment.run.tolerance:
-                    following = await self.host.compute(self.watched, problem, state, proposal, shares, following)
-                return waited, following
 
-    def watched(
-        self,
-        problem: Problem,
-        state: agent.State,
-        proposal: agent.Proposal,
-        shares: Mapping[PeerId, Share],
-        following: agent.State,
-    ) -> agent.State:
-        """The state after a round, with what it says of whether the run is to stop early."""
-        experiment, schedule = self.experiment, self.host.assignment.ground.schedule
-        dtype = DTYPES[experiment.transport.wire_dtype]
-        measured = stopping.measure(problem, state, proposal, shares, following, experiment.peers, dtype)
-        return stopping.watched(state, following, measured, shares, schedule, experiment.iterations)
+    def mixed(
+        self, problem: Problem, course: Course, shares: Mapping[PeerId, Share]
+    ) -> tuple[Course, agent.State | None]:
+        """A round after one more exchange, and the state after it, if it was the last.
+
+        Where the run may stop early, with what both say of that.
+        """
+        experiment, ground = self.experiment, self.host.assignment.ground
+        dtype, n_agents, state = DTYPES[experiment.transport.wire_dtype], experiment.peers, course.state
+        weights = ground.weights(ground.schedule.graph(self.rounds.n), self.me)
+        clipping, watches = config.clipping_of(experiment, self.neighbors), experiment.run.tolerance > 0.0
+        after = gossip.taken(course, shares, weights, ground.gossip, dtype, clipping)
+        if watches:
+            after = replace(after, apart=max(after.apart, stopping.apart(course.here, shares, n_agents, dtype)))
+        if after.k < self.n_steps:
+            return after, None
+        following = agent.settle(problem, state, after.here, config.step_of(experiment))
+        if not watches:
+            return after, following
+        measured = stopping.measure(problem, state, following, after.apart, n_agents)
+        schedule, flood = ground.schedule, after.here.flood
+        n_rounds, n_steps = experiment.iterations, self.n_steps
+        return after, stopping.watched(state, following, measured, flood, schedule, n_rounds, n_steps)
 
     async def wait_for_neighbors(self) -> None:
-        """Wait until the shares of all neighbors of the round are here, or one is late."""
+        """Wait until the shares of all neighbors of the exchange are here, or one is late."""
         rounds = self.rounds
         loop = asyncio.get_running_loop()
         rounds.wait_from(loop.time())
-        while not await self.host.together(rounds.n, lambda: rounds.missing, rounds.deadline_s):
-            rounds.check_late(loop.time())
+        while not await self.host.together(self.n, lambda: rounds.missing, rounds.deadline_s):
+            rounds.check_late(loop.time(), self.n)
 
     # ---- the end ---------------------------------------------------------------------------
 
@@ -335,7 +352,7 @@ class RoundsLife:
         numbers = {item.name: getattr(state, item.name) for item in fields(state) if item.name != "n"}
         vectors = {name: value for name, value in numbers.items() if isinstance(value, np.ndarray)}
         scalars = {name: value for name, value in numbers.items() if name not in vectors}
-        kept = tuple(share for share in self.rounds.kept() if share.n < state.n)
+        kept = tuple(share for share in self.rounds.kept() if share.n < state.n * self.n_steps)
         counts, n_classes = dict(self.session.roster.counts), self.session.roster.n_classes
         return Checkpoint(self.experiment.run_id, self.host.digest, state.n, counts, n_classes, vectors, scalars, kept)
 

@@ -14,6 +14,7 @@ import msgspec
 import tomli_w
 
 from peer.errors import ConfigError
+from topology.gossip import CHEBYSHEV, CONSENSUS, STATIC
 from topology.graphs import FAMILIES
 from topology.schedules import SCHEDULES
 from topology.weights import FDLA, STATIC_ONLY, WEIGHTS
@@ -84,6 +85,8 @@ class Topology(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     directed: bool = False  # mode "async": who pushes to whom, where the graph has such a form
     path: str = ""  # of schedule "file"; relative to the experiment file
     weights: str = "metropolis"
+    consensus_steps: int = 1  # exchanges a round; 1: the method as published
+    consensus: str = "plain"
 
 
 class Run(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -134,6 +137,11 @@ class Experiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     software: Mapping[str, str] = {}  # versions that a finished run used; for the record only
 
     @property
+    def n_exchanges(self) -> int:
+        """Exchanges of a run in rounds, each with a graph of its own: `consensus_steps` in each round."""
+        return self.iterations * self.topology.consensus_steps
+
+    @property
     def run_id(self) -> str:
         """What all messages of the run carry."""
         return self.run.id or self.name
@@ -146,7 +154,10 @@ MAX_CORES: Final = 64
 """As many threads at a time as the linear algebra in numpy's and scipy's wheels is built for."""
 
 MAX_CHECKPOINT_EVERY: Final = 1_000
-"""Neighbors keep their shares of that many rounds in memory."""
+"""Neighbors keep their shares of that many exchanges in memory."""
+
+MAX_CONSENSUS_STEPS: Final = 100
+"""Exchanges a round; of that many no more than ten rounds fit between two checkpoints."""
 
 LOCAL: Final = frozenset(
     {
@@ -183,6 +194,7 @@ CHOICES: Final[Mapping[str, Sequence[str]]] = {
     "topology.graph": FAMILIES,
     "topology.schedule": SCHEDULES,
     "topology.weights": WEIGHTS,
+    "topology.consensus": CONSENSUS,
     "run.mode": ("rounds", "async"),
     "transport.wire_dtype": ("f8", "f4"),
     "transport.security": ("curve", "none"),
@@ -208,6 +220,7 @@ RANGES: Final[Mapping[str, tuple[float, float, str]]] = {
     "topology.probability": (0.0, 1.0, "0 to 1"),
     "topology.radius": (0.0, 2.0, "0 to 2"),
     "topology.link_probability": (0.0, 1.0, "0 to 1"),
+    "topology.consensus_steps": (1, MAX_CONSENSUS_STEPS, f"1 to {MAX_CONSENSUS_STEPS}"),
     "run.checkpoint_every": (0, MAX_CHECKPOINT_EVERY, f"0 (never) to {MAX_CHECKPOINT_EVERY}"),
     "run.tolerance": (0.0, math.inf, "a number > 0, or 0 (never stop early)"),
     "run.patience_s": (1e-3, 1e9, "a number of seconds > 0"),
@@ -404,6 +417,7 @@ def _check_together(experiment: Experiment) -> None:
         mode = experiment.run.mode
         raise ConfigError("topology.directed", f'expected false with mode = "{mode}", as weights must be symmetric')
     _check_weights(experiment)
+    _check_consensus(experiment)
     if transport.addresses and len(transport.addresses) != experiment.peers:
         found = len(transport.addresses)
         raise ConfigError("transport.addresses", f"expected one for each of {experiment.peers} peers, found {found}")
@@ -439,6 +453,28 @@ def _check_weights(experiment: Experiment) -> None:
         raise ConfigError(key, f"{FDLA!r}: {STATIC_ONLY}; found {topology.schedule!r}")
     if topology.weights == FDLA and experiment.robustness.clip_w:
         raise ConfigError(key, f"expected weights that are never negative with [robustness], found {FDLA!r}")
+
+
+def _check_consensus(experiment: Experiment) -> None:
+    topology, mode, key = experiment.topology, experiment.run.mode, "topology.consensus"
+    steps, every = topology.consensus_steps, experiment.run.checkpoint_every
+    if steps != 1 and mode != "rounds":
+        raise ConfigError(f"{key}_steps", f'expected 1 with mode = "{mode}", which has no rounds; found {steps}')
+    if steps * every > MAX_CHECKPOINT_EVERY:
+        kept = f"for neighbors keep their shares of all exchanges between two checkpoints; found {every}"
+        allowed = f"0 (never) to {MAX_CHECKPOINT_EVERY // steps} with consensus_steps = {steps}"
+        raise ConfigError("run.checkpoint_every", f"expected {allowed}, {kept}")
+    if topology.consensus != CHEBYSHEV:
+        return
+    if mode != "rounds":
+        raise ConfigError(key, f'expected plain with mode = "{mode}", which has no rounds; found {CHEBYSHEV!r}')
+    if steps == 1:
+        raise ConfigError(key, f"expected plain with consensus_steps = 1, which is no polynomial; found {CHEBYSHEV!r}")
+    if topology.schedule != "static":
+        raise ConfigError(key, f"{CHEBYSHEV!r}: {STATIC}; found {topology.schedule!r}")
+    if experiment.robustness.clip_w:
+        mean = "as what it makes of clipped differences is no mean of what neighbors say"
+        raise ConfigError(key, f"expected plain with [robustness], {mean}; found {CHEBYSHEV!r}")
 
 
 def _check_clipping(experiment: Experiment) -> None:

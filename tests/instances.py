@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from peer import agent
-from peer.agent import Clipping, Proposal, State
+from peer.agent import Clipping, Mixture, Proposal, State
 from peer.arrays import Matrix, Vector, rounded
+from peer.gossip import begun, taken
 from peer.messages import Share
 from peer.optim.losses import Huber, Logistic, Loss, Softmax, Squared, Weighted, squared_hinge
 from peer.optim.models import MLP
@@ -21,6 +22,7 @@ from peer.problem import Problem
 from tests import reference
 from tests.laws import matrix
 from topology import Graph
+from topology.gossip import ONCE, Gossip
 from topology.weights import Weights, metropolis
 
 ACTIVATIONS: Final = ("tanh", "relu", "sigmoid")
@@ -138,32 +140,42 @@ def exchange(
     wire_dtype: np.dtype[Any] = F8,
     radii: tuple[float, float, float] | None = None,
     weights: Weights = metropolis,
+    gossip: Gossip = ONCE,
 ) -> Iterator[tuple[list[State], list[Proposal]]]:
-    """Run the agents in one process, `graphs` repeated; yields what all are and propose at rounds 0..n_rounds."""
+    """Run the agents in one process, `graphs` repeated; yields what all are and propose at rounds 0..n_rounds.
+
+    Each exchange of a round has the next graph.
+    """
     met = [sorted({j for graph in graphs for j in graph.neighbors(i)}) for i in range(len(problems))]
     clippings = [None if radii is None else Clipping(*radii, tuple(others)) for others in met]
     states = [agent.initial(problem, w, alpha) for problem, w in zip(problems, starts, strict=True)]
     for n in range(n_rounds + 1):
         proposals = [agent.propose(p, s, len(problems)) for p, s in zip(problems, states, strict=True)]
         yield states, proposals
-        graph = graphs[n % len(graphs)]
-        shares = [share_of(i, s, p, wire_dtype) for i, (s, p) in enumerate(zip(states, proposals, strict=True))]
-        states = [
-            agent.absorb(
-                problems[i],
-                states[i],
-                proposals[i],
-                {j: shares[j] for j in graph.neighbors(i)},
-                weights(graph, i),
-                rule,
-                wire_dtype,
-                clippings[i],
-            )
-            for i in range(len(problems))
-        ]
+        courses = [begun(s, p) for s, p in zip(states, proposals, strict=True)]
+        for k in range(gossip.n_steps):
+            graph = graphs[(n * gossip.n_steps + k) % len(graphs)]
+            shares = [told(i, course.here, n, wire_dtype) for i, course in enumerate(courses)]
+            courses = [
+                taken(
+                    course,
+                    {j: shares[j] for j in graph.neighbors(i)},
+                    weights(graph, i),
+                    gossip,
+                    wire_dtype,
+                    clippings[i],
+                )
+                for i, course in enumerate(courses)
+            ]
+        states = [agent.settle(problems[i], course.state, course.here, rule) for i, course in enumerate(courses)]
 
 
 def share_of(i: int, state: State, proposal: Proposal, wire_dtype: np.dtype[Any]) -> Share:
-    """What the neighbors of agent i get, rounded as the wire rounds."""
-    y, z = rounded(state.y, wire_dtype), rounded(proposal.z, wire_dtype)
-    return Share(sender=i, n=state.n, floor=state.n, objective=state.objective, y=y, z=z)
+    """What the neighbors of agent i get in the first exchange of a round, rounded as the wire rounds."""
+    return told(i, Mixture.of(state, proposal), state.n, wire_dtype)
+
+
+def told(i: int, own: Mixture, n: int, wire_dtype: np.dtype[Any]) -> Share:
+    """What the neighbors of agent i get in exchange n, rounded as the wire rounds."""
+    y, z = rounded(own.y, wire_dtype), rounded(own.z, wire_dtype)
+    return Share(sender=i, n=n, floor=n, objective=own.objective, y=y, z=z, flood=own.flood)

@@ -14,8 +14,11 @@ from typing import final
 
 import numpy as np
 import pytest
+from numpy.polynomial import Chebyshev
 from numpy.typing import NDArray
+from scipy.optimize import linprog
 
+from topology.gossip import chebyshev, plain, round_rate
 from topology.graphs import Edge, Graph, TopologyError
 from topology.outlets import Digraph, Outlets
 from topology.schedules import (
@@ -23,6 +26,7 @@ from topology.schedules import (
     OnePeerExponential,
     RandomLinks,
     Schedule,
+    Static,
     connectivity_window,
     load,
     save,
@@ -84,21 +88,22 @@ def neighborhood_is_symmetric(graph: Graph) -> None:
     assert {(i, j) for i in range(graph.n_agents) for j in graph.neighbors(i) if i < j} == graph.edges
 
 
-def flooding_is_right(schedule: Schedule, n_rounds: int) -> None:
+def flooding_is_right(schedule: Schedule, n_rounds: int, n_steps: int = 1) -> None:
     """Windows end at the first round at which word of every agent, each followed alone, has come to all."""
     start, ends = 0, list[int]()
-    while (end := window_end(schedule, start, n_rounds)) is not None:
+
+    def reached(end: int) -> bool:
+        heard = (_have_heard(schedule, i, start * n_steps, end * n_steps) for i in range(schedule.n_agents))
+        return all(len(one) == schedule.n_agents for one in heard)
+
+    while (end := window_end(schedule, start, n_rounds, n_steps)) is not None:
         assert start < end <= n_rounds
-        assert all(len(_have_heard(schedule, i, start, end)) == schedule.n_agents for i in range(schedule.n_agents))
-        if end > start + 1:
-            heard = [_have_heard(schedule, i, start, end - 1) for i in range(schedule.n_agents)]
-            assert any(len(one) < schedule.n_agents for one in heard)
+        assert reached(end)
+        assert end == start + 1 or not reached(end - 1)
         start = end
         ends.append(end)
-    assert any(
-        len(_have_heard(schedule, i, start, n_rounds)) < schedule.n_agents for i in range(schedule.n_agents)
-    ) or (start == n_rounds)
-    lengths = window_lengths(schedule, n_rounds)
+    assert start == n_rounds or not reached(n_rounds)
+    lengths = window_lengths(schedule, n_rounds, n_steps)
     assert list(lengths) == [end - begin for begin, end in pairwise([0, *ends])][: len(lengths)]
     if schedule.period is None:
         assert sum(lengths) == start
@@ -112,6 +117,35 @@ def _have_heard(schedule: Schedule, i: int, start: int, end: int) -> set[int]:
     for n in range(start, end):
         heard = heard | {b for edge in schedule.graph(n).edges for a, b in (edge, edge[::-1]) if a in heard}
     return heard
+
+
+def polynomial_is_chebyshevs(graph: Graph, weights: Weights, n_steps: int) -> None:
+    """The recurrence is T_K over its value at 1: of all polynomials, C^K among them, it leaves least on an interval."""
+    gossip, C = chebyshev(graph, weights, n_steps), mixing_matrix(graph, weights)
+    others = np.linalg.eigvalsh(C)[:-1]
+    low, high = (others[0], others[-1]) if others.size else (0.0, 0.0)
+    center, half = 0.5 * (low + high), 0.5 * (high - low) + 1e-9
+    T, scale = Chebyshev.basis(n_steps), (1.0 - center) / half
+    points = np.cos(np.linspace(0.0, np.pi, 30)) * half + center
+    if scale < 1e5:  # else T(scale) is the power of a rounding error
+        expected = T((points - center) / half) / T(scale)
+        assert [gossip.at(float(point)) for point in points] == pytest.approx(list(expected), abs=1e-6)
+        assert 1.0 / T(scale) <= 1.05 * least_left(points, n_steps) + 1e-7  # it has to be small at few points only
+    assert gossip.at(1.0) == 1.0
+    assert gossip.omegas[0] == 1.0
+    assert all(1.0 <= omega < 2.0 for omega in gossip.omegas)
+    rate = round_rate(Static(graph), 1, weights, gossip)
+    assert rate <= 1.0 / T(scale) + 1e-7
+    assert rate <= round_rate(Static(graph), 1, weights, plain(n_steps)) + 1e-7
+
+
+def least_left(eigenvalues: NDArray[np.float64], n_steps: int) -> float:
+    """Least largest modulus at these of a polynomial of this degree that is 1 at 1, by a linear program."""
+    powers = (eigenvalues[:, None] - 1.0) ** np.arange(1, n_steps + 1)  # 1 + sum of a_k (l - 1)^k
+    bound = -np.ones((eigenvalues.size, 1))
+    A, b = np.block([[powers, bound], [-powers, bound]]), np.repeat([-1.0, 1.0], eigenvalues.size)
+    cost = np.append(np.zeros(n_steps), 1.0)
+    return float(linprog(cost, A, b, bounds=[(None, None)] * n_steps + [(0.0, None)]).fun or 0.0)
 
 
 def components_are_right(graph: Graph) -> None:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
+from numpy.polynomial import Chebyshev
 from numpy.typing import NDArray
 from scipy.special import expit, softmax
 
@@ -46,6 +48,7 @@ class Setting:
     `ends` are the parameters behind which a block of w ends, the last one's excepted.
     `sample_weights` holds the weights of each agent's samples; it is empty where all are 1.
     `weights` is metropolis, max-degree or lazy-metropolis.
+    `steps` exchanges are a round, each with the next links; `consensus` is plain or chebyshev.
     """
 
     shards: Sequence[tuple[Array, Array]]
@@ -71,6 +74,8 @@ class Setting:
     huber_delta: float = 1.345
     sample_weights: Sequence[Array] = ()
     weights: str = "metropolis"
+    steps: int = 1
+    consensus: str = "plain"
 
 
 def run(setting: Setting, w0: Array, n_rounds: int) -> tuple[Array, Array, Array]:
@@ -82,16 +87,20 @@ def run(setting: Setting, w0: Array, n_rounds: int) -> tuple[Array, Array, Array
     F = np.zeros((n_agents, *W.shape))  # F[i, j] went from j to i
     history = [(W, Y, G)]
     for n in range(n_rounds):
-        C = mixing(setting.weights, n_agents, setting.edges[n % len(setting.edges)])
+        exchanges = range(n * setting.steps, (n + 1) * setting.steps)
+        Cs = [mixing(setting.weights, n_agents, setting.edges[e % len(setting.edges)]) for e in exchanges]
         W_tilde = np.stack([best_response(setting, i, W[i], Y[i]) for i in range(n_agents)])  # (4), (5)
         Z = W + alpha * (W_tilde - W)  # (6)
         if setting.clip_w:
-            pulls = clip(Z[None, :] - Z[:, None], setting.clip_w * alpha / setting.alpha)
-            W = Z + np.einsum("ij,ijp->ip", C, pulls)
-            F = clip(F + C[:, :, None] * clip(Y[None, :] - Y[:, None], setting.clip_y), setting.clip_y)
-            G = gradients(setting, W)
+            for C in Cs:
+                pulls = clip(Z[None, :] - Z[:, None], setting.clip_w * alpha / setting.alpha)
+                Z = Z + np.einsum("ij,ijp->ip", C, pulls)
+                F = clip(F + C[:, :, None] * clip(Y[None, :] - Y[:, None], setting.clip_y), setting.clip_y)
+                Y = G + F.sum(axis=1)
+            W, G = Z, gradients(setting, Z)
             Y = G + F.sum(axis=1)
         else:
+            C = polynomial(Cs[0], len(Cs)) if setting.consensus == "chebyshev" else reduce(np.matmul, Cs[::-1])
             W = C @ Z  # (7)
             G, G_last = gradients(setting, W), G
             Y = C @ Y + G - G_last  # (8)
@@ -117,6 +126,17 @@ def mixing(weights: str, n_agents: int, edges: Sequence[tuple[int, int]]) -> Arr
     C = A / (1.0 + larger)
     C += np.diag(1.0 - C.sum(axis=1))
     return np.asarray((C + np.eye(n_agents)) / 2.0 if weights == "lazy-metropolis" else C)
+
+
+def polynomial(C: Array, degree: int) -> Array:
+    """Chebyshev's polynomial T at (C - c Id)/h, over T((1 - c)/h).
+
+    In c - h..c + h are all eigenvalues but that of the mean; its ends are rounded to 2^-30, and moved out by as much.
+    """
+    eigenvalues, V = np.linalg.eigh(C)
+    low, high = np.round(eigenvalues[[0, -2]] * 2.0**30) / 2.0**30 + np.array([-(2.0**-30), 2.0**-30])
+    c, h, T = (low + high) / 2.0, (high - low) / 2.0, Chebyshev.basis(degree)
+    return np.asarray((V * (T((eigenvalues - c) / h) / T((1.0 - c) / h))) @ V.T)
 
 
 def forward(setting: Setting, w: Array, x: Array) -> Array:

@@ -22,10 +22,11 @@ from typing import Final, TypeAlias, final
 
 import numpy as np
 
-from peer import agent, stopping, wire
+from peer import agent, gossip, stopping, wire
 from peer.arrays import DTYPES, rounded
 from peer.checkpoint import Checkpoint
 from peer.errors import RemoteError, WireError
+from peer.gossip import Course
 from peer.messages import Hello, Message, Share
 from peer.optim.blocks import equal
 from peer.optim.losses import Loss, Squared, cross_entropy
@@ -40,6 +41,7 @@ from peer.session import Outgoing, Session
 from tests.network import RUN_ID, Network, Weather, weather
 from tests.simulated import Clock, Outcome, Tell, replayable, silent
 from topology import PeerId, Schedule, graphs
+from topology.gossip import ONCE, Gossip, make, plain
 from topology.graphs import Graph
 from topology.schedules import Matchings, OnePeerExponential, RandomLinks, Replay, Static, union
 from topology.weights import RULES, Fastest, Weights, metropolis
@@ -89,6 +91,17 @@ class Scenario:
     radii: tuple[float, float, float] | None = None
     weights: Weights = metropolis
     tolerance: float = 0.0
+    gossip: Gossip = ONCE
+
+    @property
+    def n_steps(self) -> int:
+        """Exchanges of a round."""
+        return self.gossip.n_steps
+
+    @property
+    def n_exchanges(self) -> int:
+        """Exchanges of the run, at most."""
+        return self.n_rounds * self.n_steps
 
     @property
     def n_agents(self) -> int:
@@ -99,34 +112,43 @@ class Scenario:
         """Whether an agent with this state has no round left to do."""
         return state.n >= self.n_rounds or stopping.is_over(state, self.tolerance)
 
-    def after(
-        self,
-        i: PeerId,
-        state: agent.State,
-        proposal: agent.Proposal,
-        shares: Mapping[PeerId, Share],
-    ) -> agent.State:
-        """State of agent i after a round, with what it says of stopping early, if the run may."""
-        problem, dtype = self.problems[i], DTYPES[self.dtype]
-        weights, clipping = self.weights(self.schedule.graph(state.n), i), self.clipping_of(i)
-        following = agent.absorb(problem, state, proposal, shares, weights, self.rule, dtype, clipping)
+    def graph(self, course: Course) -> Graph:
+        """Of the exchange that comes next."""
+        return self.schedule.graph(course.state.n * self.n_steps + course.k)
+
+    def taken(self, i: PeerId, course: Course, shares: Mapping[PeerId, Share]) -> Course:
+        """Agent i after one more exchange, with what it says of stopping early, if the run may."""
+        dtype, clipping = DTYPES[self.dtype], self.clipping_of(i)
+        weights = self.weights(self.graph(course), i)
+        after = gossip.taken(course, shares, weights, self.gossip, dtype, clipping)
+        if not self.tolerance:
+            return after
+        apart = stopping.apart(course.here, shares, self.n_agents, dtype)
+        return replace(after, apart=max(after.apart, apart))
+
+    def settled(self, i: PeerId, course: Course) -> agent.State:
+        """State of agent i after the last exchange of a round."""
+        state, problem = course.state, self.problems[i]
+        following = agent.settle(problem, state, course.here, self.rule)
         if not self.tolerance:
             return following
-        measured = stopping.measure(problem, state, proposal, shares, following, self.n_agents, dtype)
-        return stopping.watched(state, following, measured, shares, self.schedule, self.n_rounds)
+        measured = stopping.measure(problem, state, following, course.apart, self.n_agents)
+        flood, n_rounds = course.here.flood, self.n_rounds
+        return stopping.watched(state, following, measured, flood, self.schedule, n_rounds, self.n_steps)
 
     def clipping_of(self, i: PeerId) -> agent.Clipping | None:
         """How far an agent believes its neighbors."""
         if self.radii is None:
             return None
-        return agent.Clipping(*self.radii, union(self.schedule, self.n_rounds).neighbors(i))
+        return agent.Clipping(*self.radii, union(self.schedule, self.n_exchanges).neighbors(i))
 
     def __str__(self) -> str:
         problem = self.problems[0]
         parts = [problem.surrogate, problem.data.loss, problem.regularizer, self.schedule]
         kinds = ", ".join([*(type(part).__name__ for part in parts), named(self.weights)])
         every = f"checkpoint every {self.every}, y ahead: {self.ahead}, radii {self.radii}, tolerance {self.tolerance}"
-        what = f"{self.n_agents} peers, {self.n_rounds} rounds, {kinds}, {self.dtype}, {every}"
+        exchanges = f"{self.n_steps} {'plain' if self.gossip.is_plain else 'chebyshev'} exchanges each"
+        what = f"{self.n_agents} peers, {self.n_rounds} rounds, {exchanges}, {kinds}, {self.dtype}, {every}"
         return f"{what}, compute {self.compute}, slow {self.slow}, crashes {self.crashes}, {self.weather}"
 
 
@@ -140,11 +162,13 @@ def scenario(seed: int) -> Scenario:
     n_blocks = random.Random(f"blocks of {seed}").choice((1, 1, 2, 3))
     problems = tuple(replace(problem, blocks=equal(model.layout.size, n_blocks)) for problem in problems)
     alpha = rng.choice((0.1, 0.3, 1.0))
-    length = 4.0 * n_rounds
     crashes = rng.choice((0, 1, 2, 6)) if every else 0  # without checkpoints there is nothing to resume
     same = numbers.normal(size=model.layout.size) if rng.random() < 0.5 else None
     schedule = _schedule(n_agents, n_rounds, rng)
     radii = random.Random(f"radii of {seed}").choice((None, None, None, (1.0, 0.1, 0.1)))
+    weights = _weights(schedule, random.Random(f"weights of {seed}"), clips=radii is not None)
+    way = _gossip(schedule, weights, random.Random(f"gossip of {seed}"), clips=radii is not None)
+    length = 4.0 * n_rounds * way.n_steps
     return Scenario(
         seed=seed,
         schedule=schedule,
@@ -161,8 +185,9 @@ def scenario(seed: int) -> Scenario:
         slow=rng.randrange(n_agents) if rng.random() < 0.3 else None,
         crashes=tuple(sorted(rng.uniform(0.0, length) for _ in range(crashes))),
         radii=radii,
-        weights=_weights(schedule, random.Random(f"weights of {seed}"), clips=radii is not None),
+        weights=weights,
         tolerance=random.Random(f"tolerance of {seed}").choice((0.0, 0.0, 1.0, 3.0, 10.0)),
+        gossip=way,
     )
 
 
@@ -175,6 +200,12 @@ def _weights(schedule: Schedule, rng: random.Random, *, clips: bool) -> Weights:
     if isinstance(schedule, Static) and not clips and rng.random() < 0.5:
         return Fastest.on(schedule.base)
     return rng.choice(list(RULES.values()))
+
+
+def _gossip(schedule: Schedule, weights: Weights, rng: random.Random, *, clips: bool) -> Gossip:
+    if isinstance(schedule, Static) and not clips:  # few are, so that most of these have a polynomial
+        return make(rng.choice(("plain", "chebyshev", "chebyshev")), rng.choice((1, 2, 3, 4)), schedule, weights)
+    return plain(rng.choice((1, 1, 2, 3)))
 
 
 def _problems(n_agents: int, rng: random.Random, numbers: np.random.Generator) -> tuple[Problem, ...]:
@@ -221,17 +252,18 @@ def without_network(run: Scenario) -> list[list[agent.State]]:
     states = [agent.initial(g, w, run.alpha) for g, w in zip(run.problems, run.initial, strict=True)]
     history = [states]
     while not run.is_through(states[0]):
-        n = states[0].n
-        graph = run.schedule.graph(n)
         proposals = [agent.propose(g, s, run.n_agents) for g, s in zip(run.problems, states, strict=True)]
-        shares = [
-            Share(i, n, 0, state.objective, rounded(state.y, dtype), rounded(proposal.z, dtype), state.flood)
-            for i, (state, proposal) in enumerate(zip(states, proposals, strict=True))
-        ]
-        states = [
-            run.after(i, states[i], proposals[i], {j: shares[j] for j in graph.neighbors(i)})
-            for i in range(run.n_agents)
-        ]
+        courses = [gossip.begun(*pair) for pair in zip(states, proposals, strict=True)]
+        for k in range(run.n_steps):
+            graph, n = run.graph(courses[0]), states[0].n * run.n_steps + k
+            shares = [
+                Share(i, n, 0, here.objective, rounded(here.y, dtype), rounded(here.z, dtype), here.flood)
+                for i, here in enumerate(course.here for course in courses)
+            ]
+            courses = [
+                run.taken(i, course, {j: shares[j] for j in graph.neighbors(i)}) for i, course in enumerate(courses)
+            ]
+        states = [run.settled(i, course) for i, course in enumerate(courses)]
         history.append(states)
     return history
 
@@ -291,8 +323,9 @@ class Peer:
         )
         if last is not None:
             self.roster.restore(last.n_samples, last.n_classes)
-        first = 0 if last is None else last.n
-        self.rounds = Rounds(me, what.schedule, what.n_rounds, 1.0, what.every, n=first, floor=first)
+        first = 0 if last is None else last.n * what.n_steps
+        catch_up = what.every * what.n_steps
+        self.rounds = Rounds(me, what.schedule, what.n_exchanges, 1.0, catch_up, n=first, floor=first)
         if last is not None:
             self.rounds.keep(last.kept)
         self.session = Session(self.neighbors, self.roster, self.rounds)
@@ -385,12 +418,12 @@ class Peer:
             state = yield from self.round(state)
             self.run.reached(self.me, state)
             if what.every == 0:
-                self.rounds.floor = state.n
+                self.rounds.floor = state.n * what.n_steps
             elif state.n % what.every == 0 or what.is_through(state):
                 snapshot = self.snapshot(state)
                 yield Compute()
                 self.run.write(self.me, snapshot)
-                self.rounds.floor = state.n
+                self.rounds.floor = state.n * what.n_steps
 
     def round(self, state: agent.State) -> Generator[Compute | Until, None, agent.State]:
         """One round of NEXT; the state after it."""
@@ -398,30 +431,29 @@ class Peer:
         rounds.begin()
         self.run.began(self.me, rounds.n)
         if what.ahead:
-            self.offer(state, state.y, None)
+            self.say(self.session.offer(state.objective, state.y, None, state.flood))
         yield Compute()
         proposal = agent.propose(problem, state, what.n_agents)
-        self.offer(state, None if what.ahead else state.y, proposal.z)
-        yield Until(lambda: not rounds.missing)
-        shares = rounds.advance()
-        yield Compute()
-        return what.after(self.me, state, proposal, shares)
-
-    def offer(
-        self,
-        state: agent.State,
-        y: np.ndarray[tuple[int], np.dtype[np.float64]] | None,
-        z: np.ndarray[tuple[int], np.dtype[np.float64]] | None,
-    ) -> None:
-        """Send the own share, or a piece of it, to the neighbors of the round."""
-        self.say(self.session.offer(state.objective, y, z, state.flood))
+        self.say(self.session.offer(state.objective, None if what.ahead else state.y, proposal.z, state.flood))
+        course = gossip.begun(state, proposal)
+        while True:
+            yield Until(lambda: not rounds.missing)
+            shares = rounds.advance()
+            yield Compute()
+            course = what.taken(self.me, course, shares)
+            if course.k == what.n_steps:
+                return what.settled(self.me, course)
+            rounds.begin()
+            self.run.began(self.me, rounds.n)
+            here = course.here
+            self.say(self.session.offer(here.objective, here.y, here.z, here.flood))
 
     def snapshot(self, state: agent.State) -> Checkpoint:
         """Checkpoint at the start of a round."""
         numbers = {item.name: getattr(state, item.name) for item in fields(state) if item.name != "n"}
         vectors = {name: value for name, value in numbers.items() if isinstance(value, np.ndarray)}
         scalars = {name: value for name, value in numbers.items() if name not in vectors}
-        kept = tuple(share for share in self.rounds.kept() if share.n < state.n)
+        kept = tuple(share for share in self.rounds.kept() if share.n < state.n * self.what.n_steps)
         counts, n_classes = dict(self.roster.counts), self.roster.n_classes
         return Checkpoint(RUN_ID, "", state.n, counts, n_classes, vectors, scalars, kept)
 
@@ -445,7 +477,7 @@ class Run:
         self.clock = Clock(f"run {what.seed}", tell)
         self.network = Network(self.clock, what.weather)
         self.happened = self.network.happened
-        self.ever = union(what.schedule, what.n_rounds)
+        self.ever = union(what.schedule, what.n_exchanges)
         self.starts: Counter[PeerId] = Counter()
         self.disk: dict[PeerId, Checkpoint] = {}
         self.archive: dict[PeerId, dict[int, Checkpoint]] = {i: {} for i in range(what.n_agents)}
@@ -554,6 +586,7 @@ class Run:
         self.clock.tell(f"peer {i} crashes in round {self.peers[i].rounds.n}")
         self.happened["crash"] += 1
         self.happened["crash when complete"] += self.peers[i].session.complete
+        self.happened["crash within a round"] += self.peers[i].rounds.n % self.what.n_steps > 0
         self.network.kill(self.peers[i])
         self.put_back(i)
         self.clock.later(self.clock.soon(5.0), lambda: self.start(i))
@@ -568,22 +601,23 @@ class Run:
             assert same, f"peer {i} comes to another {item.name} in round {state.n} after it was resumed"
 
     def began(self, i: PeerId, n: int) -> None:
-        """Peer i begins round n: none it meets may be left behind farther than one meeting."""
-        self.clock.tell(f"peer {i} begins round {n}")
+        """Peer i begins exchange n: none it meets may be left behind farther than one meeting."""
+        round_, k = divmod(n, self.what.n_steps)
+        self.clock.tell(f"peer {i} begins round {round_}" + f", exchange {k}" * (self.what.n_steps > 1))
         self.farthest[i] = max(self.farthest[i], n)
         for j in self.peers[i].neighbors:
             between = [m for m in range(max(self.farthest[j], 0), n) if j in self.what.schedule.graph(m).neighbors(i)]
-            assert len(between) <= 1, f"peer {i} is in round {n}, peer {j} no farther than {self.farthest[j]}"
+            assert len(between) <= 1, f"peer {i} is in exchange {n}, peer {j} no farther than {self.farthest[j]}"
 
     def check_bounds(self, peer: Peer) -> None:
         """The memory that a peer needs for each neighbor; only its own messages and its own work change it."""
         held = max((len({n for n, _ in peer.rounds.held_of(j)}) for j in peer.neighbors), default=0)
-        kept, every = len(peer.rounds.kept()), self.what.every
+        kept, every = len(peer.rounds.kept()), self.what.every * self.what.n_steps
         self.most_held, self.most_kept = max(self.most_held, held), max(self.most_kept, kept)
         catch_up = every if self.happened["crash"] else 0
         assert held <= MEETINGS + catch_up, f"peer {peer.me} holds {held} shares of one neighbor"
-        # for each neighbor, the meetings from the floor that it said at the last one to that one; and this round
-        assert kept <= len(peer.neighbors) * max(every, 1) + 1, f"peer {peer.me} keeps {kept} shares"
+        # for each neighbor, the meetings from the floor that it said at the last one to that one; and this exchange
+        assert kept <= len(peer.neighbors) * max(every, self.what.n_steps) + 1, f"peer {peer.me} keeps {kept} shares"
         # pieces of two shares, and of those that a resumed neighbor missed; an ask, an answer, and news of each peer
         waiting = 2 * (MEETINGS + catch_up) + 2 + self.what.n_agents
         assert self.network.queue <= 2 * waiting, f"{self.network.queue} messages wait on one connection"  # all twice
@@ -634,5 +668,6 @@ def check(run: Scenario, result: Run) -> None:
         largest = max(float(np.abs(state.y).max()) for state in states)
         largest = max(largest, *(float(np.abs(state.gradient).max()) for state in states))
         off = float(np.abs(trackers - gradients).max())
-        # each round rounds a few sums of a few numbers of the largest size so far
-        assert off <= 1e-15 * run.n_agents * 8 * (n + 1) * max(largest, 1.0), f"(9) is broken by {off} in round {n}"
+        # each exchange rounds a few sums of a few numbers of the largest size so far
+        limit = 1e-15 * run.n_agents * 8 * (n + 1) * run.gossip.reach * max(largest, 1.0)
+        assert off <= limit, f"(9) is broken by {off} in round {n}"

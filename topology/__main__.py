@@ -12,6 +12,8 @@ from typing import Any, Final, final
 import click
 
 from topology import outlets, schedules
+from topology.gossip import CONSENSUS, round_rate
+from topology.gossip import make as make_gossip
 from topology.graphs import FAMILIES, TopologyError
 from topology.outlets import InStep, wakings_to_connect
 from topology.schedules import SCHEDULES, Schedule, connectivity_window, make, rounds_to_show, union, write
@@ -148,27 +150,35 @@ def show(asked: Asked) -> None:
 )
 @describes_schedule
 @click.option("--weights", default="metropolis", show_default=True, help=f"One of {', '.join(WEIGHTS)}.")
-def check(asked: Asked, weights: str) -> None:
+@click.option(
+    "--steps", type=click.IntRange(min=1), default=1, show_default=True, help="Rounds here that are one for the peers."
+)
+@click.option("--consensus", default="plain", show_default=True, help=f"One of {', '.join(CONSENSUS)}.")
+def check(asked: Asked, weights: str, steps: int, consensus: str) -> None:
     """Check that everybody reaches everybody.
 
-    Says how many consecutive rounds that takes, and how fast repeated averaging agrees. With --directed:
-    along the arrows, and how many wakings of each it takes from the first one on.
+    Says how many consecutive rounds that takes, and how fast repeated averaging agrees; with --steps, how fast so many
+    in a row do, see topology.consensus_steps of the experiment file. With --directed: along the arrows, and how many
+    wakings of each it takes from the first one on.
     """
     schedule = asked.schedule
     if not isinstance(schedule, InStep):
-        rows = _undirected(asked, schedule, weights)
-    elif weights == "metropolis":
+        rows = _undirected(asked, schedule, weights, steps, consensus)
+    elif (weights, steps, consensus) == ("metropolis", 1, "plain"):
         rows = _directed(asked, schedule)
     else:
-        raise TopologyError(f"--weights {weights}: expected without --directed, where weights need not be symmetric")
+        other = f"--weights {weights}" if weights != "metropolis" else f"--steps {steps} --consensus {consensus}"
+        raise TopologyError(f"{other}: expected without --directed, where weights need not be symmetric")
     for name, value in rows:
         click.echo(f"{name:<19} {value}")
 
 
-def _undirected(asked: Asked, schedule: Schedule, weights: str) -> list[tuple[str, str]]:
+def _undirected(asked: Asked, schedule: Schedule, weights: str, n_steps: int, consensus: str) -> list[tuple[str, str]]:
     n_rounds = asked.n_rounds
     window = connectivity_window(schedule, n_rounds)
-    rate = mixing_rate(schedule, n_rounds, make_weights(weights, schedule))
+    chosen = make_weights(weights, schedule)
+    gossip, rate = make_gossip(consensus, n_steps, schedule, chosen), mixing_rate(schedule, n_rounds, chosen)
+    together = round_rate(schedule, -(-n_rounds // n_steps), chosen, gossip) if n_steps > 1 else rate
     shown = [schedule.graph(n) for n in rounds_to_show(schedule, n_rounds)]
     agents = range(schedule.n_agents)
     whole = union(schedule, n_rounds)
@@ -186,6 +196,7 @@ def _undirected(asked: Asked, schedule: Schedule, weights: str) -> list[tuple[st
         *rows,
         ("window", f"{window} (rounds in a row whose links, put together, always connect everybody)"),
         ("mixing rate", f"{rate:.6f} (of disagreement, left after a round; 0 is agreement at once, 1 is never)"),
+        *([(f"of {n_steps}, {consensus}", f"{together:.6f} (left after so many rounds)")] if n_steps > 1 else []),
     ]
 
 

@@ -406,12 +406,17 @@ def flooded(schedule: Schedule, start: int, end: int) -> int | None:
     return None
 
 
-def window_end(schedule: Schedule, start: int, n_rounds: int) -> int | None:
-    """As `flooded`, in a run of n_rounds rounds; None where the run is over before."""
+def window_end(schedule: Schedule, start: int, n_rounds: int, n_steps: int = 1) -> int | None:
+    """As `flooded`, in a run of n_rounds rounds; None where the run is over before.
+
+    A round may consist of n_steps exchanges, each with the next graph of the schedule; a window then ends with a round.
+    """
     if schedule.period is None:
-        return flooded(schedule, start, n_rounds)
-    length = _flooding_length(schedule, start % schedule.period)
-    return start + length if length is not None and start + length <= n_rounds else None
+        end = flooded(schedule, start * n_steps, n_rounds * n_steps)
+    else:
+        length = _flooding_length(schedule, start * n_steps % schedule.period)
+        end = None if length is None else start * n_steps + length
+    return None if end is None or end > n_rounds * n_steps else -(-end // n_steps)
 
 
 @lru_cache(maxsize=512)
@@ -423,20 +428,20 @@ def _flooding_length(schedule: Schedule, start: int) -> int | None:
     return None if end is None else end - start
 
 
-def window_lengths(schedule: Schedule, n_rounds: int) -> tuple[int, ...]:
+def window_lengths(schedule: Schedule, n_rounds: int, n_steps: int = 1) -> tuple[int, ...]:
     """Rounds of the flooding windows of a run, one behind the other from round 0 on; until they repeat themselves.
 
     The first window begins in round 0, each other one where the one before it ends, see `window_end`; there is
-    none that the run does not complete.
+    none that the run does not complete. Rounds have n_steps exchanges each.
     """
     start, lengths, seen = 0, list[int](), {0}
-    while (end := window_end(schedule, start, n_rounds)) is not None:
+    while (end := window_end(schedule, start, n_rounds, n_steps)) is not None:
         lengths.append(end - start)
         start = end
         if schedule.period is not None:
-            if start % schedule.period in seen:
+            if start * n_steps % schedule.period in seen:
                 break
-            seen.add(start % schedule.period)
+            seen.add(start * n_steps % schedule.period)
     return tuple(lengths)
 
 

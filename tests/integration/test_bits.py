@@ -16,6 +16,8 @@ from tests.integration.lab import Lab, flat, metrics
 
 PEERS, ROUNDS = 5, 25
 
+LINKS: dict[str, Any] = {"graph": "complete", "schedule": "random-links", "link_probability": 0.5}
+
 CASES: dict[str, dict[str, Any]] = {
     "squared, l2": {"objective": {"loss": "squared", "regularizer": "l2"}},
     "softmax, l1": {"objective": {"loss": "cross_entropy", "regularizer": "l1", "strength": 0.01}},
@@ -34,6 +36,15 @@ CASES: dict[str, dict[str, Any]] = {
         "objective": {"loss": "cross_entropy"},
         "robustness": {"clip_w": 0.1, "clip_y": 0.02, "clip_objective": 0.1},
     },
+    "a polynomial, f4": {
+        "topology": {"graph": "ring", "consensus_steps": 3, "consensus": "chebyshev"},
+        "transport": {"wire_dtype": "f4"},
+    },
+    "two exchanges, stopped early": {
+        "objective": {"loss": "cross_entropy"},
+        "topology": LINKS | {"consensus_steps": 2},
+        "run": {"tolerance": 0.3},
+    },
     "stopped early": {"objective": {"loss": "cross_entropy"}, "run": {"tolerance": 0.3}},
 }
 
@@ -48,8 +59,7 @@ def test_sockets_and_simulation_agree_to_the_last_bit(lab: Lab, case: dict[str, 
         data={"path": lab.shards([(rng.normal(size=(m, 4)), np.arange(m) % 3) for m in (9, 4, 6, 11, 5)])},
         model={"hidden": [6]},
         step={"rule": "diminishing", "alpha": 0.4, "mu": 0.1},
-        topology={"graph": "complete", "schedule": "random-links", "link_probability": 0.5},
-        **case,
+        **{"topology": LINKS} | case,
     )
     run_dir = lab.launch(experiment)
 
@@ -72,6 +82,7 @@ def test_sockets_and_simulation_agree_to_the_last_bit(lab: Lab, case: dict[str, 
                 radii=_radii(config.clipping_of(found, ())),
                 weights=config.ground(found).weights,
                 tolerance=found.run.tolerance,
+                gossip=config.ground(found).gossip,
             )
         )
         with threadpool_limits(1):  # as launch gives it to its peers: sums of more threads have other last bits

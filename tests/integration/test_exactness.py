@@ -50,6 +50,7 @@ class Case:
     cores: int = 1
     weighted: bool = False
     weights: str = "metropolis"
+    steps: int = 1
 
     @property
     def tolerance(self) -> float:
@@ -85,6 +86,7 @@ CASES = [
     Case(loss="huber", regularizer="l1", weighted=True),
     Case(curvature="network", weights="max-degree"),
     Case(curvature="network", weights="lazy-metropolis"),
+    Case(curvature="network", steps=2, rule="diminishing"),
 ]
 
 
@@ -127,7 +129,12 @@ def test_final_weights_equal_those_of_an_independent_program(lab: Lab, case: Cas
         },
         step={"rule": case.rule, "alpha": 0.3, "mu": mu},
         robustness={"clip_w": case.clip_w, "clip_y": case.clip_y},
-        topology={"schedule": "file", "path": lab.schedule(EDGES), "weights": case.weights},
+        topology={
+            "schedule": "file",
+            "path": lab.schedule(EDGES),
+            "weights": case.weights,
+            "consensus_steps": case.steps,
+        },
         transport={"security": "curve"},
     )
     run_dir = lab.launch(experiment)
@@ -160,6 +167,7 @@ def test_final_weights_equal_those_of_an_independent_program(lab: Lab, case: Cas
         huber_delta=HUBER_DELTA,
         sample_weights=sample_weights,
         weights=case.weights,
+        steps=case.steps,
     )
     expected = reference.run(setting, w0, ROUNDS)[0][-1]
     found = np.stack([flat(run_dir, peer) for peer in range(PEERS)])

@@ -18,7 +18,7 @@ from topology import graphs, outlets, schedules
 from topology.graphs import FAMILIES, Graph, TopologyError
 from topology.outlets import Digraph, Outlets
 from topology.schedules import SCHEDULES, Matchings, OnePeerExponential, RandomLinks, Replay, Schedule, Static
-from topology.weights import RULES, Fastest
+from topology.weights import RULES, Fastest, Weights
 
 # No deadline: the time of a run is no law.
 settings.register_profile("topology", deadline=None, max_examples=60)
@@ -187,9 +187,15 @@ def test_mixing_rate_is_that_of_the_worst_window(periodic: bool, found: tuple[Gr
 
 
 @few
-@given(schedule=any_schedules(), n_rounds=st.integers(1, 30))
-def test_windows_end_when_everybody_has_heard_of_everybody(schedule: Schedule, n_rounds: int) -> None:
-    laws.flooding_is_right(schedule, n_rounds)
+@given(schedule=any_schedules(), n_rounds=st.integers(1, 30), n_steps=st.integers(1, 4))
+def test_windows_end_when_everybody_has_heard_of_everybody(schedule: Schedule, n_rounds: int, n_steps: int) -> None:
+    laws.flooding_is_right(schedule, n_rounds, n_steps)
+
+
+@few
+@given(random_graphs(max_agents=8), st.sampled_from(list(RULES.values())), st.integers(1, 6))
+def test_the_polynomial_of_several_exchanges_is_chebyshevs(graph: Graph, weights: Weights, n_steps: int) -> None:
+    laws.polynomial_is_chebyshevs(joined(graph), weights, n_steps)
 
 
 @few

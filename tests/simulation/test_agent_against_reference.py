@@ -21,6 +21,8 @@ from tests import reference
 from tests.instances import exchange, separable_labels
 from tests.reference import Setting
 from topology import Graph
+from topology.gossip import make
+from topology.schedules import Static
 from topology.weights import RULES
 
 SAMPLES = (3, 11, 6, 1)
@@ -108,7 +110,10 @@ def compare(setting: Setting, starts: NDArray[np.float64], tolerance: float) -> 
     assert np.ptp(W[-1] - W[0]) > 0.1, "a run that goes nowhere shows nothing"
     radii = (setting.clip_w / setting.alpha, setting.clip_y, 1.0) if setting.clip_w else None
     weights = RULES[setting.weights]
-    run = exchange(problems, list(rows), setting.alpha, rule, graphs, N_ROUNDS, radii=radii, weights=weights)
+    gossip = make(setting.consensus, setting.steps, Static(graphs[0]), weights)
+    run = exchange(
+        problems, list(rows), setting.alpha, rule, graphs, N_ROUNDS, radii=radii, weights=weights, gossip=gossip
+    )
     for n, (states, _) in enumerate(run):
         w, y, gradient = (np.stack([getattr(s, name) for s in states]) for name in ("w", "y", "gradient"))
         np.testing.assert_allclose(w, W[n], rtol=0.0, atol=tolerance * np.max(np.abs(W)), err_msg=f"w, round {n}")
@@ -182,6 +187,24 @@ def test_agents_reproduce_the_method_with_other_weights(weights: str, clip: floa
     compare(dataclasses.replace(setting, weights=weights, clip_w=clip, clip_y=clip / 10.0), starts, 1e-9)
 
 
+@pytest.mark.parametrize(
+    ("steps", "consensus", "clip"), [(2, "plain", 0.0), (3, "plain", 0.3), (2, "chebyshev", 0.0), (4, "chebyshev", 0.0)]
+)
+@pytest.mark.parametrize("loss", ["squared", "softmax"])
+def test_agents_reproduce_the_method_with_several_exchanges(loss: str, steps: int, consensus: str, clip: float) -> None:
+    """Those of plain rounds go on with the links where the last round ended; a polynomial has the same in all."""
+    setting = setting_of(loss, "l2", "partial", "network", "mean", 0.1, seed=7)
+    edges = EDGES if consensus == "plain" else (TAILED,)
+    setting = dataclasses.replace(setting, edges=edges, clip_w=clip, clip_y=clip / 10.0, weights="lazy-metropolis")
+    rng = np.random.default_rng(8)
+    model = MLP(setting.widths, setting.activation)
+    starts = np.stack([model.initial(rng) for _ in setting.shards])
+    several = dataclasses.replace(setting, steps=steps, consensus=consensus)
+    usual, other = (reference.run(one, starts, N_ROUNDS)[0][-1] for one in (setting, several))
+    assert np.max(np.abs(other - usual)) > 1e-3
+    compare(several, starts, 1e-9)
+
+
 def test_the_reference_can_tell_a_wrong_method_from_a_right_one() -> None:
     setting = setting_of("squared", "l1", "partial", "network", "mean", 0.1, seed=9)
     w0 = MLP(setting.widths, setting.activation).initial(np.random.default_rng(10))
@@ -193,5 +216,6 @@ def test_the_reference_can_tell_a_wrong_method_from_a_right_one() -> None:
         dataclasses.replace(setting, penalized=np.ones_like(setting.penalized)),
         dataclasses.replace(setting, edges=EDGES[1:]),
         dataclasses.replace(setting, weights="lazy-metropolis"),
+        dataclasses.replace(setting, steps=2),
     ):
         assert np.max(np.abs(reference.run(wrong, w0, N_ROUNDS)[0][-1] - right)) > 1e-5

@@ -30,6 +30,13 @@ def test_every_run_is_the_run_without_a_network(first: int) -> None:
         assert set(finished.peers) == through
 
 
+def test_a_peer_that_crashes_between_two_exchanges_begins_the_round_anew() -> None:
+    """And comes to the same, as `play` checks."""
+    seeds = (seed for seed in range(1000) if len((what := scenario(seed)).crashes) == 6 and what.n_steps > 2)
+    found = [play(seed).happened["crash within a round"] for _, seed in zip(range(6), seeds, strict=False)]
+    assert sum(found) >= 6
+
+
 def test_an_undisturbed_run_holds_two_shares_of_a_neighbor_at_most_and_drops_nothing() -> None:
     calm = [seed for seed in range(1000, 1400) if scenario(seed).weather.is_calm and not scenario(seed).crashes][:12]
     assert len(calm) == 12
@@ -51,9 +58,15 @@ def test_the_seeds_cover_what_they_are_for() -> None:
     early = [run for run in runs if run.tolerance and len(without_network(run)) <= run.n_rounds]
     kinds.update("early" for run in early)
     kinds.update(f"early with {fault}" for run in early for fault in _faults(run))
+    kinds.update(f"{run.n_steps} exchanges" for run in runs)
+    kinds.update("polynomial" for run in runs if not run.gossip.is_plain)
+    kinds.update(f"{fault} with several steps" for run in runs if run.n_steps > 1 for fault in _faults(run))
+    kinds.update("early with several steps" for run in early if run.n_steps > 1)
     kinds.update(f"ahead {run.ahead}, reorder {run.weather.reorder}" for run in runs)
     expected = ["Static", "RandomLinks", "Matchings", "OnePeerExponential", "Replay", "Full", "Partial"]
     expected += ["Squared", "Logistic", "Softmax", "NoRegularizer", "L2", "L1", "f8", "f4", "clipped True"]
+    expected += ["1 exchanges", "2 exchanges", "3 exchanges", "polynomial"]
+    expected += ["early with several steps", *(f"{fault} with several steps" for fault in FAULTS)]
     expected += ["early", "early with crashes", "early with f4", "early with clipping", "early with idle rounds"]
     expected += [f"ahead {ahead}, reorder {reorder}" for ahead in (True, False) for reorder in (True, False)]
     assert all(kinds[kind] >= 10 for kind in expected), kinds
@@ -67,14 +80,17 @@ def test_the_seeds_cover_what_they_are_for() -> None:
         assert sum(getattr(weather, sometimes) > 0.0 for weather in weathers) > 40, sometimes
     assert sum(weather.corrupt > 0.0 and not weather.sealed for weather in weathers) > 20
     assert sum(weather.is_calm for weather in weathers) > 40
-    assert any(not run.schedule.graph(n).edges for run in runs for n in range(run.n_rounds))
+    assert any(not run.schedule.graph(n).edges for run in runs for n in range(run.n_exchanges))
+
+
+FAULTS = ("crashes", "f4", "clipping", "idle rounds")
 
 
 def _faults(run: synchronous.Scenario) -> list[str]:
     """What could keep agents from stopping at the same round."""
-    idle = any(run.schedule.graph(n).degree(i) == 0 for n in range(run.n_rounds) for i in range(run.n_agents))
-    found = {"crashes": run.crashes, "f4": run.dtype == "f4", "clipping": run.radii, "idle rounds": idle}
-    return [name for name, there in found.items() if there]
+    idle = any(run.schedule.graph(n).degree(i) == 0 for n in range(run.n_exchanges) for i in range(run.n_agents))
+    found = (run.crashes, run.dtype == "f4", run.radii, idle)
+    return [name for name, there in zip(FAULTS, found, strict=True) if there]
 
 
 def test_a_seed_is_the_same_run_every_time() -> None:

@@ -78,6 +78,19 @@ def test_arcs_are_recorded(topology: dict[str, Any], n_lines: int, tmp_path: Pat
     assert graphs[0].arcs == InStep(config.outlets_of(found), 5).graph(0).arcs
 
 
+def test_all_exchanges_are_recorded(tmp_path: Path) -> None:
+    """Each has the next graph of the schedule, and one of them may be what connects all."""
+    found = experiment("rounds", 4, 5, schedule="random-links", consensus_steps=3)
+    assert len(recorded(found, tmp_path)) == 15
+    path = tmp_path / "links.jsonl"
+    edges = [(0, 1), (1, 2), (2, 3), (3, 0)]
+    path.write_text("\n".join(f'{{"n": {n}, "edges": [[{i}, {j}]]}}' for n, (i, j) in enumerate(edges)))
+    given: dict[str, Any] = {"schedule": "file", "path": str(path)}
+    assert config.ground(experiment("rounds", 4, 2, consensus_steps=2, **given)).union[0] == (1, 3)
+    with pytest.raises(ConfigError, match="falls apart"):
+        config.ground(experiment("rounds", 4, 2, **given))
+
+
 def test_what_never_repeats_is_recorded_in_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = experiment(schedule="random-links", iterations=2**31)
     assert len(recorded(found, tmp_path)) == config.MOST_LINES

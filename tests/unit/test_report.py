@@ -139,6 +139,16 @@ def test_a_finished_run(tmp_path: Path) -> None:
     assert "tau = 1.0" in "".join(found.words["code"]), "the experiment with its defaults"
 
 
+def test_a_run_with_several_exchanges_a_round(tmp_path: Path) -> None:
+    """A ring of 3 agrees at once; links that come and go are those of all exchanges."""
+    write_run(tmp_path, topology={"graph": "ring", "consensus_steps": 3, "consensus": "chebyshev"})
+    finish(tmp_path)
+    network = page(tmp_path).table("schedule")
+    assert network["exchanges a round"] == ["3, chebyshev"]
+    assert network["connectivity window"] == ["1 exchange"]
+    assert network["mixing rate"] == ["0.000000 a round"]
+
+
 def test_without_central_training_there_is_one_column(tmp_path: Path) -> None:
     write_run(tmp_path)
     finish(tmp_path)

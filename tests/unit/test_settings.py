@@ -14,6 +14,7 @@ from peer.errors import ConfigError
 from peer.settings import Experiment
 
 DATA: dict[str, Any] = {"data": {"dataset": "wine"}}
+POLYNOMIAL: dict[str, Any] = {"consensus": "chebyshev", "consensus_steps": 2}
 
 
 def tree(key: str, value: object) -> dict[str, Any]:
@@ -123,6 +124,8 @@ def test_choices(key: str) -> None:
         given = given | {"topology": given.get("topology", {}) | {"path": "x"}}
         if key == "step.rule" and choice == "diminishing":
             given["step"]["mu"] = 0.1
+        if choice == "chebyshev":
+            given["topology"]["consensus_steps"] = 2
         if key == "data.dataset" and not choice:
             given["data"]["path"] = "{id}"
         settings.from_tree(given)
@@ -163,6 +166,12 @@ def test_words_in_the_place_of_numbers(key: str, word: str) -> None:
         (tree("topology.directed", True), "topology.directed"),
         (tree("topology.weights", "max-degree") | {"run": {"mode": "async"}}, "topology.weights"),
         (DATA | {"topology": {"weights": "fdla", "schedule": "random-links"}}, "topology.weights"),
+        (tree("topology.consensus_steps", 2) | {"run": {"mode": "async"}}, "topology.consensus_steps"),
+        (tree("topology.consensus", "chebyshev") | {"run": {"mode": "async"}}, "topology.consensus"),
+        (tree("topology.consensus", "chebyshev"), "topology.consensus"),
+        (DATA | {"topology": POLYNOMIAL | {"schedule": "matchings"}}, "topology.consensus"),
+        (DATA | {"topology": POLYNOMIAL, "robustness": {"clip_w": 0.1, "clip_y": 0.1}}, "topology.consensus"),
+        (DATA | {"topology": POLYNOMIAL, "run": {"checkpoint_every": 501}}, "run.checkpoint_every"),
         (tree("topology.weights", "fdla") | {"robustness": {"clip_w": 0.1, "clip_y": 0.1}}, "topology.weights"),
         (tree("transport.addresses", ["tcp://127.0.0.1:1"]), "transport.addresses"),
         (tree("objective.lower", math.nan), "objective.lower"),

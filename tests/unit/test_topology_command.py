@@ -122,6 +122,21 @@ def test_check_of_a_static_graph() -> None:
     assert not any(name.endswith("in a round") for name in found)
 
 
+@pytest.mark.parametrize(("consensus", "rate"), [("plain", 2 / 3 * 2 / 3), ("chebyshev", 1 / (2 * (5 / 3) ** 2 - 1))])
+def test_check_of_several_exchanges_a_round(consensus: str, rate: float) -> None:
+    """A ring of 6 has the eigenvalues -1/3, 0 and 2/3 beside 1."""
+    found = rows(printed(f"check --graph ring --peers 6 --steps 2 --consensus {consensus}"))
+    assert found["mixing rate"].startswith("0.666667 ")
+    assert float(found[f"of 2, {consensus}"].split()[0]) == pytest.approx(rate, abs=1e-6)
+    assert not any(name.startswith("of ") for name in rows(printed("check --graph ring --peers 6")))
+
+
+def test_check_refuses_a_polynomial_where_there_is_none() -> None:
+    assert "expected a static schedule" in refused("check --schedule matchings --steps 2 --consensus chebyshev")
+    assert "expected one of plain, chebyshev" in refused("check --consensus fast")
+    assert "expected without --directed" in refused("check --directed --graph ring --steps 2")
+
+
 @pytest.mark.parametrize(("weights", "rate"), [("max-degree", 4 / 5), ("lazy-metropolis", 9 / 10), ("fdla", 2 / 3)])
 def test_check_with_other_weights(weights: str, rate: float) -> None:
     found = rows(printed(f"check --graph star --peers 5 --weights {weights}"))
