@@ -29,11 +29,11 @@ from sklearn.datasets import load_digits
 
 from benchmarks.exchange import spread
 from peer.agent import State, initial, propose
-from peer.arrays import Vector
+from peer.arrays import Matrix, Vector
 from peer.optim import maps
 from peer.optim.losses import Loss, Softmax, Squared
-from peer.optim.maps import LinearMap, Map, is_dense_cheaper, matrix_of, products_of
-from peer.optim.models import MLP, Factors
+from peer.optim.maps import LinearMap, Map, factored, is_dense_cheaper, products_of
+from peer.optim.models import MLP, Pass
 from peer.optim.regularizers import L2
 from peer.optim.solvers import Solution, solve
 from peer.optim.surrogates import Data, Linearized, Partial
@@ -65,13 +65,13 @@ TARGET_RATIO: Final = 2.0
 class Counted:
     """Products with a Jacobian, counted and timed."""
 
-    factors: Factors
+    here: Pass
     n_pairs: int = 0
     seconds: float = 0.0
     map: LinearMap = field(init=False)
 
     def __post_init__(self) -> None:
-        plain = products_of(self.factors)
+        plain = products_of(self.here)
         self.map = replace(plain, forward=self._timed(plain.forward, 1), adjoint=self._timed(plain.adjoint, 0))
 
     def _timed(self, product: Callable[[Vector], Vector], counts: int) -> Callable[[Vector], Vector]:
@@ -115,11 +115,11 @@ def sizes() -> Iterator[tuple[int, str, int, float]]:
                     yield hidden, loss, m, tau
 
 
-def subproblem(problem: Problem, state: State, factors: Factors, jacobian: Map) -> Linearized:
+def subproblem(problem: Problem, state: State, outputs: Matrix, jacobian: Map) -> Linearized:
     """(11) with this Jacobian, among others that want half of what the agent wants."""
     data, scale = problem.data, float(np.max(np.abs(problem.kappa * state.gradient)))
     weight, pi = problem.kappa * data.weight, 0.5 * state.gradient
-    return Linearized(state.w, factors.outputs, jacobian, data.loss, weight, pi, problem.surrogate.tau, scale)
+    return Linearized(state.w, outputs, jacobian, data.loss, weight, pi, problem.surrogate.tau, scale)
 
 
 def both(problem: Problem, repeats: int) -> tuple[list[float], list[float], bool, Solution, Counted]:
@@ -127,19 +127,20 @@ def both(problem: Problem, repeats: int) -> tuple[list[float], list[float], bool
     state, dense_s, products_s = state_of(problem), [], []
 
     def by_matrix() -> Solution:
-        factors = problem.data.model.factors(state.w, problem.data.inputs)
-        return solve(subproblem(problem, state, factors, matrix_of(factors)), problem.regularizer, TOLERANCE)
+        here = problem.data.model.at(state.w, problem.data.inputs)
+        J = factored(here)
+        return solve(subproblem(problem, state, here.outputs, J), problem.regularizer, TOLERANCE)
 
     def by_products() -> tuple[Solution, Counted]:
-        factors = problem.data.model.factors(state.w, problem.data.inputs)
-        counted = Counted(factors)
-        return solve(subproblem(problem, state, factors, counted.map), problem.regularizer, TOLERANCE), counted
+        counted = Counted(problem.data.model.at(state.w, problem.data.inputs))
+        h = subproblem(problem, state, counted.here.outputs, counted.map)
+        return solve(h, problem.regularizer, TOLERANCE), counted
 
     for _ in range(repeats):
         dense_s.append(clocked(by_matrix)[1])
         (solution, counted), seconds = clocked(by_products)
         products_s.append(seconds)
-    return dense_s, products_s, is_dense_cheaper(counted.factors, problem.data.loss.quadratic), solution, counted
+    return dense_s, products_s, is_dense_cheaper(counted.here, problem.data.loss.quadratic), solution, counted
 
 
 def choices(repeats: int) -> None:
@@ -182,9 +183,7 @@ def constants(repeats: int) -> None:
     measure("GRAM_S", lambda: wide @ wide.T, 1_000**2 * 8_000, maps.GRAM_S)
     square = wide @ wide.T
     measure("CHOLESKY_S", lambda: linalg.cho_factor(square, lower=True), 1_000**3, maps.CHOLESKY_S)
-    n_rows = sum(part.cotangents.shape[2] for part in factors.parts)
-    products = products_of(factors)
-    work = 180 * (p + 10 * n_rows)
+    products, work = products_of(problem.data.model.at(w, problem.data.inputs)), 180 * p
     measure("PRODUCT_S", lambda: products.adjoint(products.forward(w)), work, maps.PRODUCT_S)
     small = problem_of((64, WIDTHS[0], 10), "squared", SAMPLES[0], TAUS[-1])
     seconds = []
@@ -200,12 +199,12 @@ def large(repeats: int) -> None:
     for loss in ("squared", "cross-entropy"):
         problem = problem_of(LARGE, loss, m, 0.1)
         state = state_of(problem)
-        p, factors = state.w.size, problem.data.model.factors(state.w, problem.data.inputs)
-        activations = sum(part.cotangents.nbytes + part.values.nbytes for part in factors.parts)
+        p, here = state.w.size, problem.data.model.at(state.w, problem.data.inputs)
+        activations = sum(part.cotangents.nbytes + part.values.nbytes for part in here.factors().parts)
         seconds, ratios = [], []
         for _ in range(repeats):
-            counted = Counted(factors)
-            h = subproblem(problem, state, factors, counted.map)
+            counted = Counted(here)
+            h = subproblem(problem, state, here.outputs, counted.map)
             began_s = time.perf_counter()
             solution = solve(h, problem.regularizer, TOLERANCE)
             seconds.append(time.perf_counter() - began_s)

@@ -49,13 +49,11 @@ class Problem:
 
     def value(self, w: Vector) -> float:
         """g_i(w)."""
-        return self.data.weight * self.data.loss.value(self.data.model.forward(w, self.data.inputs))
+        return self.data.value(w)
 
     def gradient(self, w: Vector) -> Vector:
         """Grad g_i(w), (p,)."""
-        data = self.data
-        slope = data.loss.gradient(data.model.forward(w, data.inputs))
-        return data.weight * data.model.vjp(w, data.inputs, slope)
+        return self.data.gradient(w)
 
     def best_response(self, w: Vector, gradient: Vector, pi: Vector) -> Solution:
         """Minimizer w~ of (5) at w, (p,), with grad g_i(w), (p,), and pi_i, (p,).
