@@ -22,27 +22,33 @@ Product: TypeAlias = Callable[[Vector], Vector]
 Blocks: TypeAlias = NDArray[np.float64]
 """A matrix for each sample, (m, q, q)."""
 
-FORM_S: Final = 1.5e-8
+FORM_S: Final = 2e-9
 """Seconds for an entry of J; this and the following as `python -m benchmarks.solvers` measures them on one thread."""
 
-GRAM_S: Final = 1.6e-11
-"""Seconds for a multiplication and an addition of J'J or J J', of which half are made."""
+GRAM_S: Final = 2.1e-11
+"""Seconds for a multiplication and an addition of J J', of which half are made."""
 
-CHOLESKY_S: Final = 1.5e-11
+FACTORS_S: Final = 7e-11
+"""Seconds for a sample and entry of the Gram matrix J'H J, made of the network's factors."""
+
+CHOLESKY_S: Final = 1.35e-11
 """Seconds for the factors of an n x n matrix, over n^3."""
 
-PRODUCT_S: Final = 4.4e-10
+PRODUCT_S: Final = 1.8e-10
 """Seconds of J'(J x) for a sample and parameter."""
 
-PAIR_S: Final = 6e-5
+PAIR_S: Final = 5e-5
 """Seconds of J'(J x) for calls, and for all that conjugate gradients do beside."""
 
-PAIRS_EXACT: Final = 200
-"""Of J'(J x), for a system that is solved as well as the result has to be: a squared loss on digits needs 20 to 900,
+PAIRS_EXACT: Final = 100
+"""Of J'(J x), for a system that is solved as well as the result has to be: a squared loss on digits needs 28 to 414,
 with tau from 1 to 0.01."""
 
-PAIRS_INEXACT: Final = 25
-"""For a system within a Newton method, first solved roughly: cross-entropy there needs 5 to 50."""
+PAIRS_INEXACT: Final = 8
+"""For a system within a Newton method, first solved roughly: cross-entropy there needs 4 to 15."""
+
+STEPS: Final = 5
+"""Of a Newton method: cross-entropy on digits needs 4 to 8."""
 
 MATRIX_BYTES: Final = 1 << 30
 """Of a J that is formed at most."""
@@ -177,11 +183,13 @@ def factored(here: Pass) -> Map:
 def is_dense_cheaper(here: Pass, quadratic: bool) -> bool:
     """Whether forming J and its Gram matrix takes less time than conjugate gradients would, and fits into memory."""
     (m, q), p = here.outputs.shape, here.n_parameters
-    k = m * q
-    less = min(k, p)
-    form_s, gram_s, cholesky_s = FORM_S * k * p, GRAM_S * k * p * less, CHOLESKY_S * less**3
-    pairs_s = (PAIRS_EXACT if quadratic else PAIRS_INEXACT) * (PAIR_S + PRODUCT_S * m * p)
-    return bool(8 * k * p <= MATRIX_BYTES and form_s + gram_s + cholesky_s <= pairs_s)
+    k, n_systems = m * q, 1 if quadratic else STEPS
+    if p <= k:
+        factored_s = n_systems * (FACTORS_S * m * p**2 + CHOLESKY_S * p**3)
+    else:
+        factored_s = FORM_S * k * p + GRAM_S * k**2 * p + n_systems * CHOLESKY_S * k**3
+    n_pairs = PAIRS_EXACT if quadratic else STEPS * PAIRS_INEXACT
+    return bool(8 * k * p <= MATRIX_BYTES and factored_s <= n_pairs * (PAIR_S + PRODUCT_S * m * p))
 
 
 def whitened(root: Map, free: NDArray[np.bool_], whitening: Whitening) -> Map:
