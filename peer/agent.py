@@ -70,6 +70,8 @@ class State:
         Where the run may stop early, see `peer.stopping`: the round at whose beginning the open window closes, the
         largest measure of the agent in it, the largest one of the window before that it has heard of, and what
         all agents have agreed upon last; untouched where the run may not.
+    way : Vector
+        w~_i - w_i of the round before, (p,), where solves begin from it, see `Problem.in_round`; else empty.
     """
 
     n: int
@@ -84,6 +86,7 @@ class State:
     peak: float = 0.0
     flood: float = math.inf
     agreed: float = math.inf
+    way: Vector = field(default_factory=lambda: np.zeros(0))
 
 
 @final
@@ -216,7 +219,17 @@ def absorb(
             if not all(vector is None or is_finite(vector) for vector in (share.y, share.z)):
                 raise ProtocolError("nonfinite", "expected finite numbers, found nan or infinity", j, state.n)
         raise SolveError(f"round {state.n}: parameters, objective or gradient are nan or infinite")
-    return State(state.n + 1, w, y, gradient, value, objective + value - state.value, rule.after(state.alpha), pulled)
+    return State(
+        n=state.n + 1,
+        w=w,
+        y=y,
+        gradient=gradient,
+        value=value,
+        objective=objective + value - state.value,
+        alpha=rule.after(state.alpha),
+        pulled=pulled,
+        way=proposal.solution.way,
+    )
 
 
 def mix(

@@ -244,7 +244,8 @@ class RoundsLife:
         ahead = goes_ahead(state.y.nbytes, self.solve_s)
         if ahead:
             self.say(self.session.offer(state.objective, state.y, None, state.flood))
-        proposal = await self.host.compute(agent.propose, problem, state, experiment.peers)
+        inner = problem.in_round(state.n, state.alpha, state.way)
+        proposal = await self.host.compute(agent.propose, inner, state, experiment.peers)
         self.say(self.session.offer(state.objective, None if ahead else state.y, proposal.z, state.flood))
         solved = time.monotonic()
         self.solve_s = solved - began

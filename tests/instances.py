@@ -144,7 +144,10 @@ def exchange(
     clippings = [None if radii is None else Clipping(*radii, tuple(others)) for others in met]
     states = [agent.initial(problem, w, alpha) for problem, w in zip(problems, starts, strict=True)]
     for n in range(n_rounds + 1):
-        proposals = [agent.propose(p, s, len(problems)) for p, s in zip(problems, states, strict=True)]
+        proposals = [
+            agent.propose(p.in_round(n, s.alpha, s.way), s, len(problems))
+            for p, s in zip(problems, states, strict=True)
+        ]
         yield states, proposals
         graph = graphs[n % len(graphs)]
         shares = [share_of(i, s, p, wire_dtype) for i, (s, p) in enumerate(zip(states, proposals, strict=True))]

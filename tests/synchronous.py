@@ -137,7 +137,9 @@ def scenario(seed: int) -> Scenario:
     problems = _problems(n_agents, rng, numbers)
     model = problems[0].data.model
     n_blocks = random.Random(f"blocks of {seed}").choice((1, 1, 2, 3))
-    problems = tuple(replace(problem, blocks=equal(model.layout.size, n_blocks)) for problem in problems)
+    inexactness = random.Random(f"inexactness of {seed}").choice((0.0, 0.0, 0.1, 10.0))
+    places = equal(model.layout.size, n_blocks)
+    problems = tuple(replace(problem, blocks=places, inexactness=inexactness) for problem in problems)
     alpha = rng.choice((0.1, 0.3, 1.0))
     length = 4.0 * n_rounds
     crashes = rng.choice((0, 1, 2, 6)) if every else 0  # without checkpoints there is nothing to resume
@@ -222,7 +224,8 @@ def without_network(run: Scenario) -> list[list[agent.State]]:
     while not run.is_through(states[0]):
         n = states[0].n
         graph = run.schedule.graph(n)
-        proposals = [agent.propose(g, s, run.n_agents) for g, s in zip(run.problems, states, strict=True)]
+        problems = [g.in_round(s.n, s.alpha, s.way) for g, s in zip(run.problems, states, strict=True)]
+        proposals = [agent.propose(g, s, run.n_agents) for g, s in zip(problems, states, strict=True)]
         shares = [
             Share(i, n, 0, state.objective, rounded(state.y, dtype), rounded(proposal.z, dtype), state.flood)
             for i, (state, proposal) in enumerate(zip(states, proposals, strict=True))
@@ -396,7 +399,7 @@ class Peer:
         if what.ahead:
             self.offer(state, state.y, None)
         yield Compute()
-        proposal = agent.propose(problem, state, what.n_agents)
+        proposal = agent.propose(problem.in_round(state.n, state.alpha, state.way), state, what.n_agents)
         self.offer(state, None if what.ahead else state.y, proposal.z)
         yield Until(lambda: not rounds.missing)
         shares = rounds.advance()

@@ -30,7 +30,7 @@ from peer.errors import SolveError
 from peer.optim.maps import columns_of
 from peer.optim.models import Factors
 from peer.optim.regularizers import Regularizer
-from peer.optim.solvers import INDEFINITE, MAX_ITERATIONS, Solution, solve
+from peer.optim.solvers import INDEFINITE, MAX_ITERATIONS, Accuracy, Solution, solve
 from peer.optim.surrogates import Data, Linearized, Partial
 
 T = TypeVar("T")
@@ -93,8 +93,10 @@ class Blocked:
         r.
     scale : float
         Largest entry of the vectors that cancel at a solution: residuals of all blocks are relative to the same.
-    tolerance : float
-        Relative residual of an inner solver.
+    accuracy : Accuracy
+        Relative residual of an inner solver, of each block by its own start.
+    way : Vector or None
+        A guess of w~ - w_i, (p,).
     """
 
     surrogate: Partial
@@ -104,7 +106,8 @@ class Blocked:
     factors: Factors
     regularizer: Regularizer
     scale: float
-    tolerance: float
+    accuracy: Accuracy
+    way: Vector | None = None
 
     @property
     def weight(self) -> float:
@@ -133,10 +136,10 @@ class Blocked:
         """Minimizers over the blocks of b parameters each that a place consists of, side by side."""
         (place, b), r = batch, self.regularizer.restricted(batch[0])
         if b == 1:
-            return scalars(Block(self, place), r, self.tolerance)
+            return scalars(Block(self, place), r, self.accuracy.least)
         if b <= STACKED and self.closed:
             return stacked(Block(self, place), r, b)
-        return solve(self.linearized(place), r, self.tolerance)
+        return solve(self.linearized(place), r, self.accuracy, None if self.way is None else self.way[place])
 
 
 def solve_blocks(
@@ -146,9 +149,10 @@ def solve_blocks(
     pi: Vector,
     data: Data,
     regularizer: Regularizer,
-    tolerance: float,
+    accuracy: Accuracy,
     blocks: Sequence[slice],
     each: Each,
+    way: Vector | None = None,
 ) -> Solution:
     """Minimizers of (5) with (11) over each block alone, side by side.
 
@@ -157,12 +161,14 @@ def solve_blocks(
     surrogate : Partial
     w, gradient, pi : Vector
         w_i, grad g_i(w_i), pi_i, (p,).
-    data, regularizer, tolerance
+    data, regularizer, accuracy
         As of `Problem`.
     blocks : sequence of slice
         Places of the blocks, contiguous and in order, all p parameters once.
     each : Each
         How blocks are gone through.
+    way : Vector or None
+        A guess of w~ - w_i, (p,).
 
     Returns
     -------
@@ -176,7 +182,7 @@ def solve_blocks(
     """
     scale = float(np.max(np.abs([surrogate.kappa * gradient, pi]), initial=0.0))
     factors = data.at(w).factors()
-    problem = Blocked(surrogate, w, pi, data, factors, regularizer, scale, tolerance)
+    problem = Blocked(surrogate, w, pi, data, factors, regularizer, scale, accuracy, way)
     batches = _batches(blocks, problem)
     solutions = each(problem.solve, batches)
     w_tilde = np.empty_like(w)

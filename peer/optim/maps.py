@@ -50,6 +50,15 @@ PAIRS_INEXACT: Final = 8
 STEPS: Final = 5
 """Of a Newton method: cross-entropy on digits needs 4 to 8."""
 
+PATIENCE: Final = 60
+"""Products that a system gets with the diagonal as its preconditioner; then one from `RANK` products takes over."""
+
+RANK: Final = 20
+"""More pay only beyond 500 products, as 20 times the square of the rank for each parameter come on top."""
+
+NYSTROM_PARAMETERS: Final = 20_000
+"""With more, twice `RANK` vectors would be most of a solve's memory."""
+
 MATRIX_BYTES: Final = 1 << 30
 """Of a J that is formed at most."""
 
@@ -257,8 +266,10 @@ def scaled(root: float, jacobian: Map) -> Map:
     )
 
 
-def conjugate_gradients(product: Product, precondition: Product, b: Vector, accuracy: float) -> Vector:
-    """Solution of A x = b, (p,), with a symmetric, positive definite A.
+def conjugate_gradients(
+    product: Product, precondition: Product, b: Vector, accuracy: float, most: int | None = None
+) -> tuple[Vector, bool]:
+    """Solution of A x = b, (p,), with a symmetric, positive definite A, and whether it is as accurate as was asked.
 
     In p unknowns also where A is Id and a map of fewer rows: the products cost the same, and the shorter form
     (Woodbury) gives x as a difference, in which digits are lost. Source: M. Hestenes, E. Stiefel, "Methods of
@@ -273,20 +284,23 @@ def conjugate_gradients(product: Product, precondition: Product, b: Vector, accu
     b : Vector
         (p,).
     accuracy : float
-        Of the residual, relative to b, both in the norm of P^(-1).
+        Of the residual, relative to b, both in the 2-norm.
+    most : int or None
+        Products at most; None: `MAX_PRODUCTS`.
     """
     x, r = np.zeros_like(b), b.copy()
     z = precondition(r)
     direction, size = z, float(np.dot(r, z))
-    goal = accuracy * accuracy * size
-    for _ in range(MAX_PRODUCTS):
-        if not size > goal:  # also where there is nothing to solve, or nan
+    left = float(np.dot(r, r))
+    goal = accuracy * accuracy * left
+    for _ in range(MAX_PRODUCTS if most is None else most):
+        if not left > goal:  # also where there is nothing to solve, or nan
             break
         ahead = product(direction)
         length = size / float(np.dot(direction, ahead))
         x += length * direction
         r -= length * ahead
         z = precondition(r)
-        last, size = size, float(np.dot(r, z))
+        last, size, left = size, float(np.dot(r, z)), float(np.dot(r, r))
         direction = z + (size / last) * direction
-    return x
+    return x, not left > goal

@@ -14,6 +14,9 @@ from scipy import linalg
 from peer.arrays import Matrix, Vector, largest
 from peer.errors import SolveError
 from peer.optim.maps import (
+    NYSTROM_PARAMETERS,
+    PATIENCE,
+    RANK,
     Blocks,
     LinearMap,
     Map,
@@ -24,6 +27,7 @@ from peer.optim.maps import (
     mixed_rows,
     whitened,
 )
+from peer.optim.nystrom import nystrom
 from peer.optim.regularizers import Regularizer, Whitening
 from peer.optim.surrogates import FirstOrder, Linearized, Subproblem
 
@@ -45,6 +49,28 @@ PRECISION: Final = 1e-3
 
 
 @final
+@dataclass(frozen=True)
+class Accuracy:
+    """How well to solve: to the residual max(least, min(most, share start)), where `start` is that of the center.
+
+    Parameters
+    ----------
+    least : float
+        Enough in any case.
+    share, most : float
+        0 and 0 where nothing else is.
+    """
+
+    least: float
+    share: float = 0.0
+    most: float = 0.0
+
+    def of(self, start: float) -> float:
+        """The residual that is enough."""
+        return max(self.least, min(self.most, self.share * start))
+
+
+@final
 @dataclass(frozen=True, eq=False)
 class Solution:
     """What a solver reached.
@@ -62,15 +88,20 @@ class Solution:
     method : str
         prox; cholesky or woodbury, one system in p or in m q unknowns; newton-cholesky or newton-woodbury, several of
         them; proximal-newton, where r has kinks; newton-cg.
+    way : Vector
+        w~ - w_i, (p,), where the next round is to begin from it; else empty.
     """
 
     w: Vector
     residual: float
     iterations: int
     method: str
+    way: Vector = field(default_factory=lambda: np.zeros(0))
 
 
-def solve(subproblem: Subproblem, regularizer: Regularizer, tolerance: float) -> Solution:
+def solve(
+    subproblem: Subproblem, regularizer: Regularizer, tolerance: float | Accuracy, way: Vector | None = None
+) -> Solution:
     """Minimizer of h + r.
 
     Closed forms: the proximal step for first-order subproblems, one linear system for a squared
@@ -83,23 +114,30 @@ def solve(subproblem: Subproblem, regularizer: Regularizer, tolerance: float) ->
         h.
     regularizer : Regularizer
         r.
-    tolerance : float
+    tolerance : float or Accuracy
         Relative residual to reach; what was reached is in the result, also where it is larger.
+    way : Vector or None
+        A guess of the way from the center to the minimizer, (p,): iterations begin there if that is nearer to optimal.
 
     Raises
     ------
     SolveError
         nan or infinity came in or out.
     """
+    accuracy = tolerance if isinstance(tolerance, Accuracy) else Accuracy(tolerance)
     if isinstance(subproblem, FirstOrder):
         solution = proximal_step(subproblem, regularizer)
     elif subproblem.loss.constant_curvature and regularizer.smooth and is_direct(subproblem.jacobian):
         solution = normal_equations(subproblem, regularizer)
     else:
-        solution = proximal_newton(subproblem, regularizer, tolerance)
-        J = subproblem.jacobian
-        if not is_direct(J) and isinstance(J, LinearMap) and J.matrix and solution.residual > tolerance:
-            return solve(replace(subproblem, jacobian=J.matrix()), regularizer, tolerance)
+        here, J = Point.of(subproblem, regularizer, regularizer.nearest(subproblem.center)), subproblem.jacobian
+        enough = accuracy.of(here.error)
+        if way is not None and here.error > enough:
+            there = Point.of(subproblem, regularizer, regularizer.nearest(subproblem.center + way))
+            here = there if there.error < here.error else here
+        solution = proximal_newton(subproblem, regularizer, enough, here)
+        if not is_direct(J) and isinstance(J, LinearMap) and J.matrix and solution.residual > enough:
+            return solve(replace(subproblem, jacobian=J.matrix()), regularizer, enough)
     if not (np.isfinite(solution.residual) and np.isfinite(solution.w).all()):
         raise SolveError("the surrogate has no finite solution: its data are nan or infinite")
     return solution
@@ -162,7 +200,7 @@ class Systems:
 
     subproblem: Linearized
     regularizer: Regularizer
-    _diagonal: list[Vector] = field(default_factory=list, init=False, repr=False)
+    _preconditioners: dict[str, Inverse] = field(default_factory=dict, init=False, repr=False)
 
     def at(self, outputs: Matrix, accuracy: float = EPS) -> Inverse:
         """Solver of the system at a point.
@@ -198,20 +236,43 @@ class Systems:
         return inverse
 
     def _by_products(self, outputs: Matrix, accuracy: float) -> Inverse:
+        """By conjugate gradients, preconditioned by the diagonal; where that takes long, by more than that.
+
+        Further steps of a solve take the preconditioners of the first: their curvature is much the same.
+        """
         h, J, scale = self.subproblem, self.subproblem.jacobian, self._whitening.scale
         assert isinstance(J, LinearMap), "it is known by its products"
         forward, adjoint, bent, shift = J.forward, J.adjoint, h.loss.curvature(outputs), scale**-2.0
 
-        def product(x: Vector) -> Vector:
-            result = h.weight * adjoint(bent(forward(x).reshape(outputs.shape)).reshape(-1))
-            result += shift * x
-            return np.asarray(result)
+        def curved(x: Vector) -> Vector:
+            return np.asarray(h.weight * adjoint(bent(forward(x).reshape(outputs.shape)).reshape(-1)))
 
-        if not self._diagonal:  # further steps of this solve take that of the first: their curvature is much the same
+        def product(x: Vector) -> Vector:
+            result = curved(x)
+            result += shift * x
+            return result
+
+        if "diagonal" not in self._preconditioners:
             diagonal = np.column_stack([bent(np.broadcast_to(e, outputs.shape)) @ e for e in np.eye(outputs.shape[1])])
-            self._diagonal.append(shift + h.weight * J.squared_adjoint(diagonal.reshape(-1)))
-        preconditioner = self._diagonal[0]
-        return lambda b: conjugate_gradients(product, lambda r: r / preconditioner, b, accuracy)
+            entries = shift + h.weight * J.squared_adjoint(diagonal.reshape(-1))
+            self._preconditioners["diagonal"] = lambda r: r / entries
+        if scale.size > NYSTROM_PARAMETERS:
+            return lambda b: conjugate_gradients(product, self._preconditioners["diagonal"], b, accuracy)[0]
+
+        def inverse(b: Vector) -> Vector:
+            if "nystrom" not in self._preconditioners:
+                x, is_solved = conjugate_gradients(product, self._preconditioners["diagonal"], b, accuracy, PATIENCE)
+                if is_solved:
+                    return x
+                white = nystrom(lambda u: scale * curved(scale * u), scale.size, RANK)
+                self._preconditioners["nystrom"] = lambda r: scale * white(scale * r)
+            else:
+                x = np.zeros_like(b)
+            left = b - product(x)
+            remaining = accuracy * float(np.linalg.norm(b)) / float(np.linalg.norm(left))
+            return x + conjugate_gradients(product, self._preconditioners["nystrom"], left, remaining)[0]
+
+        return inverse
 
     @cached_property
     def _whitening(self) -> Whitening:
@@ -303,7 +364,7 @@ def shifted_system(root: Map, accuracy: float = EPS) -> Callable[[Vector], Vecto
         diagonal = 1.0 + root.squared_adjoint(np.ones(root.shape[0]))
         return lambda b: conjugate_gradients(
             lambda x: root.adjoint(root.forward(x)) + x, lambda r: r / diagonal, b, accuracy
-        )
+        )[0]
     k, p = root.shape
     if root.size == 0:  # not every LAPACK factors an empty matrix
         return np.copy
@@ -321,8 +382,8 @@ def shifted_system(root: Map, accuracy: float = EPS) -> Callable[[Vector], Vecto
     return refined
 
 
-def proximal_newton(subproblem: Linearized, regularizer: Regularizer, tolerance: float) -> Solution:
-    """Minimizer of h + r by steps to the minimizer of the second-order model of h, plus r.
+def proximal_newton(subproblem: Linearized, regularizer: Regularizer, tolerance: float, here: Point) -> Solution:
+    """Minimizer of h + r from a point on by steps to the minimizer of the second-order model of h, plus r.
 
     A step is taken whole where it halves the lowest residual so far, which can happen only
     finitely often; else it ends at the minimizer on its line, so that the objective decreases.
@@ -334,8 +395,7 @@ def proximal_newton(subproblem: Linearized, regularizer: Regularizer, tolerance:
     2. The search is nearly exact, which costs little as outputs are linear on a line. Where a loss
        is saturated its curvature is no guide, and steps are too long by orders of magnitude.
     """
-    here, iterations = Point.of(subproblem, regularizer, regularizer.nearest(subproblem.center)), 0
-    lowest, systems = here.error, Systems(subproblem, regularizer)
+    lowest, systems, iterations = here.error, Systems(subproblem, regularizer), 0
     while here.error > tolerance and iterations < MAX_ITERATIONS:
         accuracy = _accuracy(subproblem, regularizer, here.error, tolerance)
         if regularizer.smooth:

@@ -34,6 +34,10 @@ CASES: dict[str, dict[str, Any]] = {
         "objective": {"loss": "cross_entropy"},
         "robustness": {"clip_w": 0.1, "clip_y": 0.02, "clip_objective": 0.1},
     },
+    "inexact": {
+        "objective": {"loss": "cross_entropy", "regularizer": "l1", "strength": 0.01},
+        "surrogate": {"inexactness": 1.0},
+    },
     "stopped early": {"objective": {"loss": "cross_entropy"}, "run": {"tolerance": 0.3}},
 }
 

@@ -16,6 +16,7 @@ from peer.arrays import Vector
 from peer.optim import blocks
 from peer.optim.blocks import Block, Blocked
 from peer.optim.models import MLP
+from peer.optim.solvers import Accuracy
 from peer.optim.surrogates import Full, Partial
 from peer.problem import Problem
 from tests import laws
@@ -93,7 +94,7 @@ class TestBlocks:
     ) -> None:
         problem, w, gradient, pi = problem_of(seed, loss, regularizer, kappa=kappa)
         surrogate, factors = Partial(0.5, kappa), problem.data.model.factors(w, problem.data.inputs)
-        of = Blocked(surrogate, w, pi, problem.data, factors, problem.regularizer, 1.0, 1e-13)
+        of = Blocked(surrogate, w, pi, problem.data, factors, problem.regularizer, 1.0, Accuracy(1e-13))
         whole = surrogate.around(w, gradient, pi, problem.data)
         d, direction = np.random.default_rng(seed).standard_normal((2, w.size))
         for place in cut(problem, n_blocks).blocks:

@@ -62,7 +62,7 @@ def test_conjugate_gradients_solve_the_shifted_system(shape: tuple[int, int]) ->
     for diagonal in (np.diag(A), np.ones(shape[1])):
 
         def found(b: Vector, accuracy: float, diagonal: Vector = diagonal) -> Vector:
-            return conjugate_gradients(lambda x: A @ x, lambda r: r / diagonal, b, accuracy)
+            return conjugate_gradients(lambda x: A @ x, lambda r: r / diagonal, b, accuracy)[0]
 
         np.testing.assert_allclose(found(b, 1e-14), expected, rtol=1e-10)
         np.testing.assert_array_equal(found(0.0 * b, 1e-14), 0.0 * b)
