@@ -36,6 +36,8 @@ bench: $(VENV)/dev        ## ratios to raw sockets, what a fleet weighs, what a 
 	$(BIN)/python -m benchmarks.slow
 	$(BIN)/python -m benchmarks.solvers
 	$(BIN)/python -m benchmarks.solvers --large
+	$(BIN)/python -m benchmarks.solvers --cholesky
+	$(BIN)/python -m benchmarks.overhead
 	$(BIN)/python -m benchmarks.blocks --matrix
 	$(BIN)/python -m benchmarks.gossip
 

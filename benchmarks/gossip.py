@@ -106,7 +106,9 @@ def rounds(
             shares = [Share(i, 0, 0, here.objective, here.y, here.z) for i, here in enumerate(told)]
             met = [{j: shares[j] for j in graph.neighbors(i)} for i in agents]
             courses = [gossip.taken(courses[i], met[i], weights[i], way, dtype) for i in agents]
-        states = [agent.settle(problems[i], states[i], courses[i].here, Constant()) for i in agents]
+        states = [
+            agent.settle(problems[i], states[i], courses[i].proposal, courses[i].here, Constant()) for i in agents
+        ]
         yield states
 
 

@@ -70,6 +70,8 @@ class State:
         Where the run may stop early, see `peer.stopping`: the round at whose beginning the open window closes, the
         largest measure of the agent in it, the largest one of the window before that it has heard of, and what
         all agents have agreed upon last; untouched where the run may not.
+    way : Vector
+        w~_i - w_i of the round before, (p,), where solves begin from it, see `Problem.in_round`; else empty.
     """
 
     n: int
@@ -84,6 +86,7 @@ class State:
     peak: float = 0.0
     flood: float = math.inf
     agreed: float = math.inf
+    way: Vector = field(default_factory=lambda: np.zeros(0))
 
 
 @final
@@ -227,7 +230,7 @@ def absorb(
         nan or infinity of the agent's own making.
     """
     own = Mixture.of(state, proposal)
-    return settle(problem, state, exchange(state, own, shares, weights, wire_dtype, clipping), rule)
+    return settle(problem, state, proposal, exchange(state, own, shares, weights, wire_dtype, clipping), rule)
 
 
 def exchange(
@@ -285,15 +288,15 @@ def exchange(
     return Mixture(z, y, objective, flood, pulled)
 
 
-def settle(problem: LocalProblem, state: State, mixed: Mixture, rule: StepRule) -> State:
+def settle(problem: LocalProblem, state: State, proposal: Proposal, mixed: Mixture, rule: StepRule) -> State:
     """The end of round n: w_i[n+1] of (7), and what has changed of g_i by it, in (8).
 
     Parameters
     ----------
     problem : LocalProblem
         g_i.
-    state : State
-        At the start of the round.
+    state, proposal : State, Proposal
+        Of this round.
     mixed : Mixture
         After its last exchange.
     rule : StepRule
@@ -309,8 +312,17 @@ def settle(problem: LocalProblem, state: State, mixed: Mixture, rule: StepRule) 
     y = mixed.y + (gradient - state.gradient)
     if not (is_finite(y) and np.isfinite(value)):
         raise SolveError(f"round {state.n}: parameters, objective or gradient are nan or infinite")
-    objective = mixed.objective + value - state.value
-    return State(state.n + 1, w, y, gradient, value, objective, rule.after(state.alpha), mixed.pulled)
+    return State(
+        n=state.n + 1,
+        w=w,
+        y=y,
+        gradient=gradient,
+        value=value,
+        objective=mixed.objective + value - state.value,
+        alpha=rule.after(state.alpha),
+        pulled=mixed.pulled,
+        way=proposal.solution.way,
+    )
 
 
 def mix(

@@ -92,6 +92,11 @@ def is_finite(array: NDArray[Any]) -> bool:
     return bool(np.isfinite(total)) or bool(np.isfinite(flat).all())
 
 
+def largest(array: NDArray[np.float64]) -> float:
+    """Largest magnitude of an entry; 0 where there is none, nan where one is."""
+    return float(np.abs(array).max(initial=0.0))
+
+
 def rounded(vector: Vector, dtype: np.dtype[Any]) -> Vector:
     """What a receiver sees of `vector` when it is sent as `dtype`; `vector` itself for float64."""
     return vector if dtype == vector.dtype else vector.astype(dtype).astype(np.float64)

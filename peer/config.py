@@ -253,8 +253,8 @@ def problem_of(experiment: Experiment, model: MLP, shard: Shard, n_samples_total
     weight = 1.0 / n_samples_total if experiment.objective.scale == "mean" else 1.0
     data = Data(model, shard.x, loss_of(experiment, shard, model.n_outputs), weight)
     regularizer, surrogate = regularizer_of(experiment, model), surrogate_of(experiment, experiment.peers)
-    tolerance = experiment.surrogate.tolerance
-    return Problem(data, regularizer, surrogate, tolerance, blocks_of(experiment, model), each)
+    tolerance, inexactness = experiment.surrogate.tolerance, experiment.surrogate.inexactness
+    return Problem(data, regularizer, surrogate, tolerance, blocks_of(experiment, model), each, inexactness)
 
 
 def regularizer_of(experiment: Experiment, model: MLP) -> Regularizer:

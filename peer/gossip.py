@@ -13,7 +13,7 @@ methods", IEEE TAC 59(5) (2014), for gradients; of the polynomial see `topology.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, final
 
 import numpy as np
@@ -31,8 +31,8 @@ class Course:
 
     Parameters
     ----------
-    state : State
-        At its start.
+    state, proposal : State, Proposal
+        At its start, and what came of its surrogate.
     k : int
         Exchange that comes next; K after the last.
     before, here : Mixture
@@ -42,6 +42,7 @@ class Course:
     """
 
     state: State
+    proposal: Proposal
     k: int
     before: Mixture
     here: Mixture
@@ -51,7 +52,7 @@ class Course:
 def begun(state: State, proposal: Proposal) -> Course:
     """Before the first exchange."""
     own = Mixture.of(state, proposal)
-    return Course(state, 0, own, own)
+    return Course(state, proposal, 0, own, own)
 
 
 def taken(
@@ -83,7 +84,7 @@ def taken(
     mixed = exchange(course.state, course.here, shares, weights, wire_dtype, clipping)
     if not gossip.is_plain:
         mixed = accelerated(course.before, course.here, mixed, gossip.gamma, gossip.omegas[course.k])
-    return Course(course.state, course.k + 1, course.here, mixed, course.apart)
+    return replace(course, k=course.k + 1, before=course.here, here=mixed)
 
 
 def accelerated(before: Mixture, here: Mixture, mixed: Mixture, gamma: float, omega: float) -> Mixture:

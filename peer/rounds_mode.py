@@ -257,7 +257,8 @@ class RoundsLife:
         ahead = goes_ahead(state.y.nbytes, self.solve_s)
         if ahead:
             self.say(self.session.offer(state.objective, state.y, None, state.flood))
-        proposal = await self.host.compute(agent.propose, problem, state, experiment.peers)
+        inner = problem.in_round(state.n, state.alpha, state.way)
+        proposal = await self.host.compute(agent.propose, inner, state, experiment.peers)
         self.say(self.session.offer(state.objective, None if ahead else state.y, proposal.z, state.flood))
         self.solve_s = time.monotonic() - began
         course, following, waited_s = gossip.begun(state, proposal), None, 0.0
@@ -324,7 +325,7 @@ class RoundsLife:
             after = replace(after, apart=max(after.apart, stopping.apart(course.here, shares, n_agents, dtype)))
         if after.k < self.n_steps:
             return after, None
-        following = agent.settle(problem, state, after.here, config.step_of(experiment))
+        following = agent.settle(problem, state, course.proposal, after.here, config.step_of(experiment))
         if not watches:
             return after, following
         measured = stopping.measure(problem, state, following, after.apart, n_agents)

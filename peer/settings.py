@@ -64,6 +64,7 @@ class Surrogate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     blocks: int | str = 1
     cores: int = 1  # threads that solve blocks; their number changes no bit
     tolerance: float = 1e-8
+    inexactness: float = 0.0  # in rounds: c of `Problem.in_round`; 0: every solve goes to `tolerance`
 
 
 class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -215,6 +216,7 @@ RANGES: Final[Mapping[str, tuple[float, float, str]]] = {
     "surrogate.blocks": (1, 2**31, '1 to the number of parameters, or "layers"'),
     "surrogate.cores": (1, MAX_CORES, f"1 to {MAX_CORES}"),
     "surrogate.tolerance": (1e-15, 1.0, "1e-15 to 1"),
+    "surrogate.inexactness": (0.0, math.inf, "a number > 0, or 0 (every solve to surrogate.tolerance)"),
     "step.alpha": (5e-324, 1.0, "0 < alpha <= 1"),
     "step.mu": (0.0, math.inf, "a number >= 0"),
     "topology.probability": (0.0, 1.0, "0 to 1"),
@@ -410,6 +412,11 @@ def _check_together(experiment: Experiment) -> None:
         mode, found = experiment.run.mode, experiment.run.tolerance
         raise ConfigError(
             "run.tolerance", f'expected 0 with mode = "{mode}", for only rounds stop early; found {found}'
+        )
+    if experiment.surrogate.inexactness and experiment.run.mode != "rounds":
+        mode, found = experiment.run.mode, experiment.surrogate.inexactness
+        raise ConfigError(
+            "surrogate.inexactness", f'expected 0 with mode = "{mode}", which has no schedule of rounds; found {found}'
         )
     if experiment.topology.schedule == "file" and not experiment.topology.path:
         raise ConfigError("topology.path", 'expected a file for schedule = "file", found none')

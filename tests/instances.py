@@ -150,7 +150,10 @@ def exchange(
     clippings = [None if radii is None else Clipping(*radii, tuple(others)) for others in met]
     states = [agent.initial(problem, w, alpha) for problem, w in zip(problems, starts, strict=True)]
     for n in range(n_rounds + 1):
-        proposals = [agent.propose(p, s, len(problems)) for p, s in zip(problems, states, strict=True)]
+        proposals = [
+            agent.propose(p.in_round(n, s.alpha, s.way), s, len(problems))
+            for p, s in zip(problems, states, strict=True)
+        ]
         yield states, proposals
         courses = [begun(s, p) for s, p in zip(states, proposals, strict=True)]
         for k in range(gossip.n_steps):
@@ -167,7 +170,7 @@ def exchange(
                 )
                 for i, course in enumerate(courses)
             ]
-        states = [agent.settle(problems[i], course.state, course.here, rule) for i, course in enumerate(courses)]
+        states = [agent.settle(problems[i], c.state, c.proposal, c.here, rule) for i, c in enumerate(courses)]
 
 
 def share_of(i: int, state: State, proposal: Proposal, wire_dtype: np.dtype[Any]) -> Share:

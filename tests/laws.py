@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from peer.arrays import Matrix, Vector
 from peer.optim.blocks import Block
 from peer.optim.losses import Huber, Loss, SquaredHinge, Weighted
-from peer.optim.maps import LinearMap
+from peer.optim.maps import LinearMap, gram_of
 from peer.optim.models import MLP, Model
 from peer.optim.regularizers import Boxed, Regularizer
 from peer.optim.solvers import SecondOrder, Solution, descent, model_minimizer, residual, shifted_system
@@ -144,6 +144,13 @@ def curvature_root_is_second_derivative(loss: Loss, outputs: Matrix, direction: 
     B = loss.curvature_root(outputs)
     assert B.shape == (*outputs.shape, outputs.shape[1])
     close((B @ B.transpose(0, 2, 1) @ direction[:, :, None])[:, :, 0], slope, DIFFERENCES)
+
+
+def curvature_is_that_of_its_root(loss: Loss, outputs: Matrix, direction: Matrix) -> None:
+    """Products with the second derivative are those with its root, twice; also at a kink, on the same side."""
+    B = loss.curvature_root(outputs)
+    expected = (B @ (B.transpose(0, 2, 1) @ direction[:, :, None]))[:, :, 0]
+    close(loss.curvature(outputs)(direction), expected, ROUNDING)
 
 
 def loss_repeats(loss: Loss, a: Matrix, b: Matrix) -> None:
@@ -317,26 +324,32 @@ def linearized_is_its_derivatives(subproblem: Linearized, w: Vector, direction: 
 
 
 def blocked_surrogate_is_consistent(block: Block, gradient: Vector) -> None:
-    """Consistent gradients, block by block: grad h_c(0) - pi_c = kappa grad g_i(w_i) in the block's parameters."""
+    """Consistent gradients, block by block: grad h_c - pi_c = kappa grad g_i(w_i) in the block's parameters, at w_i."""
     pi, place = block.of.pi[block.place], block.place
     scale = 1.0 + float(np.max(np.abs(pi)))
-    close(block.gradient(0.0 * pi) - pi, block.of.surrogate.kappa * gradient[place], ROUNDING * scale)
+    close(block.gradient() - pi, block.of.surrogate.kappa * gradient[place], ROUNDING * scale)
 
 
-def block_is_the_surrogate_with_the_others_kept(block: Block, whole: Linearized, d: Vector, direction: Vector) -> None:
+def block_is_the_surrogate_with_the_others_kept(
+    h: Linearized, place: slice, whole: Linearized, d: Vector, direction: Vector
+) -> None:
     """Value, gradient, slope and curvature of a block are those of (11) as a whole, moved in the block alone."""
     moved, along = whole.center.copy(), np.zeros_like(whole.center)
-    moved[block.place] += d
-    along[block.place] = direction
+    moved[place] += d
+    along[place] = direction
+    w = h.center + d
     scale = 1.0 + abs(whole.value(moved)) + float(np.linalg.norm(whole.jacobian @ along)) ** 2
-    assert abs(block.value(d) - whole.value(moved)) <= ROUNDING * scale
-    close(block.gradient(d), whole.gradient(moved)[block.place], ROUNDING * scale)
-    slopes = block.slope_along(d, direction)(0.5), whole.slope_along(moved, along)(0.5)
+    assert abs(h.value(w) - whole.value(moved)) <= ROUNDING * scale
+    close(h.gradient(w), whole.gradient(moved)[place], ROUNDING * scale)
+    slopes = h.slope_along(w, direction)(0.5), whole.slope_along(moved, along)(0.5)
     assert abs(slopes[0] - slopes[1]) <= ROUNDING * scale * (1.0 + whole.tau)
-    whole_root = whole.curvature_root(moved)
-    assert isinstance(whole_root, np.ndarray)
-    root = whole_root[:, block.place]
-    close(block.curvature(d), root.T @ root, ROUNDING)
+    bend, across = curvature(h, w), curvature(whole, moved)
+    close(bend, across[place, place], ROUNDING * (1.0 + float(np.max(np.abs(across), initial=0.0))))
+
+
+def curvature(h: Linearized, w: Vector) -> Matrix:
+    """Second derivative of h without that of tau, (p, p), by whatever its Jacobian offers."""
+    return gram_of(h.weight, h.roots(h.outputs_at(w)), h.jacobian)
 
 
 # solvers
@@ -385,9 +398,12 @@ def solution_is_optimal(
 
 
 def matrix(subproblem: Linearized) -> Matrix:
-    """The Jacobian of a subproblem that has it as a matrix, (m*q, p)."""
-    assert isinstance(subproblem.jacobian, np.ndarray)
-    return subproblem.jacobian
+    """The Jacobian of a subproblem as a matrix, (m*q, p)."""
+    J = subproblem.jacobian
+    if isinstance(J, LinearMap):
+        assert J.matrix is not None
+        return J.matrix()
+    return J
 
 
 def by_products(subproblem: Linearized) -> Linearized:

@@ -129,7 +129,7 @@ class Scenario:
     def settled(self, i: PeerId, course: Course) -> agent.State:
         """State of agent i after the last exchange of a round."""
         state, problem = course.state, self.problems[i]
-        following = agent.settle(problem, state, course.here, self.rule)
+        following = agent.settle(problem, state, course.proposal, course.here, self.rule)
         if not self.tolerance:
             return following
         measured = stopping.measure(problem, state, following, course.apart, self.n_agents)
@@ -160,7 +160,9 @@ def scenario(seed: int) -> Scenario:
     problems = _problems(n_agents, rng, numbers)
     model = problems[0].data.model
     n_blocks = random.Random(f"blocks of {seed}").choice((1, 1, 2, 3))
-    problems = tuple(replace(problem, blocks=equal(model.layout.size, n_blocks)) for problem in problems)
+    inexactness = random.Random(f"inexactness of {seed}").choice((0.0, 0.0, 0.1, 10.0))
+    places = equal(model.layout.size, n_blocks)
+    problems = tuple(replace(problem, blocks=places, inexactness=inexactness) for problem in problems)
     alpha = rng.choice((0.1, 0.3, 1.0))
     crashes = rng.choice((0, 1, 2, 6)) if every else 0  # without checkpoints there is nothing to resume
     same = numbers.normal(size=model.layout.size) if rng.random() < 0.5 else None
@@ -252,7 +254,8 @@ def without_network(run: Scenario) -> list[list[agent.State]]:
     states = [agent.initial(g, w, run.alpha) for g, w in zip(run.problems, run.initial, strict=True)]
     history = [states]
     while not run.is_through(states[0]):
-        proposals = [agent.propose(g, s, run.n_agents) for g, s in zip(run.problems, states, strict=True)]
+        problems = [g.in_round(s.n, s.alpha, s.way) for g, s in zip(run.problems, states, strict=True)]
+        proposals = [agent.propose(g, s, run.n_agents) for g, s in zip(problems, states, strict=True)]
         courses = [gossip.begun(*pair) for pair in zip(states, proposals, strict=True)]
         for k in range(run.n_steps):
             graph, n = run.graph(courses[0]), states[0].n * run.n_steps + k
@@ -433,7 +436,7 @@ class Peer:
         if what.ahead:
             self.say(self.session.offer(state.objective, state.y, None, state.flood))
         yield Compute()
-        proposal = agent.propose(problem, state, what.n_agents)
+        proposal = agent.propose(problem.in_round(state.n, state.alpha, state.way), state, what.n_agents)
         self.say(self.session.offer(state.objective, None if what.ahead else state.y, proposal.z, state.flood))
         course = gossip.begun(state, proposal)
         while True:

@@ -4,11 +4,10 @@ Source: S. Scardapane, P. Di Lorenzo, "A framework for parallel and distributed 
 networks" (2017). A block of b parameters sees b columns of J, never the others', and its problem is (5) with a
 smaller J. It is solved
 
-1. where b <= m q by (proximal) Newton with the Hessian from `Factors.gram`, which takes the q-th part of the
-   products of J'J; one system for a squared loss with a smooth r;
+1. by `peer.optim.solvers`, where b <= m q with the Hessian from `Factors.gram`, which takes the q-th part of the
+   products of J'J;
 2. all at once where blocks are single weights: a squared loss has a closed form, others take secants;
-3. in stacks where b <= 8, the loss is squared and r is smooth;
-4. by `peer.optim.solvers` in all other cases.
+3. in stacks where b <= 8, the loss is squared and r is smooth.
 
 What a block comes to depends on nothing that another block does, so neither on their order nor on how many are
 solved at a time.
@@ -26,11 +25,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg
 
-from peer.arrays import Layout, Matrix, Vector
+from peer.arrays import Layout, Vector
 from peer.errors import SolveError
+from peer.optim.maps import columns_of
 from peer.optim.models import Factors
 from peer.optim.regularizers import Regularizer
-from peer.optim.solvers import MAX_ITERATIONS, SecondOrder, Solution, descent, model_minimizer, solve
+from peer.optim.solvers import INDEFINITE, MAX_ITERATIONS, Accuracy, Solution, solve
 from peer.optim.surrogates import Data, Linearized, Partial
 
 T = TypeVar("T")
@@ -44,10 +44,6 @@ STACKED: Final = 8
 
 RESOLVED: Final = 2.0**-26
 """Relative length of a step, the root of rounding, up to which a difference of derivatives is no curvature."""
-
-
-INDEFINITE: Final = "the surrogate's matrix is not positive definite to rounding: tau is too small beside its curvature"
-"""What `SolveError` says of a system that cannot be solved."""
 
 
 class Each(Protocol):
@@ -97,8 +93,10 @@ class Blocked:
         r.
     scale : float
         Largest entry of the vectors that cancel at a solution: residuals of all blocks are relative to the same.
-    tolerance : float
-        Relative residual of an inner solver.
+    accuracy : Accuracy
+        Relative residual of an inner solver, of each block by its own start.
+    way : Vector or None
+        A guess of w~ - w_i, (p,).
     """
 
     surrogate: Partial
@@ -108,7 +106,8 @@ class Blocked:
     factors: Factors
     regularizer: Regularizer
     scale: float
-    tolerance: float
+    accuracy: Accuracy
+    way: Vector | None = None
 
     @property
     def weight(self) -> float:
@@ -120,7 +119,7 @@ class Blocked:
         return Linearized(
             center=self.center[place],
             outputs=self.factors.outputs,
-            jacobian=self.factors.columns(place).reshape(-1, place.stop - place.start),
+            jacobian=columns_of(self.factors, place),
             loss=self.data.loss,
             weight=self.weight,
             pi=self.pi[place],
@@ -137,12 +136,10 @@ class Blocked:
         """Minimizers over the blocks of b parameters each that a place consists of, side by side."""
         (place, b), r = batch, self.regularizer.restricted(batch[0])
         if b == 1:
-            return scalars(Block(self, place), r, self.tolerance)
+            return scalars(Block(self, place), r, self.accuracy.least)
         if b <= STACKED and self.closed:
             return stacked(Block(self, place), r, b)
-        if b > self.factors.outputs.size:
-            return solve(self.linearized(place), r, self.tolerance)
-        return newton(Block(self, place), r, self.tolerance)
+        return solve(self.linearized(place), r, self.accuracy, None if self.way is None else self.way[place])
 
 
 def solve_blocks(
@@ -152,9 +149,10 @@ def solve_blocks(
     pi: Vector,
     data: Data,
     regularizer: Regularizer,
-    tolerance: float,
+    accuracy: Accuracy,
     blocks: Sequence[slice],
     each: Each,
+    way: Vector | None = None,
 ) -> Solution:
     """Minimizers of (5) with (11) over each block alone, side by side.
 
@@ -163,12 +161,14 @@ def solve_blocks(
     surrogate : Partial
     w, gradient, pi : Vector
         w_i, grad g_i(w_i), pi_i, (p,).
-    data, regularizer, tolerance
+    data, regularizer, accuracy
         As of `Problem`.
     blocks : sequence of slice
         Places of the blocks, contiguous and in order, all p parameters once.
     each : Each
         How blocks are gone through.
+    way : Vector or None
+        A guess of w~ - w_i, (p,).
 
     Returns
     -------
@@ -181,8 +181,8 @@ def solve_blocks(
         nan or infinity came in or out.
     """
     scale = float(np.max(np.abs([surrogate.kappa * gradient, pi]), initial=0.0))
-    factors = data.model.factors(w, data.inputs)
-    problem = Blocked(surrogate, w, pi, data, factors, regularizer, scale, tolerance)
+    factors = data.at(w).factors()
+    problem = Blocked(surrogate, w, pi, data, factors, regularizer, scale, accuracy, way)
     batches = _batches(blocks, problem)
     solutions = each(problem.solve, batches)
     w_tilde = np.empty_like(w)
@@ -234,40 +234,10 @@ class Block:
         """Number of its parameters b."""
         return int(self.place.stop - self.place.start)
 
-    def outputs_at(self, d: Vector) -> Matrix:
-        """Linearized outputs f + J d, (m, q)."""
-        if not d.any():  # where every solver begins
-            return self.of.factors.outputs
-        return np.asarray(self.of.factors.outputs + self.of.factors.times(self.place, d))
-
-    def value(self, d: Vector) -> float:
-        """h(d)."""
-        loss = self.of.weight * self.of.data.loss.value(self.outputs_at(d))
-        return loss + float(np.dot(self.of.pi[self.place], d)) + 0.5 * self.of.surrogate.tau * float(np.dot(d, d))
-
-    def gradient(self, d: Vector) -> Vector:
-        """Derivative of h, (b,)."""
-        slope = self.of.factors.transposed_times(self.place, self.of.data.loss.gradient(self.outputs_at(d)))
-        return np.asarray(self.of.weight * slope + self.of.pi[self.place] + self.of.surrogate.tau * d)
-
-    def slope_along(self, d: Vector, direction: Vector) -> Callable[[float], float]:
-        """Derivative by t of h(d + t direction)."""
-        outputs, tangent = self.outputs_at(d), self.of.factors.times(self.place, direction)
-        linear = float(np.dot(self.of.pi[self.place] + self.of.surrogate.tau * d, direction))
-        square = self.of.surrogate.tau * float(np.dot(direction, direction))
-
-        def slope(t: float) -> float:
-            loss = float(np.vdot(self.of.data.loss.gradient(outputs + t * tangent), tangent))
-            return self.of.weight * loss + linear + t * square
-
-        return slope
-
-    def curvature(self, d: Vector) -> Matrix:
-        """Second derivative of h without that of tau, (b, b)."""
-        roots = self.of.data.loss.curvature_root(self.outputs_at(d))
-        gram = self.of.factors.gram(self.place, roots)
-        gram *= self.of.weight
-        return gram
+    def gradient(self) -> Vector:
+        """Derivative of h at d = 0, (b,)."""
+        slope = self.of.factors.transposed_times(self.place, self.of.data.loss.gradient(self.of.factors.outputs))
+        return np.asarray(self.of.weight * slope + self.of.pi[self.place])
 
     def curvature_diagonal(self) -> Vector:
         """Diagonal of `curvature` at 0, (b,)."""
@@ -275,58 +245,10 @@ class Block:
         return self.of.weight * self.of.factors.gram_diagonal(self.place, roots)
 
 
-def newton(h: Block, r: Regularizer, tolerance: float) -> Solution:
-    """Minimizer of h + r, (b,), by Newton with steps as in `solvers.proximal_newton`.
-
-    For a squared loss and a smooth r one matrix serves for the solution and for its refinement, which the exact
-    gradient corrects.
-    """
-    center, tau = h.of.center[h.place], h.of.surrogate.tau
-    d = r.nearest(center) - center
-
-    def inverse(d: Vector) -> Callable[[Vector], Vector]:
-        matrix = h.curvature(d)
-        matrix.flat[:: len(matrix) + 1] += r.whitening(center + d, tau).scale ** -2.0
-        return _positive_definite(matrix)
-
-    def model_minimum(d: Vector, gradient: Vector) -> tuple[Vector, int]:
-        if r.smooth:
-            return d - inverse(d)(gradient + r.gradient(center + d)), 1
-        model = SecondOrder(center + d, gradient, _root(h.curvature(d)), tau)
-        x, systems = model_minimizer(model, r)
-        return x - center, systems
-
-    def error_at(d: Vector, gradient: Vector) -> float:
-        penalty = float(np.max(np.abs(r.gradient(center + d))))
-        return float(np.max(_errors(r, center + d, gradient, max(h.of.scale, penalty))))
-
-    gradient, iterations = h.gradient(d), 0
-    if h.of.data.loss.quadratic and r.smooth:
-        solve_system = inverse(d)
-        for _ in range(2):
-            d = d - solve_system(gradient + r.gradient(center + d))
-            gradient = h.gradient(d)
-        return Solution(center + d, error_at(d, gradient), 1, "cholesky")
-    error = lowest = error_at(d, gradient)
-    while error > tolerance and iterations < MAX_ITERATIONS:
-        target, systems = model_minimum(d, gradient)
-        iterations += systems
-        gradient = h.gradient(target)
-        error_next = error_at(target, gradient)
-        if error_next > 0.5 * lowest:
-            target = d + descent(_on_line(h, r, center, d, target - d)) * (target - d)
-            gradient = h.gradient(target)
-            error_next = error_at(target, gradient)
-        if not error_next < lowest and not _objective(h, r, center, target) < _objective(h, r, center, d):
-            break  # neither measure improves any more: rounding
-        d, error, lowest = target, error_next, min(error_next, lowest)
-    return Solution(center + d, error, iterations, "proximal-newton")
-
-
 def stacked(h: Block, r: Regularizer, b: int) -> Solution:
     """Minimizers of h + r for a squared loss and a smooth r over each of the blocks of b parameters alone, (n b,).
 
-    One system and one step of refinement for each, as in `newton`, with the columns of J of all.
+    One system and one step of refinement for each, as in `normal_equations`, with the columns of J of all.
     """
     center, tau, scale = h.of.center[h.place], h.of.surrogate.tau, h.of.scale
     columns = np.ascontiguousarray(
@@ -335,7 +257,7 @@ def stacked(h: Block, r: Regularizer, b: int) -> Solution:
     turned = columns.transpose(0, 2, 1)
     matrices = h.of.weight * (turned @ columns)
     matrices[:, range(b), range(b)] += (r.whitening(center, tau).scale ** -2.0).reshape(-1, b)
-    at_center, d = h.gradient(np.zeros(h.size)), np.zeros(h.size)
+    at_center, d = h.gradient(), np.zeros(h.size)
 
     def gradient(d: Vector) -> Vector:
         return np.asarray(at_center + h.of.weight * (turned @ (columns @ d.reshape(-1, b, 1))).reshape(-1) + tau * d)
@@ -348,32 +270,6 @@ def stacked(h: Block, r: Regularizer, b: int) -> Solution:
         raise SolveError(INDEFINITE) from error
     errors = _errors(r, center + d, gradient(d), np.maximum(scale, np.abs(r.gradient(center + d))))
     return Solution(center + d, float(np.max(errors)), h.size // b, "stacked")
-
-
-def _objective(h: Block, r: Regularizer, center: Vector, d: Vector) -> float:
-    return h.value(d) + r.value(center + d)
-
-
-def _on_line(h: Block, r: Regularizer, center: Vector, d: Vector, direction: Vector) -> Callable[[float], float]:
-    smooth = h.slope_along(d, direction)
-    return lambda t: smooth(t) + float(np.dot(r.gradient(center + d + t * direction), direction))
-
-
-def _positive_definite(matrix: Matrix) -> Callable[[Vector], Vector]:
-    """Solver of matrix x = b, (b,), by Cholesky; takes the matrix's place in memory."""
-    try:
-        factor = linalg.cho_factor(matrix.T, lower=True, overwrite_a=True, check_finite=False)
-    except linalg.LinAlgError as error:
-        raise SolveError(INDEFINITE) from error
-    return lambda b: np.asarray(linalg.cho_solve(factor, b, check_finite=False))
-
-
-def _root(gram: Matrix) -> Matrix:
-    """R, (rank, b), with R'R = gram to rounding, by Cholesky with pivots, which takes semidefinite ones."""
-    factor, pivots, rank, _ = linalg.lapack.dpstrf(gram)
-    root = np.empty((rank, len(gram)))
-    root[:, pivots - 1] = np.triu(factor)[:rank]
-    return root
 
 
 # ---- blocks of one weight ------------------------------------------------------------------
@@ -391,7 +287,7 @@ def scalars(h: Block, r: Regularizer, tolerance: float) -> Solution:
     As in R. Brent, "Algorithms for minimization without derivatives" (1973), chapter 4, a step that leaves them, or
     is longer than half of the last but one, is replaced by one to their middle.
     """
-    x, derivative, quadratic = h.of.center[h.place], h.gradient(np.zeros(h.size)), h.of.data.loss.quadratic
+    x, derivative, quadratic = h.of.center[h.place], h.gradient(), h.of.data.loss.quadratic
     metric = h.curvature_diagonal() + h.of.surrogate.tau
     slope = _linear(x, derivative, metric) if quadratic else _along_axes(h)
     error = _errors(r, x, derivative, np.maximum(h.of.scale, np.abs(r.gradient(x))))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, final
+from typing import Protocol, TypeAlias, final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from peer.arrays import Labels, Matrix, Vector
+
+Rows: TypeAlias = Callable[[Matrix], Matrix]
+"""Takes a row for each sample to another, (m, q)."""
 
 
 class Loss(Protocol):
@@ -36,6 +40,9 @@ class Loss(Protocol):
 
         Where the gradient has a kink: a generalized second derivative (Clarke), of one of its sides.
         """
+
+    def curvature(self, outputs: Matrix) -> Rows:
+        """Products u -> B_m B_m' u_m for all m, (m, q), with the second derivative of `curvature_root`."""
 
     def repeated(self, n: int) -> Loss:
         """The loss of n*m outputs, n times those of the m samples one after the other."""
@@ -82,6 +89,10 @@ class Squared:
         m, q = outputs.shape
         return np.broadcast_to(np.eye(q), (m, q, q))
 
+    def curvature(self, outputs: Matrix) -> Rows:
+        """The identity."""
+        return lambda u: u
+
     def repeated(self, n: int) -> Squared:
         """The same targets n times."""
         return Squared(np.tile(self.targets, (n, 1)))
@@ -125,8 +136,14 @@ class Logistic:
 
     def curvature_root(self, outputs: Matrix) -> NDArray[np.float64]:
         """sqrt(P(1 - P)) for each sample, (m, 1, 1)."""
-        chance, rest = _probability_of_one(outputs), _probability_of_one(-outputs)
-        return np.sqrt(chance * rest)[:, :, None]
+        small = np.exp(-0.5 * np.abs(outputs))  # P (1 - P) = e/(1 + e)^2 with e = exp(-|f|)
+        return np.asarray(small / (1.0 + small * small))[:, :, None]
+
+    def curvature(self, outputs: Matrix) -> Rows:
+        """P(1 - P) u."""
+        root = self.curvature_root(outputs)[:, :, 0]
+        bend = root * root
+        return lambda u: bend * u
 
     def repeated(self, n: int) -> Logistic:
         """The same labels n times."""
@@ -182,13 +199,25 @@ class Softmax:
         diagonal = roots[:, :, None] * np.eye(outputs.shape[1])
         return np.asarray(diagonal - chances[:, :, None] * roots[:, None, :])
 
+    def curvature(self, outputs: Matrix) -> Rows:
+        """P u - P (P'u)."""
+        chances = _probabilities(outputs)
+
+        def bent(u: Matrix) -> Matrix:
+            product = chances * u
+            product -= chances * product.sum(axis=1, keepdims=True)
+            return product
+
+        return bent
+
     def repeated(self, n: int) -> Softmax:
         """The same labels n times."""
         return Softmax(np.tile(self.labels, n))
 
 
 def _probabilities(outputs: Matrix) -> Matrix:
-    return np.asarray(np.exp(outputs - np.logaddexp.reduce(outputs, axis=1, keepdims=True)))
+    chances = np.exp(outputs - outputs.max(axis=1, keepdims=True, initial=-np.inf))
+    return np.asarray(chances / chances.sum(axis=1, keepdims=True))
 
 
 def cross_entropy(labels: Labels, n_outputs: int) -> Loss:
@@ -240,7 +269,15 @@ class Huber:
 
     def curvature_root(self, outputs: Matrix) -> NDArray[np.float64]:
         """1 on the diagonal where |d| <= delta, all else 0, (m, q, q)."""
-        return _diagonal(np.abs(outputs - self.targets) <= self.delta)
+        return _diagonal(self._is_bent(outputs))
+
+    def curvature(self, outputs: Matrix) -> Rows:
+        """U where |d| <= delta, else 0."""
+        bent = self._is_bent(outputs)
+        return lambda u: np.asarray(bent * u)
+
+    def _is_bent(self, outputs: Matrix) -> NDArray[np.bool_]:
+        return np.asarray(np.abs(outputs - self.targets) <= self.delta)
 
     def repeated(self, n: int) -> Huber:
         """The same targets n times."""
@@ -288,6 +325,11 @@ class SquaredHinge:
     def curvature_root(self, outputs: Matrix) -> NDArray[np.float64]:
         """1 on the diagonal where s f <= 1, all else 0, (m, q, q)."""
         return _diagonal(self.signs * outputs <= 1.0)
+
+    def curvature(self, outputs: Matrix) -> Rows:
+        """U where s f <= 1, else 0."""
+        bent = self.signs * outputs <= 1.0
+        return lambda u: np.asarray(bent * u)
 
     def _lacking(self, outputs: Matrix) -> Matrix:
         """By how much outputs fall short of the margin, (m, q)."""
@@ -350,6 +392,11 @@ class Weighted:
     def curvature_root(self, outputs: Matrix) -> NDArray[np.float64]:
         """B sqrt(weight), (m, q, q)."""
         return np.asarray(np.sqrt(self.weights)[:, None, None] * self.loss.curvature_root(outputs))
+
+    def curvature(self, outputs: Matrix) -> Rows:
+        """Weight times that of the loss."""
+        product, weights = self.loss.curvature(outputs), self.weights[:, None]
+        return lambda u: weights * product(u)
 
     def repeated(self, n: int) -> Weighted:
         """The same samples n times, with the same weights."""

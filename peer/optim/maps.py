@@ -5,40 +5,59 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Final, TypeAlias, final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from peer.arrays import Matrix, Vector
-from peer.optim.models import Factors
+from peer.optim.models import Factors, Pass
 from peer.optim.regularizers import Whitening
 
 Product: TypeAlias = Callable[[Vector], Vector]
+Blocks: TypeAlias = NDArray[np.float64]
+"""A matrix for each sample, (m, q, q)."""
 
-FORM_S: Final = 1.5e-8
+FORM_S: Final = 2e-9
 """Seconds for an entry of J; this and the following as `python -m benchmarks.solvers` measures them on one thread."""
 
-GRAM_S: Final = 1.6e-11
-"""Seconds for a multiplication and an addition of J'J or J J', of which half are made."""
+GRAM_S: Final = 2.1e-11
+"""Seconds for a multiplication and an addition of J J', of which half are made."""
 
-CHOLESKY_S: Final = 1.5e-11
+FACTORS_S: Final = 7e-11
+"""Seconds for a sample and entry of the Gram matrix J'H J, made of the network's factors."""
+
+CHOLESKY_S: Final = 1.35e-11
 """Seconds for the factors of an n x n matrix, over n^3."""
 
-PRODUCT_S: Final = 4.4e-10
+PRODUCT_S: Final = 1.8e-10
 """Seconds of J'(J x) for a sample and parameter."""
 
-PAIR_S: Final = 6e-5
+PAIR_S: Final = 5e-5
 """Seconds of J'(J x) for calls, and for all that conjugate gradients do beside."""
 
-PAIRS_EXACT: Final = 200
-"""Of J'(J x), for a system that is solved as well as the result has to be: a squared loss on digits needs 20 to 900,
+PAIRS_EXACT: Final = 100
+"""Of J'(J x), for a system that is solved as well as the result has to be: a squared loss on digits needs 28 to 414,
 with tau from 1 to 0.01."""
 
-PAIRS_INEXACT: Final = 25
-"""For a system within a Newton method, first solved roughly: cross-entropy there needs 5 to 50."""
+PAIRS_INEXACT: Final = 8
+"""For a system within a Newton method, first solved roughly: cross-entropy there needs 4 to 15."""
+
+STEPS: Final = 5
+"""Of a Newton method: cross-entropy on digits needs 4 to 8."""
+
+PATIENCE: Final = 60
+"""Products that a system gets with the diagonal as its preconditioner; then one from `RANK` products takes over."""
+
+RANK: Final = 20
+"""More pay only beyond 500 products, as 20 times the square of the rank for each parameter come on top."""
+
+NYSTROM_PARAMETERS: Final = 20_000
+"""With more, twice `RANK` vectors would be most of a solve's memory."""
 
 MATRIX_BYTES: Final = 1 << 30
 """Of a J that is formed at most."""
@@ -62,6 +81,9 @@ class LinearMap:
         The same with the squares of the entries, at least about: for preconditioners.
     matrix : callable or None
         Makes the matrix; None where it would be too large.
+    gram : callable or None
+        Blocks B, (m, q, q), or None for the identity -> sum over m of J_m'B_m B_m'J_m, (p, p), where A is such a J,
+        which is not wide, and this is to be formed.
     """
 
     shape: tuple[int, int]
@@ -70,6 +92,7 @@ class LinearMap:
     squared: Product
     squared_adjoint: Product
     matrix: Callable[[], Matrix] | None = None
+    gram: Callable[[Blocks | None], Matrix] | None = None
 
     def __matmul__(self, x: Vector) -> Vector:
         """A x, (k,)."""
@@ -81,52 +104,115 @@ class LinearMap:
         return LinearMap(self.shape[::-1], self.adjoint, self.forward, self.squared_adjoint, self.squared)
 
 
-def products_of(factors: Factors) -> LinearMap:
-    """J, (m*q, p), by its products with what it is made of."""
-    shape = factors.outputs.size, factors.n_parameters
+def products_of(here: Pass) -> LinearMap:
+    """J, (m*q, p), by its products with the network's weights."""
+    m, q = here.outputs.shape
+    shape = m * q, here.n_parameters
+    squared = cache(lambda: here.factors().squared())
     whole = slice(0, shape[1])
     return LinearMap(
         shape,
-        lambda x: factors.times(whole, x).reshape(-1),
-        lambda u: factors.transposed_times(whole, u.reshape(factors.outputs.shape)),
-        lambda x: factors.squared().times(whole, x).reshape(-1),
-        lambda u: factors.squared().transposed_times(whole, u.reshape(factors.outputs.shape)),
-        (lambda: matrix_of(factors)) if 8 * shape[0] * shape[1] <= MATRIX_BYTES else None,
+        lambda x: here.jvp(x).reshape(-1),
+        lambda u: here.vjp(u.reshape(m, q)),
+        lambda x: squared().times(whole, x).reshape(-1),
+        lambda u: squared().transposed_times(whole, u.reshape(m, q)),
+        (lambda: matrix_of(here.factors())) if 8 * shape[0] * shape[1] <= MATRIX_BYTES else None,
     )
 
 
-def matrix_of(factors: Factors) -> Matrix:
-    """J, (m*q, p)."""
-    return factors.columns(slice(0, factors.n_parameters)).reshape(-1, factors.n_parameters)
+def columns_of(factors: Factors, place: slice) -> Map:
+    """Columns of J for the parameters in `place`, (m*q, b): their Gram matrices where these take fewer products.
+
+    That is where there are several outputs, and not more parameters than m q.
+    """
+    m, q = factors.outputs.shape
+    b = place.stop - place.start
+    if b > m * q or q == 1:
+        return matrix_of(factors, place)
+    return LinearMap(
+        (m * q, b),
+        lambda x: factors.times(place, x).reshape(-1),
+        lambda u: factors.transposed_times(place, u.reshape(m, q)),
+        lambda x: factors.squared().times(place, x).reshape(-1),
+        lambda u: factors.squared().transposed_times(place, u.reshape(m, q)),
+        lambda: matrix_of(factors, place),
+        lambda roots: factors.gram(place, roots),
+    )
+
+
+def matrix_of(factors: Factors, place: slice | None = None) -> Matrix:
+    """J, (m*q, p), or its columns for the parameters in `place`."""
+    place = slice(0, factors.n_parameters) if place is None else place
+    return factors.columns(place).reshape(-1, place.stop - place.start)
 
 
 Map: TypeAlias = Matrix | LinearMap
 """A matrix, or its products."""
 
 
-def jacobian_of(factors: Factors, quadratic: bool) -> Map:
-    """J, (m*q, p): as a matrix where that is the cheaper way to solve, else by its products.
+def is_direct(jacobian: Map) -> bool:
+    """Whether systems with J are factored, and not solved by products alone."""
+    return not isinstance(jacobian, LinearMap) or jacobian.gram is not None
+
+
+def is_dual(jacobian: Map) -> bool:
+    """Whether systems with J are factored in m q unknowns, for J is wide."""
+    return not isinstance(jacobian, LinearMap) and jacobian.shape[0] < jacobian.shape[1]
+
+
+def gram_of(weight: float, roots: Blocks | None, jacobian: Map) -> Matrix:
+    """Weight times the sum over m of J_m'B_m B_m'J_m, (p, p), with the blocks B, (m, q, q), or the identity."""
+    if isinstance(jacobian, LinearMap):
+        assert jacobian.gram is not None, "J is known by its products alone"
+        gram = jacobian.gram(roots)
+        gram *= weight
+        return gram
+    R = mixed_rows(math.sqrt(weight), roots, jacobian)
+    assert isinstance(R, np.ndarray), "as J is"
+    return np.asarray(R.T @ R)
+
+
+def jacobian_of(here: Pass, quadratic: bool) -> Map:
+    """J, (m*q, p): by its products alone where that is the cheapest way to solve, else so that systems are factored.
 
     The choice depends on sizes and loss alone, so that it is the same on every machine, and in every round.
     """
-    return matrix_of(factors) if is_dense_cheaper(factors, quadratic) else products_of(factors)
+    return factored(here) if is_dense_cheaper(here, quadratic) else products_of(here)
 
 
-def is_dense_cheaper(factors: Factors, quadratic: bool) -> bool:
+def factored(here: Pass) -> Map:
+    """J, (m*q, p), so that systems with it are factored."""
+    m, q = here.outputs.shape
+    columns = columns_of(here.factors(), slice(0, here.n_parameters))
+    if not isinstance(columns, LinearMap):
+        return columns
+    return replace(columns, forward=lambda x: here.jvp(x).reshape(-1), adjoint=lambda u: here.vjp(u.reshape(m, q)))
+
+
+def is_dense_cheaper(here: Pass, quadratic: bool) -> bool:
     """Whether forming J and its Gram matrix takes less time than conjugate gradients would, and fits into memory."""
-    (m, q), p = factors.outputs.shape, factors.n_parameters
-    k = m * q
-    less = min(k, p)
-    form_s, gram_s, cholesky_s = FORM_S * k * p, GRAM_S * k * p * less, CHOLESKY_S * less**3
-    n_rows = sum(part.cotangents.shape[2] for part in factors.parts)
-    pairs_s = (PAIRS_EXACT if quadratic else PAIRS_INEXACT) * (PAIR_S + PRODUCT_S * m * (p + q * n_rows))
-    return bool(8 * k * p <= MATRIX_BYTES and form_s + gram_s + cholesky_s <= pairs_s)
+    (m, q), p = here.outputs.shape, here.n_parameters
+    k, n_systems = m * q, 1 if quadratic else STEPS
+    if p <= k:
+        factored_s = n_systems * (FACTORS_S * m * p**2 + CHOLESKY_S * p**3)
+    else:
+        factored_s = FORM_S * k * p + GRAM_S * k**2 * p + n_systems * CHOLESKY_S * k**3
+    n_pairs = PAIRS_EXACT if quadratic else STEPS * PAIRS_INEXACT
+    return bool(8 * k * p <= MATRIX_BYTES and factored_s <= n_pairs * (PAIR_S + PRODUCT_S * m * p))
 
 
 def whitened(root: Map, free: NDArray[np.bool_], whitening: Whitening) -> Map:
     """R_A T^(-1/2): the columns A of R that are free, (k, n)."""
     if not isinstance(root, LinearMap):
         return whitening(root if free.all() else root[:, free])
+    if free.all():
+        return LinearMap(
+            root.shape,
+            lambda x: root.forward(whitening(x)),
+            lambda u: whitening(root.adjoint(u)),
+            lambda x: root.squared(whitening.scale**2 * x),
+            lambda u: whitening.scale**2 * root.squared_adjoint(u),
+        )
     everything = np.zeros(root.shape[1])
 
     def spread(x: Vector) -> Vector:
@@ -143,15 +229,19 @@ def whitened(root: Map, free: NDArray[np.bool_], whitening: Whitening) -> Map:
     )
 
 
-def mixed_rows(root: float, blocks: NDArray[np.float64], jacobian: Map) -> Map:
-    """Root B_m' J_m for all m, (m*q, p), with the blocks B, (m, q, q)."""
+def mixed_rows(root: float, blocks: Blocks | None, jacobian: Map) -> Map:
+    """Root B_m' J_m for all m, (m*q, p), with the blocks B, (m, q, q), or the identity."""
+    if blocks is None:
+        return scaled(root, jacobian)
     m, q, _ = blocks.shape
     turned = root * blocks.transpose(0, 2, 1)
     if not isinstance(jacobian, LinearMap):
+        if q == 1:
+            return turned.reshape(m, 1) * jacobian
         return np.asarray(turned @ jacobian.reshape(m, q, -1)).reshape(jacobian.shape)
     diagonal = np.einsum("mkk->mk", turned).reshape(-1) ** 2
 
-    def across(matrices: NDArray[np.float64], u: Vector) -> Vector:
+    def across(matrices: Blocks, u: Vector) -> Vector:
         return np.asarray(matrices @ u.reshape(m, q, 1)).reshape(-1)
 
     return LinearMap(
@@ -163,35 +253,54 @@ def mixed_rows(root: float, blocks: NDArray[np.float64], jacobian: Map) -> Map:
     )
 
 
-def conjugate_gradients(root: LinearMap, b: Vector, accuracy: float) -> Vector:
-    """Solution of (R'R + Id) x = b, (p,), preconditioned by the diagonal (Jacobi).
+def scaled(root: float, jacobian: Map) -> Map:
+    """Root J, (m*q, p)."""
+    if not isinstance(jacobian, LinearMap):
+        return root * jacobian
+    return LinearMap(
+        jacobian.shape,
+        lambda x: root * jacobian.forward(x),
+        lambda u: root * jacobian.adjoint(u),
+        lambda x: root**2 * jacobian.squared(x),
+        lambda u: root**2 * jacobian.squared_adjoint(u),
+    )
 
-    In p unknowns also where R has fewer rows: the products cost the same, and the shorter form
+
+def conjugate_gradients(
+    product: Product, precondition: Product, b: Vector, accuracy: float, most: int | None = None
+) -> tuple[Vector, bool]:
+    """Solution of A x = b, (p,), with a symmetric, positive definite A, and whether it is as accurate as was asked.
+
+    In p unknowns also where A is Id and a map of fewer rows: the products cost the same, and the shorter form
     (Woodbury) gives x as a difference, in which digits are lost. Source: M. Hestenes, E. Stiefel, "Methods of
     conjugate gradients for solving linear systems" (1952).
 
     Parameters
     ----------
-    root : LinearMap
-        R, (k, p).
+    product : callable
+        x -> A x.
+    precondition : callable
+        r -> P^(-1) r, with P about A.
     b : Vector
         (p,).
     accuracy : float
-        Of the residual, relative to b, both in the norm of the preconditioner.
+        Of the residual, relative to b, both in the 2-norm.
+    most : int or None
+        Products at most; None: `MAX_PRODUCTS`.
     """
-    inverse = 1.0 / (1.0 + root.squared_adjoint(np.ones(root.shape[0])))
-    x, r = np.zeros_like(b), b
-    z = inverse * r
+    x, r = np.zeros_like(b), b.copy()
+    z = precondition(r)
     direction, size = z, float(np.dot(r, z))
-    goal = accuracy * accuracy * size
-    for _ in range(MAX_PRODUCTS):
-        if not size > goal:  # also where there is nothing to solve, or nan
+    left = float(np.dot(r, r))
+    goal = accuracy * accuracy * left
+    for _ in range(MAX_PRODUCTS if most is None else most):
+        if not left > goal:  # also where there is nothing to solve, or nan
             break
-        ahead = root.adjoint(root.forward(direction)) + direction
+        ahead = product(direction)
         length = size / float(np.dot(direction, ahead))
-        x = x + length * direction
-        r = r - length * ahead
-        z = inverse * r
-        last, size = size, float(np.dot(r, z))
+        x += length * direction
+        r -= length * ahead
+        z = precondition(r)
+        last, size, left = size, float(np.dot(r, z)), float(np.dot(r, r))
         direction = z + (size / last) * direction
-    return x
+    return x, not left > goal

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -47,6 +48,9 @@ class Model(Protocol):
 
     def factors(self, w: Vector, x: Matrix) -> Factors:
         """The outputs, and what J is made of, so that any of its columns can be had without the others."""
+
+    def at(self, w: Vector, x: Matrix) -> Pass:
+        """One pass forwards at w, from which outputs and all derivatives follow."""
 
 
 @final
@@ -118,9 +122,13 @@ class Factors:
         m, q = self.outputs.shape
         J = np.empty((m, q, place.stop - place.start))
         for part, kept in self._within(place):
-            outer = part.cotangents[:, :, :, None] * part.values[:, None, None, :]
-            at = part.start + kept.start - place.start
-            J[:, :, at : at + kept.stop - kept.start] = outer.reshape(m, q, part.stop - part.start)[:, :, kept]
+            rows, values = part.cotangents[:, :, :, None], part.values[:, None, None, :]
+            at, shape = part.start + kept.start - place.start, (rows.shape[2], values.shape[3])
+            width = math.prod(shape)
+            if kept.stop - kept.start == width:
+                np.multiply(rows, values, out=J[:, :, at : at + width].reshape(m, q, *shape))
+            else:
+                J[:, :, at : at + kept.stop - kept.start] = (rows * values).reshape(m, q, width)[:, :, kept]
         return J
 
     def times(self, place: slice, v: Vector) -> Matrix:
@@ -141,15 +149,17 @@ class Factors:
             pieces.append((rows.T @ part.values).reshape(-1)[kept])
         return np.concatenate(pieces)
 
-    def gram(self, place: slice, roots: NDArray[np.float64]) -> Matrix:
-        """Sum over m of J_m' B_m B_m' J_m for the parameters in `place`, (b, b), with the roots B, (m, q, q).
+    def gram(self, place: slice, roots: NDArray[np.float64] | None) -> Matrix:
+        """Sum over m of J_m' B_m B_m' J_m of the parameters in `place`, (b, b), with the roots B, (m, q, q), or none.
 
         An entry is a sum of (B'u_r)'(B'u_s) v_c v_d over samples: the outputs are summed once for each pair of
         rows, not for each pair of parameters. So it takes about m b^2 products instead of the m q b^2 of J'J.
         """
         gram = np.empty((place.stop - place.start,) * 2)
-        turned = roots.transpose(0, 2, 1)
-        within = [(Part(part.start, turned @ part.cotangents, part.values), kept) for part, kept in self._within(place)]
+        within = self._within(place)
+        if roots is not None:
+            turned = roots.transpose(0, 2, 1)
+            within = [(Part(part.start, turned @ part.cotangents, part.values), kept) for part, kept in within]
         for k, (part, kept) in enumerate(within):
             here = slice(part.start + kept.start - place.start, part.start + kept.stop - place.start)
             for other, others in within[: k + 1]:
@@ -186,6 +196,87 @@ def _products(a: Part, b: Part) -> Matrix:
         if a is b:
             products[r:, :, r] = products[r, :, r:].transpose(1, 2, 0)
     return products.reshape(n_rows * n_cols, width)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Pass:
+    """One pass forwards through a multilayer perceptron at w: its outputs, and products with J there.
+
+    Parameters
+    ----------
+    model : MLP
+    w : Vector
+        Parameters, (p,).
+    values : tuple of Matrix
+        a_0 = x, ..., a_L = f(w; x): what goes into each layer, and the outputs.
+    """
+
+    model: MLP
+    w: Vector
+    values: tuple[Matrix, ...]
+
+    @property
+    def outputs(self) -> Matrix:
+        """f(w; x), (m, q)."""
+        return self.values[-1]
+
+    @property
+    def n_parameters(self) -> int:
+        """Number p of columns of J."""
+        return self.w.size
+
+    @cached_property
+    def _slopes(self) -> list[Matrix]:
+        """Derivatives of the activations of the hidden layers."""
+        derivative = ACTIVATIONS[self.model.activation][1]
+        return [derivative(value) for value in self.values[1:-1]]
+
+    @cached_property
+    def _layers(self) -> list[tuple[Matrix, Vector]]:
+        return self.model.layers(self.w)
+
+    @cached_property
+    def _ones(self) -> Vector:
+        return np.ones(len(self.outputs))
+
+    def jvp(self, v: Vector) -> Matrix:
+        """Directional derivative J v, (m, q), along v, (p,)."""
+        tangent: Matrix | None = None
+        for k, (dW, db) in enumerate(self.model.layers(v)):
+            own = self.values[k] @ dW.T
+            own += db
+            if tangent is not None:
+                own += (tangent * self._slopes[k - 1]) @ self._layers[k][0].T
+            tangent = own
+        assert tangent is not None, "a network has a layer"
+        return tangent
+
+    def vjp(self, u: Matrix) -> Vector:
+        """Adjoint J'u, (p,), of u, (m, q)."""
+        result = np.empty(self.w.shape)
+        parts = self.model.layers(result)
+        for k in range(len(parts) - 1, -1, -1):
+            np.matmul(u.T, self.values[k], out=parts[k][0])
+            np.matmul(self._ones, u, out=parts[k][1])  # a sum over samples, but faster
+            if k > 0:
+                u = u @ self._layers[k][0]
+                u *= self._slopes[k - 1]
+        return result
+
+    def factors(self) -> Factors:
+        """The outputs, and J as products of cotangents, one pass backwards, and what goes into each layer."""
+        m, q = self.outputs.shape
+        starts = [place.start for _, _, place in self.model.layout.slices()]
+        parts: list[Part] = []
+        # cotangents of the q outputs: (m, q, width) going backwards
+        cotangent = np.broadcast_to(np.eye(q), (m, q, q))
+        for k in range(len(self.values) - 2, -1, -1):
+            parts.append(Part(starts[2 * k + 1], cotangent, np.ones((m, 1))))
+            parts.append(Part(starts[2 * k], cotangent, self.values[k]))
+            if k > 0:
+                cotangent = (cotangent @ self._layers[k][0]) * self._slopes[k - 1][:, None, :]
+        return Factors(self.outputs, tuple(reversed(parts)))
 
 
 def _sigmoid(a: Matrix) -> Matrix:
@@ -257,62 +348,41 @@ class MLP:
 
     def forward(self, w: Vector, x: Matrix) -> Matrix:
         """Outputs f(w; x), (m, q), of the inputs x, (m, d)."""
-        return self._activations(w, x)[-1]
+        return self.at(w, x).outputs
 
     def jvp(self, w: Vector, x: Matrix, v: Vector) -> Matrix:
         """Directional derivative J v, (m, q), along v, (p,)."""
-        values = self._activations(w, x)
-        tangent = np.zeros_like(x)
-        for k, ((W, _), (dW, db)) in enumerate(zip(self._layers(w), self._layers(v), strict=True)):
-            if k > 0:
-                tangent = tangent * self._slope(values[k])
-            tangent = tangent @ W.T + values[k] @ dW.T + db
-        return tangent
+        return self.at(w, x).jvp(v)
 
     def vjp(self, w: Vector, x: Matrix, u: Matrix) -> Vector:
         """Adjoint J'u, (p,), of u, (m, q)."""
-        values = self._activations(w, x)
-        result = np.empty_like(w)
-        parts = self._layers(result)
-        cotangent = u
-        for k, (W, _) in reversed(list(enumerate(self._layers(w)))):
-            parts[k][0][...] = cotangent.T @ values[k]
-            parts[k][1][...] = cotangent.sum(axis=0)
-            if k > 0:
-                cotangent = (cotangent @ W) * self._slope(values[k])
-        return result
+        return self.at(w, x).vjp(u)
 
     def jacobian(self, w: Vector, x: Matrix) -> NDArray[np.float64]:
         """Jacobian J of all samples by w, (m, q, p)."""
         return self.factors(w, x).columns(slice(0, w.size))
 
     def factors(self, w: Vector, x: Matrix) -> Factors:
-        """The outputs, and J as products of cotangents, one pass backwards, and what goes into each layer."""
-        values = self._activations(w, x)
-        m, q = len(x), self.n_outputs
-        starts = [place.start for _, _, place in self.layout.slices()]
-        parts: list[Part] = []
-        # cotangents of the q outputs: (m, q, width) going backwards
-        cotangent = np.broadcast_to(np.eye(q), (m, q, q))
-        for k, (W, _) in reversed(list(enumerate(self._layers(w)))):
-            parts.append(Part(starts[2 * k + 1], cotangent, np.ones((m, 1))))
-            parts.append(Part(starts[2 * k], cotangent, values[k]))
-            if k > 0:
-                cotangent = (cotangent @ W) * self._slope(values[k])[:, None, :]
-        return Factors(values[-1], tuple(reversed(parts)))
+        """The outputs, and what J is made of."""
+        return self.at(w, x).factors()
 
-    def _layers(self, w: Vector) -> list[tuple[Matrix, Vector]]:
-        parts = list(self.layout.unflatten(w).values())
-        return list(zip(parts[::2], parts[1::2], strict=True))
-
-    def _activations(self, w: Vector, x: Matrix) -> list[Matrix]:
+    def at(self, w: Vector, x: Matrix) -> Pass:
+        """One pass forwards at w, from which outputs and all derivatives follow."""
         function, _ = ACTIVATIONS[self.activation]
-        values = [x]
-        layers = self._layers(w)
+        values, layers = [x], self.layers(w)
         for k, (W, b) in enumerate(layers):
-            affine = values[-1] @ W.T + b
+            affine = values[-1] @ W.T
+            affine += b
             values.append(affine if k == len(layers) - 1 else function(affine))
-        return values
+        return Pass(self, w, tuple(values))
 
-    def _slope(self, value: Matrix) -> Matrix:
-        return ACTIVATIONS[self.activation][1](value)
+    def layers(self, w: Vector) -> list[tuple[Matrix, Vector]]:
+        """Weights and biases of each layer; views where w allows it."""
+        return [(w[weight].reshape(shape), w[bias]) for weight, shape, bias in self._places]
+
+    @cached_property
+    def _places(self) -> list[tuple[slice, tuple[int, ...], slice]]:
+        slices = self.layout.slices()
+        return [
+            (weight, shape, bias) for (_, shape, weight), (_, _, bias) in zip(slices[::2], slices[1::2], strict=True)
+        ]

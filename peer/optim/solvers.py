@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Final, final
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Final, TypeAlias, final
 
 import numpy as np
 from scipy import linalg
 
-from peer.arrays import Vector
+from peer.arrays import Matrix, Vector, largest
 from peer.errors import SolveError
-from peer.optim.maps import LinearMap, Map, conjugate_gradients, whitened
-from peer.optim.regularizers import Regularizer
+from peer.optim.maps import (
+    NYSTROM_PARAMETERS,
+    PATIENCE,
+    RANK,
+    Blocks,
+    LinearMap,
+    Map,
+    conjugate_gradients,
+    gram_of,
+    is_direct,
+    is_dual,
+    mixed_rows,
+    whitened,
+)
+from peer.optim.nystrom import nystrom
+from peer.optim.regularizers import Regularizer, Whitening
 from peer.optim.surrogates import FirstOrder, Linearized, Subproblem
 
 EPS: Final = float(np.finfo(np.float64).eps)
@@ -33,6 +49,28 @@ PRECISION: Final = 1e-3
 
 
 @final
+@dataclass(frozen=True)
+class Accuracy:
+    """How well to solve: to the residual max(least, min(most, share start)), where `start` is that of the center.
+
+    Parameters
+    ----------
+    least : float
+        Enough in any case.
+    share, most : float
+        0 and 0 where nothing else is.
+    """
+
+    least: float
+    share: float = 0.0
+    most: float = 0.0
+
+    def of(self, start: float) -> float:
+        """The residual that is enough."""
+        return max(self.least, min(self.most, self.share * start))
+
+
+@final
 @dataclass(frozen=True, eq=False)
 class Solution:
     """What a solver reached.
@@ -48,16 +86,22 @@ class Solution:
     iterations : int
         Linear systems solved, or 1 for a proximal step.
     method : str
-        prox, cholesky, proximal-newton or newton-cg.
+        prox; cholesky or woodbury, one system in p or in m q unknowns; newton-cholesky or newton-woodbury, several of
+        them; proximal-newton, where r has kinks; newton-cg.
+    way : Vector
+        w~ - w_i, (p,), where the next round is to begin from it; else empty.
     """
 
     w: Vector
     residual: float
     iterations: int
     method: str
+    way: Vector = field(default_factory=lambda: np.zeros(0))
 
 
-def solve(subproblem: Subproblem, regularizer: Regularizer, tolerance: float) -> Solution:
+def solve(
+    subproblem: Subproblem, regularizer: Regularizer, tolerance: float | Accuracy, way: Vector | None = None
+) -> Solution:
     """Minimizer of h + r.
 
     Closed forms: the proximal step for first-order subproblems, one linear system for a squared
@@ -70,23 +114,30 @@ def solve(subproblem: Subproblem, regularizer: Regularizer, tolerance: float) ->
         h.
     regularizer : Regularizer
         r.
-    tolerance : float
+    tolerance : float or Accuracy
         Relative residual to reach; what was reached is in the result, also where it is larger.
+    way : Vector or None
+        A guess of the way from the center to the minimizer, (p,): iterations begin there if that is nearer to optimal.
 
     Raises
     ------
     SolveError
         nan or infinity came in or out.
     """
+    accuracy = tolerance if isinstance(tolerance, Accuracy) else Accuracy(tolerance)
     if isinstance(subproblem, FirstOrder):
         solution = proximal_step(subproblem, regularizer)
-    elif subproblem.loss.constant_curvature and regularizer.smooth and not isinstance(subproblem.jacobian, LinearMap):
+    elif subproblem.loss.constant_curvature and regularizer.smooth and is_direct(subproblem.jacobian):
         solution = normal_equations(subproblem, regularizer)
     else:
-        solution = proximal_newton(subproblem, regularizer, tolerance)
-        J = subproblem.jacobian
-        if isinstance(J, LinearMap) and J.matrix is not None and solution.residual > tolerance:
-            return solve(replace(subproblem, jacobian=J.matrix()), regularizer, tolerance)
+        here, J = Point.of(subproblem, regularizer, regularizer.nearest(subproblem.center)), subproblem.jacobian
+        enough = accuracy.of(here.error)
+        if way is not None and here.error > enough:
+            there = Point.of(subproblem, regularizer, regularizer.nearest(subproblem.center + way))
+            here = there if there.error < here.error else here
+        solution = proximal_newton(subproblem, regularizer, enough, here)
+        if not is_direct(J) and isinstance(J, LinearMap) and J.matrix and solution.residual > enough:
+            return solve(replace(subproblem, jacobian=J.matrix()), regularizer, enough)
     if not (np.isfinite(solution.residual) and np.isfinite(solution.w).all()):
         raise SolveError("the surrogate has no finite solution: its data are nan or infinite")
     return solution
@@ -98,9 +149,12 @@ def residual(subproblem: Subproblem, regularizer: Regularizer, w: Vector) -> flo
 
 
 def _residual(subproblem: Subproblem, regularizer: Regularizer, w: Vector, gradient: Vector) -> float:
-    penalty = float(np.max(np.abs(regularizer.gradient(w)), initial=0.0))
-    scale = max(subproblem.scale, regularizer.scale, penalty, EPS)
-    return float(np.max(np.abs(w - regularizer.prox(w - gradient, 1.0)), initial=0.0)) / scale
+    return _relative(subproblem, regularizer, w, gradient, regularizer.gradient(w))
+
+
+def _relative(subproblem: Subproblem, regularizer: Regularizer, w: Vector, gradient: Vector, penalty: Vector) -> float:
+    scale = max(subproblem.scale, regularizer.scale, largest(penalty), EPS)
+    return largest(w - regularizer.prox(w - gradient, 1.0)) / scale
 
 
 def proximal_step(subproblem: FirstOrder, regularizer: Regularizer) -> Solution:
@@ -110,11 +164,179 @@ def proximal_step(subproblem: FirstOrder, regularizer: Regularizer) -> Solution:
 
 
 def normal_equations(subproblem: Linearized, regularizer: Regularizer) -> Solution:
-    """Minimizer of a quadratic h + r with smooth r: one Newton step from anywhere, here from the center."""
-    center = subproblem.center
-    model = SecondOrder(center, subproblem.gradient(center), subproblem.curvature_root(center), subproblem.tau)
-    w = _on_face(model, regularizer, center)
-    return Solution(w, residual(subproblem, regularizer, w), 1, "cholesky")
+    """Minimizer of a quadratic h + r with smooth r: one Newton step from the center, refined by the exact gradient."""
+    w, outputs = subproblem.center, subproblem.outputs
+    gradient = subproblem.gradient_of(w, outputs)
+    inverse = Systems(subproblem, regularizer).at(outputs)
+    for _ in range(2):
+        w = w - inverse(gradient + regularizer.gradient(w))
+        gradient = subproblem.gradient(w)
+    method = "woodbury" if is_dual(subproblem.jacobian) else "cholesky"
+    return Solution(w, _residual(subproblem, regularizer, w, gradient), 1, method)
+
+
+Inverse: TypeAlias = Callable[[Vector], Vector]
+"""Of a matrix that is factored, or known by its products: b -> x."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Systems:
+    """Systems (J'H J + T) x = b of Newton's method with smooth r; T = tau Id + r'' is diagonal, and always the same.
+
+    H has the blocks weight B_m B_m'. With a wide J they are solved in m q unknowns (Woodbury): with V = J T^(-1/2)
+
+        T^(1/2) x = c - V' sqrt(H) (Id + sqrt(H)' V V' sqrt(H))^(-1) sqrt(H)' V c,    c = T^(-1/2) b,
+
+    where V V' is the same for all of them, so that a further one takes no product of matrices with p columns.
+
+    Parameters
+    ----------
+    subproblem : Linearized
+        h.
+    regularizer : Regularizer
+        r, smooth.
+    """
+
+    subproblem: Linearized
+    regularizer: Regularizer
+    _preconditioners: dict[str, Inverse] = field(default_factory=dict, init=False, repr=False)
+
+    def at(self, outputs: Matrix, accuracy: float = EPS) -> Inverse:
+        """Solver of the system at a point.
+
+        Parameters
+        ----------
+        outputs : Matrix
+            Linearized ones of the point, (m, q).
+        accuracy : float
+            Of conjugate gradients.
+
+        Raises
+        ------
+        SolveError
+            The matrix is not positive definite to rounding. Where it holds nan, so does x.
+        """
+        h, J, scale = self.subproblem, self.subproblem.jacobian, self._whitening.scale
+        if not is_direct(J):
+            return self._by_products(outputs, accuracy)
+        roots = h.roots(outputs)
+        if not is_dual(J):
+            matrix = gram_of(h.weight, roots, J)
+            matrix.flat[:: len(matrix) + 1] += scale**-2.0
+            return cholesky(matrix)
+        V, K = self._dual
+        solve_dual = cholesky(_sandwich(K, roots))
+
+        def inverse(b: Vector) -> Vector:
+            c = scale * b
+            u = _turned(roots, V @ c, True)
+            return np.asarray(scale * (c - V.T @ _turned(roots, solve_dual(u), False)))
+
+        return inverse
+
+    def _by_products(self, outputs: Matrix, accuracy: float) -> Inverse:
+        """By conjugate gradients, preconditioned by the diagonal; where that takes long, by more than that.
+
+        Further steps of a solve take the preconditioners of the first: their curvature is much the same.
+        """
+        h, J, scale = self.subproblem, self.subproblem.jacobian, self._whitening.scale
+        assert isinstance(J, LinearMap), "it is known by its products"
+        forward, adjoint, bent, shift = J.forward, J.adjoint, h.loss.curvature(outputs), scale**-2.0
+
+        def curved(x: Vector) -> Vector:
+            return np.asarray(h.weight * adjoint(bent(forward(x).reshape(outputs.shape)).reshape(-1)))
+
+        def product(x: Vector) -> Vector:
+            result = curved(x)
+            result += shift * x
+            return result
+
+        if "diagonal" not in self._preconditioners:
+            diagonal = np.column_stack([bent(np.broadcast_to(e, outputs.shape)) @ e for e in np.eye(outputs.shape[1])])
+            entries = shift + h.weight * J.squared_adjoint(diagonal.reshape(-1))
+            self._preconditioners["diagonal"] = lambda r: r / entries
+        if scale.size > NYSTROM_PARAMETERS:
+            return lambda b: conjugate_gradients(product, self._preconditioners["diagonal"], b, accuracy)[0]
+
+        def inverse(b: Vector) -> Vector:
+            if "nystrom" not in self._preconditioners:
+                x, is_solved = conjugate_gradients(product, self._preconditioners["diagonal"], b, accuracy, PATIENCE)
+                if is_solved:
+                    return x
+                white = nystrom(lambda u: scale * curved(scale * u), scale.size, RANK)
+                self._preconditioners["nystrom"] = lambda r: scale * white(scale * r)
+            else:
+                x = np.zeros_like(b)
+            left = b - product(x)
+            remaining = accuracy * float(np.linalg.norm(b)) / float(np.linalg.norm(left))
+            return x + conjugate_gradients(product, self._preconditioners["nystrom"], left, remaining)[0]
+
+        return inverse
+
+    @cached_property
+    def _whitening(self) -> Whitening:
+        return self.regularizer.whitening(self.subproblem.center, self.subproblem.tau)
+
+    @cached_property
+    def _dual(self) -> tuple[Matrix, Matrix]:
+        """sqrt(weight) V, (m*q, p), and weight V V', (m*q, m*q)."""
+        J = self.subproblem.jacobian
+        assert isinstance(J, np.ndarray), "a wide J is a matrix"
+        V = J * (math.sqrt(self.subproblem.weight) * self._whitening.scale)
+        return V, V @ V.T
+
+
+def _turned(roots: Blocks | None, u: Vector, transposed: bool) -> Vector:
+    """B_m u_m, or B_m'u_m, for all m, (m*q,)."""
+    if roots is None:
+        return u
+    if roots.shape[1] == 1:
+        return roots.reshape(-1) * u
+    m, q, _ = roots.shape
+    return np.asarray((roots.transpose(0, 2, 1) if transposed else roots) @ u.reshape(m, q, 1)).reshape(-1)
+
+
+def _sandwich(K: Matrix, roots: Blocks | None) -> Matrix:
+    """Id + B'K B with the blocks B on the diagonal, (m*q, m*q)."""
+    if roots is None:
+        matrix = K.copy()
+    elif roots.shape[1] == 1:
+        b = roots.reshape(-1)
+        matrix = b[:, None] * K
+        matrix *= b
+    else:
+        m, q, _ = roots.shape
+        half = roots.transpose(0, 2, 1) @ K.reshape(m, q, m * q)  # B'K
+        half = np.ascontiguousarray(half.reshape(m * q, m, q).transpose(1, 0, 2)) @ roots
+        matrix = half.transpose(1, 0, 2).reshape(m * q, m * q)
+    matrix.flat[:: len(matrix) + 1] += 1.0
+    return matrix
+
+
+INDEFINITE: Final = "the surrogate's matrix is not positive definite to rounding: tau is too small beside its curvature"
+"""What `SolveError` says of a system that cannot be solved."""
+
+
+def cholesky(matrix: Matrix) -> Inverse:
+    """Solver of matrix x = b with a symmetric, positive definite matrix, whose place in memory it takes.
+
+    Raises
+    ------
+    SolveError
+        It is not positive definite to rounding. Where it holds nan, so does x.
+    """
+    if not matrix.size:  # not every LAPACK factors an empty matrix
+        return np.copy
+    factor, failed = linalg.lapack.dpotrf(matrix.T, lower=1, clean=0, overwrite_a=1)
+    if failed:
+        raise SolveError(INDEFINITE)
+
+    def inverse(b: Vector) -> Vector:
+        x, _ = linalg.lapack.dpotrs(factor, b, lower=1)
+        return np.asarray(x)
+
+    return inverse
 
 
 def shifted_system(root: Map, accuracy: float = EPS) -> Callable[[Vector], Vector]:
@@ -139,23 +361,19 @@ def shifted_system(root: Map, accuracy: float = EPS) -> Callable[[Vector], Vecto
         The matrix is not positive definite to rounding. Where it holds nan, so does x.
     """
     if isinstance(root, LinearMap):
-        return lambda b: conjugate_gradients(root, b, accuracy)
+        diagonal = 1.0 + root.squared_adjoint(np.ones(root.shape[0]))
+        return lambda b: conjugate_gradients(
+            lambda x: root.adjoint(root.forward(x)) + x, lambda r: r / diagonal, b, accuracy
+        )[0]
     k, p = root.shape
-    if root.size == 0:  # not every scipy factors an empty matrix
+    if root.size == 0:  # not every LAPACK factors an empty matrix
         return np.copy
     gram = root.T @ root if p <= k else root @ root.T
     gram.flat[:: len(gram) + 1] += 1.0
-    try:
-        factor = linalg.cho_factor(gram, lower=True, overwrite_a=True, check_finite=False)
-    except linalg.LinAlgError as error:
-        raise SolveError(
-            "the surrogate's matrix is not positive definite to rounding: tau is too small beside its curvature"
-        ) from error
+    inverse = cholesky(gram)
 
     def once(b: Vector) -> Vector:
-        if p <= k:
-            return np.asarray(linalg.cho_solve(factor, b, check_finite=False))
-        return b - root.T @ linalg.cho_solve(factor, root @ b, check_finite=False)
+        return inverse(b) if p <= k else b - root.T @ inverse(root @ b)
 
     def refined(b: Vector) -> Vector:
         x = once(b)
@@ -164,8 +382,8 @@ def shifted_system(root: Map, accuracy: float = EPS) -> Callable[[Vector], Vecto
     return refined
 
 
-def proximal_newton(subproblem: Linearized, regularizer: Regularizer, tolerance: float) -> Solution:
-    """Minimizer of h + r by steps to the minimizer of the second-order model of h, plus r.
+def proximal_newton(subproblem: Linearized, regularizer: Regularizer, tolerance: float, here: Point) -> Solution:
+    """Minimizer of h + r from a point on by steps to the minimizer of the second-order model of h, plus r.
 
     A step is taken whole where it halves the lowest residual so far, which can happen only
     finitely often; else it ends at the minimizer on its line, so that the objective decreases.
@@ -177,25 +395,78 @@ def proximal_newton(subproblem: Linearized, regularizer: Regularizer, tolerance:
     2. The search is nearly exact, which costs little as outputs are linear on a line. Where a loss
        is saturated its curvature is no guide, and steps are too long by orders of magnitude.
     """
-    w, iterations = regularizer.nearest(subproblem.center), 0
-    gradient = subproblem.gradient(w)
-    error = lowest = _residual(subproblem, regularizer, w, gradient)
-    while error > tolerance and iterations < MAX_ITERATIONS:
-        accuracy = _accuracy(subproblem, regularizer, error, tolerance)
-        model = SecondOrder(w, gradient, subproblem.curvature_root(w), subproblem.tau, accuracy)
-        w_next, systems = model_minimizer(model, regularizer)
-        iterations += systems
-        gradient = subproblem.gradient(w_next)
-        error_next = _residual(subproblem, regularizer, w_next, gradient)
-        if error_next > 0.5 * lowest:
-            w_next = _on_line(subproblem, regularizer, w, w_next)
-            gradient = subproblem.gradient(w_next)
-            error_next = _residual(subproblem, regularizer, w_next, gradient)
-        if not error_next < lowest and not _decreases(subproblem, regularizer, w, w_next):
+    lowest, systems, iterations = here.error, Systems(subproblem, regularizer), 0
+    while here.error > tolerance and iterations < MAX_ITERATIONS:
+        accuracy = _accuracy(subproblem, regularizer, here.error, tolerance)
+        if regularizer.smooth:
+            target, n_systems = here.w - systems.at(here.outputs, accuracy)(here.gradient + here.penalty), 1
+        else:
+            root = model_root(subproblem, here.outputs)
+            model = SecondOrder(here.w, here.gradient, root, subproblem.tau, accuracy)
+            target, n_systems = model_minimizer(model, regularizer)
+        iterations += n_systems
+        there = Point.of(subproblem, regularizer, target)
+        if there.error > 0.5 * lowest:
+            there = Point.of(subproblem, regularizer, _on_line(subproblem, regularizer, here.w, target))
+        if not there.error < lowest and not _decreases(subproblem, regularizer, here.w, there.w):
             break  # neither measure improves any more: rounding
-        w, error, lowest = w_next, error_next, min(error_next, lowest)
-    method = "newton-cg" if isinstance(subproblem.jacobian, LinearMap) else "proximal-newton"
-    return Solution(w, error, iterations, method)
+        here, lowest = there, min(there.error, lowest)
+    return Solution(here.w, here.error, iterations, _name(subproblem.jacobian, regularizer))
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Point:
+    """What a step needs to know of where it begins.
+
+    Parameters
+    ----------
+    w : Vector
+        (p,).
+    outputs : Matrix
+        Linearized, (m, q).
+    gradient, penalty : Vector
+        Derivatives of h and of r, (p,).
+    error : float
+        Residual, as in `Solution`.
+    """
+
+    w: Vector
+    outputs: Matrix
+    gradient: Vector
+    penalty: Vector
+    error: float
+
+    @classmethod
+    def of(cls, subproblem: Linearized, regularizer: Regularizer, w: Vector) -> Point:
+        """The point w, (p,)."""
+        outputs = subproblem.outputs_at(w)
+        gradient, penalty = subproblem.gradient_of(w, outputs), regularizer.gradient(w)
+        return cls(w, outputs, gradient, penalty, _relative(subproblem, regularizer, w, gradient, penalty))
+
+
+def _name(jacobian: Map, regularizer: Regularizer) -> str:
+    if not is_direct(jacobian):
+        return "newton-cg"
+    if not regularizer.smooth:
+        return "proximal-newton"
+    return "newton-woodbury" if is_dual(jacobian) else "newton-cholesky"
+
+
+def model_root(subproblem: Linearized, outputs: Matrix) -> Map:
+    """R of `SecondOrder`: as many rows as J has, or, where its Gram matrix is formed, as many as that has ranks."""
+    J, roots = subproblem.jacobian, subproblem.roots(outputs)
+    if is_direct(J) and not is_dual(J):
+        return pivoted_root(gram_of(subproblem.weight, roots, J))
+    return mixed_rows(math.sqrt(subproblem.weight), roots, J)
+
+
+def pivoted_root(gram: Matrix) -> Matrix:
+    """R, (rank, b), with R'R = gram to rounding, by Cholesky with pivots, which takes semidefinite ones."""
+    factor, pivots, rank, _ = linalg.lapack.dpstrf(gram)
+    root = np.empty((rank, len(gram)))
+    root[:, pivots - 1] = np.triu(factor)[:rank]
+    return root
 
 
 def _accuracy(subproblem: Linearized, regularizer: Regularizer, error: float, tolerance: float) -> float:

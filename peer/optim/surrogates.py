@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias, final
 
 import numpy as np
 
-from peer.arrays import Matrix, Vector
+from peer.arrays import Matrix, Vector, largest
 from peer.optim.losses import Loss
-from peer.optim.maps import LinearMap, Map, jacobian_of, mixed_rows
-from peer.optim.models import Model
+from peer.optim.maps import Blocks, Map, jacobian_of, mixed_rows
+from peer.optim.models import Model, Pass
 
 
 @final
@@ -91,11 +91,17 @@ class Linearized:
 
     def gradient(self, w: Vector) -> Vector:
         """Derivative of h, (p,)."""
-        slope = self.loss.gradient(self.outputs_at(w)).reshape(-1)
+        return self.gradient_of(w, self.outputs_at(w))
+
+    def gradient_of(self, w: Vector, outputs: Matrix) -> Vector:
+        """Derivative of h at w, where the linearized outputs are known, (p,)."""
+        slope = self.loss.gradient(outputs).reshape(-1)
         return np.asarray(self.weight * (self.jacobian.T @ slope) + self.pi + self.tau * (w - self.center))
 
     def outputs_at(self, w: Vector) -> Matrix:
         """Linearized outputs f + J (w - center), (m, q)."""
+        if w is self.center:  # where every solver begins
+            return self.outputs
         return np.asarray(self.outputs + (self.jacobian @ (w - self.center)).reshape(self.outputs.shape))
 
     def slope_along(self, w: Vector, direction: Vector) -> Callable[[float], float]:
@@ -113,10 +119,11 @@ class Linearized:
 
     def curvature_root(self, w: Vector) -> Map:
         """R, (m*q, p), with R'R + tau Id = second derivative of h at w."""
-        root = math.sqrt(self.weight)
-        if self.loss.quadratic and not isinstance(self.jacobian, LinearMap):
-            return root * self.jacobian
-        return mixed_rows(root, self.loss.curvature_root(self.outputs_at(w)), self.jacobian)
+        return mixed_rows(math.sqrt(self.weight), self.roots(self.outputs_at(w)), self.jacobian)
+
+    def roots(self, outputs: Matrix) -> Blocks | None:
+        """The loss's blocks B, (m, q, q); None for the identity."""
+        return None if self.loss.quadratic else self.loss.curvature_root(outputs)
 
 
 Subproblem: TypeAlias = FirstOrder | Linearized
@@ -158,6 +165,22 @@ class Data:
     inputs: Matrix
     loss: Loss
     weight: float
+    _last: list[Pass] = field(default_factory=list, init=False, repr=False)
+
+    def at(self, w: Vector) -> Pass:
+        """The network at w. The last one is kept: value, gradient and surrogate of a round are at the same point."""
+        if not (self._last and np.array_equal(self._last[0].w, w)):
+            self._last[:] = [self.model.at(w.copy(), self.inputs)]
+        return self._last[0]
+
+    def value(self, w: Vector) -> float:
+        """g_i(w)."""
+        return self.weight * self.loss.value(self.at(w).outputs)
+
+    def gradient(self, w: Vector) -> Vector:
+        """Grad g_i(w), (p,)."""
+        here = self.at(w)
+        return self.weight * here.vjp(self.loss.gradient(here.outputs))
 
 
 @final
@@ -174,7 +197,7 @@ class Full:
 
     def around(self, w: Vector, gradient: Vector, pi: Vector, data: Data) -> FirstOrder:
         """The subproblem at w."""
-        return FirstOrder(w, gradient + pi, self.tau, scale=_largest(gradient, pi))
+        return FirstOrder(w, gradient + pi, self.tau, scale=max(largest(gradient), largest(pi)))
 
 
 @final
@@ -187,18 +210,14 @@ class Partial:
 
     def around(self, w: Vector, gradient: Vector, pi: Vector, data: Data) -> Linearized:
         """The subproblem at w."""
-        factors = data.model.factors(w, data.inputs)
+        here = data.at(w)
         return Linearized(
             center=w,
-            outputs=factors.outputs,
-            jacobian=jacobian_of(factors, data.loss.constant_curvature),
+            outputs=here.outputs,
+            jacobian=jacobian_of(here, data.loss.constant_curvature),
             loss=data.loss,
             weight=self.kappa * data.weight,
             pi=pi,
             tau=self.tau,
-            scale=_largest(self.kappa * gradient, pi),
+            scale=max(self.kappa * largest(gradient), largest(pi)),
         )
-
-
-def _largest(*vectors: Vector) -> float:
-    return max(float(np.max(np.abs(vector), initial=0.0)) for vector in vectors)

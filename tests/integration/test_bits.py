@@ -45,6 +45,10 @@ CASES: dict[str, dict[str, Any]] = {
         "topology": LINKS | {"consensus_steps": 2},
         "run": {"tolerance": 0.3},
     },
+    "inexact": {
+        "objective": {"loss": "cross_entropy", "regularizer": "l1", "strength": 0.01},
+        "surrogate": {"inexactness": 1.0},
+    },
     "stopped early": {"objective": {"loss": "cross_entropy"}, "run": {"tolerance": 0.3}},
 }
 

@@ -94,6 +94,7 @@ class TestLosses:
         laws.loss_is_convex(loss, spread * a, spread * b, share)
         laws.each_sums_to_the_value(loss, spread * a)
         laws.gradient_is_semismooth(loss, spread * a, direction)
+        laws.curvature_is_that_of_its_root(loss, spread * a, direction)
         laws.quadratic_says_the_truth(loss, a - 10.0, a + 10.0 + direction**2)
         assume(laws.on_one_piece(loss, spread * a + laws.H * direction, spread * a - laws.H * direction))
         laws.loss_gradient_is_derivative(loss, spread * a, direction)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, final
 
@@ -15,7 +15,7 @@ from peer.arrays import Vector
 from peer.errors import ProtocolError, SolveError
 from peer.messages import Share
 from peer.optim.models import MLP
-from peer.optim.regularizers import L1
+from peer.optim.regularizers import L1, L2
 from peer.optim.solvers import Solution
 from peer.optim.steps import Constant, Diminishing
 from peer.optim.surrogates import Partial
@@ -186,6 +186,21 @@ def test_float32_shares_lose_nothing_but_digits_on_the_way() -> None:
     runs = [list(exchange(problems, [w] * 4, 0.3, Constant(), [complete(4)], 40, dtype))[-1][0] for dtype in (F8, F4)]
     exact, coarse = (np.stack([s.w for s in states]) for states in runs)
     assert 0.0 < np.max(np.abs(exact - coarse)) <= 1e-4
+
+
+@pytest.mark.parametrize("c", [0.1, 10.0])
+def test_inexact_solves_end_where_exact_ones_do_and_take_fewer_systems(c: float) -> None:
+    """As long as sum alpha eps is finite; and they are not the same solves."""
+    rng, model, r = np.random.default_rng(3), MLP((3, 3), "tanh"), L2(np.full(12, 0.1))
+    problems = [Problem(data_of(rng, "softmax", model, 8, 1.0 / 32.0), r, Partial(0.05, 4.0), 1e-13) for _ in range(4)]
+    ends, systems = [], []
+    for inexactness in (0.0, c):
+        inner = [replace(problem, inexactness=inexactness) for problem in problems]
+        run = list(exchange(inner, [np.zeros(12)] * 4, 0.4, Constant(), [complete(4)], 150))
+        ends.append(np.stack([s.w for s in run[-1][0]]))
+        systems.append(sum(p.solution.iterations for _, proposals in run for p in proposals))
+    assert np.max(np.abs(ends[0] - ends[1])) <= 1e-9
+    assert systems[1] < 0.7 * systems[0]
 
 
 def test_mixing_keeps_the_mean_of_proposals() -> None:

@@ -49,9 +49,9 @@ def test_the_first_blocks_are_the_longer_ones() -> None:
     ("loss", "regularizer", "n_blocks", "m", "method"),
     [
         ("squared", L2(np.full(P, 0.1)), 4, 12, "cholesky, 4 blocks"),
-        ("squared", L2(np.full(P, 0.1)), 2, 3, "cholesky, 2 blocks"),
+        ("squared", L2(np.full(P, 0.1)), 2, 3, "woodbury, 2 blocks"),
         ("squared", L1(np.full(P, 0.1)), 4, 12, "proximal-newton, 4 blocks"),
-        ("softmax", NoRegularizer(), 4, 12, "proximal-newton, 4 blocks"),
+        ("softmax", NoRegularizer(), 4, 12, "newton-cholesky, 4 blocks"),
         ("squared", L2(np.full(P, 0.1)), P, 12, "scalar, 37 blocks"),
         ("softmax", L1(np.full(P, 0.1)), P, 12, "scalar, 37 blocks"),
         ("squared", L2(np.full(P, 0.1)), P - 1, 12, "scalar, stacked, 36 blocks"),

@@ -176,7 +176,7 @@ def test_one_exchange_is_the_round_as_it_was() -> None:
     for i, (state, proposal) in enumerate(zip(states, proposals, strict=True)):
         theirs = {j: told(j, Mixture.of(states[j], proposals[j]), 5, F4) for j in RING.neighbors(i)}
         expected = agent.absorb(Bowl(), state, proposal, theirs, metropolis(RING, i), Constant(), F4)
-        found = agent.settle(Bowl(), state, courses[i].here, Constant())
+        found = agent.settle(Bowl(), state, courses[i].proposal, courses[i].here, Constant())
         for name in ("w", "y", "gradient"):
             np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
         assert (found.n, found.value, found.objective) == (expected.n, expected.value, expected.objective)
@@ -212,7 +212,7 @@ def test_numbers_that_overflow_between_exchanges_are_an_error_of_our_own() -> No
     weights, share, way = {0: 0.5, 1: 0.5}, Share(1, 0, 0, 0.0, V, -huge), Gossip(3.0, (1.0, 1.9))
     course = gossip.taken(course, {1: share}, weights, way, F8)
     with pytest.raises(SolveError, match="round 7"):
-        agent.settle(Bowl(), state, course.here, Constant())
+        agent.settle(Bowl(), state, course.proposal, course.here, Constant())
     with pytest.raises(SolveError, match="round 7"):
         gossip.taken(course, {1: share}, weights, way, F8)
 

@@ -151,7 +151,8 @@ def test_extreme_outputs_overflow_nowhere(loss: Loss, right: Matrix, price: floa
     np.testing.assert_array_equal(loss.gradient(size * right), 0.0 * right)
     assert np.max(np.abs(loss.gradient(-size * right))) == 1.0
     for outputs in (size * right, -size * right):
-        assert not loss.curvature_root(outputs).any()
+        assert np.max(np.abs(loss.curvature_root(outputs))) <= 1e-200
+        assert not loss.curvature(outputs)(np.ones_like(outputs)).any()
 
 
 @pytest.mark.parametrize(

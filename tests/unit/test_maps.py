@@ -7,10 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from peer.arrays import Vector
 from peer.optim import maps
 from peer.optim.losses import Squared
 from peer.optim.maps import LinearMap, conjugate_gradients, is_dense_cheaper, jacobian_of, matrix_of, products_of
-from peer.optim.models import MLP, Factors
+from peer.optim.models import MLP, Pass
 from peer.optim.regularizers import L1, NoRegularizer
 from peer.optim.solvers import solve
 from peer.optim.surrogates import Data, Linearized, Partial
@@ -18,15 +19,15 @@ from tests import laws
 from tests.instances import linearized_of, parameters_of
 
 
-def factors_of(m: int, widths: tuple[int, ...]) -> Factors:
+def pass_of(m: int, widths: tuple[int, ...]) -> Pass:
     rng, model = np.random.default_rng(0), MLP(widths, "tanh")
-    return model.factors(parameters_of(rng, model), rng.standard_normal((m, widths[0])))
+    return model.at(parameters_of(rng, model), rng.standard_normal((m, widths[0])))
 
 
 @pytest.mark.parametrize("widths", [(3, 2), (3, 4, 2), (2, 3, 2, 1)])
 def test_products_are_those_of_the_matrix(widths: tuple[int, ...]) -> None:
-    factors = factors_of(5, widths)
-    J, A = matrix_of(factors), products_of(factors)
+    here = pass_of(5, widths)
+    J, A = matrix_of(here.factors()), products_of(here)
     rng = np.random.default_rng(1)
     x, u = rng.standard_normal((J.shape[1],)), rng.standard_normal((J.shape[0],))
     assert A.shape == J.shape == A.T.shape[::-1]
@@ -39,29 +40,34 @@ def test_products_are_those_of_the_matrix(widths: tuple[int, ...]) -> None:
 
 
 def test_small_jacobians_are_formed_and_large_ones_are_not() -> None:
-    assert isinstance(jacobian_of(factors_of(50, (30, 10, 1)), True), np.ndarray)
-    assert isinstance(jacobian_of(factors_of(180, (64, 50, 10)), True), LinearMap)
-    assert not is_dense_cheaper(factors_of(180, (64, 10, 10)), False)
-    assert is_dense_cheaper(factors_of(8, (64, 10, 10)), True)
+    assert isinstance(jacobian_of(pass_of(50, (30, 10, 1)), True), np.ndarray)
+    assert isinstance(jacobian_of(pass_of(180, (64, 50, 10)), True), LinearMap)
+    assert not is_dense_cheaper(pass_of(180, (64, 10, 10)), False)
+    assert is_dense_cheaper(pass_of(8, (64, 10, 10)), True)
 
 
 def test_what_does_not_fit_into_memory_is_not_formed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(maps, "MATRIX_BYTES", 8 * 5 * 9 - 1)
-    factors = factors_of(5, (2, 2, 1))
-    assert isinstance(jacobian_of(factors, True), LinearMap)
-    assert products_of(factors).matrix is None
+    here = pass_of(5, (2, 2, 1))
+    assert isinstance(jacobian_of(here, True), LinearMap)
+    assert products_of(here).matrix is None
 
 
 @pytest.mark.parametrize("shape", [(7, 4), (4, 7), (5, 5)])
 def test_conjugate_gradients_solve_the_shifted_system(shape: tuple[int, int]) -> None:
     rng = np.random.default_rng(2)
     R, b = 10.0 * rng.standard_normal(shape), rng.standard_normal((shape[1],))
-    A = LinearMap(shape, lambda x: R @ x, lambda u: R.T @ u, lambda x: R**2 @ x, lambda u: (R**2).T @ u)
-    expected = np.linalg.solve(R.T @ R + np.eye(shape[1]), b)
-    np.testing.assert_allclose(conjugate_gradients(A, b, 1e-14), expected, rtol=1e-10)
-    np.testing.assert_array_equal(conjugate_gradients(A, 0.0 * b, 1e-14), 0.0 * b)
-    rough = conjugate_gradients(A, b, 0.5)
-    assert 0.0 < np.linalg.norm(rough - expected) < np.linalg.norm(expected)
+    A = R.T @ R + np.eye(shape[1])
+    expected = np.linalg.solve(A, b)
+    for diagonal in (np.diag(A), np.ones(shape[1])):
+
+        def found(b: Vector, accuracy: float, diagonal: Vector = diagonal) -> Vector:
+            return conjugate_gradients(lambda x: A @ x, lambda r: r / diagonal, b, accuracy)[0]
+
+        np.testing.assert_allclose(found(b, 1e-14), expected, rtol=1e-10)
+        np.testing.assert_array_equal(found(0.0 * b, 1e-14), 0.0 * b)
+        rough = found(b, 0.5)
+        assert 0.0 < np.linalg.norm(rough - expected) < np.linalg.norm(expected)
 
 
 def test_where_products_do_not_get_there_the_matrix_does(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,7 +78,7 @@ def test_where_products_do_not_get_there_the_matrix_does(monkeypatch: pytest.Mon
     stuck = solve(by_products, r, 1e-10)
     assert (stuck.method, stuck.residual > 1e-10) == ("newton-cg", True)
     mended = solve(replace(h, jacobian=replace(by_products.jacobian, matrix=lambda: J)), r, 1e-10)
-    np.testing.assert_array_equal(mended.w, solve(h, r, 1e-10).w)
+    np.testing.assert_array_equal(mended.w, solve(replace(h, jacobian=J), r, 1e-10).w)
     assert mended.residual <= 1e-10
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,7 @@ from peer.errors import SolveError
 from peer.optim.losses import Squared
 from peer.optim.models import MLP
 from peer.optim.regularizers import L1, L2, NoRegularizer, Regularizer
+from peer.optim.solvers import Accuracy
 from peer.optim.surrogates import Data, Full, Partial, Surrogate
 from peer.problem import Problem
 from tests.instances import LOSSES, data_of, outputs_of, parameters_of
@@ -87,3 +90,52 @@ def test_nan_in_is_an_error(surrogate: Surrogate) -> None:
     w = np.zeros(problem.data.model.layout.size)
     with pytest.raises(SolveError):
         problem.best_response(w, 0.0 * w, w + np.nan)
+
+
+def test_the_inexactness_of_a_round_by_hand() -> None:
+    """max(tolerance, min(c alpha (n + 1)^(-1.1), min(c alpha, 1/2) e))."""
+    problem = replace(problem_of("softmax", Partial(1.0))[0], inexactness=1.0)
+    inner = problem.in_round(3, 0.25, np.zeros(0))
+    enough = Accuracy(1e-3, inner.share, inner.most)
+    assert enough.of(0.1) == 0.025
+    assert enough.of(1.0) == pytest.approx(0.25 * 4.0**-1.1)
+    assert enough.of(1e-4) == 1e-3
+    assert replace(problem, inexactness=100.0).in_round(3, 0.25, np.zeros(0)).share == 0.5
+    assert inner.way is None
+    way = problem.in_round(3, 0.25, np.ones(31)).way
+    assert way is not None
+    np.testing.assert_array_equal(way, 0.75 * np.ones(31))
+
+
+def test_without_inexactness_a_round_changes_nothing() -> None:
+    problem, _ = problem_of("softmax", Partial(1.0))
+    assert problem.in_round(3, 0.25, np.ones(31)) is problem
+    w = np.zeros(31)
+    assert problem.best_response(w, problem.gradient(w), w).way.size == 0
+
+
+@pytest.mark.parametrize("places", [(), (slice(0, 16), slice(16, 31))])
+def test_an_inexact_solution_is_as_good_as_the_round_asks(places: tuple[slice, ...]) -> None:
+    problem, rng = problem_of("softmax", Partial(0.1), L2(np.full(31, 1e-3)))
+    problem = replace(problem, inexactness=1.0, blocks=places)
+    w = parameters_of(rng, MLP((3, 4, 3), "tanh"))
+    gradient, pi = problem.gradient(w), rng.standard_normal(31)
+    exact = problem.best_response(w, gradient, pi)
+    rough = problem.in_round(0, 0.1, np.zeros(0)).best_response(w, gradient, pi)
+    assert 1e-13 < rough.residual <= 0.1
+    assert exact.residual <= 1e-13
+    assert rough.iterations < exact.iterations
+    np.testing.assert_array_equal(rough.way, rough.w - w)
+
+
+def test_a_good_guess_saves_iterations_and_a_bad_one_costs_none() -> None:
+    problem, rng = problem_of("softmax", Partial(0.1), L1(np.full(31, 1e-3)))
+    problem = replace(problem, inexactness=1e-3)
+    w = parameters_of(rng, MLP((3, 4, 3), "tanh"))
+    gradient, pi = problem.gradient(w), rng.standard_normal(31)
+    cold = problem.best_response(w, gradient, pi)
+    good, bad = (
+        replace(problem, way=way).best_response(w, gradient, pi) for way in (cold.way, 1e3 * rng.standard_normal(31))
+    )
+    assert good.iterations == 0 < cold.iterations == bad.iterations
+    np.testing.assert_array_equal(bad.w, cold.w)

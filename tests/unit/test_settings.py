@@ -320,6 +320,13 @@ def test_only_rounds_stop_early() -> None:
     assert 'expected 0 with mode = "async", for only rounds stop early; found 1e-06' in found
 
 
+def test_only_rounds_are_inexact() -> None:
+    assert settings.from_tree(tree("surrogate.inexactness", 0.1)).surrogate.inexactness == 0.1
+    assert "every solve to surrogate.tolerance" in refused(tree("surrogate.inexactness", -1.0), "surrogate.inexactness")
+    found = refused(DATA | {"run": {"mode": "async"}, "surrogate": {"inexactness": 0.1}}, "surrogate.inexactness")
+    assert 'expected 0 with mode = "async", which has no schedule of rounds; found 0.1' in found
+
+
 # ---- what peers share ----------------------------------------------------------------------
 
 

@@ -15,6 +15,7 @@ from peer.optim.solvers import (
     SecondOrder,
     descent,
     model_minimizer,
+    model_root,
     residual,
     shifted_system,
     solve,
@@ -40,19 +41,19 @@ MODEL = MLP((4, 5, 2), "tanh")
 @pytest.mark.parametrize(
     ("loss", "regularizer", "method"),
     [
-        ("squared", NoRegularizer(), "cholesky"),
-        ("squared", L2(np.full(37, 0.1)), "cholesky"),
+        ("squared", NoRegularizer(), "woodbury"),
+        ("squared", L2(np.full(37, 0.1)), "woodbury"),
         ("squared", L1(np.full(37, 0.1)), "proximal-newton"),
         ("squared", ElasticNet(np.full(37, 0.1), np.full(37, 0.1)), "proximal-newton"),
-        ("squared", ElasticNet(np.zeros(37), np.full(37, 0.1)), "cholesky"),
-        ("weighted squared", NoRegularizer(), "cholesky"),
-        ("weighted squared", L2(np.full(37, 0.1)), "cholesky"),
+        ("squared", ElasticNet(np.zeros(37), np.full(37, 0.1)), "woodbury"),
+        ("weighted squared", NoRegularizer(), "woodbury"),
+        ("weighted squared", L2(np.full(37, 0.1)), "woodbury"),
         ("weighted squared", L1(np.full(37, 0.1)), "proximal-newton"),
-        ("huber", NoRegularizer(), "proximal-newton"),
-        ("weighted huber", L2(np.full(37, 0.1)), "proximal-newton"),
-        ("squared_hinge", L2(np.full(37, 0.1)), "proximal-newton"),
-        ("softmax", NoRegularizer(), "proximal-newton"),
-        ("softmax", L2(np.full(37, 0.1)), "proximal-newton"),
+        ("huber", NoRegularizer(), "newton-woodbury"),
+        ("weighted huber", L2(np.full(37, 0.1)), "newton-woodbury"),
+        ("squared_hinge", L2(np.full(37, 0.1)), "newton-woodbury"),
+        ("softmax", NoRegularizer(), "newton-woodbury"),
+        ("softmax", L2(np.full(37, 0.1)), "newton-woodbury"),
         ("softmax", L1(np.full(37, 0.1)), "proximal-newton"),
     ],
 )
@@ -101,7 +102,7 @@ def test_a_lasso_takes_one_model(loss: str) -> None:
     for m in (5, 60):
         h = linearized_of(np.random.default_rng(2), loss, MODEL, m, 0.3, 1.0)
         r = L1(np.full(37, 0.3))
-        x, systems = model_minimizer(SecondOrder(h.center, h.gradient(h.center), h.curvature_root(h.center), h.tau), r)
+        x, systems = model_minimizer(SecondOrder(h.center, h.gradient(h.center), model_root(h, h.outputs), h.tau), r)
         solution = solve(h, r, 1e-13)
         np.testing.assert_array_equal(solution.w, x)
         assert solution.iterations == systems <= 12
