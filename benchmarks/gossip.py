@@ -3,8 +3,8 @@
 Logistic regression on all of the breast cancer data with l2 (strength 1e-2), surrogates of the network's curvature, on
 rings, whose agents agree slowly. All agents run in this process, without sockets; what would go over them is counted.
 For every number of exchanges the step is the best one of `ALPHAS` with the best tau of `TAUS`: the better agents agree,
-the longer it may be. The last row is a complete graph, which agrees at once: the fewest rounds that there can be. The
-tables of the README come from
+the longer it may be. The last row is a complete graph, which agrees at once, so that only the surrogates are left to
+need rounds. The tables of the README come from
 
     python -m benchmarks.gossip
 """
@@ -140,7 +140,7 @@ def best(problems: Sequence[Problem], start: Vector, w: Vector, graph: Graph, wa
             with np.errstate(all="ignore"):
                 n = needed(rounds(tried, start, alpha, graph, way), w, found[0] - 1)
             found, worse = (found, worse + 1) if n is None else ((n, alpha, tau), 0)
-            if worse == 2:
+            if worse == 2 and found[0] <= MOST_ROUNDS:
                 break
     return found
 

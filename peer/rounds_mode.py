@@ -302,12 +302,14 @@ class RoundsLife:
             await self.wait_for_neighbors()
             waited_s += time.monotonic() - began_s
             try:
-                return *await self.host.compute(self.mixed, problem, course, self.rounds.shares()), waited_s
+                after, following = await self.host.compute(self.mixed, problem, course, self.rounds.shares())
             except ProtocolError as error:
                 if error.sender is None:
                     raise
                 self.host.drop(error)
                 self.rounds.refuse(error.sender)
+            else:
+                return after, following, waited_s
 
     def mixed(
         self, problem: Problem, course: Course, shares: Mapping[PeerId, Share]

@@ -206,7 +206,8 @@ def _weights(schedule: Schedule, rng: random.Random, *, clips: bool) -> Weights:
 
 def _gossip(schedule: Schedule, weights: Weights, rng: random.Random, *, clips: bool) -> Gossip:
     if isinstance(schedule, Static) and not clips:  # few are, so that most of these have a polynomial
-        return make(rng.choice(("plain", "chebyshev", "chebyshev")), rng.choice((1, 2, 3, 4)), schedule, weights)
+        name, n_steps = rng.choice(("plain", "chebyshev", "chebyshev")), rng.choice((1, 2, 3, 4))
+        return make(name if n_steps > 1 else "plain", n_steps, schedule, weights)
     return plain(rng.choice((1, 1, 2, 3)))
 
 
