@@ -3,14 +3,14 @@
 All agents run in this process, without sockets, on a ring with Metropolis weights; a hidden layer of 53
 units makes p = 3985 for the digits. After every round the next number of blocks has its turn, so that
 what else this host does hits all of them. A solve is (4) to (6), the Jacobian included; shown are medians
-over agents and rounds, and U half way and at the end. The tables of the README come from
+over agents and rounds, and U half way and at the end. The table of the README comes from
 
-    python -m benchmarks.blocks --matrix
-    python -m benchmarks.blocks --matrix --set objective.loss=cross_entropy
-    python -m benchmarks.blocks --matrix --peers 2 --rounds 2
+    python -m benchmarks.blocks --matrix --rounds 3
+    python -m benchmarks.blocks --matrix --rounds 2 --set objective.loss=cross_entropy
+    python -m benchmarks.blocks --matrix --rounds 2 --peers 2
 
-where C = 1 and blocks of more than m q parameters are solved with the Jacobian as a matrix, as METHOD says. Without
-`--matrix` they are solved as a peer would, here by products with it.
+where all systems are factored, as METHOD says, and from the first two without `--matrix`, where C = 1 and blocks are
+solved as a peer would, here by products.
 """
 
 from __future__ import annotations

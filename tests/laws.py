@@ -18,9 +18,9 @@ from peer.arrays import Matrix, Vector
 from peer.optim.blocks import Block
 from peer.optim.losses import Huber, Loss, SquaredHinge, Weighted
 from peer.optim.maps import LinearMap, gram_of
-from peer.optim.models import MLP, Model
+from peer.optim.models import MLP, Factors, Model
 from peer.optim.regularizers import Boxed, Regularizer
-from peer.optim.solvers import SecondOrder, Solution, descent, model_minimizer, residual, shifted_system
+from peer.optim.solvers import SecondOrder, Solution, Systems, descent, model_minimizer, residual, shifted_system
 from peer.optim.surrogates import Data, FirstOrder, Linearized, Subproblem, Surrogate
 
 H: Final = 1e-5
@@ -364,6 +364,18 @@ def shifted_system_is_solved(root: Matrix, x: Vector) -> None:
     condition = np.linalg.cond(matrix) if x.size else 1.0
     found = shifted_system(root)(matrix @ x)
     assert np.linalg.norm(found - x) <= 100.0 * np.finfo(np.float64).eps * condition * (1.0 + np.linalg.norm(x))
+
+
+def systems_are_solved(h: Linearized, regularizer: Regularizer, w: Vector, x: Vector, pieces: Factors) -> None:
+    """(J'H J + T) x = b gives back x: in p unknowns from a matrix or the network's factors, in m q, and by products."""
+    J, products = matrix(h), by_products(h).jacobian
+    assert isinstance(products, LinearMap)
+    gram = replace(products, gram=lambda roots: pieces.gram(slice(0, x.size), roots))
+    A = curvature(replace(h, jacobian=J), w) + np.diag(regularizer.whitening(h.center, h.tau).scale ** -2.0)
+    b, outputs, condition = A @ x, h.outputs_at(w), np.linalg.cond(A)
+    for form in (J, gram, products):
+        found = Systems(replace(h, jacobian=form), regularizer).at(outputs, 1e-15)(b)
+        assert np.linalg.norm(found - x) <= 1e-13 * condition * (1.0 + np.linalg.norm(x))
 
 
 def descent_goes_down(slope: Callable[[float], float], minimum: float) -> None:

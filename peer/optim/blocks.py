@@ -4,8 +4,8 @@ Source: S. Scardapane, P. Di Lorenzo, "A framework for parallel and distributed 
 networks" (2017). A block of b parameters sees b columns of J, never the others', and its problem is (5) with a
 smaller J. It is solved
 
-1. by `peer.optim.solvers`, where b <= m q with the Hessian from `Factors.gram`, which takes the q-th part of the
-   products of J'J;
+1. by `peer.optim.solvers`, by products with its columns where that is the fastest way, else where b <= m q with the
+   Hessian from `Factors.gram`, which takes the q-th part of the products of J'J;
 2. all at once where blocks are single weights: a squared loss has a closed form, others take secants;
 3. in stacks where b <= 8, the loss is squared and r is smooth.
 
@@ -119,7 +119,7 @@ class Blocked:
         return Linearized(
             center=self.center[place],
             outputs=self.factors.outputs,
-            jacobian=columns_of(self.factors, place),
+            jacobian=columns_of(self.factors, place, self.data.loss.constant_curvature),
             loss=self.data.loss,
             weight=self.weight,
             pi=self.pi[place],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias, final
+from typing import ClassVar, Protocol, TypeAlias, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,15 +61,8 @@ class Squared:
 
     targets: Matrix
 
-    @property
-    def quadratic(self) -> bool:
-        """It is the quadratic one."""
-        return True
-
-    @property
-    def constant_curvature(self) -> bool:
-        """The second derivative is the identity."""
-        return True
+    quadratic: ClassVar[bool] = True
+    constant_curvature: ClassVar[bool] = True
 
     def value(self, outputs: Matrix) -> float:
         """Sum of the losses of the outputs, (m, q)."""
@@ -111,19 +104,12 @@ class Logistic:
 
     labels: Labels
 
-    @property
-    def quadratic(self) -> bool:
-        """It is not the quadratic one."""
-        return False
-
-    @property
-    def constant_curvature(self) -> bool:
-        """It varies."""
-        return False
+    quadratic: ClassVar[bool] = False
+    constant_curvature: ClassVar[bool] = False
 
     def value(self, outputs: Matrix) -> float:
         """Sum of the losses of the outputs, (m, 1)."""
-        return float(np.sum(self.each(outputs)))
+        return float(self.each(outputs).sum())
 
     def each(self, outputs: Matrix) -> Vector:
         """Losses of the samples one by one, (m,)."""
@@ -167,15 +153,8 @@ class Softmax:
 
     labels: Labels
 
-    @property
-    def quadratic(self) -> bool:
-        """It is not the quadratic one."""
-        return False
-
-    @property
-    def constant_curvature(self) -> bool:
-        """It varies."""
-        return False
+    quadratic: ClassVar[bool] = False
+    constant_curvature: ClassVar[bool] = False
 
     def value(self, outputs: Matrix) -> float:
         """Sum of the losses of the outputs, (m, q)."""
@@ -201,11 +180,11 @@ class Softmax:
 
     def curvature(self, outputs: Matrix) -> Rows:
         """P u - P (P'u)."""
-        chances = _probabilities(outputs)
+        chances, ones = _probabilities(outputs), np.ones((outputs.shape[1], 1))
 
         def bent(u: Matrix) -> Matrix:
             product = chances * u
-            product -= chances * product.sum(axis=1, keepdims=True)
+            product -= chances * (product @ ones)
             return product
 
         return bent
@@ -244,15 +223,8 @@ class Huber:
     targets: Matrix
     delta: float
 
-    @property
-    def quadratic(self) -> bool:
-        """It is not the quadratic one."""
-        return False
-
-    @property
-    def constant_curvature(self) -> bool:
-        """It jumps at |d| = delta."""
-        return False
+    quadratic: ClassVar[bool] = False
+    constant_curvature: ClassVar[bool] = False  # it jumps at |d| = delta
 
     def value(self, outputs: Matrix) -> float:
         """Sum of the losses of the outputs, (m, q)."""
@@ -300,15 +272,8 @@ class SquaredHinge:
 
     signs: Matrix
 
-    @property
-    def quadratic(self) -> bool:
-        """It is not the quadratic one."""
-        return False
-
-    @property
-    def constant_curvature(self) -> bool:
-        """It jumps at s f = 1."""
-        return False
+    quadratic: ClassVar[bool] = False
+    constant_curvature: ClassVar[bool] = False  # it jumps at s f = 1
 
     def value(self, outputs: Matrix) -> float:
         """Sum of the losses of the outputs, (m, q)."""
@@ -367,10 +332,7 @@ class Weighted:
     loss: Loss
     weights: Vector
 
-    @property
-    def quadratic(self) -> bool:
-        """Weights are in the curvature root, which is not the identity."""
-        return False
+    quadratic: ClassVar[bool] = False  # weights are in the curvature root, which is not the identity
 
     @property
     def constant_curvature(self) -> bool:

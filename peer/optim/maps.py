@@ -13,6 +13,7 @@ from typing import Final, TypeAlias, final
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg.blas import daxpy
 
 from peer.arrays import Matrix, Vector
 from peer.optim.models import Factors, Pass
@@ -36,6 +37,9 @@ CHOLESKY_S: Final = 1.35e-11
 
 PRODUCT_S: Final = 1.8e-10
 """Seconds of J'(J x) for a sample and parameter."""
+
+COLUMNS_S: Final = 4.4e-10
+"""Seconds of J_c'(J_c x) with some columns of J, for a sample and b parameters and q outputs of their rows."""
 
 PAIR_S: Final = 5e-5
 """Seconds of J'(J x) for calls, and for all that conjugate gradients do beside."""
@@ -120,24 +124,38 @@ def products_of(here: Pass) -> LinearMap:
     )
 
 
-def columns_of(factors: Factors, place: slice) -> Map:
-    """Columns of J for the parameters in `place`, (m*q, b): their Gram matrices where these take fewer products.
+def columns_of(factors: Factors, place: slice, quadratic: bool) -> Map:
+    """Columns of J for the parameters in `place`, (m*q, b), in the form in which systems with them take least time."""
+    m, q = factors.outputs.shape
+    here = factors.within(place)
+    b, n_rows = place.stop - place.start, sum(part.cotangents.shape[2] for part in here.parts)
+    is_factored = is_factoring_cheaper(m, q, b, quadratic, m * (b + q * n_rows) * COLUMNS_S)
+    return factored_columns(here, place) if is_factored else columns_by_products(here, place)
 
-    That is where there are several outputs, and not more parameters than m q.
-    """
+
+def columns_by_products(factors: Factors, place: slice) -> LinearMap:
+    """The columns by their products with what J is made of."""
     m, q = factors.outputs.shape
     b = place.stop - place.start
-    if b > m * q or q == 1:
-        return matrix_of(factors, place)
     return LinearMap(
         (m * q, b),
         lambda x: factors.times(place, x).reshape(-1),
         lambda u: factors.transposed_times(place, u.reshape(m, q)),
         lambda x: factors.squared().times(place, x).reshape(-1),
         lambda u: factors.squared().transposed_times(place, u.reshape(m, q)),
-        lambda: matrix_of(factors, place),
-        lambda roots: factors.gram(place, roots),
+        (lambda: matrix_of(factors, place)) if 8 * m * q * b <= MATRIX_BYTES else None,
     )
+
+
+def factored_columns(factors: Factors, place: slice) -> Map:
+    """The columns for systems that are factored: by their Gram matrices where these take fewer products than a matrix.
+
+    That is where there are several outputs, and not more parameters than m q.
+    """
+    m, q = factors.outputs.shape
+    if place.stop - place.start > m * q or q == 1:
+        return matrix_of(factors, place)
+    return replace(columns_by_products(factors, place), gram=lambda roots: factors.gram(place, roots))
 
 
 def matrix_of(factors: Factors, place: slice | None = None) -> Matrix:
@@ -183,22 +201,27 @@ def jacobian_of(here: Pass, quadratic: bool) -> Map:
 def factored(here: Pass) -> Map:
     """J, (m*q, p), so that systems with it are factored."""
     m, q = here.outputs.shape
-    columns = columns_of(here.factors(), slice(0, here.n_parameters))
+    columns = factored_columns(here.factors(), slice(0, here.n_parameters))
     if not isinstance(columns, LinearMap):
         return columns
     return replace(columns, forward=lambda x: here.jvp(x).reshape(-1), adjoint=lambda u: here.vjp(u.reshape(m, q)))
 
 
 def is_dense_cheaper(here: Pass, quadratic: bool) -> bool:
-    """Whether forming J and its Gram matrix takes less time than conjugate gradients would, and fits into memory."""
+    """Whether systems with J are to be factored, and not solved by products with it."""
     (m, q), p = here.outputs.shape, here.n_parameters
+    return is_factoring_cheaper(m, q, p, quadratic, PRODUCT_S * m * p)
+
+
+def is_factoring_cheaper(m: int, q: int, p: int, quadratic: bool, product_s: float) -> bool:
+    """Whether factoring takes less time than conjugate gradients with so long products would, and fits into memory."""
     k, n_systems = m * q, 1 if quadratic else STEPS
     if p <= k:
         factored_s = n_systems * (FACTORS_S * m * p**2 + CHOLESKY_S * p**3)
     else:
         factored_s = FORM_S * k * p + GRAM_S * k**2 * p + n_systems * CHOLESKY_S * k**3
     n_pairs = PAIRS_EXACT if quadratic else STEPS * PAIRS_INEXACT
-    return bool(8 * k * p <= MATRIX_BYTES and factored_s <= n_pairs * (PAIR_S + PRODUCT_S * m * p))
+    return bool(8 * k * p <= MATRIX_BYTES and factored_s <= n_pairs * (PAIR_S + product_s))
 
 
 def whitened(root: Map, free: NDArray[np.bool_], whitening: Whitening) -> Map:
@@ -290,7 +313,7 @@ def conjugate_gradients(
     """
     x, r = np.zeros_like(b), b.copy()
     z = precondition(r)
-    direction, size = z, float(np.dot(r, z))
+    direction, size = z.copy(), float(np.dot(r, z))
     left = float(np.dot(r, r))
     goal = accuracy * accuracy * left
     for _ in range(MAX_PRODUCTS if most is None else most):
@@ -298,9 +321,9 @@ def conjugate_gradients(
             break
         ahead = product(direction)
         length = size / float(np.dot(direction, ahead))
-        x += length * direction
-        r -= length * ahead
+        x, r = daxpy(direction, x, a=length), daxpy(ahead, r, a=-length)  # in place
         z = precondition(r)
         last, size, left = size, float(np.dot(r, z)), float(np.dot(r, r))
-        direction = z + (size / last) * direction
+        direction *= size / last
+        direction += z
     return x, not left > goal

@@ -117,6 +117,10 @@ class Factors:
         """Of the matrix of the squares of the entries of J."""
         return Factors(self.outputs, tuple(part.squared() for part in self.parts))
 
+    def within(self, place: slice) -> Factors:
+        """What the columns for the parameters in `place` are made of, and no more."""
+        return Factors(self.outputs, tuple(part for part, _ in self._within(place)))
+
     def columns(self, place: slice) -> NDArray[np.float64]:
         """Columns of J for the parameters in `place`, b of them: (m, q, b)."""
         m, q = self.outputs.shape

@@ -245,7 +245,7 @@ class Systems:
         forward, adjoint, bent, shift = J.forward, J.adjoint, h.loss.curvature(outputs), scale**-2.0
 
         def curved(x: Vector) -> Vector:
-            return np.asarray(h.weight * adjoint(bent(forward(x).reshape(outputs.shape)).reshape(-1)))
+            return adjoint(h.weight * bent(forward(x).reshape(outputs.shape)).reshape(-1))
 
         def product(x: Vector) -> Vector:
             result = curved(x)
@@ -268,8 +268,11 @@ class Systems:
                 self._preconditioners["nystrom"] = lambda r: scale * white(scale * r)
             else:
                 x = np.zeros_like(b)
-            left = b - product(x)
-            remaining = accuracy * float(np.linalg.norm(b)) / float(np.linalg.norm(left))
+            left, size = b - product(x), float(np.linalg.norm(b))
+            size_left = float(np.linalg.norm(left))
+            if not size_left > accuracy * size:  # also where there is nothing to solve
+                return x
+            remaining = accuracy * size / size_left
             return x + conjugate_gradients(product, self._preconditioners["nystrom"], left, remaining)[0]
 
         return inverse

@@ -15,7 +15,7 @@ from sklearn.svm import LinearSVC
 from peer.arrays import Matrix, Vector
 from peer.optim.losses import Huber, Loss, Squared, Weighted, cross_entropy, squared_hinge
 from peer.optim.models import MLP
-from peer.optim.regularizers import L1, L2, ElasticNet, Regularizer
+from peer.optim.regularizers import L1, L2, ElasticNet, NoRegularizer, Regularizer
 from peer.optim.solvers import SecondOrder, solve
 from peer.optim.surrogates import Data, Full, Linearized, Partial, Surrogate
 from tests import laws
@@ -231,6 +231,20 @@ def test_products_alone_give_what_the_matrix_gives(seed: int, tau: float, streng
                 assert by_products.method == "newton-cg"
                 assert by_products.residual <= tolerance
                 laws.same_minimizer(h, by_products.w, solve(h, r, 1e-13).w, 10.0 * tolerance)
+
+
+@few
+@given(seed=seeds, tau=taus, kappa=kappas)
+def test_newton_systems_are_solved_in_every_form(seed: int, tau: float, kappa: float) -> None:
+    rng = np.random.default_rng(seed)
+    for loss in LOSSES:
+        model = MLP((4, 3, outputs_of(loss, 2)), "tanh")
+        for m in (3, 40):
+            data, w = data_of(rng, loss, model, m, 1.0 / m), parameters_of(rng, model)
+            h = Partial(tau, kappa).around(w, gradient_of(data, w), 0.0 * w, data)
+            d, x = rng.standard_normal((2, w.size))
+            for r in (NoRegularizer(), L2(np.linspace(0.0, 1.0, w.size))):
+                laws.systems_are_solved(h, r, w + 0.3 * d, x, data.at(w).factors())
 
 
 @modest

@@ -7,9 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from peer.arrays import Matrix, Vector
 from peer.errors import SolveError
 from peer.optim.losses import Squared
-from peer.optim.models import MLP
+from peer.optim.models import MLP, Pass
 from peer.optim.regularizers import L1, L2, NoRegularizer, Regularizer
 from peer.optim.solvers import Accuracy
 from peer.optim.surrogates import Data, Full, Partial, Surrogate
@@ -31,6 +32,24 @@ def test_the_gradient_is_the_slope_of_the_value(loss: str) -> None:
     w, direction = (rng.standard_normal(problem.data.model.layout.size) for _ in range(2))
     slope = (problem.value(w + 1e-6 * direction) - problem.value(w - 1e-6 * direction)) / 2e-6
     assert np.dot(problem.gradient(w), direction) == pytest.approx(slope, rel=1e-7)
+
+
+def test_value_gradient_and_surrogate_at_a_point_share_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the array is another one; and one that was changed in place is another point."""
+    problem, rng = problem_of("softmax", Partial(1.0))
+    w, at, passes = parameters_of(rng, MLP((3, 4, 3), "tanh")), MLP.at, [0]
+
+    def counted(model: MLP, w: Vector, x: Matrix) -> Pass:
+        passes[0] += 1
+        return at(model, w, x)
+
+    monkeypatch.setattr(MLP, "at", counted)
+    value, gradient = problem.value(w), problem.gradient(w.copy())
+    problem.best_response(w, gradient, 0.0 * w)
+    assert passes == [1]
+    w += 1.0
+    assert problem.value(w) != value
+    assert passes == [2]
 
 
 def test_value_and_gradient_carry_the_weight() -> None:
