@@ -6,6 +6,7 @@ for neural networks of S. Scardapane, P. Di Lorenzo (2017). Departures:
 1. One more scalar is tracked like y, the mean of g_i(w_i), so that every agent can estimate G.
 2. Where shares are rounded on the wire, the sender keeps what rounding took, so that (9) stays exact.
 3. On request, neighbors are believed only so far: see `Clipping`.
+4. On request, rounds take some of the samples, and gradients are estimates: see `peer.problem`.
 """
 
 from __future__ import annotations
@@ -38,6 +39,12 @@ class LocalProblem(Protocol):
     def gradient(self, w: Vector) -> Vector:
         """Grad g_i(w), (p,)."""
 
+    def estimate(self, n: int, w: Vector, before: Vector, gradient: Vector, value: float) -> tuple[Vector, float]:
+        """Grad g_i(w), (p,), and g_i(w) at the start of round n, or the estimates v_i[n] of them by those `before`."""
+
+    def seen(self, n: int, w: Vector, gradient: Vector) -> tuple[LocalProblem, Vector]:
+        """What the surrogate of round n is built on, and its gradient at w, (p,): g_i itself, or some samples of it."""
+
     def best_response(self, w: Vector, gradient: Vector, pi: Vector) -> Solution:
         """Minimizer of (5)."""
 
@@ -56,9 +63,9 @@ class State:
     y : Vector
         Tracker y_i[n] of the mean gradient, (p,).
     gradient : Vector
-        grad g_i(w_i[n]), (p,).
+        grad g_i(w_i[n]), (p,); with batches its estimate v_i[n], see `peer.problem`.
     value : float
-        g_i(w_i[n]).
+        g_i(w_i[n]), or its estimate.
     objective : float
         Tracker of the mean of g_j(w_j).
     alpha : float
@@ -154,8 +161,9 @@ def propose(problem: LocalProblem, state: State, n_agents: int) -> Proposal:
     SolveError
         nan or infinity in the surrogate or its solution.
     """
-    pi = n_agents * state.y - problem.kappa * state.gradient
-    solution = problem.best_response(state.w, state.gradient, pi)
+    seen, gradient = problem.seen(state.n, state.w, state.gradient)
+    pi = n_agents * state.y - seen.kappa * gradient
+    solution = seen.best_response(state.w, gradient, pi)
     return Proposal(solution, state.w + state.alpha * (solution.w - state.w))
 
 
@@ -209,7 +217,7 @@ def absorb(
         w = approach(proposal.z, zs, weights, clipping.w * state.alpha, wire_dtype)
         pulled = pull(state, shares, weights, clipping, wire_dtype)
         y, objective = state.gradient + pulled[:, :-1].sum(axis=0), state.value + math.fsum(pulled[:, -1])
-    gradient, value = problem.gradient(w), problem.value(w)
+    gradient, value = problem.estimate(state.n + 1, w, state.w, state.gradient, state.value)
     y += gradient - state.gradient
     if not (is_finite(y) and is_finite(w) and np.isfinite(value)):
         for j, share in sorted(shares.items()):  # whose doing it is, is looked for only when it has happened

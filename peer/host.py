@@ -365,6 +365,9 @@ class Host:
         """
         model = config.model_of(self.experiment, self.shard, n_classes, self.initial)
         problem = config.problem_of(self.experiment, model, self.shard, n_samples_total, self.each)
+        n_samples, n_agents = self.shard.n_samples, self.experiment.peers
+        batches = config.batches_of(self.experiment, self.me, n_samples, n_samples_total, n_agents)
+        problem = replace(problem, batches=batches)
         self.form = replace(self.form, n_parameters=model.layout.size)
         self.transport.expect(self.form.max_flow_bytes)
         if 8 * model.layout.size >= memory.LARGE_BYTES:

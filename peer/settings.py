@@ -63,6 +63,8 @@ class Surrogate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     blocks: int | str = 1
     cores: int = 1  # threads that solve blocks; their number changes no bit
     tolerance: float = 1e-8
+    batch: int = 0  # samples a round; 0: all, exact, the paper's
+    refresh: int = 0  # with a batch, rounds between full passes; 0: as many as a pass in batches has, see config
 
 
 class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -203,6 +205,8 @@ RANGES: Final[Mapping[str, tuple[float, float, str]]] = {
     "surrogate.blocks": (1, 2**31, '1 to the number of parameters, or "layers"'),
     "surrogate.cores": (1, MAX_CORES, f"1 to {MAX_CORES}"),
     "surrogate.tolerance": (1e-15, 1.0, "1e-15 to 1"),
+    "surrogate.batch": (0, 2**31, "a number of samples >= 1, or 0 (all of them)"),
+    "surrogate.refresh": (0, 2**31, "a number of rounds >= 1, or 0 (as many as a pass in batches has)"),
     "step.alpha": (5e-324, 1.0, "0 < alpha <= 1"),
     "step.mu": (0.0, math.inf, "a number >= 0"),
     "topology.probability": (0.0, 1.0, "0 to 1"),
@@ -391,6 +395,11 @@ def _check_together(experiment: Experiment) -> None:
         raise ConfigError("step.mu", f"expected 0 <= mu < 1/alpha for diminishing steps, found {step.mu}")
     if step.rule == "constant" and step.mu != 0.0:
         raise ConfigError("step.mu", f'expected 0 with rule = "constant", found {step.mu}')
+    if experiment.surrogate.refresh and not experiment.surrogate.batch:
+        every = experiment.surrogate.refresh
+        raise ConfigError(
+            "surrogate.refresh", f"expected 0 where each round takes all samples, batch = 0; found {every}"
+        )
     _check_penalty(experiment)
     _check_clipping(experiment)
     if experiment.run.tolerance and experiment.run.mode != "rounds":

@@ -37,6 +37,10 @@ What it means. Let all measures of a window of D rounds be <= e, and tensors on 
 These are bounds for the worst case; near a solution the residual at the mean of all is e or less. They hold in the last
 window but one: what is measured in the last, in which e floods, nobody knows of all others when it ends.
 
+With batches (9) holds for the estimates v_i, see `peer.problem`, and what follows from it speaks of these. Each is off by
+no more than (L + L_B) times how far its agent has moved since the last full pass, with L and L_B the largest curvatures
+of g_i and of the (m/b) g_B: with steps of at most e, by `refresh` (L + L_B) e, up to the root of p.
+
 A neighbor that lies can keep a run from stopping early, and one that tells different floods to different neighbors can
 make them stop at different rounds: those that go on then end for want of their neighbors. Clipping does not help there.
 Source: max-consensus along the schedule; the README's section on stopping early says what was measured.

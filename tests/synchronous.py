@@ -37,7 +37,7 @@ from peer.roster import Roster
 from peer.rounds import MEETINGS, Rounds
 from peer.session import Outgoing, Session
 from tests.network import RUN_ID, Network, Weather, weather
-from tests.simulated import Clock, Outcome, Tell, replayable, silent
+from tests.simulated import Clock, Outcome, Tell, batched, replayable, silent, sizes_of
 from topology import PeerId, Schedule, graphs
 from topology.graphs import Graph
 from topology.schedules import Matchings, OnePeerExponential, RandomLinks, Replay, Static, union
@@ -125,6 +125,7 @@ class Scenario:
         parts = [problem.surrogate, problem.data.loss, problem.regularizer, self.schedule]
         kinds = ", ".join([*(type(part).__name__ for part in parts), named(self.weights)])
         every = f"checkpoint every {self.every}, y ahead: {self.ahead}, radii {self.radii}, tolerance {self.tolerance}"
+        every += f", batches {sizes_of(self.problems)}"
         what = f"{self.n_agents} peers, {self.n_rounds} rounds, {kinds}, {self.dtype}, {every}"
         return f"{what}, compute {self.compute}, slow {self.slow}, crashes {self.crashes}, {self.weather}"
 
@@ -138,6 +139,7 @@ def scenario(seed: int) -> Scenario:
     model = problems[0].data.model
     n_blocks = random.Random(f"blocks of {seed}").choice((1, 1, 2, 3))
     problems = tuple(replace(problem, blocks=equal(model.layout.size, n_blocks)) for problem in problems)
+    problems = batched(problems, seed, random.Random(f"batches of {seed}"))
     alpha = rng.choice((0.1, 0.3, 1.0))
     length = 4.0 * n_rounds
     crashes = rng.choice((0, 1, 2, 6)) if every else 0  # without checkpoints there is nothing to resume

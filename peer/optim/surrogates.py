@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeAlias, final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from peer.arrays import Matrix, Vector
 from peer.optim.losses import Loss
@@ -158,6 +159,11 @@ class Data:
     inputs: Matrix
     loss: Loss
     weight: float
+
+    def drawn(self, rows: NDArray[np.intp]) -> Data:
+        """The b samples of these rows in the place of all m, and m/b as much of each: g_i, if all were alike."""
+        weight = self.weight * (len(self.inputs) / len(rows))
+        return Data(self.model, self.inputs[rows], self.loss.taken(rows), weight)
 
 
 @final

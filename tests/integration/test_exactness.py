@@ -50,6 +50,8 @@ class Case:
     cores: int = 1
     weighted: bool = False
     weights: str = "metropolis"
+    batch: int = 0
+    refresh: int = 1
 
     @property
     def tolerance(self) -> float:
@@ -85,6 +87,8 @@ CASES = [
     Case(loss="huber", regularizer="l1", weighted=True),
     Case(curvature="network", weights="max-degree"),
     Case(curvature="network", weights="lazy-metropolis"),
+    Case(curvature="network", tau=2.0, batch=3, refresh=4, weighted=True),
+    Case(loss="cross_entropy", outputs=3, tau=4.0, batch=5, refresh=6, blocks=3, cores=2),
 ]
 
 
@@ -124,6 +128,7 @@ def test_final_weights_equal_those_of_an_independent_program(lab: Lab, case: Cas
             "blocks": case.blocks,
             "cores": case.cores,
             "tolerance": 1e-12,
+            **({"batch": case.batch, "refresh": case.refresh} if case.batch else {}),
         },
         step={"rule": case.rule, "alpha": 0.3, "mu": mu},
         robustness={"clip_w": case.clip_w, "clip_y": case.clip_y},
@@ -160,6 +165,8 @@ def test_final_weights_equal_those_of_an_independent_program(lab: Lab, case: Cas
         huber_delta=HUBER_DELTA,
         sample_weights=sample_weights,
         weights=case.weights,
+        batch=case.batch,
+        refresh=case.refresh,
     )
     expected = reference.run(setting, w0, ROUNDS)[0][-1]
     found = np.stack([flat(run_dir, peer) for peer in range(PEERS)])

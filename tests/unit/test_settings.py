@@ -108,6 +108,8 @@ def test_ranges(key: str) -> None:
         given = tree(key, int(value) if whole else value)
         if key == "robustness.clip_w" or key == "robustness.clip_y" or key == "robustness.clip_objective":
             given["robustness"] = {"clip_w": value, "clip_y": value, "clip_objective": value}
+        if key == "surrogate.refresh":
+            given["surrogate"]["batch"] = 1
         if key == "step.mu" and value:
             given["step"]["rule"] = "diminishing"
         assert settings.flat(settings.from_tree(given))[key] == value
