@@ -87,7 +87,7 @@ JOBS: Final = {
             "objective": {"loss": "cross_entropy", "strength": 0.01},
         },
         full=(0.03, 0.3),
-        batched=(0.05, 0.2),
+        batched=(0.1, 0.3),
         goal=1e-6,
         most=2000,
     ),
@@ -121,9 +121,9 @@ def agents_of(experiment: Experiment) -> tuple[list[Problem], Vector]:
 
 
 def batched(experiment: Experiment, problems: Sequence[Problem]) -> list[Problem]:
-    """The agents with an eighth of the smallest shard a round."""
+    """The agents with an eighth of the smallest shard a round, rounded up."""
     sizes = [len(g.data.inputs) for g in problems]
-    surrogate = msgspec.structs.replace(experiment.surrogate, batch=min(sizes) // PARTS)
+    surrogate = msgspec.structs.replace(experiment.surrogate, batch=-(-min(sizes) // PARTS))
     experiment = msgspec.structs.replace(experiment, surrogate=surrogate)
     drawn = [config.batches_of(experiment, i, m, sum(sizes), len(sizes)) for i, m in enumerate(sizes)]
     return [replace(g, batches=batches) for g, batches in zip(problems, drawn, strict=True)]

@@ -40,7 +40,7 @@ class LocalProblem(Protocol):
         """Grad g_i(w), (p,)."""
 
     def estimate(self, n: int, w: Vector, before: Vector, gradient: Vector, value: float) -> tuple[Vector, float]:
-        """Grad g_i(w), (p,), and g_i(w) at the start of round n, or the estimates v_i[n] of them by those `before`."""
+        """Grad g_i(w), (p,), and g_i(w) at the start of round n, or the estimates of them by those `before`."""
 
     def seen(self, n: int, w: Vector, gradient: Vector) -> tuple[LocalProblem, Vector]:
         """What the surrogate of round n is built on, and its gradient at w, (p,): g_i itself, or some samples of it."""
@@ -63,7 +63,7 @@ class State:
     y : Vector
         Tracker y_i[n] of the mean gradient, (p,).
     gradient : Vector
-        grad g_i(w_i[n]), (p,); with batches its estimate v_i[n], see `peer.problem`.
+        grad g_i(w_i[n]), (p,); with batches its estimate e_i[n], see `peer.problem`.
     value : float
         g_i(w_i[n]), or its estimate.
     objective : float
@@ -77,6 +77,14 @@ class State:
         Where the run may stop early, see `peer.stopping`: the round at whose beginning the open window closes, the
         largest measure of the agent in it, the largest one of the window before that it has heard of, and what
         all agents have agreed upon last; untouched where the run may not.
+    held, validation : float, float
+        Where samples are held out, see `peer.validation`: the loss over the agent's own, and the tracker x_i.
+    worst, candidate, begun : float, Vector, int
+        Where that may stop the run: the largest x heard in the open window, w_i at its beginning, (p,), and that round.
+    best, best_n, waited, kept : float, int, int, Vector
+        The least verdict so far, the round of the candidate that it was on, how many rounds after that one the last
+        candidate was that was judged, and the best one itself, (p,). Where there is none, `candidate` and `kept` are
+        empty.
     """
 
     n: int
@@ -91,6 +99,15 @@ class State:
     peak: float = 0.0
     flood: float = math.inf
     agreed: float = math.inf
+    held: float = 0.0
+    validation: float = 0.0
+    worst: float = 0.0
+    candidate: Vector = field(default_factory=lambda: np.zeros(0))
+    begun: int = 0
+    best: float = math.inf
+    best_n: int = 0
+    waited: int = 0
+    kept: Vector = field(default_factory=lambda: np.zeros(0))
 
 
 @final

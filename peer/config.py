@@ -617,6 +617,7 @@ def rehearse(experiment: Experiment) -> Facts:
                 "data.path", f"{shard.path}: expected widths {models[0].widths}, found {models[-1].widths}"
             )
         problem = problem_of(experiment, models[0], shard, sum(n_samples))
+        held_out_of(experiment, models[0], shard, sum(n_samples))
         initial.vector(models[0], experiment.seed, problem.regularizer)
     if experiment.data.test_path:
         test = shards.read(Path(experiment.data.test_path), "data.test_path")
@@ -624,15 +625,32 @@ def rehearse(experiment: Experiment) -> Facts:
     return Facts(n_samples, models[0].widths, models[0].layout.size)
 
 
-def shard_of(experiment: Experiment, peer: PeerId) -> Shard:
-    """A peer's samples.
+def shard_of(experiment: Experiment, peer: PeerId, path: Path | None = None) -> Shard:
+    """A peer's samples, those that are held out put aside; from another file than the experiment says, if one is given.
 
     Raises
     ------
     ConfigError
         The file is missing, or cannot be used.
     """
-    return shards.read(shards.path_of(experiment.data.path, peer))
+    shard = shards.read(path or shards.path_of(experiment.data.path, peer))
+    fraction = experiment.data.validation_fraction
+    return shard.split(fraction, experiment.seed, peer) if fraction else shard
+
+
+def held_out_of(experiment: Experiment, model: MLP, shard: Shard, n_samples_total: int) -> Data | None:
+    """What the validation loss of an agent is made of, see `peer.validation`; None where it holds nothing out.
+
+    Raises
+    ------
+    ConfigError
+        The samples do not fit the model.
+    """
+    held_out = shard.held_out
+    if held_out is None:
+        return None
+    weight = shard.n_samples / (n_samples_total * held_out.n_samples)
+    return Data(model, held_out.x, loss_of(experiment, held_out, model.n_outputs), weight)
 
 
 # ---- record --------------------------------------------------------------------------------

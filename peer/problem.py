@@ -3,15 +3,15 @@
 A shard that is too large for a full pass a round is seen through b samples of it a round, see `peer.optim.batches`.
 With g_B the sum (2) over the batch B of round n, and m/b as much of each sample, grad g_i(w_i[n]) has the estimate
 
-    v_i[n] = grad g_i(w_i[n])                                       in every round that is a multiple of `refresh`,
-    v_i[n] = v_i[n-1] + grad g_B(w_i[n]) - grad g_B(w_i[n-1])       in all others
+    e_i[n] = grad g_i(w_i[n])                                       in every round that is a multiple of `refresh`,
+    e_i[n] = e_i[n-1] + grad g_B(w_i[n]) - grad g_B(w_i[n-1])       in all others
 
-in its place in (4), (8), (9) and (15); so sum_i y_i = sum_i v_i holds as (9) did. Source: R. Xin, U. Khan, S. Kar,
+in its place in (4), (8), (9) and (15); so sum_i y_i = sum_i e_i holds as (9) did. Source: R. Xin, U. Khan, S. Kar,
 "Fast decentralized nonconvex finite-sum optimization with recursive variance reduction" (2022): GT-SARAH. Departures:
 
-1. A surrogate is minimized instead of a step along y. It is built on B, so that its own slope at w_i[n] is not v_i but
+1. A surrogate is minimized instead of a step along y. It is built on B, so that its own slope at w_i[n] is not e_i but
    kappa grad g_B(w_i[n]), and (4) takes away that: the slope of (5) is I y_i + r', and w~_i = w_i where it would be.
-   So fixed points, with v_i exact there, are the stationary points of (1), whatever B is.
+   So fixed points, with e_i exact there, are the stationary points of (1), whatever B is.
 2. Batches are drawn without replacement; theirs are independent.
 3. g_i(w_i) is estimated likewise, for the tracked objective.
 
@@ -82,7 +82,7 @@ class Problem:
         return data.weight * data.model.vjp(w, data.inputs, slope)
 
     def estimate(self, n: int, w: Vector, before: Vector, gradient: Vector, value: float) -> tuple[Vector, float]:
-        """v_i[n], (p,), and the value beside it, at w = w_i[n].
+        """e_i[n], (p,), and the value beside it, at w = w_i[n].
 
         Parameters
         ----------
@@ -100,7 +100,7 @@ class Problem:
         return gradient + change, value + (batch.value(w) - batch.value(before))
 
     def seen(self, n: int, w: Vector, gradient: Vector) -> tuple[Problem, Vector]:
-        """What the surrogate of round n is built on, and its gradient at w, (p,): g_B, or g_i with v_i as it is given.
+        """What the surrogate of round n is built on, and its gradient at w, (p,): g_B, or g_i with e_i as it is given.
 
         The surrogate (12) is built on nothing but a slope, in which that gradient cancels.
         """

@@ -15,13 +15,14 @@ from typing import Final, final
 
 import numpy as np
 
-from peer import agent, checkpoint, config, npz, stopping
+from peer import agent, checkpoint, config, npz, stopping, validation
 from peer.arrays import DTYPES
 from peer.checkpoint import Checkpoint
 from peer.errors import ConfigError, NeighborLeft, NeighborsLate, ProtocolError
 from peer.host import DONE, INTERRUPTED, Host
 from peer.messages import Message, Share
 from peer.optim.models import MLP
+from peer.optim.surrogates import Data
 from peer.problem import Problem
 from peer.session import Outgoing
 from peer.transport import QUEUE_MESSAGES
@@ -190,6 +191,8 @@ class RoundsLife:
             self.state = agent.State(n=last.n, **last.vectors, **last.scalars)  # type: ignore[arg-type]
         else:
             self.state = await self.host.compute(agent.initial, problem, w, experiment.step.alpha)
+            if self.host.held_out is not None:
+                self.state = await self.host.compute(validation.begun, self.state, self.host.held_out)
         if experiment.run.checkpoint_every:
             checkpoint.save(self.host.checkpoint_path, self.snapshot(self.state))
         npz.save(self.host.initial_path, model.layout.unflatten(w))
@@ -208,16 +211,26 @@ class RoundsLife:
             elif state.n % every == 0 or self.is_through(state):
                 await self.host.compute(self.keep, self.snapshot(state))
                 self.rounds.floor = state.n
-        npz.save(self.host.folder / "final.npz", model.layout.unflatten(state.w))
-        early = stopping.is_over(state, self.experiment.run.tolerance)
-        self.host.event("done", n=state.n, stopped="tolerance" if early else "iterations")
-        if early:
+        npz.save(self.host.folder / "final.npz", model.layout.unflatten(validation.result(state)))
+        kept = {"kept": state.best_n} if state.kept.size else {}
+        self.host.event("done", n=state.n, stopped=self.stopped(state) or "iterations", **kept)
+        if stopping.is_over(state, self.experiment.run.tolerance):
             all_know = f"nobody measured more than {state.agreed:.3g} in the last window but one"
             self.host.assignment.tell(f"round {state.n}: stops, for {all_know}")
+        elif validation.is_over(state, self.experiment.run.validation_patience):
+            no_better = f"the validation loss of round {state.best_n} was the least, up to {state.waited} rounds later"
+            self.host.assignment.tell(f"round {state.n}: stops, for {no_better}")
+
+    def stopped(self, state: agent.State) -> str:
+        """Why the run stops early before the round of this state; empty where it does not."""
+        run = self.experiment.run
+        if stopping.is_over(state, run.tolerance):
+            return "tolerance"
+        return "validation" if validation.is_over(state, run.validation_patience) else ""
 
     def is_through(self, state: agent.State) -> bool:
         """Whether no round is left to be done: then no neighbor will ever send a share of this one."""
-        return state.n >= self.experiment.iterations or stopping.is_over(state, self.experiment.run.tolerance)
+        return state.n >= self.experiment.iterations or bool(self.stopped(state))
 
     async def part(self) -> None:
         """Say goodbye, and stay until the neighbors, which may still need shares again, have said so too."""
@@ -243,9 +256,10 @@ class RoundsLife:
         neighbors = rounds.neighbors
         ahead = goes_ahead(state.y.nbytes, self.solve_s)
         if ahead:
-            self.say(self.session.offer(state.objective, state.y, None, state.flood))
+            self.say(self.session.offer(state.objective, state.y, None, state.flood, validation.told(state)))
         proposal = await self.host.compute(agent.propose, problem, state, experiment.peers)
-        self.say(self.session.offer(state.objective, None if ahead else state.y, proposal.z, state.flood))
+        y, told = None if ahead else state.y, validation.told(state)
+        self.say(self.session.offer(state.objective, y, proposal.z, state.flood, told))
         solved = time.monotonic()
         self.solve_s = solved - began
         waited, following = await self.mixed(problem, state, proposal)
@@ -267,9 +281,16 @@ class RoundsLife:
             bytes_sent=self.host.transport.bytes_sent - sent,
             bytes_received=self.host.transport.bytes_received - received,
             neighbors=list(neighbors),
+            **self.validated(state),
             **self.host.drops.numbers,
         )
         return following
+
+    def validated(self, state: agent.State) -> dict[str, float]:
+        """What a line of metrics says of the validation loss; nothing where no samples are held out."""
+        if self.host.held_out is None:
+            return {}
+        return {"validation_local": state.held, "validation_estimate": self.experiment.peers * state.validation}
 
     async def mixed(self, problem: Problem, state: agent.State, proposal: agent.Proposal) -> tuple[float, agent.State]:
         """When the shares of all neighbors of the round were here, and the state after it."""
@@ -292,6 +313,10 @@ class RoundsLife:
             else:
                 if self.experiment.run.tolerance:
                     following = await self.host.compute(self.watched, problem, state, proposal, shares, following)
+                if self.host.held_out is not None:
+                    following = await self.host.compute(
+                        self.judged, state, following, shares, weights, self.host.held_out
+                    )
                 return waited, following
 
     def watched(
@@ -307,6 +332,21 @@ class RoundsLife:
         dtype = DTYPES[experiment.transport.wire_dtype]
         measured = stopping.measure(problem, state, proposal, shares, following, experiment.peers, dtype)
         return stopping.watched(state, following, measured, shares, schedule, experiment.iterations)
+
+    def judged(
+        self,
+        state: agent.State,
+        following: agent.State,
+        shares: Mapping[PeerId, Share],
+        weights: Mapping[PeerId, float],
+        held_out: Data,
+    ) -> agent.State:
+        """The state after a round, with what it says of the validation loss."""
+        following = validation.tracked(state, following, shares, weights, held_out)
+        if not self.experiment.run.validation_patience:
+            return following
+        schedule = self.host.assignment.ground.schedule
+        return validation.watched(state, following, shares, schedule, self.experiment.iterations)
 
     async def wait_for_neighbors(self) -> None:
         """Wait until the shares of all neighbors of the round are here, or one is late."""

@@ -29,6 +29,7 @@ class Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dirichlet_alpha: float = 0.5  # strongly unequal, as in Hsu, Qi & Brown 2019
     test_fraction: float = 0.25  # scikit-learn's default
     standardize: bool = True
+    validation_fraction: float = 0.0  # of each peer's own samples, not trained on; 0: none
 
 
 class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -94,6 +95,7 @@ class Run(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     mode: str = "rounds"
     checkpoint_every: int = 10
     tolerance: float = 0.0  # mode "rounds": stop early, see `peer.stopping`; 0: never
+    validation_patience: int = 0  # rounds without a better validation loss until all stop; 0: never
     patience_s: float = 60.0
     departure_s: float = 30.0  # mode "async": without progress for so long, a member counts as gone
     id: str = ""  # what tells runs of one experiment apart; empty: its name
@@ -197,6 +199,7 @@ RANGES: Final[Mapping[str, tuple[float, float, str]]] = {
     "iterations": (1, 2**31, "an integer >= 1"),
     "data.dirichlet_alpha": (1e-6, 1e6, "a number > 0"),
     "data.test_fraction": (0.0, 0.9, "0 to 0.9"),
+    "data.validation_fraction": (0.0, 0.9, "0 (none) to 0.9"),
     "model.outputs": (0, 2**20, "an integer >= 0"),
     "objective.huber_delta": (5e-324, math.inf, "a number > 0"),
     "objective.strength": (0.0, math.inf, "a number >= 0"),
@@ -214,6 +217,7 @@ RANGES: Final[Mapping[str, tuple[float, float, str]]] = {
     "topology.link_probability": (0.0, 1.0, "0 to 1"),
     "run.checkpoint_every": (0, MAX_CHECKPOINT_EVERY, f"0 (never) to {MAX_CHECKPOINT_EVERY}"),
     "run.tolerance": (0.0, math.inf, "a number > 0, or 0 (never stop early)"),
+    "run.validation_patience": (0, 2**31, "a number of rounds >= 1, or 0 (never stop early)"),
     "run.patience_s": (1e-3, 1e9, "a number of seconds > 0"),
     "run.departure_s": (1e-3, 1e9, "a number of seconds > 0"),
     "robustness.clip_w": (0.0, math.inf, "a radius > 0, or 0 (no clipping)"),
@@ -407,6 +411,7 @@ def _check_together(experiment: Experiment) -> None:
         raise ConfigError(
             "run.tolerance", f'expected 0 with mode = "{mode}", for only rounds stop early; found {found}'
         )
+    _check_validation(experiment)
     if experiment.topology.schedule == "file" and not experiment.topology.path:
         raise ConfigError("topology.path", 'expected a file for schedule = "file", found none')
     if experiment.topology.directed and experiment.run.mode != "async":
@@ -420,6 +425,20 @@ def _check_together(experiment: Experiment) -> None:
         split_address(address, "transport.addresses")
     if transport.bind:
         split_address(transport.bind, "transport.bind")
+
+
+def _check_validation(experiment: Experiment) -> None:
+    fraction, patience = experiment.data.validation_fraction, experiment.run.validation_patience
+    if patience and not fraction:
+        problem = "expected 0 where no samples are held out, data.validation_fraction = 0"
+        raise ConfigError("run.validation_patience", f"{problem}; found {patience}")
+    key, mode = "data.validation_fraction", experiment.run.mode
+    if fraction and mode != "rounds":
+        raise ConfigError(
+            key, f'expected 0 with mode = "{mode}", for only rounds track a validation loss; found {fraction}'
+        )
+    if fraction and experiment.robustness.clip_w:
+        raise ConfigError(key, f"expected 0 with [robustness], for validation losses are not clipped; found {fraction}")
 
 
 def _check_penalty(experiment: Experiment) -> None:

@@ -21,7 +21,7 @@ from typing import Final, TypeAlias, final
 
 import numpy as np
 
-from peer import agent, stopping, wire
+from peer import agent, stopping, validation, wire
 from peer.arrays import DTYPES, rounded
 from peer.checkpoint import Checkpoint
 from peer.errors import RemoteError, WireError
@@ -40,7 +40,7 @@ from tests.network import RUN_ID, Network, Weather, weather
 from tests.simulated import Clock, Outcome, Tell, batched, replayable, silent, sizes_of
 from topology import PeerId, Schedule, graphs
 from topology.graphs import Graph
-from topology.schedules import Matchings, OnePeerExponential, RandomLinks, Replay, Static, union
+from topology.schedules import Matchings, OnePeerExponential, RandomLinks, Replay, Static, union, window_end
 from topology.weights import RULES, Fastest, Weights, metropolis
 
 MODE: Final = "rounds"
@@ -88,6 +88,8 @@ class Scenario:
     radii: tuple[float, float, float] | None = None
     weights: Weights = metropolis
     tolerance: float = 0.0
+    held_out: tuple[Data, ...] = ()
+    patience: int = 0
 
     @property
     def n_agents(self) -> int:
@@ -96,7 +98,13 @@ class Scenario:
 
     def is_through(self, state: agent.State) -> bool:
         """Whether an agent with this state has no round left to do."""
-        return state.n >= self.n_rounds or stopping.is_over(state, self.tolerance)
+        over = stopping.is_over(state, self.tolerance) or validation.is_over(state, self.patience)
+        return state.n >= self.n_rounds or over
+
+    def begun(self, i: PeerId) -> agent.State:
+        """State of agent i at round 0."""
+        state = agent.initial(self.problems[i], self.initial[i], self.alpha)
+        return validation.begun(state, self.held_out[i]) if self.held_out else state
 
     def after(
         self,
@@ -105,14 +113,18 @@ class Scenario:
         proposal: agent.Proposal,
         shares: Mapping[PeerId, Share],
     ) -> agent.State:
-        """State of agent i after a round, with what it says of stopping early, if the run may."""
+        """State of agent i after a round, with what it says of stopping early, if the run may, and of validation."""
         problem, dtype = self.problems[i], DTYPES[self.dtype]
         weights, clipping = self.weights(self.schedule.graph(state.n), i), self.clipping_of(i)
         following = agent.absorb(problem, state, proposal, shares, weights, self.rule, dtype, clipping)
-        if not self.tolerance:
-            return following
-        measured = stopping.measure(problem, state, proposal, shares, following, self.n_agents, dtype)
-        return stopping.watched(state, following, measured, shares, self.schedule, self.n_rounds)
+        if self.tolerance:
+            measured = stopping.measure(problem, state, proposal, shares, following, self.n_agents, dtype)
+            following = stopping.watched(state, following, measured, shares, self.schedule, self.n_rounds)
+        if self.held_out:
+            following = validation.tracked(state, following, shares, weights, self.held_out[i])
+        if self.patience:
+            following = validation.watched(state, following, shares, self.schedule, self.n_rounds)
+        return following
 
     def clipping_of(self, i: PeerId) -> agent.Clipping | None:
         """How far an agent believes its neighbors."""
@@ -125,6 +137,7 @@ class Scenario:
         parts = [problem.surrogate, problem.data.loss, problem.regularizer, self.schedule]
         kinds = ", ".join([*(type(part).__name__ for part in parts), named(self.weights)])
         every = f"checkpoint every {self.every}, y ahead: {self.ahead}, radii {self.radii}, tolerance {self.tolerance}"
+        every += f", held out {bool(self.held_out)}, patience {self.patience}"
         every += f", batches {sizes_of(self.problems)}"
         what = f"{self.n_agents} peers, {self.n_rounds} rounds, {kinds}, {self.dtype}, {every}"
         return f"{what}, compute {self.compute}, slow {self.slow}, crashes {self.crashes}, {self.weather}"
@@ -146,6 +159,7 @@ def scenario(seed: int) -> Scenario:
     same = numbers.normal(size=model.layout.size) if rng.random() < 0.5 else None
     schedule = _schedule(n_agents, n_rounds, rng)
     radii = random.Random(f"radii of {seed}").choice((None, None, None, (1.0, 0.1, 0.1)))
+    patience = random.Random(f"patience of {seed}").choice((None, None, None, 0, 1, 2, 3)) if radii is None else None
     return Scenario(
         seed=seed,
         schedule=schedule,
@@ -164,7 +178,14 @@ def scenario(seed: int) -> Scenario:
         radii=radii,
         weights=_weights(schedule, random.Random(f"weights of {seed}"), clips=radii is not None),
         tolerance=random.Random(f"tolerance of {seed}").choice((0.0, 0.0, 1.0, 3.0, 10.0)),
+        held_out=() if patience is None else _held_out(problems),
+        patience=patience or 0,
     )
+
+
+def _held_out(problems: Sequence[Problem]) -> tuple[Data, ...]:
+    """Samples that a model of the others has not seen: these with other signs."""
+    return tuple(replace(problem.data, inputs=-problem.data.inputs[:, ::-1]) for problem in problems)
 
 
 def named(weights: Weights) -> str:
@@ -219,14 +240,23 @@ def _sparse(base: Graph, rng: random.Random) -> Graph:
 def without_network(run: Scenario) -> list[list[agent.State]]:
     """States of all agents at the start of each round, and at the end: what every peer must arrive at."""
     dtype = DTYPES[run.dtype]
-    states = [agent.initial(g, w, run.alpha) for g, w in zip(run.problems, run.initial, strict=True)]
+    states = [run.begun(i) for i in range(run.n_agents)]
     history = [states]
     while not run.is_through(states[0]):
         n = states[0].n
         graph = run.schedule.graph(n)
         proposals = [agent.propose(g, s, run.n_agents) for g, s in zip(run.problems, states, strict=True)]
         shares = [
-            Share(i, n, 0, state.objective, rounded(state.y, dtype), rounded(proposal.z, dtype), state.flood)
+            Share(
+                i,
+                n,
+                0,
+                state.objective,
+                rounded(state.y, dtype),
+                rounded(proposal.z, dtype),
+                state.flood,
+                validation.told(state),
+            )
             for i, (state, proposal) in enumerate(zip(states, proposals, strict=True))
         ]
         states = [
@@ -367,10 +397,8 @@ class Peer:
         """The first state."""
         what, last = self.what, self.last
         self.form = replace(self.form, n_parameters=what.initial[self.me].size)
-        if last is not None:
-            state = agent.State(n=last.n, **last.vectors, **last.scalars)  # type: ignore[arg-type]
-        else:
-            state = agent.initial(what.problems[self.me], what.initial[self.me], what.alpha)
+        resumed = None if last is None else agent.State(n=last.n, **last.vectors, **last.scalars)  # type: ignore[arg-type]
+        state = what.begun(self.me) if resumed is None else resumed
         self.run.reached(self.me, state)
         if what.every:
             self.run.disk[self.me] = self.snapshot(state)
@@ -412,7 +440,7 @@ class Peer:
         z: np.ndarray[tuple[int], np.dtype[np.float64]] | None,
     ) -> None:
         """Send the own share, or a piece of it, to the neighbors of the round."""
-        self.say(self.session.offer(state.objective, y, z, state.flood))
+        self.say(self.session.offer(state.objective, y, z, state.flood, validation.told(state)))
 
     def snapshot(self, state: agent.State) -> Checkpoint:
         """Checkpoint at the start of a round."""
@@ -590,6 +618,8 @@ def check(run: Scenario, result: Run) -> None:
     All end at the same round, also where that is before the last one.
     """
     history = without_network(run)
+    if run.patience:
+        check_kept(run, history)
     last = {i: max(n for j, n in result.history if j == i) for i in range(run.n_agents)}
     assert set(last.values()) == {len(history) - 1}, f"peers end at rounds {last}, not all at {len(history) - 1}"
     for n, expected in enumerate(history):
@@ -605,3 +635,24 @@ def check(run: Scenario, result: Run) -> None:
         off = float(np.abs(trackers - gradients).max())
         # each round rounds a few sums of a few numbers of the largest size so far
         assert off <= 1e-15 * run.n_agents * 8 * (n + 1) * max(largest, 1.0), f"(9) is broken by {off} in round {n}"
+
+
+def check_kept(run: Scenario, history: Sequence[Sequence[agent.State]]) -> None:
+    """What is kept, and where it ends, are those of all verdicts, worked out for all agents at once."""
+    verdicts: list[tuple[float, int]] = []  # of each window that is over, with the round where it began
+    begin, waited = 0, 0
+    for n, states in enumerate(history):
+        if n > 0 and n == window_end(run.schedule, begin, run.n_rounds):
+            verdicts.append((max(state.validation for state in history[begin]), begin))
+            begin, waited = n, begin - min(verdicts)[1]
+        best, best_n = min(verdicts, default=(np.inf, 0))
+        for i, state in enumerate(states):
+            assert (state.best, state.best_n, state.waited) == (best, best_n, waited), f"agent {i}, round {n}"
+            wanted = history[best_n][i].w if verdicts else state.w
+            assert np.array_equal(validation.result(state), wanted), f"agent {i}, round {n}"
+        losses = sum(state.held for state in states)
+        assert abs(sum(state.validation for state in states) - losses) <= 1e-13 * (n + 1) * max(1.0, losses)
+        assert run.n_agents * max(state.validation for state in states) >= losses * (1.0 - 1e-12)
+        assert waited < run.patience or n == len(history) - 1, f"it goes on after round {n}"
+    early = len(history) <= run.n_rounds
+    assert not early or waited >= run.patience or stopping.is_over(history[-1][0], run.tolerance)

@@ -51,10 +51,14 @@ def test_the_seeds_cover_what_they_are_for() -> None:
     early = [run for run in runs if run.tolerance and len(without_network(run)) <= run.n_rounds]
     kinds.update("early" for run in early)
     kinds.update(f"early with {fault}" for run in early for fault in _faults(run))
+    kinds.update("batches" for run in runs if any(problem.batches for problem in run.problems))
+    judged = [run for run in runs if run.patience and without_network(run)[-1][0].waited >= run.patience]
+    kinds.update("ended by validation" for run in judged)
     kinds.update(f"ahead {run.ahead}, reorder {run.weather.reorder}" for run in runs)
     expected = ["Static", "RandomLinks", "Matchings", "OnePeerExponential", "Replay", "Full", "Partial"]
     expected += ["Squared", "Logistic", "Softmax", "NoRegularizer", "L2", "L1", "f8", "f4", "clipped True"]
     expected += ["early", "early with crashes", "early with f4", "early with clipping", "early with idle rounds"]
+    expected += ["batches", "ended by validation"]
     expected += [f"ahead {ahead}, reorder {reorder}" for ahead in (True, False) for reorder in (True, False)]
     assert all(kinds[kind] >= 10 for kind in expected), kinds
     assert sum(len(run.crashes) for run in runs) > 100
