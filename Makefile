@@ -30,7 +30,7 @@ simulate: $(VENV)/dev     ## 10,000 simulated runs on all cores: 8,000 seeds in 
 	$(BIN)/python -m tests.simulate --mode async --seeds 0:2000
 	$(BIN)/python -m tests.simulate --mode short --seeds 0:500
 
-bench: $(VENV)/dev        ## ratios to raw sockets, what a fleet weighs, what a slow peer costs, what blocks save
+bench: $(VENV)/dev        ## ratios to raw sockets, what a fleet weighs, what a slow peer costs, what blocks and batches save
 	$(BIN)/python -m benchmarks.exchange
 	$(BIN)/python -m benchmarks.fleet
 	$(BIN)/python -m benchmarks.slow
@@ -40,6 +40,7 @@ bench: $(VENV)/dev        ## ratios to raw sockets, what a fleet weighs, what a 
 	$(BIN)/python -m benchmarks.overhead
 	$(BIN)/python -m benchmarks.blocks --matrix
 	$(BIN)/python -m benchmarks.gossip
+	$(BIN)/python -m benchmarks.batches
 
 clean:
 	rm -rf $(VENV)

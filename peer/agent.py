@@ -6,6 +6,7 @@ for neural networks of S. Scardapane, P. Di Lorenzo (2017). Departures:
 1. One more scalar is tracked like y, the mean of g_i(w_i), so that every agent can estimate G.
 2. Where shares are rounded on the wire, the sender keeps what rounding took, so that (9) stays exact.
 3. On request, neighbors are believed only so far: see `Clipping`.
+4. On request, rounds take some of the samples, and gradients are estimates: see `peer.problem`.
 """
 
 from __future__ import annotations
@@ -38,6 +39,12 @@ class LocalProblem(Protocol):
     def gradient(self, w: Vector) -> Vector:
         """Grad g_i(w), (p,)."""
 
+    def estimate(self, n: int, w: Vector, before: Vector, gradient: Vector, value: float) -> tuple[Vector, float]:
+        """Grad g_i(w), (p,), and g_i(w) at the start of round n, or the estimates of them by those `before`."""
+
+    def seen(self, n: int, w: Vector, gradient: Vector) -> tuple[LocalProblem, Vector]:
+        """What the surrogate of round n is built on, and its gradient at w, (p,): g_i itself, or some samples of it."""
+
     def best_response(self, w: Vector, gradient: Vector, pi: Vector) -> Solution:
         """Minimizer of (5)."""
 
@@ -56,9 +63,9 @@ class State:
     y : Vector
         Tracker y_i[n] of the mean gradient, (p,).
     gradient : Vector
-        grad g_i(w_i[n]), (p,).
+        grad g_i(w_i[n]), (p,); with batches its estimate e_i[n], see `peer.problem`.
     value : float
-        g_i(w_i[n]).
+        g_i(w_i[n]), or its estimate.
     objective : float
         Tracker of the mean of g_j(w_j).
     alpha : float
@@ -72,6 +79,14 @@ class State:
         all agents have agreed upon last; untouched where the run may not.
     way : Vector
         w~_i - w_i of the round before, (p,), where solves begin from it, see `Problem.in_round`; else empty.
+    held, validation : float, float
+        Where samples are held out, see `peer.validation`: the loss over the agent's own, and the tracker x_i.
+    worst, candidate, begun : float, Vector, int
+        Where that may stop the run: the largest x heard in the open window, w_i at its beginning, (p,), and that round.
+    best, best_n, waited, kept : float, int, int, Vector
+        The least verdict so far, the round of the candidate that it was on, how many rounds after that one the last
+        candidate was that was judged, and the best one itself, (p,). Where there is none, `candidate` and `kept` are
+        empty.
     """
 
     n: int
@@ -87,6 +102,15 @@ class State:
     flood: float = math.inf
     agreed: float = math.inf
     way: Vector = field(default_factory=lambda: np.zeros(0))
+    held: float = 0.0
+    validation: float = 0.0
+    worst: float = 0.0
+    candidate: Vector = field(default_factory=lambda: np.zeros(0))
+    begun: int = 0
+    best: float = math.inf
+    best_n: int = 0
+    waited: int = 0
+    kept: Vector = field(default_factory=lambda: np.zeros(0))
 
 
 @final
@@ -157,8 +181,11 @@ class Mixture:
         z_i and y_i[n] at first, (p,); as mixed so far from the second exchange on.
     objective : float
         Likewise, of the tracker of the mean of g_j(w_j).
-    flood : float
-        Largest measure of the window before that the agent has heard of, see `peer.stopping`.
+    validation : float
+        Likewise, of x_i of `peer.validation`.
+    flood, worst : float
+        Largest measure of the window before that the agent has heard of, see `peer.stopping`; and the largest x of the
+        open one.
     pulled : Matrix
         As in `State`.
     """
@@ -166,13 +193,16 @@ class Mixture:
     z: Vector
     y: Vector
     objective: float
+    validation: float
     flood: float
+    worst: float
     pulled: Matrix
 
     @classmethod
     def of(cls, state: State, proposal: Proposal) -> Mixture:
         """Before the first exchange."""
-        return cls(proposal.z, state.y, state.objective, state.flood, state.pulled)
+        floods = state.flood, state.worst
+        return cls(proposal.z, state.y, state.objective, state.validation, *floods, state.pulled)
 
 
 def initial(problem: LocalProblem, w: Vector, alpha: float) -> State:
@@ -189,8 +219,9 @@ def propose(problem: LocalProblem, state: State, n_agents: int) -> Proposal:
     SolveError
         nan or infinity in the surrogate or its solution.
     """
-    pi = n_agents * state.y - problem.kappa * state.gradient
-    solution = problem.best_response(state.w, state.gradient, pi)
+    seen, gradient = problem.seen(state.n, state.w, state.gradient)
+    pi = n_agents * state.y - seen.kappa * gradient
+    solution = seen.best_response(state.w, gradient, pi)
     return Proposal(solution, state.w + state.alpha * (solution.w - state.w))
 
 
@@ -284,8 +315,11 @@ def exchange(
             if not all(vector is None or is_finite(vector) for vector in (share.y, share.z)):
                 raise ProtocolError("nonfinite", "expected finite numbers, found nan or infinity", j, state.n)
         raise SolveError(f"round {state.n}: parameters or gradients are nan or infinite")
+    told = {j: shares[j].validation[0] if j in shares else own.validation for j in weights}
+    validation = math.fsum(weight * told[j] for j, weight in weights.items())
     flood = max([own.flood, *(share.flood for share in shares.values())])
-    return Mixture(z, y, objective, flood, pulled)
+    worst = max([own.worst, *(share.validation[1] for share in shares.values())])
+    return Mixture(z, y, objective, validation, flood, worst, pulled)
 
 
 def settle(problem: LocalProblem, state: State, proposal: Proposal, mixed: Mixture, rule: StepRule) -> State:
@@ -308,7 +342,7 @@ def settle(problem: LocalProblem, state: State, proposal: Proposal, mixed: Mixtu
         The objective, or its gradient, is nan or infinite.
     """
     w = mixed.z
-    gradient, value = problem.gradient(w), problem.value(w)
+    gradient, value = problem.estimate(state.n + 1, w, state.w, state.gradient, state.value)
     y = mixed.y + (gradient - state.gradient)
     if not (is_finite(y) and np.isfinite(value)):
         raise SolveError(f"round {state.n}: parameters, objective or gradient are nan or infinite")

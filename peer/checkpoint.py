@@ -65,6 +65,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
         "kept.n": np.array([share.n for share in kept], dtype=np.int64),
         "kept.objective": np.array([share.objective for share in kept], dtype=np.float64),
         "kept.flood": np.array([share.flood for share in kept], dtype=np.float64),
+        "kept.validation": np.array([share.validation for share in kept], dtype=np.float64).reshape(-1, 2),
         "kept.y": np.array([share.y for share in kept], dtype=np.float64),
         "kept.z": np.array([share.z for share in kept], dtype=np.float64),
     }
@@ -89,9 +90,10 @@ def load(path: Path, run_id: str, digest: str, me: PeerId) -> Checkpoint:
             vectors={name[7:]: array for name, array in found.items() if name.startswith("vector.")},
             scalars={name[7:]: _scalar(array) for name, array in found.items() if name.startswith("scalar.")},
             kept=tuple(
-                Share(me, int(n), 0, float(objective), y, z, float(flood))
-                for n, objective, y, z, flood in zip(
-                    *(found[f"kept.{part}"] for part in ("n", "objective", "y", "z", "flood")), strict=True
+                Share(me, int(n), 0, float(objective), y, z, float(flood), (float(tracked), float(worst)))
+                for n, objective, y, z, flood, (tracked, worst) in zip(
+                    *(found[f"kept.{part}"] for part in ("n", "objective", "y", "z", "flood", "validation")),
+                    strict=True,
                 )
             ),
         )

@@ -24,6 +24,7 @@ from peer.flows import Flows
 from peer.membership import Membership
 from peer.messages import Standing
 from peer.optim import blocks
+from peer.optim.batches import Batches
 from peer.optim.blocks import Each, in_turn
 from peer.optim.losses import Huber, Loss, Squared, Weighted, cross_entropy, squared_hinge
 from peer.optim.models import MLP
@@ -254,7 +255,7 @@ def problem_of(experiment: Experiment, model: MLP, shard: Shard, n_samples_total
     data = Data(model, shard.x, loss_of(experiment, shard, model.n_outputs), weight)
     regularizer, surrogate = regularizer_of(experiment, model), surrogate_of(experiment, experiment.peers)
     tolerance, inexactness = experiment.surrogate.tolerance, experiment.surrogate.inexactness
-    return Problem(data, regularizer, surrogate, tolerance, blocks_of(experiment, model), each, inexactness)
+    return Problem(data, regularizer, surrogate, tolerance, blocks_of(experiment, model), each, inexactness=inexactness)
 
 
 def regularizer_of(experiment: Experiment, model: MLP) -> Regularizer:
@@ -279,10 +280,30 @@ def regularizer_of(experiment: Experiment, model: MLP) -> Regularizer:
     return Boxed(regularizer, lower, upper)
 
 
+def batches_of(
+    experiment: Experiment, me: PeerId, n_samples: int, n_samples_total: int, n_agents: int
+) -> Batches | None:
+    """Samples of each round of an agent that has m of them; None: all, also where it has no more than one batch.
+
+    A full pass is made by all in the same rounds, for in rounds all wait for the slowest. Where the experiment does not
+    say in which: one for each pass in batches, M/(I b) rounds. The estimates cost 2 b gradients a round, and the full
+    passes then half of that again. With b the root of m it is the period that is best for one agent alone by the theory
+    of a like estimator (C. Fang et al., "SPIDER: Near-optimal non-convex optimization via stochastic path-integrated
+    differential estimator", 2018).
+    """
+    b, refresh = experiment.surrogate.batch, experiment.surrogate.refresh
+    if not 0 < b < n_samples:
+        return None
+    return Batches(experiment.seed, me, n_samples, b, refresh or -(-n_samples_total // (n_agents * b)))
+
+
 def reweighted(experiment: Experiment, problem: Problem, n_samples_total: int, n_agents: int) -> Problem:
     """The same g_i, and its surrogate, among other members: M and I have changed."""
-    weight = 1.0 / n_samples_total if experiment.objective.scale == "mean" else 1.0
-    return replace(problem, data=replace(problem.data, weight=weight), surrogate=surrogate_of(experiment, n_agents))
+    weight, batches = 1.0 / n_samples_total if experiment.objective.scale == "mean" else 1.0, problem.batches
+    if batches is not None:
+        batches = batches_of(experiment, batches.agent, batches.n_samples, n_samples_total, n_agents)
+    data, surrogate = replace(problem.data, weight=weight), surrogate_of(experiment, n_agents)
+    return replace(problem, data=data, surrogate=surrogate, batches=batches)
 
 
 def surrogate_of(experiment: Experiment, n_agents: int) -> Surrogate:
@@ -604,6 +625,7 @@ def rehearse(experiment: Experiment) -> Facts:
                 "data.path", f"{shard.path}: expected widths {models[0].widths}, found {models[-1].widths}"
             )
         problem = problem_of(experiment, models[0], shard, sum(n_samples))
+        held_out_of(experiment, models[0], shard, sum(n_samples))
         initial.vector(models[0], experiment.seed, problem.regularizer)
     if experiment.data.test_path:
         test = shards.read(Path(experiment.data.test_path), "data.test_path")
@@ -611,15 +633,32 @@ def rehearse(experiment: Experiment) -> Facts:
     return Facts(n_samples, models[0].widths, models[0].layout.size)
 
 
-def shard_of(experiment: Experiment, peer: PeerId) -> Shard:
-    """A peer's samples.
+def shard_of(experiment: Experiment, peer: PeerId, path: Path | None = None) -> Shard:
+    """A peer's samples, those that are held out put aside; from another file than the experiment says, if one is given.
 
     Raises
     ------
     ConfigError
         The file is missing, or cannot be used.
     """
-    return shards.read(shards.path_of(experiment.data.path, peer))
+    shard = shards.read(path or shards.path_of(experiment.data.path, peer))
+    fraction = experiment.data.validation_fraction
+    return shard.split(fraction, experiment.seed, peer) if fraction else shard
+
+
+def held_out_of(experiment: Experiment, model: MLP, shard: Shard, n_samples_total: int) -> Data | None:
+    """What the validation loss of an agent is made of, see `peer.validation`; None where it holds nothing out.
+
+    Raises
+    ------
+    ConfigError
+        The samples do not fit the model.
+    """
+    held_out = shard.held_out
+    if held_out is None:
+        return None
+    weight = shard.n_samples / (n_samples_total * held_out.n_samples)
+    return Data(model, held_out.x, loss_of(experiment, held_out, model.n_outputs), weight)
 
 
 # ---- record --------------------------------------------------------------------------------

@@ -145,8 +145,10 @@ def show_summary(console: Console, summary: Mapping[str, Any], run_dir: Path) ->
 
     if members is not None:
         row("members", ranges(members), "-")
-    if summary.get("stopped") == "tolerance":
-        row("stopped by", "tolerance", "-")
+    if summary.get("stopped", "iterations") != "iterations":
+        row("stopped by", summary["stopped"], "-")
+    if "kept" in summary:
+        row("kept of round", str(summary["kept"]), "-")
     for key in ("objective", "stationarity"):
         mine = "-" if summary[key] is None else f"{summary[key]:.6g}"  # not known where shards are hidden
         row(key, mine, f"{central[key]:.6g}" if central else "")

@@ -96,5 +96,8 @@ def accelerated(before: Mixture, here: Mixture, mixed: Mixture, gamma: float, om
     """
     z = here.z + (omega - 1.0) * (here.z - before.z) + omega * gamma * (mixed.z - here.z)
     y = here.y + (omega - 1.0) * (here.y - before.y) + omega * gamma * (mixed.y - here.y)
-    moved = (omega - 1.0) * (here.objective - before.objective) + omega * gamma * (mixed.objective - here.objective)
-    return Mixture(z, y, here.objective + moved, mixed.flood, mixed.pulled)
+    x, x_before, x_mixed = here.objective, before.objective, mixed.objective
+    objective = x + ((omega - 1.0) * (x - x_before) + omega * gamma * (x_mixed - x))
+    x, x_before, x_mixed = here.validation, before.validation, mixed.validation
+    validation = x + ((omega - 1.0) * (x - x_before) + omega * gamma * (x_mixed - x))
+    return Mixture(z, y, objective, validation, mixed.flood, mixed.worst, mixed.pulled)

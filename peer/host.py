@@ -29,6 +29,7 @@ from peer.journal import Journal, claim, folder_of
 from peer.messages import Message
 from peer.optim.blocks import in_turn
 from peer.optim.models import MLP
+from peer.optim.surrogates import Data
 from peer.problem import Problem
 from peer.transport import Keys, Transport
 from topology import PeerId
@@ -158,6 +159,7 @@ class Host:
         self.form = wire.Format(experiment.run_id, n_ids, 0, experiment.transport.wire_dtype)
         self.changed = asyncio.Event()
         self.drops = Drops()
+        self.held_out: Data | None = None
         self.computing_since_s: float | None = None
         self.began_s = time.monotonic()
         self._opened = ExitStack()
@@ -364,6 +366,10 @@ class Host:
         """
         model = config.model_of(self.experiment, self.shard, n_classes, self.initial)
         problem = config.problem_of(self.experiment, model, self.shard, n_samples_total, self.each)
+        n_samples, n_agents = self.shard.n_samples, self.experiment.peers
+        batches = config.batches_of(self.experiment, self.me, n_samples, n_samples_total, n_agents)
+        problem = replace(problem, batches=batches)
+        self.held_out = config.held_out_of(self.experiment, model, self.shard, n_samples_total)
         self.form = replace(self.form, n_parameters=model.layout.size)
         self.transport.expect(self.form.max_flow_bytes)
         if 8 * model.layout.size >= memory.LARGE_BYTES:

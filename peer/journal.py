@@ -146,6 +146,7 @@ class Round(msgspec.Struct, frozen=True):
     dropped: Mapping[str, int]
     heard: Sequence[int] = ()
     epoch: int = 0
+    validation_estimate: float = 0.0  # where samples are held out
 
 
 def folder_of(run_dir: Path, peer: PeerId) -> Path:

@@ -90,6 +90,9 @@ class Share:
     flood : float
         Largest measure of the last window that agent i has heard of, >= 0, see `peer.stopping`; infinity where
         there is none yet, or the run may not stop early.
+    validation : (float, float)
+        Tracker of the mean validation loss, mixed as y is, and the largest one that agent i has heard of in the open
+        window, see `peer.validation`; 0 where nothing is held out.
     """
 
     sender: PeerId
@@ -99,6 +102,7 @@ class Share:
     y: Vector | None
     z: Vector | None
     flood: float = math.inf
+    validation: tuple[float, float] = (0.0, 0.0)
 
 
 @final

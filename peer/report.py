@@ -71,6 +71,7 @@ class Summary(msgspec.Struct, frozen=True):
     neurons_off: Mapping[str, tuple[int, ...]] = {}
     central: Central | None = None
     stopped: str = "iterations"
+    kept: int | None = None
 
 
 @final
@@ -321,6 +322,10 @@ def _verdict(run: Run) -> tuple[str, str]:
         said = f"{n_peers} finished {found.iterations} {unit} in {found.seconds:.1f} s."
         if found.stopped == "tolerance":
             said += f" They stopped before round {experiment.iterations}, for all agreed to be within the tolerance."
+        if found.stopped == "validation":
+            said += f" They stopped before round {experiment.iterations}, for the validation loss fell no more."
+        if found.kept is not None:
+            said += f" The result is what they had at the start of round {found.kept}."
         if not run.has_rounds:
             said = (
                 f"{n_peers} finished {experiment.iterations} {unit} or more each in {found.seconds:.1f} s.{_moves(run)}"
@@ -445,6 +450,14 @@ def _pictures(run: Run) -> str:
             + " Dotted: central training." * (central is not None)
             + many,
             Curves("objective estimate", estimates, _falls(estimates), central, times, marks, breaks).svg("objective"),
+        ),
+        *(
+            (
+                "Validation",
+                "Loss over the samples that are held out, as each peer estimates it, from the tracked mean." + many,
+                Curves("validation loss", estimates, _falls(estimates), None, times, marks, breaks).svg("validation"),
+            )
+            for estimates in ([run.column("validation_estimate")] if run.experiment.data.validation_fraction else [])
         ),
         (
             "Stationarity",

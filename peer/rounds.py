@@ -153,13 +153,18 @@ class Rounds:
     # ---- own shares ------------------------------------------------------------------------
 
     def offer(
-        self, objective: float, y: Vector | None, z: Vector | None, flood: float = math.inf
+        self,
+        objective: float,
+        y: Vector | None,
+        z: Vector | None,
+        flood: float = math.inf,
+        validation: tuple[float, float] = (0.0, 0.0),
     ) -> list[tuple[PeerId, Share]]:
         """Own share of the current round, or a piece of it: what to send to whom now.
 
         It is kept for neighbors whose connection is down, or breaks.
         """
-        piece = Share(self.me, self.n, self.floor, objective, y, z, flood)
+        piece = Share(self.me, self.n, self.floor, objective, y, z, flood, validation)
         if self.neighbors:
             kept = self._kept.get(self.n, piece)
             self._kept[self.n] = replace(kept, y=kept.y if y is None else y, z=kept.z if z is None else z)

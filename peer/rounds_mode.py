@@ -15,7 +15,7 @@ from typing import Final, final
 
 import numpy as np
 
-from peer import agent, checkpoint, config, gossip, npz, stopping
+from peer import agent, checkpoint, config, gossip, npz, stopping, validation
 from peer.arrays import DTYPES
 from peer.checkpoint import Checkpoint
 from peer.errors import ConfigError, NeighborLeft, NeighborsLate, ProtocolError
@@ -204,6 +204,8 @@ class RoundsLife:
             self.state = agent.State(n=last.n, **last.vectors, **last.scalars)  # type: ignore[arg-type]
         else:
             self.state = await self.host.compute(agent.initial, problem, w, experiment.step.alpha)
+            if self.host.held_out is not None:
+                self.state = await self.host.compute(validation.begun, self.state, self.host.held_out)
         if experiment.run.checkpoint_every:
             checkpoint.save(self.host.checkpoint_path, self.snapshot(self.state))
         npz.save(self.host.initial_path, model.layout.unflatten(w))
@@ -222,16 +224,26 @@ class RoundsLife:
             elif state.n % every == 0 or self.is_through(state):
                 await self.host.compute(self.keep, self.snapshot(state))
                 self.rounds.floor = state.n * self.n_steps
-        npz.save(self.host.folder / "final.npz", model.layout.unflatten(state.w))
-        early = stopping.is_over(state, self.experiment.run.tolerance)
-        self.host.event("done", n=state.n, stopped="tolerance" if early else "iterations")
-        if early:
+        npz.save(self.host.folder / "final.npz", model.layout.unflatten(validation.result(state)))
+        kept = {"kept": state.best_n} if state.kept.size else {}
+        self.host.event("done", n=state.n, stopped=self.stopped(state) or "iterations", **kept)
+        if stopping.is_over(state, self.experiment.run.tolerance):
             all_know = f"nobody measured more than {state.agreed:.3g} in the last window but one"
             self.host.assignment.tell(f"round {state.n}: stops, for {all_know}")
+        elif validation.is_over(state, self.experiment.run.validation_patience):
+            no_better = f"the validation loss of round {state.best_n} was the least, up to {state.waited} rounds later"
+            self.host.assignment.tell(f"round {state.n}: stops, for {no_better}")
+
+    def stopped(self, state: agent.State) -> str:
+        """Why the run stops early before the round of this state; empty where it does not."""
+        run = self.experiment.run
+        if stopping.is_over(state, run.tolerance):
+            return "tolerance"
+        return "validation" if validation.is_over(state, run.validation_patience) else ""
 
     def is_through(self, state: agent.State) -> bool:
         """Whether no round is left to be done: then no neighbor will ever send a share of this one."""
-        return state.n >= self.experiment.iterations or stopping.is_over(state, self.experiment.run.tolerance)
+        return state.n >= self.experiment.iterations or bool(self.stopped(state))
 
     async def part(self) -> None:
         """Say goodbye, and stay until the neighbors, which may still need shares again, have said so too."""
@@ -256,10 +268,11 @@ class RoundsLife:
         rounds.begin()
         ahead = goes_ahead(state.y.nbytes, self.solve_s)
         if ahead:
-            self.say(self.session.offer(state.objective, state.y, None, state.flood))
+            self.say(self.session.offer(state.objective, state.y, None, state.flood, validation.told(state)))
         inner = problem.in_round(state.n, state.alpha, state.way)
         proposal = await self.host.compute(agent.propose, inner, state, experiment.peers)
-        self.say(self.session.offer(state.objective, None if ahead else state.y, proposal.z, state.flood))
+        y, told = None if ahead else state.y, validation.told(state)
+        self.say(self.session.offer(state.objective, y, proposal.z, state.flood, told))
         self.solve_s = time.monotonic() - began
         course, following, waited_s = gossip.begun(state, proposal), None, 0.0
         neighbors = set(rounds.neighbors)
@@ -272,7 +285,7 @@ class RoundsLife:
             rounds.begin()
             neighbors.update(rounds.neighbors)
             here = course.here
-            self.say(self.session.offer(here.objective, here.y, here.z, here.flood))
+            self.say(self.session.offer(here.objective, here.y, here.z, here.flood, validation.told(here)))
         self.host.journal.round(
             iteration=state.n,
             time_s=time.monotonic() - self.host.began_s,
@@ -290,9 +303,16 @@ class RoundsLife:
             bytes_sent=self.host.transport.bytes_sent - sent,
             bytes_received=self.host.transport.bytes_received - received,
             neighbors=sorted(neighbors),
+            **self.validated(state),
             **self.host.drops.numbers,
         )
         return following
+
+    def validated(self, state: agent.State) -> dict[str, float]:
+        """What a line of metrics says of the validation loss; nothing where no samples are held out."""
+        if self.host.held_out is None:
+            return {}
+        return {"validation_local": state.held, "validation_estimate": self.experiment.peers * state.validation}
 
     async def exchange(self, problem: Problem, course: Course) -> tuple[Course, agent.State | None, float]:
         """A round after one more exchange; the state after it, if it was the last; and seconds waited for neighbors."""
@@ -328,12 +348,15 @@ class RoundsLife:
         if after.k < self.n_steps:
             return after, None
         following = agent.settle(problem, state, course.proposal, after.here, config.step_of(experiment))
-        if not watches:
-            return after, following
-        measured = stopping.measure(problem, state, following, after.apart, n_agents)
-        schedule, flood = ground.schedule, after.here.flood
-        n_rounds, n_steps = experiment.iterations, self.n_steps
-        return after, stopping.watched(state, following, measured, flood, schedule, n_rounds, n_steps)
+        schedule, n_rounds = ground.schedule, experiment.iterations
+        if watches:
+            measured, flood = stopping.measure(problem, state, following, after.apart, n_agents), after.here.flood
+            following = stopping.watched(state, following, measured, flood, schedule, n_rounds, self.n_steps)
+        if self.host.held_out is not None:
+            following = validation.tracked(state, following, after.here, self.host.held_out)
+        if experiment.run.validation_patience:
+            following = validation.watched(state, following, after.here, schedule, n_rounds, self.n_steps)
+        return after, following
 
     async def wait_for_neighbors(self) -> None:
         """Wait until the shares of all neighbors of the exchange are here, or one is late."""

@@ -117,9 +117,16 @@ class Session:
         self.roster.began = True
         return [*self.spread(), *self._owed()]
 
-    def offer(self, objective: float, y: Vector | None, z: Vector | None, flood: float = math.inf) -> Outgoing:
+    def offer(
+        self,
+        objective: float,
+        y: Vector | None,
+        z: Vector | None,
+        flood: float = math.inf,
+        validation: tuple[float, float] = (0.0, 0.0),
+    ) -> Outgoing:
         """The own share of the current round, or a piece of it."""
-        return self.rounds.offer(objective, y, z, flood)
+        return self.rounds.offer(objective, y, z, flood, validation)
 
     def part(self, reason: str) -> Outgoing:
         """Say goodbye: the run is complete, or, with a reason, given up."""

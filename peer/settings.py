@@ -30,6 +30,7 @@ class Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dirichlet_alpha: float = 0.5  # strongly unequal, as in Hsu, Qi & Brown 2019
     test_fraction: float = 0.25  # scikit-learn's default
     standardize: bool = True
+    validation_fraction: float = 0.0  # of each peer's own samples, not trained on; 0: none
 
 
 class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -65,6 +66,8 @@ class Surrogate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cores: int = 1  # threads that solve blocks; their number changes no bit
     tolerance: float = 1e-8
     inexactness: float = 0.0  # in rounds: c of `Problem.in_round`; 0: every solve goes to `tolerance`
+    batch: int = 0  # samples a round; 0: all, exact, the paper's
+    refresh: int = 0  # with a batch, rounds between full passes; 0: as many as a pass in batches has, see config
 
 
 class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -96,6 +99,7 @@ class Run(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     mode: str = "rounds"
     checkpoint_every: int = 10
     tolerance: float = 0.0  # mode "rounds": stop early, see `peer.stopping`; 0: never
+    validation_patience: int = 0  # rounds without a better validation loss until all stop; 0: never
     patience_s: float = 60.0
     departure_s: float = 30.0  # mode "async": without progress for so long, a member counts as gone
     id: str = ""  # what tells runs of one experiment apart; empty: its name
@@ -208,6 +212,7 @@ RANGES: Final[Mapping[str, tuple[float, float, str]]] = {
     "iterations": (1, 2**31, "an integer >= 1"),
     "data.dirichlet_alpha": (1e-6, 1e6, "a number > 0"),
     "data.test_fraction": (0.0, 0.9, "0 to 0.9"),
+    "data.validation_fraction": (0.0, 0.9, "0 (none) to 0.9"),
     "model.outputs": (0, 2**20, "an integer >= 0"),
     "objective.huber_delta": (5e-324, math.inf, "a number > 0"),
     "objective.strength": (0.0, math.inf, "a number >= 0"),
@@ -217,6 +222,8 @@ RANGES: Final[Mapping[str, tuple[float, float, str]]] = {
     "surrogate.cores": (1, MAX_CORES, f"1 to {MAX_CORES}"),
     "surrogate.tolerance": (1e-15, 1.0, "1e-15 to 1"),
     "surrogate.inexactness": (0.0, math.inf, "a number > 0, or 0 (every solve to surrogate.tolerance)"),
+    "surrogate.batch": (0, 2**31, "a number of samples >= 1, or 0 (all of them)"),
+    "surrogate.refresh": (0, 2**31, "a number of rounds >= 1, or 0 (as many as a pass in batches has)"),
     "step.alpha": (5e-324, 1.0, "0 < alpha <= 1"),
     "step.mu": (0.0, math.inf, "a number >= 0"),
     "topology.probability": (0.0, 1.0, "0 to 1"),
@@ -225,6 +232,7 @@ RANGES: Final[Mapping[str, tuple[float, float, str]]] = {
     "topology.consensus_steps": (1, MAX_CONSENSUS_STEPS, f"1 to {MAX_CONSENSUS_STEPS}"),
     "run.checkpoint_every": (0, MAX_CHECKPOINT_EVERY, f"0 (never) to {MAX_CHECKPOINT_EVERY}"),
     "run.tolerance": (0.0, math.inf, "a number > 0, or 0 (never stop early)"),
+    "run.validation_patience": (0, 2**31, "a number of rounds >= 1, or 0 (never stop early)"),
     "run.patience_s": (1e-3, 1e9, "a number of seconds > 0"),
     "run.departure_s": (1e-3, 1e9, "a number of seconds > 0"),
     "robustness.clip_w": (0.0, math.inf, "a radius > 0, or 0 (no clipping)"),
@@ -406,6 +414,11 @@ def _check_together(experiment: Experiment) -> None:
         raise ConfigError("step.mu", f"expected 0 <= mu < 1/alpha for diminishing steps, found {step.mu}")
     if step.rule == "constant" and step.mu != 0.0:
         raise ConfigError("step.mu", f'expected 0 with rule = "constant", found {step.mu}')
+    if experiment.surrogate.refresh and not experiment.surrogate.batch:
+        every = experiment.surrogate.refresh
+        raise ConfigError(
+            "surrogate.refresh", f"expected 0 where each round takes all samples, batch = 0; found {every}"
+        )
     _check_penalty(experiment)
     _check_clipping(experiment)
     if experiment.run.tolerance and experiment.run.mode != "rounds":
@@ -418,6 +431,7 @@ def _check_together(experiment: Experiment) -> None:
         raise ConfigError(
             "surrogate.inexactness", f'expected 0 with mode = "{mode}", which has no schedule of rounds; found {found}'
         )
+    _check_validation(experiment)
     if experiment.topology.schedule == "file" and not experiment.topology.path:
         raise ConfigError("topology.path", 'expected a file for schedule = "file", found none')
     if experiment.topology.directed and experiment.run.mode != "async":
@@ -432,6 +446,20 @@ def _check_together(experiment: Experiment) -> None:
         split_address(address, "transport.addresses")
     if transport.bind:
         split_address(transport.bind, "transport.bind")
+
+
+def _check_validation(experiment: Experiment) -> None:
+    fraction, patience = experiment.data.validation_fraction, experiment.run.validation_patience
+    if patience and not fraction:
+        problem = "expected 0 where no samples are held out, data.validation_fraction = 0"
+        raise ConfigError("run.validation_patience", f"{problem}; found {patience}")
+    key, mode = "data.validation_fraction", experiment.run.mode
+    if fraction and mode != "rounds":
+        raise ConfigError(
+            key, f'expected 0 with mode = "{mode}", for only rounds track a validation loss; found {fraction}'
+        )
+    if fraction and experiment.robustness.clip_w:
+        raise ConfigError(key, f"expected 0 with [robustness], for validation losses are not clipped; found {fraction}")
 
 
 def _check_penalty(experiment: Experiment) -> None:

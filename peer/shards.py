@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from peer import npz
 from peer.arrays import Labels, Matrix, Vector
 from peer.errors import ConfigError
+from peer.optim.batches import order
 from peer.wire import MAX_CLASSES
 
 
@@ -35,6 +37,8 @@ class Shard:
         What a loss of real targets takes as the target of each class, (n_classes, q).
     weights : Vector or None
         How much the loss of each sample counts, >= 0, (m,); None: 1 each.
+    held_out : Shard or None
+        Samples of the same file that are not trained on.
     """
 
     path: Path
@@ -43,6 +47,7 @@ class Shard:
     labels: Labels | None
     codes: Matrix | None
     weights: Vector | None
+    held_out: Shard | None = None
 
     @property
     def n_samples(self) -> int:
@@ -51,8 +56,37 @@ class Shard:
 
     @property
     def n_classes(self) -> int:
-        """Largest label plus one, or 0 where there are none."""
-        return 0 if self.labels is None else int(self.labels.max()) + 1
+        """Largest label plus one, of those held out, too; 0 where there are none."""
+        held_out = 0 if self.held_out is None else self.held_out.n_classes
+        return max(held_out, 0 if self.labels is None else int(self.labels.max()) + 1)
+
+    def taken(self, rows: NDArray[np.intp]) -> Shard:
+        """These samples alone."""
+        return replace(
+            self,
+            x=self.x[rows],
+            targets=None if self.targets is None else self.targets[rows],
+            labels=None if self.labels is None else self.labels[rows],
+            weights=None if self.weights is None else self.weights[rows],
+        )
+
+    def split(self, fraction: float, seed: int, peer: int) -> Shard:
+        """The samples that are trained on, with the others as `held_out`: a part of all, at least one, never all.
+
+        Which they are depends on seed, peer and m alone, see `peer.optim.batches`; both parts keep the file's order.
+
+        Raises
+        ------
+        ConfigError
+            There are too few samples.
+        """
+        m = self.n_samples
+        if m < 2:
+            raise ConfigError("data.validation_fraction", f"{self.path}: expected 2 samples or more, found {m}")
+        n_held = min(max(1, math.floor(fraction * m + 0.5)), m - 1)
+        rows = order(f"{seed}:{peer}:held out", m)
+        held_out = self.taken(np.sort(rows[:n_held]))
+        return replace(self.taken(np.sort(rows[n_held:])), held_out=held_out)
 
 
 def path_of(pattern: str, peer: int) -> Path:

@@ -44,6 +44,10 @@ What it means. Let all measures of a window of D rounds be <= e, and tensors on 
 These are bounds for the worst case; near a solution the residual at the mean of all is e or less. They hold in the last
 window but one: what is measured in the last, in which e floods, nobody knows of all others when it ends.
 
+With batches (9) holds for the estimates of the gradients, see `peer.problem`, and 2 and 3 speak of these. Each is off
+by no more than (L + L_B) times how far its agent has moved since the last full pass, with L and L_B the largest
+curvatures of g_i and of the (m/b) g_B: with steps of at most e, by `refresh` (L + L_B) e, up to the root of p.
+
 A neighbor that lies can keep a run from stopping early, and one that tells different floods to different neighbors can
 make them stop at different rounds: those that go on then end for want of their neighbors. Clipping does not help there.
 Source: max-consensus along the schedule; the README's section on stopping early says what was measured.
@@ -150,13 +154,18 @@ def watched(
     n_steps : int
         Exchanges K of a round.
     """
-    closes = state.closes
-    if closes <= state.n:  # a window begins in this round
-        closes = window_end(schedule, state.n, n_rounds, n_steps) or n_rounds + 1
+    closes = closing(state, schedule, n_rounds, n_steps)
     peak = max(state.peak, measured)
     if following.n < closes:
         return replace(following, closes=closes, peak=peak, flood=flood, agreed=state.agreed)
     return replace(following, closes=closes, peak=0.0, flood=peak, agreed=flood)
+
+
+def closing(state: State, schedule: Schedule, n_rounds: int, n_steps: int) -> int:
+    """Round at whose beginning the window closes that is open in the round of this state; never: n_rounds + 1."""
+    if state.closes > state.n:
+        return state.closes
+    return window_end(schedule, state.n, n_rounds, n_steps) or n_rounds + 1  # one begins in this round
 
 
 def is_over(state: State, tolerance: float) -> bool:

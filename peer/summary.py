@@ -13,12 +13,13 @@ from typing import Any, Final, final
 import numpy as np
 from numpy.typing import NDArray
 
-from peer import central, config, journal, npz, settings, shards
+from peer import central, config, journal, npz, settings, shards, validation
 from peer.arrays import Labels, Matrix, Vector
 from peer.errors import ConfigError
 from peer.journal import Epoch, Round
 from peer.optim.models import MLP
 from peer.optim.regularizers import GroupL2, Regularizer
+from peer.optim.surrogates import Data
 from peer.problem import Problem
 from peer.settings import Experiment
 from peer.shards import Shard
@@ -48,6 +49,8 @@ class World:
         Held-out samples.
     members : tuple of int
         The peers whose shards are meant, ascending.
+    held_out : tuple of Data
+        What each of these does not train on, if it holds something out; in the order of `problems`.
     """
 
     experiment: Experiment
@@ -56,6 +59,7 @@ class World:
     problems: Mapping[PeerId, Problem]
     test: Shard | None
     members: tuple[PeerId, ...]
+    held_out: tuple[Data, ...] = ()
 
     @classmethod
     def of(cls, experiment: Experiment, run_dir: Path, model: MLP, epoch: Epoch | None = None) -> World:
@@ -78,14 +82,16 @@ class World:
         """
         members = tuple(range(experiment.peers)) if epoch is None else epoch.members
         places = {peer: _shard_path(experiment, run_dir, peer) for peer in members}
-        found = {peer: shards.read(path) for peer, path in places.items() if path is not None}
+        found = {peer: config.shard_of(experiment, peer, path) for peer, path in places.items() if path is not None}
         total = sum(shard.n_samples for shard in found.values())
         if len(found) < len(members) and found and experiment.objective.scale == "mean":
             total = _total_samples(run_dir, experiment.peers, epoch)
         problems = {peer: config.problem_of(experiment, model, shard, total) for peer, shard in found.items()}
+        parts = (config.held_out_of(experiment, model, shard, total) for shard in found.values())
+        held_out = tuple(part for part in parts if part is not None)
         path = _seen(experiment.data.test_path, run_dir / "shards" / "test.npz")
         test = shards.read(path, "data.test_path") if path is not None else None
-        return cls(experiment, model, config.regularizer_of(experiment, model), problems, test, members)
+        return cls(experiment, model, config.regularizer_of(experiment, model), problems, test, members, held_out)
 
     @property
     def whole(self) -> bool:
@@ -95,6 +101,10 @@ class World:
     def value(self, w: Vector) -> float:
         """G(w), over the shards that can be seen."""
         return sum(problem.value(w) for problem in self.problems.values())
+
+    def validation(self, w: Vector) -> float:
+        """Sum of V_i(w), see `peer.validation`, over the shards that can be seen."""
+        return sum(validation.loss(part, w, self.experiment.iterations) for part in self.held_out)
 
     def objective(self, w: Vector) -> float:
         """U(w), (1), over the shards that can be seen."""
@@ -195,10 +205,11 @@ def of_run(
         rows = [{**row, "wakings": len(rounds[row["peer"]])} for row in rows]
     if seconds is None:
         seconds = _seconds(run_dir, rounds)
-    n_done, stopped = experiment.iterations, {}
+    n_done, stopped = experiment.iterations, dict[str, Any]()
     if epoch is None:
         done = _done(run_dir, members)
         n_done, stopped = done.get("n", n_done), {"stopped": done.get("stopped", "iterations")}
+        stopped |= {key: done[key] for key in ("kept",) if key in done}
     summary: dict[str, Any] = {
         "name": experiment.name,
         "peers": len(members),
@@ -215,6 +226,8 @@ def of_run(
         "bytes": sum(line.bytes_sent for lines in rounds.values() for line in lines),
         "per_peer": rows,
     }
+    if world.whole and world.held_out:
+        summary["validation"] = world.validation(mean)
     if world.whole and isinstance(world.regularizer, GroupL2):
         summary["neurons_off"] = world.neurons_off(mean)
     if epoch is not None:

@@ -117,6 +117,7 @@ def encode(message: Message, form: Format) -> list[Frame]:
     if isinstance(message, Share):
         tensors = {part: vector for part in PARTS if (vector := getattr(message, part)) is not None}
         header |= {"kind": "share", "n": message.n, "floor": message.floor, "objective": message.objective}
+        header |= {"validation": message.validation}
         header |= {"flood": message.flood, "dtype": form.dtype, "parts": list(tensors)}
         return [msgpack.packb(header), *(_raw(vector, form.dtype) for vector in tensors.values())]
     if isinstance(message, Flow):
@@ -215,13 +216,16 @@ def _share(fields: _Fields, sender: int, tensors: Sequence[Frame], form: Format)
     flood = fields.get("flood", NUMBER)
     if not isinstance(flood, float) or not flood >= 0.0:  # nan is neither more nor less; infinity is a number here
         raise WireError("nonfinite", "flood: expected a number >= 0", sender, n)
+    validation = fields.get("validation", PAIR)
+    if validation is None or not all(isinstance(number, float) and np.isfinite(number) for number in validation):
+        raise WireError("nonfinite", "validation: expected two finite numbers", sender, n)
     fields.dtype(form, sender, n)
     parts = fields.get("parts", WORDS)
     if parts not in (["y"], ["z"], ["y", "z"]) or len(tensors) != len(parts):
         raise WireError("frames", f"expected a tensor for each of {shown(parts)}, found {len(tensors)}", sender, n)
     p = form.n_parameters
     vectors = {part: _tensor(tensor, p, form, sender, n) for part, tensor in zip(parts, tensors, strict=True)}
-    return Share(sender, n, floor, objective, vectors.get("y"), vectors.get("z"), flood)
+    return Share(sender, n, floor, objective, vectors.get("y"), vectors.get("z"), flood, validation)
 
 
 def _flow(fields: _Fields, sender: int, tensors: Sequence[Frame], form: Format) -> Flow:
@@ -310,6 +314,7 @@ def _is_line(text: str) -> bool:
 HEADER: Final = msgspec.msgpack.Decoder(dict[str, msgspec.Raw])
 INTEGER: Final = msgspec.msgpack.Decoder(int)
 NUMBER: Final = msgspec.msgpack.Decoder(int | float)
+PAIR: Final = msgspec.msgpack.Decoder(tuple[int | float, int | float])
 TEXT: Final = msgspec.msgpack.Decoder(str)
 WORDS: Final = msgspec.msgpack.Decoder(list[str])
 STAMP: Final = msgspec.msgpack.Decoder(tuple[int, int])

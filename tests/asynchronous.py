@@ -41,7 +41,7 @@ from peer.optim.surrogates import Data, Full, Partial, Surrogate
 from peer.problem import Problem
 from tests import reference
 from tests.network import RUN_ID, Network, Weather, weather
-from tests.simulated import HALVED, Clock, Outcome, Tell, replayable, silent
+from tests.simulated import HALVED, Clock, Outcome, Tell, batched, replayable, silent, sizes_of
 from topology import PeerId
 from topology.outlets import Outlets
 
@@ -166,6 +166,7 @@ class Scenario:
         deeds = ", ".join(f"{deed.kind} of {deed.who} at {deed.at:.1f}" for deed in self.deeds)
         length = f"{self.n_wakings} wakings" if self.is_short else "to the optimum"
         pace = f"{length}, compute {self.compute}, slow {self.slow}, alpha {self.alpha:.3g}"
+        pace += f", batches {sizes_of(self.problems)}"
         return f"{self.n_agents} peers, {kinds}, {pace}, {self.outlets}, {deeds or 'all stay'}, {self.weather}"
 
 
@@ -199,6 +200,7 @@ def scenario(seed: int, is_short: bool = False) -> Scenario:
     )
     few = rng.choice((10, 30, 100)) if rng.random() < 0.15 else 20
     problems = _problems(n_ever, unfinished.left, rng, numbers)
+    problems = batched(problems, seed, random.Random(f"batches of {seed}"))
     p = problems[0].data.model.layout.size
     return replace(
         unfinished,

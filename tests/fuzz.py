@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import math
 import os
 import random
 import signal
@@ -120,9 +121,9 @@ class Author:
     def share(self, sender: PeerId, n: int) -> Share:
         """A share of about round n."""
         y, z = (self.vector(P) if self.chance.random() < 0.8 else None for _ in range(2))
-        return Share(
-            sender, self.near(n), self.near(n), self.chance.uniform(-1, 1), y, self.vector(P) if y is None else z
-        )
+        objective, validation = self.chance.uniform(-1, 1), (self.chance.uniform(0, 2), self.chance.uniform(0, 2))
+        z = self.vector(P) if y is None else z
+        return Share(sender, self.near(n), self.near(n), objective, y, z, math.inf, validation)
 
     def flow(self, sender: PeerId, n: int) -> Flow:
         """A flow of an epoch like n."""

@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from peer import agent
+from peer import agent, validation
 from peer.agent import Clipping, Mixture, Proposal, State
 from peer.arrays import Matrix, Vector, rounded
 from peer.gossip import begun, taken
@@ -181,4 +181,6 @@ def share_of(i: int, state: State, proposal: Proposal, wire_dtype: np.dtype[Any]
 def told(i: int, own: Mixture, n: int, wire_dtype: np.dtype[Any]) -> Share:
     """What the neighbors of agent i get in exchange n, rounded as the wire rounds."""
     y, z = rounded(own.y, wire_dtype), rounded(own.z, wire_dtype)
-    return Share(sender=i, n=n, floor=n, objective=own.objective, y=y, z=z, flood=own.flood)
+    return Share(
+        sender=i, n=n, floor=n, objective=own.objective, y=y, z=z, flood=own.flood, validation=validation.told(own)
+    )

@@ -161,6 +161,15 @@ def loss_repeats(loss: Loss, a: Matrix, b: Matrix) -> None:
     assert abs(twice.value(both) - value) <= ROUNDING * (1.0 + abs(value))
 
 
+def loss_takes(loss: Loss, outputs: Matrix, rows: NDArray[np.intp]) -> None:
+    """Some samples alone, in any order and any number of times, have the losses, slopes and curvature that they had."""
+    taken, there = loss.taken(rows), outputs[rows]
+    np.testing.assert_array_equal(taken.each(there), loss.each(outputs)[rows])
+    np.testing.assert_array_equal(taken.gradient(there), loss.gradient(outputs)[rows])
+    np.testing.assert_array_equal(taken.curvature_root(there), loss.curvature_root(outputs)[rows])
+    assert (taken.quadratic, taken.constant_curvature) == (loss.quadratic, loss.constant_curvature)
+
+
 def on_one_piece(loss: Loss, a: Matrix, b: Matrix) -> bool:
     """Whether no sample's gradient has a kink between a and b, which are near to each other."""
     plain = loss.loss if isinstance(loss, Weighted) else loss

@@ -6,6 +6,7 @@ gradients, all agents at once. Equation numbers as in the README.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -49,6 +50,8 @@ class Setting:
     `sample_weights` holds the weights of each agent's samples; it is empty where all are 1.
     `weights` is metropolis, max-degree or lazy-metropolis.
     `steps` exchanges are a round, each with the next links; `consensus` is plain or chebyshev.
+    `batch` is how many samples a round takes, 0 for all, `refresh` how many rounds lie between two full passes, and
+    `seed` what the choice depends on.
     """
 
     shards: Sequence[tuple[Array, Array]]
@@ -76,10 +79,16 @@ class Setting:
     weights: str = "metropolis"
     steps: int = 1
     consensus: str = "plain"
+    batch: int = 0
+    refresh: int = 1
+    seed: int = 0
 
 
 def run(setting: Setting, w0: Array, n_rounds: int) -> tuple[Array, Array, Array]:
-    """W, Y and the gradients of all agents at the start of rounds 0..n_rounds, each (n_rounds + 1, I, p)."""
+    """W, Y and the gradients, or their estimates, of all agents at the start of rounds 0..n_rounds.
+
+    Each is (n_rounds + 1, I, p).
+    """
     n_agents = len(setting.shards)
     W = np.array(np.broadcast_to(w0, (n_agents, np.shape(w0)[-1])))
     G = gradients(setting, W)
@@ -89,7 +98,8 @@ def run(setting: Setting, w0: Array, n_rounds: int) -> tuple[Array, Array, Array
     for n in range(n_rounds):
         exchanges = range(n * setting.steps, (n + 1) * setting.steps)
         Cs = [mixing(setting.weights, n_agents, setting.edges[e % len(setting.edges)]) for e in exchanges]
-        W_tilde = np.stack([best_response(setting, i, W[i], Y[i]) for i in range(n_agents)])  # (4), (5)
+        part, W_last = batch_of(setting, n), W
+        W_tilde = np.stack([best_response(part, i, W[i], Y[i]) for i in range(n_agents)])  # (4), (5)
         Z = W + alpha * (W_tilde - W)  # (6)
         if setting.clip_w:
             for C in Cs:
@@ -97,12 +107,12 @@ def run(setting: Setting, w0: Array, n_rounds: int) -> tuple[Array, Array, Array
                 Z = Z + np.einsum("ij,ijp->ip", C, pulls)
                 F = clip(F + C[:, :, None] * clip(Y[None, :] - Y[:, None], setting.clip_y), setting.clip_y)
                 Y = G + F.sum(axis=1)
-            W, G = Z, gradients(setting, Z)
+            W, G = Z, estimates(setting, n + 1, Z, W_last, G)
             Y = G + F.sum(axis=1)
         else:
             C = polynomial(Cs[0], len(Cs)) if setting.consensus == "chebyshev" else reduce(np.matmul, Cs[::-1])
             W = C @ Z  # (7)
-            G, G_last = gradients(setting, W), G
+            G, G_last = estimates(setting, n + 1, W, W_last, G), G
             Y = C @ Y + G - G_last  # (8)
         alpha = alpha * (1.0 - setting.mu * alpha)  # (10)
         history.append((W, Y, G))
@@ -179,6 +189,41 @@ def gradients(setting: Setting, W: Array) -> Array:
         slope = slopes(setting, i, forward(setting, w, x))
         rows.append(weight(setting) * jacobian(setting, w, x).T @ slope.reshape(-1))
     return np.stack(rows)
+
+
+def estimates(setting: Setting, n: int, W: Array, W_last: Array, G_last: Array) -> Array:
+    """The gradients at W, the start of round n, (I, p); with batches, mostly, by what they were at W_last."""
+    if not setting.batch or n % setting.refresh == 0:
+        return gradients(setting, W)
+    part = batch_of(setting, n)
+    return G_last + gradients(part, W) - gradients(part, W_last)
+
+
+def batch_of(setting: Setting, n: int) -> Setting:
+    """The samples of round n alone, each with m/b of its weight."""
+    if not setting.batch:
+        return setting
+    rows = [drawn(setting, i, n) for i in range(len(setting.shards))]
+    shards = [(x[chosen], y[chosen]) for (x, y), chosen in zip(setting.shards, rows, strict=True)]
+    part = replace(setting, shards=shards)
+    weights = []
+    for i, chosen in enumerate(rows):
+        own = setting.sample_weights[i][chosen] if setting.sample_weights else np.ones(len(chosen))
+        more = len(setting.shards[i][0]) / len(chosen) * weight(setting) / weight(part)
+        weights.append(more * own)
+    return replace(part, sample_weights=weights)
+
+
+def drawn(setting: Setting, i: int, n: int) -> list[int]:
+    """Samples of agent i in round n: places n b to n b + b - 1 of all its passes, one after the other."""
+    m = len(setting.shards[i][0])
+    b = min(setting.batch, m)
+    passes: list[int] = []
+    for k in range((n + 1) * b // m + 1):
+        words = hashlib.shake_128(f"{setting.seed}:{i}:pass {k}".encode()).digest(8 * m)
+        keys = [int.from_bytes(words[8 * row : 8 * row + 8], "little") for row in range(m)]
+        passes += sorted(range(m), key=lambda row: keys[row])
+    return passes[n * b : n * b + b]
 
 
 def best_response(setting: Setting, i: int, w: Array, y: Array) -> Array:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import heapq
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Final, TypeAlias, final
+
+from peer.optim.batches import Batches
+from peer.problem import Problem
 
 Tell: TypeAlias = Callable[[str], None]
 """Takes a line for everything that happens."""
@@ -141,3 +144,17 @@ def replayable(mode: str, seed: int, what: object) -> Iterator[None]:
         problem = str(error) if isinstance(error, AssertionError) else repr(error)
         again = f"replay it by: python -m tests.simulate --mode {mode} --seed {seed}"
         raise AssertionError(f"seed {seed}: {problem}\n{what}\n{again}") from error
+
+
+def batched(problems: Sequence[Problem], seed: int, chance: random.Random) -> tuple[Problem, ...]:
+    """A third of the runs take one sample a round or waking, or two, where agents have more."""
+    size, refresh = chance.choice((0, 0, 0, 0, 1, 2)), chance.randint(1, 5)
+    sizes = [len(problem.data.inputs) for problem in problems]
+    batches = [Batches(seed, i, m, size, refresh) if 0 < size < m else None for i, m in enumerate(sizes)]
+    return tuple(replace(problem, batches=drawn) for problem, drawn in zip(problems, batches, strict=True))
+
+
+def sizes_of(problems: Sequence[Problem]) -> str:
+    """Batches of all agents that have such, in words."""
+    drawn = [problem.batches for problem in problems if problem.batches is not None]
+    return ", ".join(f"{one.size} of {one.n_samples}" for one in drawn) or "none"

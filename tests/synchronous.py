@@ -22,8 +22,8 @@ from typing import Final, TypeAlias, final
 
 import numpy as np
 
-from peer import agent, gossip, stopping, wire
-from peer.arrays import DTYPES, rounded
+from peer import agent, gossip, stopping, validation, wire
+from peer.arrays import DTYPES
 from peer.checkpoint import Checkpoint
 from peer.errors import RemoteError, WireError
 from peer.gossip import Course
@@ -38,12 +38,13 @@ from peer.problem import Problem
 from peer.roster import Roster
 from peer.rounds import MEETINGS, Rounds
 from peer.session import Outgoing, Session
+from tests.instances import told
 from tests.network import RUN_ID, Network, Weather, weather
-from tests.simulated import Clock, Outcome, Tell, replayable, silent
+from tests.simulated import Clock, Outcome, Tell, batched, replayable, silent, sizes_of
 from topology import PeerId, Schedule, graphs
 from topology.gossip import ONCE, Gossip, make, plain
 from topology.graphs import Graph
-from topology.schedules import Matchings, OnePeerExponential, RandomLinks, Replay, Static, union
+from topology.schedules import Matchings, OnePeerExponential, RandomLinks, Replay, Static, union, window_end
 from topology.weights import RULES, Fastest, Weights, metropolis
 
 MODE: Final = "rounds"
@@ -91,6 +92,8 @@ class Scenario:
     radii: tuple[float, float, float] | None = None
     weights: Weights = metropolis
     tolerance: float = 0.0
+    held_out: tuple[Data, ...] = ()
+    patience: int = 0
     gossip: Gossip = ONCE
 
     @property
@@ -110,7 +113,13 @@ class Scenario:
 
     def is_through(self, state: agent.State) -> bool:
         """Whether an agent with this state has no round left to do."""
-        return state.n >= self.n_rounds or stopping.is_over(state, self.tolerance)
+        over = stopping.is_over(state, self.tolerance) or validation.is_over(state, self.patience)
+        return state.n >= self.n_rounds or over
+
+    def begun(self, i: PeerId) -> agent.State:
+        """State of agent i at round 0."""
+        state = agent.initial(self.problems[i], self.initial[i], self.alpha)
+        return validation.begun(state, self.held_out[i]) if self.held_out else state
 
     def graph(self, course: Course) -> Graph:
         """Of the exchange that comes next."""
@@ -130,11 +139,15 @@ class Scenario:
         """State of agent i after the last exchange of a round."""
         state, problem = course.state, self.problems[i]
         following = agent.settle(problem, state, course.proposal, course.here, self.rule)
-        if not self.tolerance:
-            return following
-        measured = stopping.measure(problem, state, following, course.apart, self.n_agents)
-        flood, n_rounds = course.here.flood, self.n_rounds
-        return stopping.watched(state, following, measured, flood, self.schedule, n_rounds, self.n_steps)
+        how_long, mixed = (self.schedule, self.n_rounds), course.here
+        if self.tolerance:
+            measured = stopping.measure(problem, state, following, course.apart, self.n_agents)
+            following = stopping.watched(state, following, measured, mixed.flood, *how_long, self.n_steps)
+        if self.held_out:
+            following = validation.tracked(state, following, mixed, self.held_out[i])
+        if self.patience:
+            following = validation.watched(state, following, mixed, *how_long, self.n_steps)
+        return following
 
     def clipping_of(self, i: PeerId) -> agent.Clipping | None:
         """How far an agent believes its neighbors."""
@@ -148,6 +161,8 @@ class Scenario:
         kinds = ", ".join([*(type(part).__name__ for part in parts), named(self.weights)])
         every = f"checkpoint every {self.every}, y ahead: {self.ahead}, radii {self.radii}, tolerance {self.tolerance}"
         exchanges = f"{self.n_steps} {'plain' if self.gossip.is_plain else 'chebyshev'} exchanges each"
+        every += f", held out {bool(self.held_out)}, patience {self.patience}"
+        every += f", batches {sizes_of(self.problems)}"
         what = f"{self.n_agents} peers, {self.n_rounds} rounds, {exchanges}, {kinds}, {self.dtype}, {every}"
         return f"{what}, compute {self.compute}, slow {self.slow}, crashes {self.crashes}, {self.weather}"
 
@@ -163,6 +178,7 @@ def scenario(seed: int) -> Scenario:
     inexactness = random.Random(f"inexactness of {seed}").choice((0.0, 0.0, 0.1, 10.0))
     places = equal(model.layout.size, n_blocks)
     problems = tuple(replace(problem, blocks=places, inexactness=inexactness) for problem in problems)
+    problems = batched(problems, seed, random.Random(f"batches of {seed}"))
     alpha = rng.choice((0.1, 0.3, 1.0))
     crashes = rng.choice((0, 1, 2, 6)) if every else 0  # without checkpoints there is nothing to resume
     same = numbers.normal(size=model.layout.size) if rng.random() < 0.5 else None
@@ -171,6 +187,7 @@ def scenario(seed: int) -> Scenario:
     weights = _weights(schedule, random.Random(f"weights of {seed}"), clips=radii is not None)
     way = _gossip(schedule, weights, random.Random(f"gossip of {seed}"), clips=radii is not None)
     length = 4.0 * n_rounds * way.n_steps
+    patience = random.Random(f"patience of {seed}").choice((None, None, None, 0, 1, 2, 3)) if radii is None else None
     return Scenario(
         seed=seed,
         schedule=schedule,
@@ -190,7 +207,14 @@ def scenario(seed: int) -> Scenario:
         weights=weights,
         tolerance=random.Random(f"tolerance of {seed}").choice((0.0, 0.0, 1.0, 3.0, 10.0)),
         gossip=way,
+        held_out=() if patience is None else _held_out(problems),
+        patience=patience or 0,
     )
+
+
+def _held_out(problems: Sequence[Problem]) -> tuple[Data, ...]:
+    """Samples that a model of the others has not seen: these with other signs."""
+    return tuple(replace(problem.data, inputs=-problem.data.inputs[:, ::-1]) for problem in problems)
 
 
 def named(weights: Weights) -> str:
@@ -252,7 +276,7 @@ def _sparse(base: Graph, rng: random.Random) -> Graph:
 def without_network(run: Scenario) -> list[list[agent.State]]:
     """States of all agents at the start of each round, and at the end: what every peer must arrive at."""
     dtype = DTYPES[run.dtype]
-    states = [agent.initial(g, w, run.alpha) for g, w in zip(run.problems, run.initial, strict=True)]
+    states = [run.begun(i) for i in range(run.n_agents)]
     history = [states]
     while not run.is_through(states[0]):
         problems = [g.in_round(s.n, s.alpha, s.way) for g, s in zip(run.problems, states, strict=True)]
@@ -260,10 +284,7 @@ def without_network(run: Scenario) -> list[list[agent.State]]:
         courses = [gossip.begun(*pair) for pair in zip(states, proposals, strict=True)]
         for k in range(run.n_steps):
             graph, n = run.graph(courses[0]), states[0].n * run.n_steps + k
-            shares = [
-                Share(i, n, 0, here.objective, rounded(here.y, dtype), rounded(here.z, dtype), here.flood)
-                for i, here in enumerate(course.here for course in courses)
-            ]
+            shares = [told(i, course.here, n, dtype) for i, course in enumerate(courses)]
             courses = [
                 run.taken(i, course, {j: shares[j] for j in graph.neighbors(i)}) for i, course in enumerate(courses)
             ]
@@ -406,10 +427,8 @@ class Peer:
         """The first state."""
         what, last = self.what, self.last
         self.form = replace(self.form, n_parameters=what.initial[self.me].size)
-        if last is not None:
-            state = agent.State(n=last.n, **last.vectors, **last.scalars)  # type: ignore[arg-type]
-        else:
-            state = agent.initial(what.problems[self.me], what.initial[self.me], what.alpha)
+        resumed = None if last is None else agent.State(n=last.n, **last.vectors, **last.scalars)  # type: ignore[arg-type]
+        state = what.begun(self.me) if resumed is None else resumed
         self.run.reached(self.me, state)
         if what.every:
             self.run.write(self.me, self.snapshot(state))
@@ -435,10 +454,14 @@ class Peer:
         rounds.begin()
         self.run.began(self.me, rounds.n)
         if what.ahead:
-            self.say(self.session.offer(state.objective, state.y, None, state.flood))
+            self.say(self.session.offer(state.objective, state.y, None, state.flood, validation.told(state)))
         yield Compute()
         proposal = agent.propose(problem.in_round(state.n, state.alpha, state.way), state, what.n_agents)
-        self.say(self.session.offer(state.objective, None if what.ahead else state.y, proposal.z, state.flood))
+        self.say(
+            self.session.offer(
+                state.objective, None if what.ahead else state.y, proposal.z, state.flood, validation.told(state)
+            )
+        )
         course = gossip.begun(state, proposal)
         while True:
             yield Until(lambda: not rounds.missing)
@@ -450,7 +473,7 @@ class Peer:
             rounds.begin()
             self.run.began(self.me, rounds.n)
             here = course.here
-            self.say(self.session.offer(here.objective, here.y, here.z, here.flood))
+            self.say(self.session.offer(here.objective, here.y, here.z, here.flood, validation.told(here)))
 
     def snapshot(self, state: agent.State) -> Checkpoint:
         """Checkpoint at the start of a round."""
@@ -659,6 +682,8 @@ def check(run: Scenario, result: Run) -> None:
     All end at the same round, also where that is before the last one.
     """
     history = without_network(run)
+    if run.patience:
+        check_kept(run, history)
     last = {i: max(n for j, n in result.history if j == i) for i in range(run.n_agents)}
     assert set(last.values()) == {len(history) - 1}, f"peers end at rounds {last}, not all at {len(history) - 1}"
     for n, expected in enumerate(history):
@@ -675,3 +700,24 @@ def check(run: Scenario, result: Run) -> None:
         # each exchange rounds a few sums of a few numbers of the largest size so far
         limit = 1e-15 * run.n_agents * 8 * (n + 1) * run.gossip.reach * max(largest, 1.0)
         assert off <= limit, f"(9) is broken by {off} in round {n}"
+
+
+def check_kept(run: Scenario, history: Sequence[Sequence[agent.State]]) -> None:
+    """What is kept, and where it ends, are those of all verdicts, worked out for all agents at once."""
+    verdicts: list[tuple[float, int]] = []  # of each window that is over, with the round where it began
+    begin, waited = 0, 0
+    for n, states in enumerate(history):
+        if n > 0 and n == window_end(run.schedule, begin, run.n_rounds, run.n_steps):
+            verdicts.append((max(state.validation for state in history[begin]), begin))
+            begin, waited = n, begin - min(verdicts)[1]
+        best, best_n = min(verdicts, default=(np.inf, 0))
+        for i, state in enumerate(states):
+            assert (state.best, state.best_n, state.waited) == (best, best_n, waited), f"agent {i}, round {n}"
+            wanted = history[best_n][i].w if verdicts else state.w
+            assert np.array_equal(validation.result(state), wanted), f"agent {i}, round {n}"
+        losses = sum(state.held for state in states)
+        assert abs(sum(state.validation for state in states) - losses) <= 1e-13 * (n + 1) * max(1.0, losses)
+        assert run.n_agents * max(state.validation for state in states) >= losses * (1.0 - 1e-12)
+        assert waited < run.patience or n == len(history) - 1, f"it goes on after round {n}"
+    early = len(history) <= run.n_rounds
+    assert not early or waited >= run.patience or stopping.is_over(history[-1][0], run.tolerance)

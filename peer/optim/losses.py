@@ -47,6 +47,9 @@ class Loss(Protocol):
     def repeated(self, n: int) -> Loss:
         """The loss of n*m outputs, n times those of the m samples one after the other."""
 
+    def taken(self, rows: NDArray[np.intp]) -> Loss:
+        """The loss of the outputs of these samples alone, in this order."""
+
 
 @final
 @dataclass(frozen=True, eq=False)
@@ -89,6 +92,10 @@ class Squared:
     def repeated(self, n: int) -> Squared:
         """The same targets n times."""
         return Squared(np.tile(self.targets, (n, 1)))
+
+    def taken(self, rows: NDArray[np.intp]) -> Squared:
+        """The targets of these samples."""
+        return Squared(self.targets[rows])
 
 
 @final
@@ -134,6 +141,10 @@ class Logistic:
     def repeated(self, n: int) -> Logistic:
         """The same labels n times."""
         return Logistic(np.tile(self.labels, n))
+
+    def taken(self, rows: NDArray[np.intp]) -> Logistic:
+        """The labels of these samples."""
+        return Logistic(self.labels[rows])
 
 
 def _probability_of_one(outputs: Matrix) -> Matrix:
@@ -192,6 +203,10 @@ class Softmax:
     def repeated(self, n: int) -> Softmax:
         """The same labels n times."""
         return Softmax(np.tile(self.labels, n))
+
+    def taken(self, rows: NDArray[np.intp]) -> Softmax:
+        """The labels of these samples."""
+        return Softmax(self.labels[rows])
 
 
 def _probabilities(outputs: Matrix) -> Matrix:
@@ -255,6 +270,10 @@ class Huber:
         """The same targets n times."""
         return Huber(np.tile(self.targets, (n, 1)), self.delta)
 
+    def taken(self, rows: NDArray[np.intp]) -> Huber:
+        """The targets of these samples."""
+        return Huber(self.targets[rows], self.delta)
+
 
 @final
 @dataclass(frozen=True, eq=False)
@@ -303,6 +322,10 @@ class SquaredHinge:
     def repeated(self, n: int) -> SquaredHinge:
         """The same signs n times."""
         return SquaredHinge(np.tile(self.signs, (n, 1)))
+
+    def taken(self, rows: NDArray[np.intp]) -> SquaredHinge:
+        """The signs of these samples."""
+        return SquaredHinge(self.signs[rows])
 
 
 def _diagonal(entries: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -363,3 +386,7 @@ class Weighted:
     def repeated(self, n: int) -> Weighted:
         """The same samples n times, with the same weights."""
         return Weighted(self.loss.repeated(n), np.tile(self.weights, n))
+
+    def taken(self, rows: NDArray[np.intp]) -> Weighted:
+        """These samples with their weights."""
+        return Weighted(self.loss.taken(rows), self.weights[rows])

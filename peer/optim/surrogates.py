@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias, final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from peer.arrays import Matrix, Vector, largest
 from peer.optim.losses import Loss
@@ -181,6 +182,11 @@ class Data:
         """Grad g_i(w), (p,)."""
         here = self.at(w)
         return self.weight * here.vjp(self.loss.gradient(here.outputs))
+
+    def drawn(self, rows: NDArray[np.intp]) -> Data:
+        """The b samples of these rows in the place of all m, and m/b as much of each: g_i, if all were alike."""
+        weight = self.weight * (len(self.inputs) / len(rows))
+        return Data(self.model, self.inputs[rows], self.loss.taken(rows), weight)
 
 
 @final

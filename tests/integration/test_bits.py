@@ -11,6 +11,10 @@ from threadpoolctl import threadpool_limits
 
 from peer import config, settings
 from peer.agent import Clipping
+from peer.optim.models import MLP
+from peer.problem import Problem
+from peer.settings import Experiment
+from peer.shards import Shard
 from tests import synchronous
 from tests.integration.lab import Lab, flat, metrics
 
@@ -49,6 +53,7 @@ CASES: dict[str, dict[str, Any]] = {
         "objective": {"loss": "cross_entropy", "regularizer": "l1", "strength": 0.01},
         "surrogate": {"inexactness": 1.0},
     },
+    "batches": {"objective": {"loss": "cross_entropy"}, "surrogate": {"batch": 4, "tau": 3.0}},
     "stopped early": {"objective": {"loss": "cross_entropy"}, "run": {"tolerance": 0.3}},
 }
 
@@ -79,7 +84,7 @@ def test_sockets_and_simulation_agree_to_the_last_bit(lab: Lab, case: dict[str, 
                 schedule=config.schedule_of(found),
                 n_rounds=ROUNDS,
                 dtype=found.transport.wire_dtype,
-                problems=tuple(config.problem_of(found, model, shard, total) for shard in shards),
+                problems=tuple(_problem(found, model, shard, peer, total) for peer, shard in enumerate(shards)),
                 initial=(w,) * PEERS,
                 alpha=found.step.alpha,
                 rule=config.step_of(found),
@@ -96,6 +101,11 @@ def test_sockets_and_simulation_agree_to_the_last_bit(lab: Lab, case: dict[str, 
         for peer in range(PEERS):
             assert len(metrics(run_dir, peer)) == last
             assert np.array_equal(flat(run_dir, peer), simulated.history[peer, last].w), f"peer {peer}, seed {seed}"
+
+
+def _problem(experiment: Experiment, model: MLP, shard: Shard, peer: int, total: int) -> Problem:
+    batches = config.batches_of(experiment, peer, shard.n_samples, total, PEERS)
+    return replace(config.problem_of(experiment, model, shard, total), batches=batches)
 
 
 def _radii(clipping: Clipping | None) -> tuple[float, float, float] | None:

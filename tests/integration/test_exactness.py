@@ -51,6 +51,8 @@ class Case:
     weighted: bool = False
     weights: str = "metropolis"
     steps: int = 1
+    batch: int = 0
+    refresh: int = 1
 
     @property
     def tolerance(self) -> float:
@@ -87,6 +89,8 @@ CASES = [
     Case(curvature="network", weights="max-degree"),
     Case(curvature="network", weights="lazy-metropolis"),
     Case(curvature="network", steps=2, rule="diminishing"),
+    Case(curvature="network", tau=2.0, batch=3, refresh=4, weighted=True),
+    Case(loss="cross_entropy", outputs=3, tau=4.0, batch=5, refresh=6, blocks=3, cores=2),
 ]
 
 
@@ -126,6 +130,7 @@ def test_final_weights_equal_those_of_an_independent_program(lab: Lab, case: Cas
             "blocks": case.blocks,
             "cores": case.cores,
             "tolerance": 1e-12,
+            **({"batch": case.batch, "refresh": case.refresh} if case.batch else {}),
         },
         step={"rule": case.rule, "alpha": 0.3, "mu": mu},
         robustness={"clip_w": case.clip_w, "clip_y": case.clip_y},
@@ -168,6 +173,8 @@ def test_final_weights_equal_those_of_an_independent_program(lab: Lab, case: Cas
         sample_weights=sample_weights,
         weights=case.weights,
         steps=case.steps,
+        batch=case.batch,
+        refresh=case.refresh,
     )
     expected = reference.run(setting, w0, ROUNDS)[0][-1]
     found = np.stack([flat(run_dir, peer) for peer in range(PEERS)])

@@ -93,6 +93,7 @@ class TestLosses:
         a, b, direction = rng.standard_normal((3, m, outputs_of(name, q)))
         laws.loss_is_convex(loss, spread * a, spread * b, share)
         laws.each_sums_to_the_value(loss, spread * a)
+        laws.loss_takes(loss, spread * a, rng.integers(0, m, size=m + 1))
         laws.gradient_is_semismooth(loss, spread * a, direction)
         laws.curvature_is_that_of_its_root(loss, spread * a, direction)
         laws.quadratic_says_the_truth(loss, a - 10.0, a + 10.0 + direction**2)

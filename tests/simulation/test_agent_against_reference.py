@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from peer.optim.batches import Batches
 from peer.optim.losses import Huber, Logistic, Loss, Softmax, Squared, Weighted, squared_hinge
 from peer.optim.models import MLP
 from peer.optim.regularizers import L1, L2, NoRegularizer, Regularizer
@@ -97,7 +98,11 @@ def problems_of(setting: Setting) -> Iterator[Problem]:
         loss = losses[setting.loss](y)
         loss = Weighted(loss, setting.sample_weights[i]) if setting.sample_weights else loss
         model = MLP(setting.widths, setting.activation)
-        yield Problem(Data(model, x, loss, weight), regularizers[setting.regularizer], surrogate, tolerance=1e-13)
+        batches = None
+        if 0 < setting.batch < len(x):
+            batches = Batches(setting.seed, i, len(x), setting.batch, setting.refresh)
+        data, regularizer = Data(model, x, loss, weight), regularizers[setting.regularizer]
+        yield Problem(data, regularizer, surrogate, tolerance=1e-13, batches=batches)
 
 
 def compare(setting: Setting, starts: NDArray[np.float64], tolerance: float) -> None:
@@ -203,6 +208,34 @@ def test_agents_reproduce_the_method_with_several_exchanges(loss: str, steps: in
     usual, other = (reference.run(one, starts, N_ROUNDS)[0][-1] for one in (setting, several))
     assert np.max(np.abs(other - usual)) > 1e-3
     compare(several, starts, 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("loss", "kind", "weighted", "clip", "batch", "refresh"),
+    [
+        ("squared", "partial", False, 0.0, 2, 3),
+        ("softmax", "partial", True, 0.0, 4, 100),
+        ("softmax", "partial", False, 0.0, 2, 1),
+        ("huber", "partial", False, 0.3, 3, 4),
+        ("logistic", "full", True, 0.0, 4, 3),
+    ],
+)
+def test_agents_reproduce_the_method_with_batches(
+    loss: str, kind: str, weighted: bool, clip: float, batch: int, refresh: int
+) -> None:
+    """(9) holds in every round for what stands in the place of the gradients; some agents have no more than a batch."""
+    setting = setting_of(loss, "l2", kind, "network", "mean", 0.1, seed=13)
+    rng = np.random.default_rng(14)
+    weights = [rng.uniform(0.5, 1.5, m) for m in SAMPLES] if weighted else []
+    setting = dataclasses.replace(
+        setting, sample_weights=weights, clip_w=clip, clip_y=clip / 10.0, tau=4.0 * setting.tau
+    )
+    model = MLP(setting.widths, setting.activation)
+    starts = np.stack([model.initial(rng) for _ in setting.shards])
+    batched = dataclasses.replace(setting, batch=batch, refresh=refresh, seed=15)
+    plain, other = (reference.run(one, starts, N_ROUNDS)[0][-1] for one in (setting, batched))
+    assert np.max(np.abs(plain - other)) > 1e-4, "batches change nothing"
+    compare(batched, starts, 1e-9)
 
 
 def test_the_reference_can_tell_a_wrong_method_from_a_right_one() -> None:

@@ -62,12 +62,16 @@ def test_the_seeds_cover_what_they_are_for() -> None:
     kinds.update("polynomial" for run in runs if not run.gossip.is_plain)
     kinds.update(f"{fault} with several steps" for run in runs if run.n_steps > 1 for fault in _faults(run))
     kinds.update("early with several steps" for run in early if run.n_steps > 1)
+    kinds.update("batches" for run in runs if any(problem.batches for problem in run.problems))
+    judged = [run for run in runs if run.patience and without_network(run)[-1][0].waited >= run.patience]
+    kinds.update("ended by validation" for run in judged)
     kinds.update(f"ahead {run.ahead}, reorder {run.weather.reorder}" for run in runs)
     expected = ["Static", "RandomLinks", "Matchings", "OnePeerExponential", "Replay", "Full", "Partial"]
     expected += ["Squared", "Logistic", "Softmax", "NoRegularizer", "L2", "L1", "f8", "f4", "clipped True"]
     expected += ["1 exchanges", "2 exchanges", "3 exchanges", "polynomial"]
     expected += ["early with several steps", *(f"{fault} with several steps" for fault in FAULTS)]
     expected += ["early", "early with crashes", "early with f4", "early with clipping", "early with idle rounds"]
+    expected += ["batches", "ended by validation"]
     expected += [f"ahead {ahead}, reorder {reorder}" for ahead in (True, False) for reorder in (True, False)]
     assert all(kinds[kind] >= 10 for kind in expected), kinds
     assert sum(len(run.crashes) for run in runs) > 100

@@ -22,7 +22,7 @@ WHOLE = Checkpoint(
     n_classes=3,
     vectors={"w": V, "y": 2.0 * V},
     scalars={"alpha": 0.1, "value": 1.0 / 3.0, "closes": 24, "agreed": np.inf},
-    kept=(Share(4, 18, 10, 0.5, V, -V), Share(4, 19, 10, 0.25, 3.0 * V, V, 1.0 / 7.0)),
+    kept=(Share(4, 18, 10, 0.5, V, -V), Share(4, 19, 10, 0.25, 3.0 * V, V, 1.0 / 7.0, (1.0 / 3.0, -0.1))),
 )
 
 
@@ -54,7 +54,7 @@ def test_what_is_loaded_is_what_was_saved(kept: tuple[Share, ...], tmp_path: Pat
     }
     assert all(np.array_equal(found.vectors[name], WHOLE.vectors[name]) for name in ("w", "y"))
     assert found.vectors.keys() == WHOLE.vectors.keys()
-    sums = [[(s.sender, s.n, s.objective, s.flood) for s in shares] for shares in (found.kept, kept)]
+    sums = [[(s.sender, s.n, s.objective, s.flood, s.validation) for s in shares] for shares in (found.kept, kept)]
     assert sums[0] == sums[1]
     for share, wanted in zip(found.kept, kept, strict=True):
         assert np.array_equal(share.y, wanted.y)  # type: ignore[arg-type]
@@ -106,7 +106,19 @@ def test_other_npz_files_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["run_id", "digest", "n", "n_samples", "n_classes", "kept.n", "kept.objective", "kept.y", "kept.z"]
+    "name",
+    [
+        "run_id",
+        "digest",
+        "n",
+        "n_samples",
+        "n_classes",
+        "kept.n",
+        "kept.objective",
+        "kept.validation",
+        "kept.y",
+        "kept.z",
+    ],
 )
 def test_every_array_is_needed_and_has_its_shape(name: str, tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.npz"

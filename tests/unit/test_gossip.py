@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -125,6 +126,12 @@ class Bowl:
     def gradient(self, w: Vector) -> Vector:
         return w.copy()
 
+    def estimate(self, n: int, w: Vector, before: Vector, gradient: Vector, value: float) -> tuple[Vector, float]:
+        return self.gradient(w), self.value(w)
+
+    def seen(self, n: int, w: Vector, gradient: Vector) -> tuple[Bowl, Vector]:
+        raise NotImplementedError
+
     def best_response(self, w: Vector, gradient: Vector, pi: Vector) -> Solution:
         raise NotImplementedError
 
@@ -133,6 +140,7 @@ def states_of(rng: np.random.Generator, n_agents: int) -> tuple[list[State], lis
     """Agents in the middle of a run, with y and z at random."""
     vectors = [rng.standard_normal((3, 4)) for _ in range(n_agents)]
     states = [State(5, w, y, w.copy(), 0.5 * float(w @ w), rng.standard_normal(), 0.3) for w, y, _ in vectors]
+    states = [replace(state, validation=rng.standard_normal()) for state in states]
     return states, [Proposal(Solution(z, 0.0, 1, "by hand"), z) for _, _, z in vectors]
 
 
@@ -151,7 +159,7 @@ def all_exchanges(
 
 
 def stacked(mixtures: list[Mixture]) -> Matrix:
-    return np.array([[*here.z, *here.y, here.objective] for here in mixtures])
+    return np.array([[*here.z, *here.y, here.objective, here.validation] for here in mixtures])
 
 
 @pytest.mark.parametrize("dtype", [F8, F4], ids=["f8", "f4"])

@@ -109,6 +109,10 @@ def test_ranges(key: str) -> None:
         given = tree(key, int(value) if whole else value)
         if key == "robustness.clip_w" or key == "robustness.clip_y" or key == "robustness.clip_objective":
             given["robustness"] = {"clip_w": value, "clip_y": value, "clip_objective": value}
+        if key == "run.validation_patience":
+            given["data"] = {**given["data"], "validation_fraction": 0.5}
+        if key == "surrogate.refresh":
+            given["surrogate"]["batch"] = 1
         if key == "step.mu" and value:
             given["step"]["rule"] = "diminishing"
         assert settings.flat(settings.from_tree(given))[key] == value
@@ -182,6 +186,12 @@ def test_words_in_the_place_of_numbers(key: str, word: str) -> None:
         (tree("robustness.clip_w", 0.1), "robustness"),
         (tree("robustness.clip_y", 0.1), "robustness"),
         (tree("robustness.clip_objective", 0.1), "robustness"),
+        (tree("run.validation_patience", 5), "run.validation_patience"),
+        (tree("data.validation_fraction", 0.5) | {"run": {"mode": "async"}}, "data.validation_fraction"),
+        (
+            tree("data.validation_fraction", 0.5) | {"robustness": {"clip_w": 1.0, "clip_y": 1.0}},
+            "data.validation_fraction",
+        ),
         (DATA | {"run": {"mode": "async"}, "robustness": {"clip_w": 0.1, "clip_y": 0.1}}, "robustness.clip_w"),
         (DATA | {"run": {"mode": "async"}, "robustness": {"clip_objective": 0.1}}, "robustness.clip_objective"),
     ],

@@ -45,7 +45,7 @@ def state(n: int, w: Sequence[float] = (0.0, 0.0), y: Sequence[float] = (0.0, 0.
 
 def measured(before: State, after: State, z: Sequence[float], *met: tuple[Sequence[float], Sequence[float]]) -> float:
     """Of an agent among 10 with these z_i, and (z_j, y_j) of its neighbors."""
-    own = Mixture(np.array(z), before.y, 0.0, 0.0, before.pulled)
+    own = Mixture(np.array(z), before.y, 0.0, 0.0, 0.0, 0.0, before.pulled)
     shares = {j: Share(j, 0, 0, 0.0, np.array(y), np.array(z)) for j, (z, y) in enumerate(met, start=1)}
     return stopping.measure(Flat(), before, after, stopping.apart(own, shares, 10, F8), 10)
 
@@ -70,8 +70,8 @@ def test_neighbors_see_what_the_wire_makes_of_numbers() -> None:
     """Two with the same z do not differ, though one of them has got it rounded."""
     z = np.array([0.1, 1.0 / 3.0])
     share = Share(1, 0, 0, 0.0, V, rounded(z, F4))
-    assert stopping.apart(Mixture(z, V, 0.0, 0.0, V), {1: share}, 10, F4) == 0.0
-    assert stopping.apart(Mixture(z, V, 0.0, 0.0, V), {1: share}, 10, F8) > 0.0
+    assert stopping.apart(Mixture(z, V, 0.0, 0.0, 0.0, 0.0, V), {1: share}, 10, F4) == 0.0
+    assert stopping.apart(Mixture(z, V, 0.0, 0.0, 0.0, 0.0, V), {1: share}, 10, F8) > 0.0
 
 
 def flooded(schedule: Schedule, measures: Sequence[Sequence[float]], n_steps: int = 1) -> list[list[State]]:

@@ -78,7 +78,8 @@ def shares(draw: st.DrawFn) -> Share:
     parts = draw(pieces)
     y, z = (draw(vectors) if part in parts else None for part in ("y", "z"))
     flood = draw(st.floats(0.0, exclude_min=False))
-    return Share(draw(senders), draw(rounds), draw(rounds), draw(numbers), y, z, flood)
+    validation = draw(st.tuples(numbers, numbers))
+    return Share(draw(senders), draw(rounds), draw(rounds), draw(numbers), y, z, flood, validation)
 
 
 def same(a: Message, b: Message) -> bool:
@@ -116,9 +117,9 @@ def test_tensors_are_little_endian_and_not_copied() -> None:
 def test_f4_rounds_to_nearest() -> None:
     form = replace(FORM, dtype="f4")
     y = np.array([0.1, 1.0 + 2.0**-30, 1e-50])
-    share = cast(Share, wire.decode(wire.encode(Share(0, 0, 0, 0.1, y, None, 0.3), form), form))
+    share = cast(Share, wire.decode(wire.encode(Share(0, 0, 0, 0.1, y, None, 0.3, (0.7, -0.1)), form), form))
     assert np.array_equal(share.y, y.astype(np.float32))  # type: ignore[arg-type]
-    assert (share.objective, share.flood) == (0.1, 0.3)
+    assert (share.objective, share.flood, share.validation) == (0.1, 0.3, (0.7, -0.1))
 
 
 def test_running_sums_are_never_rounded() -> None:
@@ -174,6 +175,7 @@ SHARE: dict[str, Any] = {
     "floor": 0,
     "objective": 0.5,
     "flood": float("inf"),
+    "validation": [0.25, 0.5],
     "dtype": "f8",
     "parts": ["y", "z"],
 }
@@ -293,6 +295,13 @@ def test_views_that_are_refused(standings: Any) -> None:
         ({"flood": -float("inf")}, "nonfinite"),
         ({"flood": 1}, "nonfinite"),
         ({"flood": None}, "nonfinite"),
+        ({"validation": None}, "nonfinite"),
+        ({"validation": 0.5}, "nonfinite"),
+        ({"validation": [0.5]}, "nonfinite"),
+        ({"validation": [0.5, 0.5, 0.5]}, "nonfinite"),
+        ({"validation": [0.5, 1]}, "nonfinite"),
+        ({"validation": [float("nan"), 0.5]}, "nonfinite"),
+        ({"validation": [0.5, float("inf")]}, "nonfinite"),
         ({"dtype": "f4"}, "dtype"),
         ({"dtype": "O"}, "dtype"),
         ({"dtype": ["f8"]}, "dtype"),
