@@ -1,9 +1,9 @@
 """Which way to solve a surrogate is the faster one, by its size: with the Jacobian as a matrix, or by products with it.
 
 All are first rounds of an agent that has some of the digits, a multilayer perceptron of one hidden layer, and l2. For
-each size both ways are taken in turn, as often as `--repeats` says; shown are medians, what the cost model of
-`peer.optim.maps` chooses, and how much slower that is than the better way. Then the constants of that model are
-measured, each on the sizes on which it is what takes the time.
+each size both ways are taken in turn, as often as `--repeats` says; shown are medians of seconds of a processor, what
+the cost model of `peer.optim.maps` chooses, and how much slower that is than the better way. Then the constants of that
+model are measured, each on the sizes on which it is what takes the time.
 
     python -m benchmarks.solvers
     python -m benchmarks.solvers --large     # an agent with p = 200,000: time and memory of a round's solve

@@ -24,7 +24,8 @@ Blocks: TypeAlias = NDArray[np.float64]
 """A matrix for each sample, (m, q, q)."""
 
 FORM_S: Final = 2e-9
-"""Seconds for an entry of J; this and the following as `python -m benchmarks.solvers` measures them on one thread."""
+"""Seconds for an entry of J, in memory that was used before (ten times that where it was not); this and the following
+as `python -m benchmarks.solvers` measures them on one thread."""
 
 GRAM_S: Final = 2.1e-11
 """Seconds for a multiplication and an addition of J J', of which half are made."""
