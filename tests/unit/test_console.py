@@ -89,6 +89,14 @@ def test_the_summary_says_that_rounds_ended_early(tmp_path: Path, screen: Consol
     assert row == ["│", "stopped", "by", "│", "tolerance", "│"]
 
 
+def test_the_summary_names_the_round_that_was_kept(tmp_path: Path, screen: Console) -> None:
+    found = summary.of_run(write_run(tmp_path), tmp_path) | {"stopped": "validation", "kept": 3}
+    console.show_summary(screen, found, tmp_path)
+    rows = [line.replace("│", " ").split() for line in shown(screen).splitlines()]
+    assert ["stopped", "by", "validation"] in rows
+    assert ["kept", "of", "round", "3"] in rows
+
+
 def test_the_summary_counts_rounds_or_wakings(tmp_path: Path, screen: Console) -> None:
     console.show_summary(screen, summary.of_run(write_run(tmp_path / "a"), tmp_path / "a"), tmp_path)
     assert shown(screen).startswith("tiny: 3 peers, 4 rounds ")

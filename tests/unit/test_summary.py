@@ -7,10 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
-from peer import journal, npz, settings, summary
+from peer import config, journal, npz, settings, summary
 from peer.errors import ConfigError
 from peer.journal import Journal, folder_of
 from tests.rundir import EPOCHS, SAMPLES, change, parameters, stop_early, write_elastic, write_run
@@ -103,6 +104,31 @@ def test_why_the_rounds_ended(tmp_path: Path) -> None:
     stop_early(tmp_path)
     found = summary.of_run(settings.read(tmp_path / "experiment.toml"), tmp_path)
     assert (found["iterations"], found["stopped"]) == (4, "tolerance")
+
+
+def test_what_is_held_out_is_not_trained_on(tmp_path: Path) -> None:
+    """One of 3 samples, 2 of 5 and 2 of 4: objective and M are about the others, `validation` about these."""
+    experiment = write_run(tmp_path)
+    whole = summary.of_run(experiment, tmp_path)
+    assert "validation" not in whole
+    data = msgspec.structs.replace(experiment.data, validation_fraction=0.4)
+    experiment = msgspec.structs.replace(experiment, data=data)
+    found = summary.of_run(experiment, tmp_path)
+    assert found["samples"] == 7
+    assert [row["samples"] for row in found["per_peer"]] == [2, 3, 2]
+    penalty = 0.5 * STRENGTH * float(np.sum(MEAN**2))
+    trained = 7 * (found["objective"] - penalty)
+    errors = sum(loss(tmp_path, f"peer-{peer:03d}", MEAN) for peer in range(3)) / 2.0
+    expected = 0.0
+    for peer in range(3):
+        shard = config.shard_of(experiment, peer)
+        assert shard.held_out is not None
+        assert shard.held_out.targets is not None
+        lost = 0.5 * float(np.sum((shard.held_out.targets - shard.held_out.x @ MEAN[:2, None] - MEAN[2]) ** 2))
+        expected += shard.n_samples / 7 * lost / shard.held_out.n_samples
+        errors -= lost
+    assert found["validation"] == pytest.approx(expected, rel=1e-12)
+    assert trained == pytest.approx(errors, rel=1e-12)
 
 
 def test_the_time_is_that_of_the_last_round(tmp_path: Path) -> None:
