@@ -41,6 +41,9 @@ class LocalProblem(Protocol):
     def best_response(self, w: Vector, gradient: Vector, pi: Vector) -> Solution:
         """Minimizer of (5)."""
 
+    def with_tau(self, tau: float) -> LocalProblem:
+        """The same g_i, its surrogate with another tau."""
+
 
 @final
 @dataclass(frozen=True, eq=False)
@@ -70,6 +73,10 @@ class State:
         Where the run may stop early, see `peer.stopping`: the round at whose beginning the open window closes, the
         largest measure of the agent in it, the largest one of the window before that it has heard of, and what
         all agents have agreed upon last; untouched where the run may not.
+    tau : float
+        Strong convexity of the surrogate; 0 stands for what the surrogate itself has, where tau is a setting.
+    care, eagerness, stride, steepest : float
+        c_i, e_i, the mean of the last steps and L_i, where tau is not a setting; see `peer.careful`.
     """
 
     n: int
@@ -84,6 +91,11 @@ class State:
     peak: float = 0.0
     flood: float = math.inf
     agreed: float = math.inf
+    tau: float = 0.0
+    care: float = 0.0
+    eagerness: float = 0.0
+    stride: float = math.inf
+    steepest: float = 0.0
 
 
 @final
@@ -154,6 +166,8 @@ def propose(problem: LocalProblem, state: State, n_agents: int) -> Proposal:
     SolveError
         nan or infinity in the surrogate or its solution.
     """
+    if state.tau:
+        problem = problem.with_tau(state.tau)
     pi = n_agents * state.y - problem.kappa * state.gradient
     solution = problem.best_response(state.w, state.gradient, pi)
     return Proposal(solution, state.w + state.alpha * (solution.w - state.w))
@@ -216,7 +230,8 @@ def absorb(
             if not all(vector is None or is_finite(vector) for vector in (share.y, share.z)):
                 raise ProtocolError("nonfinite", "expected finite numbers, found nan or infinity", j, state.n)
         raise SolveError(f"round {state.n}: parameters, objective or gradient are nan or infinite")
-    return State(state.n + 1, w, y, gradient, value, objective + value - state.value, rule.after(state.alpha), pulled)
+    objective, alpha = objective + value - state.value, rule.after(state.alpha)
+    return State(state.n + 1, w, y, gradient, value, objective, alpha, pulled)
 
 
 def mix(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import final
+from dataclasses import dataclass, replace
+from typing import Final, final
 
 import numpy as np
 
@@ -12,6 +12,9 @@ from peer.optim.blocks import Each, in_turn, solve_blocks
 from peer.optim.regularizers import Regularizer
 from peer.optim.solvers import Solution, solve
 from peer.optim.surrogates import Data, Partial, Surrogate
+
+POWERS: Final = 3
+"""Of J'BJ: with them the largest eigenvalue is met to some 10 % on the bundled data sets."""
 
 
 @final
@@ -73,6 +76,28 @@ class Problem:
                 self.surrogate, w, gradient, pi, self.data, self.regularizer, self.tolerance, self.blocks, self.each
             )
         return solve(self.surrogate.around(w, gradient, pi, self.data), self.regularizer, self.tolerance)
+
+    def with_tau(self, tau: float) -> Problem:
+        """The same g_i, its surrogate with another tau."""
+        return replace(self, surrogate=self.surrogate.with_tau(tau))
+
+    def steepness(self, w: Vector, direction: Vector) -> float:
+        """Largest curvature that is seen of s J'BJ from a direction, (p,), B the second derivative of the loss; >= 0.
+
+        By the power method, `POWERS` products: at most the largest eigenvalue, and near it where the direction is a
+        gradient, which mostly lies where the curvature is (R. von Mises, H. Pollaczek-Geiringer, 1929).
+        """
+        data, found, v = self.data, 0.0, direction
+        root = data.loss.curvature_root(data.model.forward(w, data.inputs))
+        for _ in range(POWERS):
+            length = float(np.linalg.norm(v))
+            if not 0.0 < length < np.inf:
+                break
+            u = data.model.jvp(w, data.inputs, v / length)
+            u = root @ (root.transpose(0, 2, 1) @ u[:, :, None])
+            v = data.weight * data.model.vjp(w, data.inputs, u[:, :, 0])
+            found = float(np.linalg.norm(v))
+        return found
 
     def stationarity(self, w: Vector, gradient: Vector) -> float:
         """||w - prox_r(w - gradient)||_inf, where `gradient` is (an estimate of) grad G(w)."""

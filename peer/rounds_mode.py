@@ -15,7 +15,7 @@ from typing import Final, final
 
 import numpy as np
 
-from peer import agent, checkpoint, config, npz, stopping
+from peer import agent, careful, checkpoint, config, npz, stopping
 from peer.arrays import DTYPES
 from peer.checkpoint import Checkpoint
 from peer.errors import ConfigError, NeighborLeft, NeighborsLate, ProtocolError
@@ -63,6 +63,8 @@ class RoundsLife:
         self.neighbors = ground.union[self.me]
         self.last = self._last_checkpoint()
         self.greeted: set[PeerId] = set()
+        self.alpha = config.alpha_of(self.experiment, ground)
+        self.caution = config.caution_of(self.experiment, ground, self.experiment.peers)
         self.state: agent.State | None = None
         self.solve_s = math.inf
         process = host.open(self, {j: self.experiment.transport.addresses[j] for j in self.neighbors})
@@ -189,7 +191,9 @@ class RoundsLife:
         if last is not None:
             self.state = agent.State(n=last.n, **last.vectors, **last.scalars)  # type: ignore[arg-type]
         else:
-            self.state = await self.host.compute(agent.initial, problem, w, experiment.step.alpha)
+            self.state = await self.host.compute(agent.initial, problem, w, self.alpha)
+            if self.caution is not None:
+                self.state = await self.host.compute(careful.begun, problem, self.state, self.caution)
         if experiment.run.checkpoint_every:
             checkpoint.save(self.host.checkpoint_path, self.snapshot(self.state))
         npz.save(self.host.initial_path, model.layout.unflatten(w))
@@ -258,7 +262,7 @@ class RoundsLife:
             residual=problem.stationarity(state.w, experiment.peers * state.y),
             disagreement=float(np.sum((following.w - proposal.z) ** 2)),
             alpha=state.alpha,
-            tau=problem.surrogate.tau,
+            tau=state.tau or problem.surrogate.tau,
             solver=proposal.solution.method,
             solver_residual=proposal.solution.residual,
             solver_iterations=proposal.solution.iterations,
@@ -276,7 +280,7 @@ class RoundsLife:
         ground = self.host.assignment.ground
         weights = ground.weights(ground.schedule.graph(state.n), self.me)
         rule, dtype = config.step_of(self.experiment), DTYPES[self.experiment.transport.wire_dtype]
-        clipping = config.clipping_of(self.experiment, self.neighbors)
+        clipping = config.clipping_of(self.experiment, self.neighbors, self.alpha)
         while True:
             await self.wait_for_neighbors()
             waited, shares = time.monotonic(), self.rounds.shares()
@@ -290,6 +294,8 @@ class RoundsLife:
                 self.host.drop(error)
                 self.rounds.refuse(error.sender)
             else:
+                if self.caution is not None:
+                    following = await self.host.compute(careful.adapted, problem, state, following, self.caution)
                 if self.experiment.run.tolerance:
                     following = await self.host.compute(self.watched, problem, state, proposal, shares, following)
                 return waited, following

@@ -8,9 +8,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from peer import agent
+from peer import agent, careful
 from peer.agent import Clipping, Proposal, State
 from peer.arrays import Matrix, Vector, rounded
+from peer.careful import Caution
 from peer.messages import Share
 from peer.optim.losses import Huber, Logistic, Loss, Softmax, Squared, Weighted, squared_hinge
 from peer.optim.models import MLP
@@ -138,29 +139,40 @@ def exchange(
     wire_dtype: np.dtype[Any] = F8,
     radii: tuple[float, float, float] | None = None,
     weights: Weights = metropolis,
+    caution: Caution | None = None,
 ) -> Iterator[tuple[list[State], list[Proposal]]]:
-    """Run the agents in one process, `graphs` repeated; yields what all are and propose at rounds 0..n_rounds."""
+    """Run the agents in one process, `graphs` repeated; yields what all are and propose at rounds 0..n_rounds.
+
+    With `caution` they choose tau themselves.
+    """
     met = [sorted({j for graph in graphs for j in graph.neighbors(i)}) for i in range(len(problems))]
     clippings = [None if radii is None else Clipping(*radii, tuple(others)) for others in met]
     states = [agent.initial(problem, w, alpha) for problem, w in zip(problems, starts, strict=True)]
+    if caution is not None:
+        states = [careful.begun(problem, state, caution) for problem, state in zip(problems, states, strict=True)]
     for n in range(n_rounds + 1):
         proposals = [agent.propose(p, s, len(problems)) for p, s in zip(problems, states, strict=True)]
         yield states, proposals
         graph = graphs[n % len(graphs)]
         shares = [share_of(i, s, p, wire_dtype) for i, (s, p) in enumerate(zip(states, proposals, strict=True))]
-        states = [
-            agent.absorb(
-                problems[i],
-                states[i],
-                proposals[i],
-                {j: shares[j] for j in graph.neighbors(i)},
-                weights(graph, i),
-                rule,
-                wire_dtype,
-                clippings[i],
-            )
-            for i in range(len(problems))
-        ]
+        before, states = (
+            states,
+            [
+                agent.absorb(
+                    problems[i],
+                    states[i],
+                    proposals[i],
+                    {j: shares[j] for j in graph.neighbors(i)},
+                    weights(graph, i),
+                    rule,
+                    wire_dtype,
+                    clippings[i],
+                )
+                for i in range(len(problems))
+            ],
+        )
+        if caution is not None:
+            states = [careful.adapted(*each, caution) for each in zip(problems, before, states, strict=True)]
 
 
 def share_of(i: int, state: State, proposal: Proposal, wire_dtype: np.dtype[Any]) -> Share:

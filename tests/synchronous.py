@@ -21,8 +21,9 @@ from typing import Final, TypeAlias, final
 
 import numpy as np
 
-from peer import agent, stopping, wire
+from peer import agent, careful, stopping, wire
 from peer.arrays import DTYPES, rounded
+from peer.careful import Caution
 from peer.checkpoint import Checkpoint
 from peer.errors import RemoteError, WireError
 from peer.messages import Hello, Message, Share
@@ -88,6 +89,7 @@ class Scenario:
     radii: tuple[float, float, float] | None = None
     weights: Weights = metropolis
     tolerance: float = 0.0
+    caution: Caution | None = None
 
     @property
     def n_agents(self) -> int:
@@ -109,10 +111,17 @@ class Scenario:
         problem, dtype = self.problems[i], DTYPES[self.dtype]
         weights, clipping = self.weights(self.schedule.graph(state.n), i), self.clipping_of(i)
         following = agent.absorb(problem, state, proposal, shares, weights, self.rule, dtype, clipping)
+        if self.caution is not None:
+            following = careful.adapted(problem, state, following, self.caution)
         if not self.tolerance:
             return following
         measured = stopping.measure(problem, state, proposal, shares, following, self.n_agents, dtype)
         return stopping.watched(state, following, measured, shares, self.schedule, self.n_rounds)
+
+    def begin(self, i: PeerId) -> agent.State:
+        """First state of agent i."""
+        state = agent.initial(self.problems[i], self.initial[i], self.alpha)
+        return state if self.caution is None else careful.begun(self.problems[i], state, self.caution)
 
     def clipping_of(self, i: PeerId) -> agent.Clipping | None:
         """How far an agent believes its neighbors."""
@@ -125,7 +134,7 @@ class Scenario:
         parts = [problem.surrogate, problem.data.loss, problem.regularizer, self.schedule]
         kinds = ", ".join([*(type(part).__name__ for part in parts), named(self.weights)])
         every = f"checkpoint every {self.every}, y ahead: {self.ahead}, radii {self.radii}, tolerance {self.tolerance}"
-        what = f"{self.n_agents} peers, {self.n_rounds} rounds, {kinds}, {self.dtype}, {every}"
+        what = f"{self.n_agents} peers, {self.n_rounds} rounds, {kinds}, {self.dtype}, {every}, {self.caution}"
         return f"{what}, compute {self.compute}, slow {self.slow}, crashes {self.crashes}, {self.weather}"
 
 
@@ -162,6 +171,7 @@ def scenario(seed: int) -> Scenario:
         radii=radii,
         weights=_weights(schedule, random.Random(f"weights of {seed}"), clips=radii is not None),
         tolerance=random.Random(f"tolerance of {seed}").choice((0.0, 0.0, 1.0, 3.0, 10.0)),
+        caution=random.Random(f"caution of {seed}").choice((None, None, Caution(n_agents, 0.5, keeps=n_blocks == 1))),
     )
 
 
@@ -217,7 +227,7 @@ def _sparse(base: Graph, rng: random.Random) -> Graph:
 def without_network(run: Scenario) -> list[list[agent.State]]:
     """States of all agents at the start of each round, and at the end: what every peer must arrive at."""
     dtype = DTYPES[run.dtype]
-    states = [agent.initial(g, w, run.alpha) for g, w in zip(run.problems, run.initial, strict=True)]
+    states = [run.begin(i) for i in range(run.n_agents)]
     history = [states]
     while not run.is_through(states[0]):
         n = states[0].n
@@ -365,10 +375,9 @@ class Peer:
         """The first state."""
         what, last = self.what, self.last
         self.form = replace(self.form, n_parameters=what.initial[self.me].size)
+        state = what.begin(self.me)
         if last is not None:
             state = agent.State(n=last.n, **last.vectors, **last.scalars)  # type: ignore[arg-type]
-        else:
-            state = agent.initial(what.problems[self.me], what.initial[self.me], what.alpha)
         self.run.reached(self.me, state)
         if what.every:
             self.run.disk[self.me] = self.snapshot(state)
