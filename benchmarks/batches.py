@@ -196,14 +196,14 @@ def main(names: tuple[str, ...], tau: float | None, alpha: float | None) -> None
         for is_batched in (False, True):
             own = job.batched if is_batched else job.full
             surrogate = {"curvature": "network", "tau": own[0] if tau is None else tau}
-            step = {"alpha": own[1] if alpha is None else alpha}
-            experiment = settings.from_tree({**job.tree, "seed": 7, "surrogate": surrogate, "step": step})
+            length = own[1] if alpha is None else alpha
+            experiment = settings.from_tree({**job.tree, "seed": 7, "surrogate": surrogate, "step": {"alpha": length}})
             problems, start = agents_of(experiment)
             if is_batched:
                 problems = batched(experiment, problems)
             b = len(problems[0].data.inputs) if problems[0].batches is None else problems[0].batches.size
-            line = run(problems, start, experiment.step.alpha, job)
-            click.echo(f"  b = {b:3}, tau {surrogate['tau']:g}, alpha {experiment.step.alpha:g}: {line}")
+            line = run(problems, start, length, job)
+            click.echo(f"  b = {b:3}, tau {surrogate['tau']:g}, alpha {length:g}: {line}")
 
 
 if __name__ == "__main__":

@@ -91,7 +91,7 @@ class Variant:
     methods: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self.states = [agent.initial(g, self.start, self.experiment.step.alpha) for g in self.problems]
+        self.states = [agent.initial(g, self.start, float(self.experiment.step.alpha)) for g in self.problems]
 
     def round(self) -> None:
         """One round of all agents."""

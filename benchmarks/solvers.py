@@ -260,6 +260,10 @@ class Cholesky:
         """As of (11)."""
         return self.partial.tau
 
+    def with_tau(self, tau: float) -> Cholesky:
+        """The same with another tau."""
+        return Cholesky(self.partial.with_tau(tau))
+
     def around(self, w: Vector, gradient: Vector, pi: Vector, data: Data) -> Linearized:
         """As of (11)."""
         h, factors = self.partial.around(w, gradient, pi, data), data.at(w).factors()

@@ -427,7 +427,7 @@ def check(experiment: Path, overrides: tuple[str, ...]) -> int:
     \b
     peer check examples/digits.toml
     """
-    from peer import settings, wire
+    from peer import config, settings, wire
     from peer.aside import aside
     from peer.prepare import rehearsed
     from topology.gossip import round_rate
@@ -463,6 +463,7 @@ def check(experiment: Path, overrides: tuple[str, ...]) -> int:
         ("network", " - ".join(map(str, facts.widths))),
         ("parameters", facts.n_parameters),
         *mode,
+        *config.chosen(what, ground),
         ("neighbors over the run", f"{min(degrees)} to {max(degrees)}"),
     ):
         click.echo(f"# {label}: {value}")

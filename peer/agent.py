@@ -48,6 +48,9 @@ class LocalProblem(Protocol):
     def best_response(self, w: Vector, gradient: Vector, pi: Vector) -> Solution:
         """Minimizer of (5)."""
 
+    def with_tau(self, tau: float) -> LocalProblem:
+        """The same g_i, its surrogate with another tau."""
+
 
 @final
 @dataclass(frozen=True, eq=False)
@@ -87,6 +90,10 @@ class State:
         The least verdict so far, the round of the candidate that it was on, how many rounds after that one the last
         candidate was that was judged, and the best one itself, (p,). Where there is none, `candidate` and `kept` are
         empty.
+    tau : float
+        Strong convexity of the surrogate; 0 stands for what the surrogate itself has, where tau is a setting.
+    care, eagerness, stride, steepest : float
+        c_i, e_i, the mean of the last steps and L_i, where tau is not a setting; see `peer.careful`.
     """
 
     n: int
@@ -111,6 +118,11 @@ class State:
     best_n: int = 0
     waited: int = 0
     kept: Vector = field(default_factory=lambda: np.zeros(0))
+    tau: float = 0.0
+    care: float = 0.0
+    eagerness: float = 0.0
+    stride: float = math.inf
+    steepest: float = 0.0
 
 
 @final
@@ -219,6 +231,8 @@ def propose(problem: LocalProblem, state: State, n_agents: int) -> Proposal:
     SolveError
         nan or infinity in the surrogate or its solution.
     """
+    if state.tau:
+        problem = problem.with_tau(state.tau)
     seen, gradient = problem.seen(state.n, state.w, state.gradient)
     pi = n_agents * state.y - seen.kappa * gradient
     solution = seen.best_response(state.w, gradient, pi)

@@ -16,7 +16,8 @@ from typing import Final, final
 
 import numpy as np
 
-from peer import agent, checkpoint, config, journal, npz, waking
+from peer import agent, careful, checkpoint, config, journal, npz, waking
+from peer.arrays import Vector
 from peer.assembly import Opening
 from peer.errors import DisagreementError, NeighborsLate
 from peer.host import DONE, INTERRUPTED, Host
@@ -237,10 +238,22 @@ class AsyncLife:
             samples = sum(last.standings[j].n_samples for j in members)
             problem = config.reweighted(self.experiment, problem, samples, len(members))
         else:
-            self.state = await host.compute(agent.initial, problem, w, self.experiment.step.alpha)
+            alpha = config.alpha_of(self.experiment, host.assignment.ground)
+            self.state = await host.compute(self.first, problem, w, alpha)
         npz.save(host.initial_path, model.layout.unflatten(w))
         self.membership.begin(time.monotonic())
         return problem, model
+
+    def first(self, problem: Problem, w: Vector, alpha: float) -> agent.State:
+        """The state at the beginning of an epoch."""
+        state = agent.initial(problem, w, alpha)
+        caution = self.caution
+        return state if caution is None else careful.begun(problem, state, caution)
+
+    @property
+    def caution(self) -> careful.Caution | None:
+        """How tau is chosen among the members of the epoch; None where it is a setting."""
+        return config.caution_of(self.experiment, self.host.assignment.ground, len(self.membership.members))
 
     async def train(self, problem: Problem, model: MLP) -> None:
         """Waking after waking, through all epochs, until all members have made theirs; and the result."""
@@ -273,7 +286,7 @@ class AsyncLife:
         state = self.state
         assert state is not None
         problem = config.reweighted(self.experiment, problem, opening.n_samples, len(opening.members))
-        first = await self.host.compute(agent.initial, problem, state.w, state.alpha)
+        first = await self.host.compute(self.first, problem, state.w, state.alpha)
         self.state = replace(first, n=state.n)
         self.assembly.open_epoch(opening, self.state)
         self.link()
@@ -310,7 +323,9 @@ class AsyncLife:
         rule, is_new = config.step_of(self.experiment), self.is_new and bool(theirs)
         woken = await self.host.compute(waking.wake, problem, state, flows.mass.high, theirs, n_agents, rule, is_new)
         self.is_new = self.is_new and not theirs
-        self.state = woken.state
+        self.state, caution = woken.state, self.caution
+        if caution is not None:
+            self.state = await self.host.compute(careful.adapted, problem, woken.seen, woken.state, caution)
         seen, solution = woken.seen, woken.solution
         with np.errstate(all="ignore"):
             flows.track(woken.source)
@@ -331,7 +346,7 @@ class AsyncLife:
             residual=residual,
             disagreement=disagreement,
             alpha=seen.alpha,
-            tau=problem.surrogate.tau,
+            tau=seen.tau or problem.surrogate.tau,
             solver=solution.method if solution else "none",
             solver_residual=solution.residual if solution else 0.0,
             solver_iterations=solution.iterations if solution else 0,

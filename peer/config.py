@@ -14,10 +14,11 @@ from typing import Any, Final, final
 import msgspec
 import numpy as np
 
-from peer import npz, settings, shards
+from peer import careful, npz, settings, shards
 from peer.agent import Clipping
 from peer.arrays import Labels, Matrix, Vector
 from peer.assembly import Assembly
+from peer.careful import Caution
 from peer.checkpoint import Checkpoint, Moment
 from peer.errors import ConfigError
 from peer.flows import Flows
@@ -38,9 +39,10 @@ from peer.session import Session
 from peer.settings import Experiment
 from peer.shards import Shard
 from topology import Graph, Outlets, PeerId, Schedule, TopologyError, gossip, outlets, schedules
-from topology.gossip import ONCE, Gossip
+from topology.gossip import ONCE, Gossip, round_contraction
+from topology.outlets import InStep
 from topology.schedules import Static
-from topology.weights import Fastest, Weights, make, metropolis
+from topology.weights import Fastest, Weights, contraction_in_step, make, metropolis
 
 WILDCARDS: Final = ("*", "0.0.0.0", "::")
 """Hosts of an address to listen on that stand for all interfaces."""
@@ -72,6 +74,8 @@ class Ground:
         With which neighbors in a round average.
     gossip : Gossip
         How often they do so in a round, and how.
+    contraction : float
+        What a round of averaging, or a waking of all, leaves of a disagreement; for `auto`, 1 where nobody asks.
     """
 
     schedule: Schedule
@@ -80,6 +84,7 @@ class Ground:
     outlets: Outlets
     weights: Weights = metropolis
     gossip: Gossip = ONCE
+    contraction: float = 1.0
 
 
 def ground(experiment: Experiment) -> Ground:
@@ -102,7 +107,8 @@ def ground(experiment: Experiment) -> Ground:
         each = (linked.of(members, i) for i in members)
         union = tuple(tuple(sorted({*one.out_neighbors, *one.in_neighbors})) for one in each)
         nothing = Static(Graph(n_agents, frozenset()))
-        return Ground(nothing, union, short_digest(text) if from_file else "", linked)
+        factor = contraction_in_step(InStep(linked, n_agents)) if needs_contraction(experiment) else 1.0
+        return Ground(nothing, union, short_digest(text) if from_file else "", linked, contraction=factor)
     schedule = schedule_of(experiment)
     try:
         whole = schedules.connected_union(schedule, experiment.n_exchanges)
@@ -112,7 +118,13 @@ def ground(experiment: Experiment) -> Ground:
         raise ConfigError("topology", str(error)) from error
     text = "\n".join(schedules.lines(schedule, experiment.n_exchanges)) if from_file else ""
     union = tuple(whole.neighbors(i) for i in range(n_agents))
-    return Ground(schedule, union, short_digest(text) if from_file else "", linked, weights, rounds)
+    factor = round_contraction(schedule, weights, rounds) if needs_contraction(experiment) else 1.0
+    return Ground(schedule, union, short_digest(text) if from_file else "", linked, weights, rounds, factor)
+
+
+def needs_contraction(experiment: Experiment) -> bool:
+    """Whether a setting is left to `peer.careful`, which looks at the graph."""
+    return "auto" in (experiment.step.alpha, experiment.surrogate.tau)
 
 
 def outlets_of(experiment: Experiment) -> Outlets:
@@ -308,10 +320,11 @@ def reweighted(experiment: Experiment, problem: Problem, n_samples_total: int, n
 
 def surrogate_of(experiment: Experiment, n_agents: int) -> Surrogate:
     """(11) or (12)."""
-    surrogate, tau = experiment.surrogate, float(experiment.surrogate.tau)
+    surrogate = experiment.surrogate
+    tau = 1.0 if isinstance(surrogate.tau, str) else surrogate.tau  # every state has its own then
     if surrogate.kind == "full":
         return Full(tau)
-    return Partial(tau, float(n_agents) if surrogate.curvature == "network" else 1.0)
+    return Partial(tau, 1.0 if surrogate.curvature == "local" else float(n_agents))
 
 
 def blocks_of(experiment: Experiment, model: MLP) -> tuple[slice, ...]:
@@ -335,12 +348,40 @@ def step_of(experiment: Experiment) -> StepRule:
     return Diminishing(experiment.step.mu) if experiment.step.rule == "diminishing" else Constant()
 
 
-def clipping_of(experiment: Experiment, neighbors: tuple[PeerId, ...]) -> Clipping | None:
-    """How far the neighbors of an agent, all that it ever has, may pull it; None: as far as they like."""
+def alpha_of(experiment: Experiment, ground: Ground) -> float:
+    """alpha[0]: as given, or what the graph says; half of that without rounds, where what is heard is old."""
+    alpha = experiment.step.alpha
+    if not isinstance(alpha, str):
+        return alpha
+    return careful.alpha_of(ground.contraction) * (0.5 if experiment.run.mode == "async" else 1.0)
+
+
+def caution_of(experiment: Experiment, ground: Ground, n_agents: int) -> Caution | None:
+    """How agents choose tau; None where it is a setting."""
+    surrogate = experiment.surrogate
+    if surrogate.tau != "auto":
+        return None
+    return Caution(n_agents, ground.contraction, surrogate.kind == "partial" and surrogate.blocks == 1)
+
+
+def chosen(experiment: Experiment, ground: Ground) -> Iterator[tuple[str, str]]:
+    """What `auto` comes to, by setting, with why."""
+    if experiment.step.alpha == "auto":
+        each, half = ("waking", ", halved") if experiment.run.mode == "async" else ("round", "")
+        why = f"for a {each} of averaging leaves {ground.contraction:g} of a disagreement{half}"
+        yield "step.alpha", f"{alpha_of(experiment, ground):g}, {why}"
+    if experiment.surrogate.tau == "auto":
+        yield "surrogate.tau", "each peer's own, from the curvature that it sees; in metrics.jsonl"
+    if experiment.surrogate.curvature == "auto" and experiment.surrogate.kind == "partial":
+        yield "surrogate.curvature", "network"
+
+
+def clipping_of(experiment: Experiment, neighbors: tuple[PeerId, ...], alpha: float) -> Clipping | None:
+    """How far the neighbors of an agent, all that it ever has, may pull it, by alpha[0]; None: as far as they like."""
     radii = experiment.robustness
     if not radii.clip_w:
         return None
-    return Clipping(radii.clip_w / experiment.step.alpha, radii.clip_y, radii.clip_objective or math.inf, neighbors)
+    return Clipping(radii.clip_w / alpha, radii.clip_y, radii.clip_objective or math.inf, neighbors)
 
 
 # ---- first parameters ----------------------------------------------------------------------

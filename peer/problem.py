@@ -40,6 +40,9 @@ SUMMABLE: Final = 1.1
 HALF: Final = 0.5
 """Of the residual at w_i that a solution may have at most: with all of it w_i itself would do."""
 
+POWERS: Final = 3
+"""Of J'BJ: with them the largest eigenvalue is met to some 10 % on the bundled data sets."""
+
 
 @final
 @dataclass(frozen=True, eq=False)
@@ -170,6 +173,31 @@ class Problem:
                 self.surrogate, w, gradient, pi, self.data, self.regularizer, accuracy, self.blocks, self.each, self.way
             )
         return solve(self.surrogate.around(w, gradient, pi, self.data), self.regularizer, accuracy, self.way)
+
+    def with_tau(self, tau: float) -> Problem:
+        """The same g_i, its surrogate with another tau."""
+        return replace(self, surrogate=self.surrogate.with_tau(tau))
+
+    def steepness(self, n: int, w: Vector, direction: Vector) -> float:
+        """Largest curvature that is seen of s J'BJ from a direction, (p,), B the second derivative of the loss; >= 0.
+
+        With batches J and B are those of the batch of round n.
+
+        By the power method, `POWERS` products: at most the largest eigenvalue, and near it where the direction is a
+        gradient, which mostly lies where the curvature is (R. von Mises, H. Pollaczek-Geiringer, 1929).
+        """
+        data = self.data if self.batches is None else self.data.drawn(self.batches.rows(n))
+        here, found, v = data.at(w), 0.0, direction
+        root = data.loss.curvature_root(here.outputs)
+        for _ in range(POWERS):
+            length = float(np.linalg.norm(v))
+            if not 0.0 < length < np.inf:
+                break
+            u = here.jvp(v / length)
+            u = root @ (root.transpose(0, 2, 1) @ u[:, :, None])
+            v = data.weight * here.vjp(u[:, :, 0])
+            found = float(np.linalg.norm(v))
+        return found
 
     def stationarity(self, w: Vector, gradient: Vector) -> float:
         """||w - prox_r(w - gradient)||_inf, where `gradient` is (an estimate of) grad G(w)."""

@@ -15,7 +15,7 @@ from typing import Final, final
 
 import numpy as np
 
-from peer import agent, checkpoint, config, gossip, npz, stopping, validation
+from peer import agent, careful, checkpoint, config, gossip, npz, stopping, validation
 from peer.arrays import DTYPES
 from peer.checkpoint import Checkpoint
 from peer.errors import ConfigError, NeighborLeft, NeighborsLate, ProtocolError
@@ -64,6 +64,8 @@ class RoundsLife:
         self.neighbors, self.n_steps = ground.union[self.me], ground.gossip.n_steps
         self.last = self._last_checkpoint()
         self.greeted: set[PeerId] = set()
+        self.alpha = config.alpha_of(self.experiment, ground)
+        self.caution = config.caution_of(self.experiment, ground, self.experiment.peers)
         self.state: agent.State | None = None
         self.solve_s = math.inf
         process = host.open(self, {j: self.experiment.transport.addresses[j] for j in self.neighbors})
@@ -203,7 +205,9 @@ class RoundsLife:
         if last is not None:
             self.state = agent.State(n=last.n, **last.vectors, **last.scalars)  # type: ignore[arg-type]
         else:
-            self.state = await self.host.compute(agent.initial, problem, w, experiment.step.alpha)
+            self.state = await self.host.compute(agent.initial, problem, w, self.alpha)
+            if self.caution is not None:
+                self.state = await self.host.compute(careful.begun, problem, self.state, self.caution)
             if self.host.held_out is not None:
                 self.state = await self.host.compute(validation.begun, self.state, self.host.held_out)
         if experiment.run.checkpoint_every:
@@ -294,7 +298,7 @@ class RoundsLife:
             residual=problem.stationarity(state.w, experiment.peers * state.y),
             disagreement=float(np.sum((following.w - proposal.z) ** 2)),
             alpha=state.alpha,
-            tau=problem.surrogate.tau,
+            tau=state.tau or problem.surrogate.tau,
             solver=proposal.solution.method,
             solver_residual=proposal.solution.residual,
             solver_iterations=proposal.solution.iterations,
@@ -341,7 +345,7 @@ class RoundsLife:
         experiment, ground = self.experiment, self.host.assignment.ground
         dtype, n_agents, state = DTYPES[experiment.transport.wire_dtype], experiment.peers, course.state
         weights = ground.weights(ground.schedule.graph(self.rounds.n), self.me)
-        clipping, watches = config.clipping_of(experiment, self.neighbors), experiment.run.tolerance > 0.0
+        clipping, watches = config.clipping_of(experiment, self.neighbors, self.alpha), experiment.run.tolerance > 0.0
         after = gossip.taken(course, shares, weights, ground.gossip, dtype, clipping)
         if watches:
             after = replace(after, apart=max(after.apart, stopping.apart(course.here, shares, n_agents, dtype)))
@@ -349,6 +353,8 @@ class RoundsLife:
             return after, None
         following = agent.settle(problem, state, course.proposal, after.here, config.step_of(experiment))
         schedule, n_rounds = ground.schedule, experiment.iterations
+        if self.caution is not None:
+            following = careful.adapted(problem, state, following, self.caution)
         if watches:
             measured, flood = stopping.measure(problem, state, following, after.apart, n_agents), after.here.flood
             following = stopping.watched(state, following, measured, flood, schedule, n_rounds, self.n_steps)

@@ -60,8 +60,8 @@ class Surrogate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[surrogate]`: (11) or (12)."""
 
     kind: str = "partial"
-    curvature: str = "local"  # the paper's
-    tau: float | str = 1.0
+    curvature: str = "auto"  # the network's; "local" is the paper's
+    tau: float | str = "auto"
     blocks: int | str = 1
     cores: int = 1  # threads that solve blocks; their number changes no bit
     tolerance: float = 1e-8
@@ -73,8 +73,8 @@ class Surrogate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[step]`: (10)."""
 
-    rule: str = "constant"
-    alpha: float = 0.1
+    rule: str = "auto"  # constant, with the alpha of the graph where none is given
+    alpha: float | str = "auto"
     mu: float = 0.0
 
 
@@ -177,13 +177,11 @@ with more of it."""
 REAL_TARGETS: Final = ("squared", "huber")
 """Losses of real targets, for which classes are coded; the others are of labels."""
 
-LATER: Final[Mapping[str, Mapping[str, str]]] = {
-    "surrogate.tau": {"auto": "a number > 0"},
-    "step.rule": {"auto": "constant, diminishing"},
+WORDS: Final[Mapping[str, Sequence[str]]] = {
+    "surrogate.blocks": ("layers",),
+    "surrogate.tau": ("auto",),
+    "step.alpha": ("auto",),
 }
-"""Words that the file format reserves, and what this version has instead."""
-
-WORDS: Final[Mapping[str, Sequence[str]]] = {"surrogate.blocks": ("layers",)}
 """Words that may stand in the place of a number."""
 
 CHOICES: Final[Mapping[str, Sequence[str]]] = {
@@ -194,8 +192,8 @@ CHOICES: Final[Mapping[str, Sequence[str]]] = {
     "objective.regularizer": ("none", "l2", "l1", "elastic_net", "group_l2"),
     "objective.scale": ("mean", "sum"),
     "surrogate.kind": ("partial", "full"),
-    "surrogate.curvature": ("local", "network"),
-    "step.rule": ("constant", "diminishing"),
+    "surrogate.curvature": ("local", "network", "auto"),
+    "step.rule": ("constant", "diminishing", "auto"),
     "topology.graph": FAMILIES,
     "topology.schedule": SCHEDULES,
     "topology.weights": WEIGHTS,
@@ -217,14 +215,14 @@ RANGES: Final[Mapping[str, tuple[float, float, str]]] = {
     "objective.huber_delta": (5e-324, math.inf, "a number > 0"),
     "objective.strength": (0.0, math.inf, "a number >= 0"),
     "objective.l1_ratio": (0.0, 1.0, "0 (l2) to 1 (l1)"),
-    "surrogate.tau": (5e-324, math.inf, "a number > 0"),
+    "surrogate.tau": (5e-324, math.inf, 'a number > 0, or "auto"'),
     "surrogate.blocks": (1, 2**31, '1 to the number of parameters, or "layers"'),
     "surrogate.cores": (1, MAX_CORES, f"1 to {MAX_CORES}"),
     "surrogate.tolerance": (1e-15, 1.0, "1e-15 to 1"),
     "surrogate.inexactness": (0.0, math.inf, "a number > 0, or 0 (every solve to surrogate.tolerance)"),
     "surrogate.batch": (0, 2**31, "a number of samples >= 1, or 0 (all of them)"),
     "surrogate.refresh": (0, 2**31, "a number of rounds >= 1, or 0 (as many as a pass in batches has)"),
-    "step.alpha": (5e-324, 1.0, "0 < alpha <= 1"),
+    "step.alpha": (5e-324, 1.0, '0 < alpha <= 1, or "auto"'),
     "step.mu": (0.0, math.inf, "a number >= 0"),
     "topology.probability": (0.0, 1.0, "0 to 1"),
     "topology.radius": (0.0, 2.0, "0 to 2"),
@@ -378,9 +376,6 @@ def check(experiment: Experiment) -> None:
         Names the key, what was expected and what was found.
     """
     settings = flat(experiment)
-    for key, later in LATER.items():
-        if settings[key] in later:
-            raise ConfigError(key, f"{settings[key]!r} is not in this version; expected {later[settings[key]]}")
     for key, choices in CHOICES.items():
         if settings[key] not in choices:
             shown = ", ".join(choice for choice in choices if choice)
@@ -410,10 +405,11 @@ def _check_together(experiment: Experiment) -> None:
         raise ConfigError("name", f"expected printable characters, found {experiment.run_id!r}")
     if any(width < 1 for width in experiment.model.hidden):
         raise ConfigError("model.hidden", f"expected widths >= 1, found {list(experiment.model.hidden)}")
-    if step.rule == "diminishing" and not step.mu * step.alpha < 1.0:
+    longest = 1.0 if isinstance(step.alpha, str) else step.alpha
+    if step.rule == "diminishing" and not step.mu * longest < 1.0:
         raise ConfigError("step.mu", f"expected 0 <= mu < 1/alpha for diminishing steps, found {step.mu}")
-    if step.rule == "constant" and step.mu != 0.0:
-        raise ConfigError("step.mu", f'expected 0 with rule = "constant", found {step.mu}')
+    if step.rule != "diminishing" and step.mu != 0.0:
+        raise ConfigError("step.mu", f'expected 0 with rule = "{step.rule}", found {step.mu}')
     if experiment.surrogate.refresh and not experiment.surrogate.batch:
         every = experiment.surrogate.refresh
         raise ConfigError(

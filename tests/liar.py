@@ -119,11 +119,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         Cut.of(settings.read(path)).write(Path(folder))
         experiment = settings.read(
-            path, ["data.dataset=", f"data.path={folder}/peer-{{id:03d}}.npz", "model.hidden=[]"]
+            path, ["data.dataset=", f"data.path={folder}/peer-{{id:03d}}.npz", "model.hidden=[]", "surrogate.tau=0.03"]
         )
         shards = [config.shard_of(experiment, peer) for peer in range(experiment.peers)]
         test = read(Path(folder) / "test.npz")
-    initial, alpha = config.initial_of(experiment, 0), experiment.step.alpha
+    initial, alpha = config.initial_of(experiment, 0), 0.15
     model = config.model_of(experiment, shards[0], 2, initial)
     total = sum(shard.n_samples for shard in shards)
     problems = [config.problem_of(experiment, model, shard, total) for shard in shards]

@@ -22,8 +22,9 @@ from typing import Final, TypeAlias, final
 
 import numpy as np
 
-from peer import agent, gossip, stopping, validation, wire
+from peer import agent, careful, gossip, stopping, validation, wire
 from peer.arrays import DTYPES
+from peer.careful import Caution
 from peer.checkpoint import Checkpoint
 from peer.errors import RemoteError, WireError
 from peer.gossip import Course
@@ -92,6 +93,7 @@ class Scenario:
     radii: tuple[float, float, float] | None = None
     weights: Weights = metropolis
     tolerance: float = 0.0
+    caution: Caution | None = None
     held_out: tuple[Data, ...] = ()
     patience: int = 0
     gossip: Gossip = ONCE
@@ -119,6 +121,8 @@ class Scenario:
     def begun(self, i: PeerId) -> agent.State:
         """State of agent i at round 0."""
         state = agent.initial(self.problems[i], self.initial[i], self.alpha)
+        if self.caution is not None:
+            state = careful.begun(self.problems[i], state, self.caution)
         return validation.begun(state, self.held_out[i]) if self.held_out else state
 
     def graph(self, course: Course) -> Graph:
@@ -140,6 +144,8 @@ class Scenario:
         state, problem = course.state, self.problems[i]
         following = agent.settle(problem, state, course.proposal, course.here, self.rule)
         how_long, mixed = (self.schedule, self.n_rounds), course.here
+        if self.caution is not None:
+            following = careful.adapted(problem, state, following, self.caution)
         if self.tolerance:
             measured = stopping.measure(problem, state, following, course.apart, self.n_agents)
             following = stopping.watched(state, following, measured, mixed.flood, *how_long, self.n_steps)
@@ -163,6 +169,7 @@ class Scenario:
         exchanges = f"{self.n_steps} {'plain' if self.gossip.is_plain else 'chebyshev'} exchanges each"
         every += f", held out {bool(self.held_out)}, patience {self.patience}"
         every += f", batches {sizes_of(self.problems)}"
+        every += f", {self.caution}"
         what = f"{self.n_agents} peers, {self.n_rounds} rounds, {exchanges}, {kinds}, {self.dtype}, {every}"
         return f"{what}, compute {self.compute}, slow {self.slow}, crashes {self.crashes}, {self.weather}"
 
@@ -209,6 +216,7 @@ def scenario(seed: int) -> Scenario:
         gossip=way,
         held_out=() if patience is None else _held_out(problems),
         patience=patience or 0,
+        caution=random.Random(f"caution of {seed}").choice((None, None, Caution(n_agents, 0.5, keeps=n_blocks == 1))),
     )
 
 

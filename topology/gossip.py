@@ -13,7 +13,7 @@ import numpy as np
 
 from topology.graphs import Graph, TopologyError
 from topology.schedules import Schedule, Static
-from topology.weights import Weights, metropolis, mixing_matrix, mixing_rate
+from topology.weights import Weights, contraction, metropolis, mixing_matrix, mixing_rate, rounded_factor
 
 CONSENSUS: Final = ("plain", "chebyshev")
 """Names that `make` knows."""
@@ -158,3 +158,13 @@ def round_rate(schedule: Schedule, n_rounds: int, weights: Weights = metropolis,
         return float(mixing_rate(schedule, n_rounds * gossip.n_steps, weights) ** gossip.n_steps)
     eigenvalues = np.linalg.eigvalsh(mixing_matrix(schedule.graph(0), weights))[:-1]
     return max((abs(gossip.at(float(eigenvalue))) for eigenvalue in eigenvalues), default=0.0)
+
+
+def round_contraction(schedule: Schedule, weights: Weights = metropolis, gossip: Gossip = ONCE) -> float:
+    """Factor by which all exchanges of a round together shrink a disagreement, in the long run; 0 is agreement at once.
+
+    `contraction` to the power K where these are plain; else `round_rate`. Rounded to four digits.
+    """
+    if gossip.is_plain:
+        return rounded_factor(contraction(schedule, weights) ** gossip.n_steps)
+    return rounded_factor(round_rate(schedule, 1, weights, gossip))

@@ -8,7 +8,7 @@ is what keeps (9).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol, final
 
@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from topology.fdla import fastest
-from topology.graphs import Edge, Graph, PeerId, TopologyError
+from topology.graphs import Edge, Graph, PeerId, TopologyError, hash64
+from topology.outlets import InStep
 from topology.schedules import Schedule, Static, connectivity_window
 
 
@@ -183,3 +184,70 @@ def mixing_rate(schedule: Schedule, n_rounds: int, weights: Weights = metropolis
             product = mixing_matrix(schedule.graph(n), weights) @ product
         worst = max(worst, float(np.linalg.norm(product - mean, 2)))
     return float(worst ** (1.0 / window))
+
+
+MOST_EXACT: Final = 512
+"""Agents up to which the eigenvalues of a matrix are computed: they take a tenth of a second."""
+
+LOOKED: Final = 100
+"""Rounds that are looked at where the links change; of 1,000 agents they take seconds."""
+
+N_COLUMNS: Final = 16
+"""Disagreements that are followed at a time."""
+
+AGREED: Final = 0.1
+"""What counts as agreement where some round ends it altogether."""
+
+
+def contraction(schedule: Schedule, weights: Weights = metropolis) -> float:
+    """Factor by which averaging shrinks a disagreement in a round, in the long run; 0 is agreement at once.
+
+    Not what is sure, as `mixing_rate` is, but what happens: of a graph that stays the same the second largest modulus
+    of an eigenvalue of C; else by what power the norm of some disagreements falls in the second half of `LOOKED`
+    rounds. Where a product of several C's ends all disagreement, as of one-peer exponential graphs, its rounds count
+    as what brings it to `AGREED`. Rounded to four digits, in which all machines agree.
+    """
+    return _contraction(lambda n: mixing_matrix(schedule.graph(n), weights), schedule.n_agents, schedule.period)
+
+
+def contraction_in_step(links: InStep) -> float:
+    """The same without rounds, where agents wake together, and each takes the mean of its own and what was pushed."""
+
+    def matrix(n: int) -> NDArray[np.float64]:
+        C = np.eye(links.n_agents)
+        for i, j in links.graph(n).arcs:
+            C[j, i] = 1.0
+        return np.asarray(C / C.sum(axis=1, keepdims=True))
+
+    return _contraction(matrix, links.n_agents, links.period)
+
+
+def _contraction(matrix: Callable[[int], NDArray[np.float64]], n_agents: int, period: int | None) -> float:
+    if n_agents == 1:
+        return 0.0
+    C = matrix(0)
+    if period == 1 and n_agents <= MOST_EXACT:
+        spread = np.abs(np.linalg.eigvals(C - 1.0 / n_agents))
+        return rounded_factor(float(spread.max()))
+    signs = [[hash64(f"disagreement:{i}:{k}") & 1 for k in range(N_COLUMNS)] for i in range(n_agents)]
+    X = 2.0 * np.array(signs, dtype=np.float64) - 1.0
+    X -= X.mean(axis=0)
+    logs = [0.0]
+    for n in range(LOOKED):
+        C = C if period == 1 else matrix(n)
+        before = float(np.linalg.norm(X))
+        X = C @ X
+        X -= X.mean(axis=0)
+        after = float(np.linalg.norm(X))
+        if after <= 1e-10 * before:  # rounding
+            first = next((m for m, log in enumerate(logs) if log <= math.log(AGREED)), n + 1)
+            return rounded_factor(AGREED ** (1.0 / first)) if first > 1 else 0.0
+        logs.append(logs[-1] + math.log(after / before))
+        X /= after
+    half = LOOKED // 2
+    return rounded_factor(math.exp((logs[LOOKED] - logs[half]) / (LOOKED - half)))
+
+
+def rounded_factor(factor: float) -> float:
+    """A factor to four digits, in which all machines agree."""
+    return float(f"{min(factor, 1.0):.4g}") if factor > 1e-10 else 0.0

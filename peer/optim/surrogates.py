@@ -141,6 +141,9 @@ class Surrogate(Protocol):
     def tau(self) -> float:
         """Strong convexity, > 0."""
 
+    def with_tau(self, tau: float) -> Surrogate:
+        """The same with another tau."""
+
     def around(self, w: Vector, gradient: Vector, pi: Vector, data: Data) -> Subproblem:
         """The subproblem at w, (p,), with grad g_i(w), (p,), and pi_i, (p,)."""
 
@@ -201,6 +204,10 @@ class Full:
         """1, as in the paper."""
         return 1.0
 
+    def with_tau(self, tau: float) -> Full:
+        """The same with another tau."""
+        return Full(tau)
+
     def around(self, w: Vector, gradient: Vector, pi: Vector, data: Data) -> FirstOrder:
         """The subproblem at w."""
         return FirstOrder(w, gradient + pi, self.tau, scale=max(largest(gradient), largest(pi)))
@@ -213,6 +220,10 @@ class Partial:
 
     tau: float
     kappa: float = 1.0
+
+    def with_tau(self, tau: float) -> Partial:
+        """The same with another tau."""
+        return Partial(tau, self.kappa)
 
     def around(self, w: Vector, gradient: Vector, pi: Vector, data: Data) -> Linearized:
         """The subproblem at w."""

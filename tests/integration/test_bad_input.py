@@ -101,7 +101,7 @@ def test_a_label_beyond_the_models_outputs_is_named(lab: Lab) -> None:
 SETTINGS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "unknown key": ({"step": {"alhpa": 0.1}}, ["step.alhpa", "step.alpha"]),
     "unknown table": ({"stepp": {"alpha": 0.1}}, ["stepp", "step"]),
-    "wrong type": ({"step": {"alpha": "fast"}}, ["step.alpha", "float"]),
+    "wrong type": ({"step": {"alpha": "fast"}}, ["step.alpha", "alpha <= 1", "'fast'"]),
     "out of range": ({"step": {"alpha": 2.0}}, ["step.alpha", "alpha <= 1", "2.0"]),
     "not positive": ({"objective": {"huber_delta": 0.0}}, ["objective.huber_delta", "> 0", "0.0"]),
     "no labels": (
@@ -109,7 +109,7 @@ SETTINGS: dict[str, tuple[dict[str, Any], list[str]]] = {
         ["objective.loss"],
     ),
     "no such choice": ({"topology": {"graph": "rign"}}, ["topology.graph", "ring", "rign"]),
-    "later": ({"surrogate": {"tau": "auto"}}, ["surrogate.tau", "not in this version"]),
+    "no such word": ({"surrogate": {"tau": "some"}}, ["surrogate.tau", "a number > 0", "'some'"]),
     "addresses": ({"transport": {"addresses": ["tcp://127.0.0.1:1"]}}, ["transport.addresses", "3 peers"]),
     "elsewhere": (
         {"transport": {"addresses": [f"tcp://192.0.2.{k}:5555" for k in range(PEERS)]}},

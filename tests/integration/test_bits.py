@@ -76,6 +76,8 @@ def test_sockets_and_simulation_agree_to_the_last_bit(lab: Lab, case: dict[str, 
     shards = [config.shard_of(found, peer) for peer in range(PEERS)]
     model = config.model_of(found, shards[0], 3, config.initial_of(found, 0))
     total = sum(shard.n_samples for shard in shards)
+    ground = config.ground(found)
+    alpha = config.alpha_of(found, ground)
     w = config.initial_of(found, 0).vector(model, found.seed, config.regularizer_of(found, model))
     for seed in (1, 2):
         simulated = synchronous.Run(
@@ -86,12 +88,13 @@ def test_sockets_and_simulation_agree_to_the_last_bit(lab: Lab, case: dict[str, 
                 dtype=found.transport.wire_dtype,
                 problems=tuple(_problem(found, model, shard, peer, total) for peer, shard in enumerate(shards)),
                 initial=(w,) * PEERS,
-                alpha=found.step.alpha,
+                alpha=alpha,
                 rule=config.step_of(found),
-                radii=_radii(config.clipping_of(found, ())),
-                weights=config.ground(found).weights,
+                radii=_radii(config.clipping_of(found, (), alpha)),
+                weights=ground.weights,
                 tolerance=found.run.tolerance,
-                gossip=config.ground(found).gossip,
+                gossip=ground.gossip,
+                caution=config.caution_of(found, ground, PEERS),
             )
         )
         with threadpool_limits(1):  # as launch gives it to its peers: sums of more threads have other last bits

@@ -47,6 +47,9 @@ class Bowl:
     def best_response(self, w: Vector, gradient: Vector, pi: Vector) -> Solution:
         return Solution(w - gradient - pi - 1.0, 0.0, 1, "by hand")
 
+    def with_tau(self, tau: float) -> Bowl:
+        raise AssertionError("tau is a setting here")
+
 
 def state(w: list[float], y: list[float], alpha: float = 0.5) -> State:
     here = np.array(w)

@@ -135,6 +135,9 @@ class Bowl:
     def best_response(self, w: Vector, gradient: Vector, pi: Vector) -> Solution:
         raise NotImplementedError
 
+    def with_tau(self, tau: float) -> Bowl:
+        raise NotImplementedError
+
 
 def states_of(rng: np.random.Generator, n_agents: int) -> tuple[list[State], list[Proposal]]:
     """Agents in the middle of a run, with y and z at random."""

@@ -135,13 +135,6 @@ def test_choices(key: str) -> None:
         settings.from_tree(given)
 
 
-@pytest.mark.parametrize(("key", "word"), [(key, word) for key in settings.LATER for word in settings.LATER[key]])
-def test_words_reserved_for_later(key: str, word: str) -> None:
-    text = refused(tree(key, word), key)
-    assert "not in this version" in text
-    assert settings.LATER[key][word] in text
-
-
 @pytest.mark.parametrize(("key", "word"), [(key, word) for key in settings.WORDS for word in settings.WORDS[key]])
 def test_words_in_the_place_of_numbers(key: str, word: str) -> None:
     assert settings.flat(settings.from_tree(tree(key, word)))[key] == word
@@ -343,7 +336,7 @@ def test_only_rounds_are_inexact() -> None:
 def test_what_all_peers_must_share() -> None:
     one = settings.from_tree(DATA)
     shared = settings.shared(one, **{"columns of x": 13})
-    assert shared["step.alpha"] == "0.1"
+    assert shared["step.alpha"] == "'auto'"
     assert shared["columns of x"] == "13"
     assert not settings.LOCAL & shared.keys()
     assert all(isinstance(value, str) for value in shared.values())

@@ -1,0 +1,188 @@
+"""What `auto` is worth: U after 200 rounds beside the best of 60 hand-tuned settings of tau, alpha and curvature.
+
+Four data sets, three graphs, shards of equal distribution and sorted by label: 24 settings of 8 agents each, all in
+this process, without sockets, with the functions that peers run. U is taken at the mean of all w_i.
+
+    python -m benchmarks.auto --grid results.json         # an hour or two on one core; goes on where it was stopped
+    python -m benchmarks.auto --table results.json        # `auto` itself, and the table of the README
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as peers run; numpy reads it when it is imported
+
+import itertools
+import json
+import math
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, final
+
+import click
+import numpy as np
+
+from peer import agent, careful, config, settings, shards
+from peer.arrays import DTYPES, Vector
+from peer.data import Cut
+from peer.errors import SolveError
+from peer.messages import Share
+from peer.problem import Problem
+from peer.settings import Experiment
+
+N_ROUNDS: Final = 200
+
+TAUS: Final = (0.01, 0.05, 0.2, 1.0, 5.0)
+ALPHAS: Final = (0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
+CURVATURES: Final = ("local", "network")
+GRAPHS: Final = ("ring", "erdos-renyi", "star")
+PARTITIONS: Final = ("iid", "label-sorted")
+
+DATASETS: Final[Mapping[str, Mapping[str, Any]]] = {
+    "diabetes": {"model": {"hidden": [5]}, "loss": "squared", "test_fraction": 0.25},
+    "wine": {"model": {"hidden": [4]}, "loss": "cross_entropy", "test_fraction": 0.25},
+    "breast-cancer": {"model": {"hidden": [4]}, "loss": "cross_entropy", "test_fraction": 0.25},
+    "digits": {"model": {"hidden": [4]}, "loss": "squared", "test_fraction": 0.9},
+}
+"""Perceptrons, as small as 2,880 runs of 8 agents make them: 426 samples with p = 129, 331 with 61, 133 with 71, 179
+with 310."""
+
+FAR: Final = 10.0
+"""Times U at the start: a run that is there has diverged, and ends."""
+
+
+def experiment_of(dataset: str, graph: str, partition: str, given: Mapping[str, Any]) -> Experiment:
+    """One of the 24 settings, with what is `given` for [surrogate] and [step]."""
+    about = DATASETS[dataset]
+    return settings.from_tree(
+        {
+            "seed": 7,
+            "iterations": N_ROUNDS,
+            "data": {"dataset": dataset, "partition": partition, "test_fraction": about["test_fraction"]},
+            "model": about["model"],
+            "objective": {"loss": about["loss"], "strength": 1e-2},
+            "topology": {"graph": graph},
+            **given,
+        }
+    )
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Network:
+    """All agents of an experiment, in one process."""
+
+    experiment: Experiment
+    ground: config.Ground
+    problems: tuple[Problem, ...]
+    start: Vector
+
+    @classmethod
+    def of(cls, experiment: Experiment) -> Network:
+        """Cut the data, and make the problems."""
+        with tempfile.TemporaryDirectory() as folder:
+            Cut.of(experiment).write(Path(folder))
+            parts = [shards.read(Path(folder) / f"peer-{i:03d}.npz", "data") for i in range(experiment.peers)]
+        n_classes, total = max(part.n_classes for part in parts), sum(part.n_samples for part in parts)
+        model = config.model_of(experiment, parts[0], n_classes, config.Initial("", {}))
+        problems = tuple(config.problem_of(experiment, model, part, total) for part in parts)
+        start = config.Initial("", {}).vector(model, experiment.seed, problems[0].regularizer)
+        return cls(experiment, config.ground(experiment), problems, start)
+
+    def objective(self, w: Vector) -> float:
+        """U(w)."""
+        return math.fsum(problem.value(w) for problem in self.problems) + self.problems[0].regularizer.value(w)
+
+    def rounds(self) -> Iterator[Sequence[agent.State]]:
+        """The states of all agents at the beginning of rounds 0, 1, 2, ...
+
+        Raises
+        ------
+        SolveError
+            The numbers broke down.
+        """
+        experiment, ground = self.experiment, self.ground
+        rule, dtype = config.step_of(experiment), DTYPES["f8"]
+        alpha, caution = config.alpha_of(experiment, ground), config.caution_of(experiment, ground, len(self.problems))
+        states = [agent.initial(problem, self.start, alpha) for problem in self.problems]
+        if caution is not None:
+            states = [careful.begun(p, s, caution) for p, s in zip(self.problems, states, strict=True)]
+        while True:
+            yield states
+            graph = ground.schedule.graph(states[0].n)
+            proposals = [agent.propose(p, s, len(states)) for p, s in zip(self.problems, states, strict=True)]
+            shares = [
+                Share(i, s.n, s.n, s.objective, s.y, p.z)
+                for i, (s, p) in enumerate(zip(states, proposals, strict=True))
+            ]
+            before, states = (
+                states,
+                [
+                    agent.absorb(
+                        problem,
+                        states[i],
+                        proposals[i],
+                        {j: shares[j] for j in graph.neighbors(i)},
+                        ground.weights(graph, i),
+                        rule,
+                        dtype,
+                    )
+                    for i, problem in enumerate(self.problems)
+                ],
+            )
+            if caution is not None:
+                states = [careful.adapted(*each, caution) for each in zip(self.problems, before, states, strict=True)]
+
+
+def curve(network: Network, every: int = 10) -> list[float]:
+    """U at the mean of all w_i, every so many rounds, until it has diverged: then the last is infinite."""
+    found: list[float] = []
+    try:
+        with np.errstate(all="ignore"):
+            for n, states in enumerate(network.rounds()):
+                if n % every == 0:
+                    found.append(network.objective(np.mean([state.w for state in states], axis=0)))
+                    if not found[-1] <= FAR * max(found[0], 1e-300):
+                        return [*found[:-1], math.inf]
+                if n == network.experiment.iterations:
+                    return found
+    except (SolveError, ArithmeticError, ValueError):
+        pass
+    return [*found, math.inf]
+
+
+def grid(path: Path) -> None:
+    """Run what is missing of the 24 x 60 hand-tuned settings, and write it down after each setting."""
+    results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    combinations = list(itertools.product(DATASETS, GRAPHS, PARTITIONS))
+    for dataset, graph, partition in combinations:
+        name = f"{dataset} {graph} {partition}"
+        if name in results:
+            continue
+        began, found = time.process_time(), {}
+        network = None
+        for tau, alpha, curvature in itertools.product(TAUS, ALPHAS, CURVATURES):
+            given = {
+                "surrogate": {"tau": tau, "curvature": curvature, "tolerance": 1e-4},
+                "step": {"rule": "constant", "alpha": alpha},
+            }
+            network = Network.of(experiment_of(dataset, graph, partition, given))
+            found[f"{tau} {alpha} {curvature}"] = curve(network)
+        results[name] = {"runs": found, "seconds": time.process_time() - began}
+        temporary = path.with_suffix(".new")
+        temporary.write_text(json.dumps(results))
+        temporary.replace(path)
+        best = min(found, key=lambda key: found[key][-1])
+        click.echo(
+            f"{name}: {found[best][-1]:.5g} of {found[best][0]:.4g} with {best}, {results[name]['seconds']:.0f} s"
+        )
+
+
+if __name__ == "__main__":
+    import sys
+
+    grid(Path(sys.argv[1]))

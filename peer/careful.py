@@ -1,0 +1,169 @@
+"""`auto`: how long a step is, and how much of the surrogate's strong convexity is needed, without anybody's setting.
+
+**alpha** follows from the graph. Let all agents have the same curvature h, and the surrogate know it. Then w and y of
+a disagreement that averaging shrinks by l a round obey
+
+    mu^2 - l (2 - alpha) mu + l (l - alpha) = 0,
+
+and what all have in common shrinks by 1 - alpha. With alpha = 1 - sqrt(l) both shrink by sqrt(l), and no alpha does
+better for the largest l = rho. What damps, tau > 0, makes steps shorter: hence
+
+    (a)  alpha = min(1, STRETCH (1 - sqrt(rho))).
+
+**tau_i** is to the largest curvature L_i of the network, as agent i sees it, what the step is to that of gradients:
+
+    (b)  tau_i[n] = alpha[n] c_i[n] L_i[n],
+         L_i[n] = max( I s ||J'BJ v||/||v||, v three powers of J'BJ on grad g_i;        what the agent's data say
+                       I ||grad g_i(w_i[n]) - grad g_i(w_i[n-1])|| / ||w_i[n] - w_i[n-1]||;     what it has come across
+                       I ||y_i[n]|| / max(1, ||w_i[n]||);                                no step beyond the known
+                       0.9 L_i[n-1] )
+
+where B is the second derivative of the loss. In a direction of which the agent's data know nothing, (5) and (6) go
+along I y_i by alpha/tau_i = 1/(c_i L_i): with c_i = 1 that is the step of gradient descent. It begins with 1/2, the
+longest that descends. How much longer it may be depends on how alike the agents' data are, which nobody knows, and on
+how far linearization holds. It shows: where tau is too small agents set each other going, and steps get longer. So
+
+    (c)  c_i[n+1] = c_i[n] rho^(e_i/4)                               where ||w_i[n+1] - w_i[n]|| is below its mean,
+         c_i[n+1] = c_i[n] rho^(-1/2), e_i[n+1] = TIRES e_i[n]       else,
+
+the mean being over the last 1/(1 - sqrt(rho)) rounds or so, fading; c_i is kept within [1/100, 1], and e_i, how
+eager the agent is, begins with 1. c_i falls no faster than the network agrees, since before nobody could tell. Where
+the surrogate keeps no curvature, or that of blocks each for itself, alpha is a part of what
+keeps (6) short, and tau_i = c_i L_i with c_i in [alpha, 1].
+
+**Curvature** is the network's, kappa = I: it is what makes steps of alpha go by alpha towards the optimum.
+
+Fixed points are those of (1) whatever alpha and tau_i are, and however these differ between agents and rounds.
+Sources: (a) is the spectrum of the method on one quadratic, as it is of gradient tracking; for a tau that is the
+agents' unlikeness, Y. Sun, G. Scutari, A. Daneshmand, "Distributed optimization based on gradient tracking revisited:
+enhancing convergence rate via surrogation" (2022); for tau as the measure of trust in a linearization K. Levenberg
+(1944), D. Marquardt (1963), J. Moré, "The Levenberg-Marquardt algorithm" (1978), also for max(1, ||w||); for curvature
+from what the last step came across J. Barzilai, J. Borwein, "Two-point step size gradient methods" (1988), Y. Malitsky,
+K. Mishchenko, "Adaptive gradient descent without descent" (2020), and in a network I. Kuruzov, G. Scutari,
+A. Gasnikov, "Achieving linear convergence with parameter-free algorithms in decentralized optimization" (2024).
+(c) is ours. There is no proof that it converges for every problem; `python -m benchmarks.auto` measures it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Final, Protocol, final
+
+import numpy as np
+
+from peer.agent import State
+from peer.arrays import Vector
+
+STRETCH: Final = 1.1
+"""Of alpha: a tenth longer than what is best without damping."""
+
+LEAST_CARE: Final = 0.01
+"""Of c_i: below it tau is rounding beside the curvature that is known, and rises too late when it has to."""
+
+BEGIN: Final = 0.5
+"""c_i[0]: in unknown directions the longest step 2/L by which gradients descend."""
+
+TIRES: Final = 0.87
+"""e_i falls by it with every round in which steps got longer: five of them halve it."""
+
+FADES: Final = 0.9
+"""L_i is remembered for some ten rounds."""
+
+FASTEST: Final = 0.3
+"""Of sqrt(rho) in (c), at least: on complete graphs too a step must be seen before the next is trusted more."""
+
+SHORTEST: Final = 1e-300
+"""tau where nothing has any curvature, or slope: the agent stays where r is least."""
+
+
+class Curved(Protocol):
+    """What is needed of a problem."""
+
+    def steepness(self, n: int, w: Vector, direction: Vector) -> float:
+        """Largest curvature that is seen of s J'BJ from a direction, >= 0."""
+
+
+@final
+@dataclass(frozen=True)
+class Caution:
+    """What (b) and (c) go by.
+
+    Parameters
+    ----------
+    n_agents : int
+        I.
+    contraction : float
+        rho: what a round of averaging leaves of a disagreement.
+    keeps : bool
+        Whether the surrogate keeps the agent's own curvature, of all parameters together.
+    """
+
+    n_agents: int
+    contraction: float
+    keeps: bool
+
+    @property
+    def pace(self) -> float:
+        """sqrt(rho), at least `FASTEST`."""
+        return max(math.sqrt(self.contraction), FASTEST)
+
+    def least(self, alpha: float) -> float:
+        """Lower bound of c_i."""
+        return LEAST_CARE if self.keeps else alpha
+
+    def tau(self, alpha: float, care: float, steepest: float) -> float:
+        """(b), > 0."""
+        return max((alpha if self.keeps else 1.0) * care * steepest, SHORTEST)
+
+
+def alpha_of(contraction: float) -> float:
+    """(a), in (0, 1], to four digits."""
+    return float(f"{min(1.0, max(STRETCH * (1.0 - math.sqrt(contraction)), 1e-4)):.4g}")
+
+
+def begun(problem: Curved, state: State, caution: Caution) -> State:
+    """A first state with its tau."""
+    steepest = _steepest(problem, state, caution.n_agents)
+    care = max(BEGIN, caution.least(state.alpha))
+    tau = caution.tau(state.alpha, care, steepest)
+    return replace(state, tau=tau, care=care, eagerness=1.0, stride=math.inf, steepest=steepest)
+
+
+def adapted(problem: Curved, state: State, following: State, caution: Caution) -> State:
+    """`following` with its tau, by (b) and (c), after the round from `state`.
+
+    Parameters
+    ----------
+    problem : Curved
+        g_i.
+    state, following : State
+        Of agent i at the beginning of the round, and at its end.
+    caution : Caution
+    """
+    stride, change = _length(following.w - state.w), _length(following.gradient - state.gradient)
+    seen = caution.n_agents * change / stride if stride > 0.0 else 0.0
+    steepest = max(_steepest(problem, following, caution.n_agents), seen, FADES * state.steepest)
+    care, eagerness = eased(state.care, state.eagerness, stride < state.stride, caution.pace)
+    care = min(max(care, caution.least(following.alpha)), 1.0)
+    share = 1.0 - caution.pace
+    mean = stride if math.isinf(state.stride) else (1.0 - share) * state.stride + share * stride
+    tau = caution.tau(following.alpha, care, steepest)
+    return replace(following, tau=tau, care=care, eagerness=eagerness, stride=mean, steepest=steepest)
+
+
+def eased(care: float, eagerness: float, is_shorter: bool, pace: float) -> tuple[float, float]:
+    """(c) without its bounds: c_i and e_i of the next round, by whether the last step was shorter than those before."""
+    if is_shorter:
+        return care * pace ** (0.5 * eagerness), eagerness
+    return care / pace, TIRES * eagerness
+
+
+def _steepest(problem: Curved, state: State, n_agents: int) -> float:
+    known = n_agents * problem.steepness(state.n, state.w, state.gradient)
+    return max(known, n_agents * _length(state.y) / max(1.0, _length(state.w)))
+
+
+def _length(vector: Vector) -> float:
+    with np.errstate(over="ignore"):
+        return math.sqrt(float(np.dot(vector, vector)))

@@ -1,0 +1,247 @@
+"""`auto`: its rule by hand, its laws, what it reaches where the optimum is known, and that it never diverges."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import final
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.datasets import load_breast_cancer
+
+from peer import agent
+from peer.agent import State
+from peer.arrays import Vector
+from peer.careful import BEGIN, FADES, LEAST_CARE, TIRES, Caution, adapted, alpha_of, begun, eased
+from peer.optim.losses import Squared, cross_entropy
+from peer.optim.models import MLP
+from peer.optim.regularizers import L2
+from peer.optim.steps import Constant
+from peer.optim.surrogates import Data, Full, Partial
+from peer.problem import Problem
+from tests.instances import data_of, exchange, parameters_of
+from tests.laws import matrix
+from topology import Graph
+from topology.graphs import complete, ring
+from topology.schedules import Matchings, OnePeerExponential, Static
+from topology.weights import contraction, lazy_metropolis, mixing_matrix
+
+
+@final
+@dataclass(frozen=True)
+class Slope:
+    """A problem of which nothing is known but one curvature."""
+
+    curvature: float
+
+    def steepness(self, n: int, w: Vector, direction: Vector) -> float:
+        return self.curvature
+
+
+def state(w: list[float], gradient: list[float], y: list[float], **others: float) -> State:
+    first = State(0, np.array(w), np.array(y), np.array(gradient), 0.0, 0.0, 0.2)
+    return replace(first, **others)  # type: ignore[arg-type]
+
+
+# ---- alpha ---------------------------------------------------------------------------------
+
+
+def spectral_radius(eigenvalue: float, alpha: float) -> float:
+    """Of w and y of one disagreement, see `peer.careful`."""
+    return float(np.abs(np.roots([1.0, -eigenvalue * (2.0 - alpha), eigenvalue * (eigenvalue - alpha)])).max())
+
+
+@given(rho=st.floats(0.0, 1.0))
+def test_alpha_is_a_step(rho: float) -> None:
+    assert 0.0 < alpha_of(rho) <= 1.0
+
+
+@given(rho=st.floats(0.05, 0.99))
+def test_alpha_is_stable_for_every_eigenvalue(rho: float) -> None:
+    """All disagreements and what is common shrink, the slowest nearly as fast as with the best alpha."""
+    alpha = alpha_of(rho)
+    slowest = max(1.0 - alpha, *(spectral_radius(sign * part * rho, alpha) for sign in (1, -1) for part in (0.5, 1.0)))
+    assert slowest < 1.0
+    grid = np.linspace(0.001, 1.0, 200)
+    best = min(max(1.0 - a, spectral_radius(rho, a)) for a in grid)
+    assert 1.0 - slowest >= 0.6 * (1.0 - best)
+
+
+def test_contraction_of_graphs() -> None:
+    assert contraction(Static(complete(8))) == 0.0
+    assert contraction(Static(ring(8))) == pytest.approx((1.0 + 2.0 * math.cos(math.pi / 4)) / 3.0, rel=1e-3)
+    assert contraction(Static(ring(8)), lazy_metropolis) > contraction(Static(ring(8)))
+    assert contraction(Static(Graph(1, frozenset()))) == 0.0
+
+
+def test_contraction_of_links_that_change() -> None:
+    """One-peer exponential graphs of 8 end all disagreement after 3 rounds; matchings shrink it as their product."""
+    assert contraction(OnePeerExponential(8)) == pytest.approx(0.1 ** (1.0 / 3.0), rel=1e-3)
+    schedule = Matchings(ring(6), seed=3)
+    product = np.eye(6)
+    for n in range(100):
+        product = mixing_matrix(schedule.graph(n)) @ product
+    assert contraction(schedule) == pytest.approx(np.linalg.norm(product - 1.0 / 6.0, 2) ** 0.01, abs=0.05)
+
+
+def test_contraction_of_many_agents_is_found_by_products() -> None:
+    found, few = contraction(Static(ring(600))), contraction(Static(ring(500)))
+    assert 0.99 < found < 1.0
+    assert few == pytest.approx(1.0, abs=1e-4)
+
+
+# ---- tau -----------------------------------------------------------------------------------
+
+
+def test_the_first_tau_by_hand() -> None:
+    """L = max(I 3, I ||y||/||w||) and tau = alpha/2 L; without own curvature tau = L/2."""
+    first = state([3.0, 4.0], [1.0, 0.0], [0.0, 5.0])
+    assert begun(Slope(3.0), first, Caution(4, 0.5, keeps=True)).tau == 0.2 * BEGIN * 12.0
+    assert begun(Slope(0.0), first, Caution(4, 0.5, keeps=True)).tau == 0.2 * BEGIN * 4.0
+    assert begun(Slope(3.0), first, Caution(4, 0.5, keeps=False)).tau == BEGIN * 12.0
+
+
+def test_the_next_tau_by_hand() -> None:
+    before = state([0.0, 0.0], [0.0, 0.0], [0.0, 0.0], care=0.4, eagerness=0.5, stride=10.0, steepest=1.0)
+    after = state([3.0, 4.0], [0.0, 10.0], [0.0, 0.0])
+    found = adapted(Slope(1.0), before, after, Caution(2, 0.25, keeps=True))
+    assert found.steepest == 2 * 10.0 / 5.0  # what it has come across
+    assert found.care == pytest.approx(0.4 * 0.25 ** (0.5 / 4.0))
+    assert (found.eagerness, found.stride) == (0.5, 7.5)
+    assert found.tau == 0.2 * found.care * found.steepest
+    assert (
+        adapted(Slope(0.0), replace(before, steepest=9.0), after, Caution(2, 0.25, keeps=True)).steepest == 9.0 * FADES
+    )
+
+
+def test_longer_steps_make_careful_and_tired() -> None:
+    assert eased(0.2, 1.0, False, 0.5) == (0.4, TIRES)
+    assert eased(0.2, 1.0, True, 0.25) == (0.1, 1.0)
+    before = state([0.0], [0.0], [0.0], care=0.9, eagerness=1.0, stride=1.0, steepest=1.0)
+    assert adapted(Slope(1.0), before, state([2.0], [0.0], [0.0]), Caution(2, 0.25, keeps=True)).care == 1.0
+
+
+def test_where_nothing_moves_tau_stays_positive() -> None:
+    still = begun(Slope(0.0), state([0.0], [0.0], [0.0]), Caution(2, 0.0, keeps=True))
+    found = adapted(Slope(0.0), still, still, Caution(2, 0.0, keeps=True))
+    assert found.tau > 0.0
+    assert all(math.isfinite(getattr(found, name)) for name in ("tau", "care", "eagerness", "stride", "steepest"))
+
+
+@given(st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=40), st.floats(0.0, 1.0), st.booleans())
+def test_care_stays_within_bounds(lengths: list[float], rho: float, keeps: bool) -> None:
+    caution = Caution(3, rho, keeps)
+    here = begun(Slope(1.0), state([0.0], [0.0], [0.0]), caution)
+    for length in lengths:
+        here = adapted(Slope(1.0), here, replace(here, w=here.w + length), caution)
+        assert (LEAST_CARE if keeps else 0.2) <= here.care <= 1.0
+        assert 0.0 < here.tau < math.inf
+
+
+@given(seed=st.integers(0, 1000), scale=st.floats(1e-6, 1e6))
+def test_tau_has_the_dimension_of_curvature(seed: int, scale: float) -> None:
+    """Times as large a g_i, as large a tau: nothing in the rule is an absolute number but 1 beside ||w||."""
+    rng, model, caution = np.random.default_rng(seed), MLP((3, 2, 3), "tanh"), Caution(4, 0.5, keeps=True)
+    data, w = data_of(rng, "softmax", model, 5, 0.2), parameters_of(rng, model)
+    taus = [
+        begun(problem, agent.initial(problem, w, 0.2), caution).tau
+        for problem in (
+            Problem(replace(data, weight=weight), L2(np.zeros(w.size)), Partial(1.0, 4.0), 1e-8)
+            for weight in (data.weight, scale * data.weight)
+        )
+    ]
+    assert taus[1] == pytest.approx(scale * taus[0], rel=1e-9)
+
+
+@given(seed=st.integers(0, 1000), loss=st.sampled_from(["squared", "softmax", "weighted squared"]))
+def test_steepness_is_a_curvature(seed: int, loss: str) -> None:
+    """Between that along the direction and the largest of s J'BJ."""
+    rng, model = np.random.default_rng(seed), MLP((3, 2, 3), "tanh")
+    data, w = data_of(rng, loss, model, 6, 0.3), parameters_of(rng, model)
+    problem, direction = Problem(data, L2(np.zeros(w.size)), Partial(1.0), 1e-8), rng.standard_normal(w.size)
+    J = matrix(Partial(1.0).around(w, w, w, data)).reshape(6, 3, -1)
+    B = data.loss.curvature_root(model.forward(w, data.inputs))
+    half = np.einsum("mkl,mkp->mlp", B, J).reshape(-1, w.size)
+    H = data.weight * half.T @ half
+    along = float(direction @ H @ direction / (direction @ direction))
+    found, largest = problem.steepness(0, w, direction), float(np.linalg.norm(H, 2))
+    assert along * (1.0 - 1e-9) <= found <= largest * (1.0 + 1e-9)
+
+
+# ---- whole runs ----------------------------------------------------------------------------
+
+
+def pieces(x: np.ndarray, n_agents: int) -> list[np.ndarray]:
+    return np.array_split(x, n_agents)
+
+
+@pytest.mark.parametrize(("n_agents", "n_rounds"), [(4, 38), (8, 154)])
+def test_logistic_regression_on_a_ring(n_agents: int, n_rounds: int) -> None:
+    """Six digits in no more rounds than the best of all tuned settings needs: 38 on a ring of 4, 154 on one of 8."""
+    found = load_breast_cancer()
+    order = np.random.default_rng(0).permutation(569)[:568]
+    x, labels = found.data[order], found.target[order].astype(np.int64)
+    x = (x - x.mean(axis=0)) / x.std(axis=0)
+    model, strength = MLP((30, 1), "tanh"), L2(np.full(31, 1e-2))
+
+    def problem(rows: np.ndarray, y: np.ndarray, kappa: float) -> Problem:
+        return Problem(Data(model, rows, cross_entropy(y, 1), 1.0 / 568), strength, Partial(1.0, kappa), 1e-10)
+
+    start, whole = np.zeros(31), problem(x, labels, 1.0)
+    optimum = start
+    for _ in range(30):  # alone, with all data and hardly any tau, (5) is Newton's step
+        gradient = whole.gradient(optimum)
+        optimum = whole.with_tau(1e-6).best_response(optimum, gradient, 0.0 * gradient).w
+    slope = whole.gradient(optimum) + strength.gradient(optimum)
+    assert np.abs(slope).max() < 1e-12
+
+    agents = [problem(*cut, float(n_agents)) for cut in zip(pieces(x, n_agents), pieces(labels, n_agents), strict=True)]
+    rho = contraction(Static(ring(n_agents)))
+    caution = Caution(n_agents, rho, keeps=True)
+    run = exchange(agents, [start] * n_agents, alpha_of(rho), Constant(), [ring(n_agents)], n_rounds, caution=caution)
+    *_, (states, _) = run
+    worst = max(float(np.linalg.norm(one.w - optimum)) for one in states)
+    assert worst <= 1e-6 * float(np.linalg.norm(optimum))
+
+
+HARD = {
+    "inputs a thousand times too large": (1e3, 1.0 / 60, 1e-2, "tanh"),
+    "inputs a thousand times too large, relu": (1e3, 1.0 / 60, 1e-2, "relu"),
+    "a sum, hardly regularized": (1.0, 1.0, 1e-9, "tanh"),
+    "inputs a thousand times too small": (1e-3, 1.0 / 60, 1e-9, "tanh"),
+}
+
+
+@pytest.mark.parametrize("kind", ["partial", "full"])
+@pytest.mark.parametrize("case", HARD.values(), ids=HARD)
+@pytest.mark.parametrize("graph", [complete(4), ring(6)], ids=["complete", "ring"])
+def test_it_never_diverges(case: tuple[float, float, float, str], kind: str, graph: Graph) -> None:
+    """Targets are sorted, so that no agent has seen what another has; a run ends no higher than it began."""
+    size, weight, strength, activation = case
+    n_agents = graph.n_agents
+    rho = contraction(Static(graph))
+    rng = np.random.default_rng(3)
+    x = rng.standard_normal((60, 5))
+    y = np.sin(x @ rng.standard_normal((5, 1))) + 0.1 * rng.standard_normal((60, 1))
+    order = np.argsort(y[:, 0])
+    model = MLP((5, 3, 1), activation)
+    regularizer = L2(np.full(model.layout.size, strength))
+    surrogate = Full(1.0) if kind == "full" else Partial(1.0, float(n_agents))
+    agents = [
+        Problem(Data(model, size * rows, Squared(targets), weight), regularizer, surrogate, 1e-8)
+        for rows, targets in zip(pieces(x[order], n_agents), pieces(y[order], n_agents), strict=True)
+    ]
+
+    def objective(states: list[State], agents: list[Problem] = agents) -> float:
+        w = np.mean([one.w for one in states], axis=0)
+        return math.fsum(one.value(w) for one in agents) + agents[0].regularizer.value(w)
+
+    caution = Caution(n_agents, rho, kind == "partial")
+    start = model.initial(rng)
+    run = exchange(agents, [start] * n_agents, alpha_of(rho), Constant(), [graph], 80, caution=caution)
+    values = [objective(states) for states, _ in run]
+    assert values[-1] < values[0]
+    assert max(values) <= 10.0 * values[0]
