@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from tests.integration.fleet import Fleet
-from tests.integration.lab import Lab, flat, metrics, refusal, same_finals
+from tests.integration.lab import Lab, metrics, refusal, same_finals
 
 PEERS: Final = 3
 ROUNDS: Final = 200
@@ -52,17 +52,6 @@ def test_peers_that_are_killed_and_resumed_draw_what_they_would_have_drawn(tmp_p
         for peer in range(PEERS):
             assert fleet.ended(peer) == (0, "")
         same_finals(launched, fleet.out, PEERS)
-    plain = lab.launch(lab.experiment("plain", **_tree(lab, surrogate={"curvature": "network", "tau": 0.3})), "plain")
-    assert not np.array_equal(flat(plain, 0), flat(launched, 0))
-    assert np.max(np.abs(flat(plain, 0) - flat(launched, 0))) < 1e-5
-
-
-def test_without_rounds_batches_lead_to_the_optimum_too(tmp_path: Path) -> None:
-    lab = Lab(tmp_path)
-    tree = _tree(lab, iterations=400, run={"mode": "async"}, step={"alpha": 0.2})
-    found = json.loads((lab.launch(lab.experiment(**tree), "out", "--central") / "summary.json").read_text())
-    assert found["stationarity"] < 1e-4
-    assert found["objective"] - found["central"]["objective"] < 1e-6
 
 
 def test_bad_batches_are_refused(tmp_path: Path) -> None:
