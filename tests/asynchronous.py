@@ -79,6 +79,9 @@ MAX_END_S: Final = 60.0
 CALM: Final = 1e-9
 """Distance to the optimum, relative, where nothing gets lost and nobody crashes."""
 
+LARGE: Final = 1e3
+"""What agents hold grows beyond ten times that only where steps are too long."""
+
 STORMY: Final = 1e-6
 """The same with faults."""
 
@@ -628,7 +631,7 @@ class Run:
         self.final = {i: among(what.problems[i], samples, len(what.left)) for i in what.left}
         self.goal = optimum(list(self.final.values()))
         self.last_fault, self.before, self.next_look = 0, math.inf, PERIOD
-        self.largest = 1.0
+        self.largest, self.grown = 1.0, LARGE
         self.made: dict[tuple[PeerId, int, Stamp], tuple[int, int]] = {}
         self.taken: dict[tuple[PeerId, PeerId], tuple[int, int]] = {}
 
@@ -673,16 +676,26 @@ class Run:
         self.check_objective()
 
     def shorten_steps(self, n_wakings: int) -> None:
-        """Let all go on with half the step if the last of these wakings since the last fault brought them no nearer."""
+        """Let all go on with half the step if the last of these wakings since the last fault brought them no nearer.
+
+        Also amid faults, if what they hold has grown tenfold, and is large.
+        """
+        if self.largest > 10.0 * self.grown:
+            self.grown = self.largest
+            self.halve()
         if n_wakings == 0:
             self.before, self.next_look = math.inf, PERIOD
         elif n_wakings >= self.next_look:
             distance = self.distance()
             if distance > 0.1 * self.before:
-                self.n_halvings += 1
-                self.happened[HALVED] += 1
-                self.clock.tell(f"all go on with a step of {self.alpha:.3g}")
+                self.halve()
             self.before, self.next_look = distance, n_wakings + PERIOD
+
+    def halve(self) -> None:
+        """All go on with half the step."""
+        self.n_halvings += 1
+        self.happened[HALVED] += 1
+        self.clock.tell(f"all go on with a step of {self.alpha:.3g}")
 
     def end_amid_faults(self) -> None:
         """Until all have made their wakings; who comes back when the others have ended may wait for them in vain."""
