@@ -46,7 +46,7 @@ DATASETS: Final[Mapping[str, Mapping[str, Any]]] = {
     "diabetes": {"model": {"hidden": [5]}, "loss": "squared", "test_fraction": 0.25},
     "wine": {"model": {"hidden": [4]}, "loss": "cross_entropy", "test_fraction": 0.25},
     "breast-cancer": {"model": {"hidden": [4]}, "loss": "cross_entropy", "test_fraction": 0.25},
-    "digits": {"model": {"hidden": [4]}, "loss": "squared", "test_fraction": 0.9},
+    "digits": {"model": {"hidden": [2]}, "loss": "squared", "test_fraction": 0.9},
 }
 """Perceptrons, as small as 2,880 runs of 8 agents make them: 426 samples with p = 129, 331 with 61, 133 with 71, 179
 with 310."""

@@ -239,21 +239,19 @@ class AsyncLife:
             problem = config.reweighted(self.experiment, problem, samples, len(members))
         else:
             alpha = config.alpha_of(self.experiment, host.assignment.ground)
-            self.state = await host.compute(self.first, problem, w, alpha)
+            self.state = await host.compute(self.first, problem, w, alpha, len(self.membership.members))
         npz.save(host.initial_path, model.layout.unflatten(w))
         self.membership.begin(time.monotonic())
         return problem, model
 
-    def first(self, problem: Problem, w: Vector, alpha: float) -> agent.State:
+    def first(self, problem: Problem, w: Vector, alpha: float, n_agents: int) -> agent.State:
         """The state at the beginning of an epoch."""
-        state = agent.initial(problem, w, alpha)
-        caution = self.caution
+        state, caution = agent.initial(problem, w, alpha), self.caution_among(n_agents)
         return state if caution is None else careful.begun(problem, state, caution)
 
-    @property
-    def caution(self) -> careful.Caution | None:
-        """How tau is chosen among the members of the epoch; None where it is a setting."""
-        return config.caution_of(self.experiment, self.host.assignment.ground, len(self.membership.members))
+    def caution_among(self, n_agents: int) -> careful.Caution | None:
+        """How tau is chosen in an epoch of so many members; None where it is a setting."""
+        return config.caution_of(self.experiment, self.host.assignment.ground, n_agents)
 
     async def train(self, problem: Problem, model: MLP) -> None:
         """Waking after waking, through all epochs, until all members have made theirs; and the result."""
@@ -286,7 +284,7 @@ class AsyncLife:
         state = self.state
         assert state is not None
         problem = config.reweighted(self.experiment, problem, opening.n_samples, len(opening.members))
-        first = await self.host.compute(self.first, problem, state.w, state.alpha)
+        first = await self.host.compute(self.first, problem, state.w, state.alpha, len(opening.members))
         self.state = replace(first, n=state.n)
         self.assembly.open_epoch(opening, self.state)
         self.link()
@@ -323,7 +321,7 @@ class AsyncLife:
         rule, is_new = config.step_of(self.experiment), self.is_new and bool(theirs)
         woken = await self.host.compute(waking.wake, problem, state, flows.mass.high, theirs, n_agents, rule, is_new)
         self.is_new = self.is_new and not theirs
-        self.state, caution = woken.state, self.caution
+        self.state, caution = woken.state, self.caution_among(n_agents)
         if caution is not None:
             self.state = await self.host.compute(careful.adapted, problem, woken.seen, woken.state, caution)
         seen, solution = woken.seen, woken.solution

@@ -6,9 +6,11 @@ a disagreement that averaging shrinks by l a round obey
     mu^2 - l (2 - alpha) mu + l (l - alpha) = 0,
 
 and what all have in common shrinks by 1 - alpha. With alpha = 1 - sqrt(l) both shrink by sqrt(l), and no alpha does
-better for the largest l = rho. What damps, tau > 0, makes steps shorter: hence
+better for the largest l. What damps, tau > 0, makes steps shorter, and most disagreements end sooner: hence
 
-    (a)  alpha = min(1, STRETCH (1 - sqrt(rho))).
+    (a)  alpha = min(1, STRETCH (1 - sqrt(rho)))
+
+with rho by which averaging shrinks a disagreement in the mean, until a tenth is left, `topology.weights.contraction`.
 
 **tau_i** is to the largest curvature L_i of the network, as agent i sees it, what the step is to that of gradients:
 
@@ -23,7 +25,7 @@ along I y_i by alpha/tau_i = 1/(c_i L_i): with c_i = 1 that is the step of gradi
 longest that descends. How much longer it may be depends on how alike the agents' data are, which nobody knows, and on
 how far linearization holds. It shows: where tau is too small agents set each other going, and steps get longer. So
 
-    (c)  c_i[n+1] = c_i[n] rho^(e_i/4)                               where ||w_i[n+1] - w_i[n]|| is below its mean,
+    (c)  c_i[n+1] = c_i[n] rho^(e_i/4)                               where ||w_i[n+1] - w_i[n]|| < NOISE times its mean,
          c_i[n+1] = c_i[n] rho^(-1/2), e_i[n+1] = TIRES e_i[n]       else,
 
 the mean being over the last 1/(1 - sqrt(rho)) rounds or so, fading; c_i is kept within [1/100, 1], and e_i, how
@@ -55,8 +57,8 @@ import numpy as np
 from peer.agent import State
 from peer.arrays import Vector
 
-STRETCH: Final = 1.1
-"""Of alpha: a tenth longer than what is best without damping."""
+STRETCH: Final = 1.3
+"""Of alpha: longer than what is best without damping."""
 
 LEAST_CARE: Final = 0.01
 """Of c_i: below it tau is rounding beside the curvature that is known, and rises too late when it has to."""
@@ -66,6 +68,9 @@ BEGIN: Final = 0.5
 
 TIRES: Final = 0.87
 """e_i falls by it with every round in which steps got longer: five of them halve it."""
+
+NOISE: Final = 1.1
+"""Steps that are so much longer count as no longer: where links come and go they vary."""
 
 FADES: Final = 0.9
 """L_i is remembered for some ten rounds."""
@@ -144,7 +149,7 @@ def adapted(problem: Curved, state: State, following: State, caution: Caution) -
     stride, change = _length(following.w - state.w), _length(following.gradient - state.gradient)
     seen = caution.n_agents * change / stride if stride > 0.0 else 0.0
     steepest = max(_steepest(problem, following, caution.n_agents), seen, FADES * state.steepest)
-    care, eagerness = eased(state.care, state.eagerness, stride < state.stride, caution.pace)
+    care, eagerness = eased(state.care, state.eagerness, stride < NOISE * state.stride, caution.pace)
     care = min(max(care, caution.least(following.alpha)), 1.0)
     share = 1.0 - caution.pace
     mean = stride if math.isinf(state.stride) else (1.0 - share) * state.stride + share * stride

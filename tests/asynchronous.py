@@ -19,14 +19,16 @@ import random
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Final, TypeAlias, final
 
 import numpy as np
 
-from peer import agent, waking, wire
+from peer import agent, careful, waking, wire
 from peer.arrays import Vector
 from peer.assembly import Assembly, Opening, Outgoing
 from peer.async_mode import GOSSIP_S, QUEUE_MESSAGES
+from peer.careful import Caution
 from peer.checkpoint import Moment
 from peer.errors import RemoteError, WireError
 from peer.flows import Flows, Stamp
@@ -43,7 +45,8 @@ from tests import reference
 from tests.network import RUN_ID, Network, Weather, weather
 from tests.simulated import HALVED, Clock, Outcome, Tell, batched, replayable, silent, sizes_of
 from topology import PeerId
-from topology.outlets import Outlets
+from topology.outlets import InStep, Outlets
+from topology.weights import contraction_in_step
 
 MODE: Final = "async"
 """What the command calls these runs."""
@@ -135,12 +138,22 @@ class Scenario:
     problems: tuple[Problem, ...]
     initial: tuple[Vector, ...]
     alpha: float
+    is_careful: bool
     every: int
     compute: float
     slow: PeerId | None
     deeds: tuple[Deed, ...]
     weather: Weather
     n_wakings: int
+
+    @cached_property
+    def contraction(self) -> float:
+        """What a waking of all initial members leaves of a disagreement."""
+        return contraction_in_step(InStep(self.outlets, self.n_agents))
+
+    def caution(self, problem: Problem, n_agents: int) -> Caution | None:
+        """How agents choose tau, if they do, as `config.caution_of`."""
+        return Caution(n_agents, self.contraction, isinstance(problem.surrogate, Partial)) if self.is_careful else None
 
     @property
     def is_short(self) -> bool:
@@ -169,7 +182,7 @@ class Scenario:
         deeds = ", ".join(f"{deed.kind} of {deed.who} at {deed.at:.1f}" for deed in self.deeds)
         length = f"{self.n_wakings} wakings" if self.is_short else "to the optimum"
         pace = f"{length}, compute {self.compute}, slow {self.slow}, alpha {self.alpha:.3g}"
-        pace += f", batches {sizes_of(self.problems)}"
+        pace += f", batches {sizes_of(self.problems)}, careful: {self.is_careful}"
         return f"{self.n_agents} peers, {kinds}, {pace}, {self.outlets}, {deeds or 'all stay'}, {self.weather}"
 
 
@@ -194,6 +207,7 @@ def scenario(seed: int, is_short: bool = False) -> Scenario:
         problems=(),
         initial=(),
         alpha=0.0,
+        is_careful=random.Random(f"caution of {seed}").random() < 0.3,
         every=rng.choice((1, 5, 20)),
         compute=max(UNIT_S * (0.3 if slow is not None else rng.choice((0.3, 1.0, 2.0))), sky.delay / 2.0),
         slow=slow,
@@ -209,7 +223,9 @@ def scenario(seed: int, is_short: bool = False) -> Scenario:
         unfinished,
         problems=problems,
         initial=tuple(numbers.normal(size=p) for _ in problems),
-        alpha=min(0.4, 1.2 / _hops(unfinished)),
+        alpha=0.5 * careful.alpha_of(unfinished.contraction)
+        if unfinished.is_careful
+        else min(0.4, 1.2 / _hops(unfinished)),
         n_wakings=few if is_short else NEVER,
     )
 
@@ -500,8 +516,13 @@ class Peer:
             members = self.flows.members
             self.reweight(sum(last.standings[j].n_samples for j in members), len(members))
         else:
-            self.state = agent.initial(self.problem, self.what.initial[self.me], self.what.alpha)
+            self.state = self.first(self.what.initial[self.me], self.what.alpha, len(self.membership.members))
         self.membership.begin(self.now)
+
+    def first(self, w: Vector, alpha: float, n_agents: int) -> agent.State:
+        """The state at the beginning of an epoch."""
+        state, caution = agent.initial(self.problem, w, alpha), self.what.caution(self.problem, n_agents)
+        return state if caution is None else careful.begun(self.problem, state, caution)
 
     def reweight(self, n_samples: int, n_agents: int) -> None:
         """Among other members the problem is another one."""
@@ -535,7 +556,7 @@ class Peer:
         assert state is not None
         self.reweight(opening.n_samples, len(opening.members))
         yield Compute()
-        self.state = replace(agent.initial(self.problem, state.w, state.alpha), n=state.n)
+        self.state = replace(self.first(state.w, state.alpha, len(opening.members)), n=state.n)
         self.assembly.open_epoch(opening, self.state)
         self.stamps.clear()
         self.link()
@@ -566,7 +587,9 @@ class Peer:
         self.run.happened["weight not safe"] += woken.solution is None
         yield Compute()
         self.is_new = self.is_new and not theirs
-        self.state = woken.state
+        caution, self.state = self.what.caution(self.problem, n_agents), woken.state
+        if caution is not None:
+            self.state = careful.adapted(self.problem, woken.seen, woken.state, caution)
         flows.track(woken.source)
         assembly.pace.woke(began_s, self.now, news)
         receivers = assembly.push(state.n, woken.v, self.now)

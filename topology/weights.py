@@ -186,26 +186,22 @@ def mixing_rate(schedule: Schedule, n_rounds: int, weights: Weights = metropolis
     return float(worst ** (1.0 / window))
 
 
-MOST_EXACT: Final = 512
-"""Agents up to which the eigenvalues of a matrix are computed: they take a tenth of a second."""
+AGREED: Final = 0.1
+"""What is left of a disagreement where agents count as agreed: a digit."""
 
 LOOKED: Final = 100
-"""Rounds that are looked at where the links change; of 1,000 agents they take seconds."""
+"""Rounds that are looked at, at most; of 1,000 agents they take seconds where links change."""
 
-N_COLUMNS: Final = 16
-"""Disagreements that are followed at a time."""
-
-AGREED: Final = 0.1
-"""What counts as agreement where some round ends it altogether."""
+MOST_EXACT: Final = 64
+"""Agents up to which all disagreements are followed; of more some, drawn by a hash."""
 
 
 def contraction(schedule: Schedule, weights: Weights = metropolis) -> float:
-    """Factor by which averaging shrinks a disagreement in a round, in the long run; 0 is agreement at once.
+    """Factor by which averaging shrinks the disagreement of agents that know nothing of each other, in a round.
 
-    Not what is sure, as `mixing_rate` is, but what happens: of a graph that stays the same the second largest modulus
-    of an eigenvalue of C; else by what power the norm of some disagreements falls in the second half of `LOOKED`
-    rounds. Where a product of several C's ends all disagreement, as of one-peer exponential graphs, its rounds count
-    as what brings it to `AGREED`. Rounded to four digits, in which all machines agree.
+    Not what is sure, as `mixing_rate` is, but what happens: rho^n = `AGREED` for the n after which so much is left of
+    independent numbers, in the root mean square, whatever the round that one begins in. Near 0 is agreement at once.
+    Rounded to four digits, in which all machines agree.
     """
     return _contraction(lambda n: mixing_matrix(schedule.graph(n), weights), schedule.n_agents, schedule.period)
 
@@ -225,29 +221,28 @@ def contraction_in_step(links: InStep) -> float:
 def _contraction(matrix: Callable[[int], NDArray[np.float64]], n_agents: int, period: int | None) -> float:
     if n_agents == 1:
         return 0.0
-    C = matrix(0)
-    if period == 1 and n_agents <= MOST_EXACT:
-        spread = np.abs(np.linalg.eigvals(C - 1.0 / n_agents))
-        return rounded_factor(float(spread.max()))
-    signs = [[hash64(f"disagreement:{i}:{k}") & 1 for k in range(N_COLUMNS)] for i in range(n_agents)]
-    X = 2.0 * np.array(signs, dtype=np.float64) - 1.0
-    X -= X.mean(axis=0)
-    logs = [0.0]
+    start = np.eye(n_agents)
+    if n_agents > MOST_EXACT:
+        start = np.array([[1.0 - 2.0 * (hash64(f"{i}:{k}") & 1) for k in range(16)] for i in range(n_agents)])
+    start -= start.mean(axis=0)
+    goal = AGREED * float(np.linalg.norm(start))
+    C, X, began, times = matrix(0), start, 0, list[float]()
     for n in range(LOOKED):
         C = C if period == 1 else matrix(n)
-        before = float(np.linalg.norm(X))
-        X = C @ X
+        before, X = float(np.linalg.norm(X)), C @ X
         X -= X.mean(axis=0)
         after = float(np.linalg.norm(X))
-        if after <= 1e-10 * before:  # rounding
-            first = next((m for m, log in enumerate(logs) if log <= math.log(AGREED)), n + 1)
-            return rounded_factor(AGREED ** (1.0 / first)) if first > 1 else 0.0
-        logs.append(logs[-1] + math.log(after / before))
-        X /= after
-    half = LOOKED // 2
-    return rounded_factor(math.exp((logs[LOOKED] - logs[half]) / (LOOKED - half)))
+        if after <= goal:
+            part = math.log(before / goal) / math.log(before / max(after, AGREED**3 * goal))
+            times.append(n - began + part)
+            if period == 1:
+                break
+            X, began = start, n + 1
+    if not times:
+        return rounded_factor((after / goal * AGREED) ** (1.0 / LOOKED))
+    return rounded_factor(AGREED ** (len(times) / math.fsum(times)))
 
 
 def rounded_factor(factor: float) -> float:
-    """A factor to four digits, in which all machines agree."""
-    return float(f"{min(factor, 1.0):.4g}") if factor > 1e-10 else 0.0
+    """A factor of at most 1 to four digits, in which all machines agree."""
+    return float(f"{min(factor, 1.0):.4g}")

@@ -25,9 +25,10 @@ from peer.problem import Problem
 from tests.instances import data_of, exchange, parameters_of
 from tests.laws import matrix
 from topology import Graph
-from topology.graphs import complete, ring
+from topology.graphs import complete, ring, star
+from topology.outlets import InStep, Outlets
 from topology.schedules import Matchings, OnePeerExponential, Static
-from topology.weights import contraction, lazy_metropolis, mixing_matrix
+from topology.weights import contraction, contraction_in_step, lazy_metropolis, mixing_rate
 
 
 @final
@@ -59,38 +60,40 @@ def test_alpha_is_a_step(rho: float) -> None:
     assert 0.0 < alpha_of(rho) <= 1.0
 
 
-@given(rho=st.floats(0.05, 0.99))
-def test_alpha_is_stable_for_every_eigenvalue(rho: float) -> None:
-    """All disagreements and what is common shrink, the slowest nearly as fast as with the best alpha."""
+@given(rho=st.floats(0.05, 0.99), slower=st.floats(0.5, 1.0))
+def test_alpha_is_stable_for_every_eigenvalue(rho: float, slower: float) -> None:
+    """All disagreements and what is common shrink, also where some are slower than the mean of them."""
     alpha = alpha_of(rho)
-    slowest = max(1.0 - alpha, *(spectral_radius(sign * part * rho, alpha) for sign in (1, -1) for part in (0.5, 1.0)))
-    assert slowest < 1.0
-    grid = np.linspace(0.001, 1.0, 200)
-    best = min(max(1.0 - a, spectral_radius(rho, a)) for a in grid)
-    assert 1.0 - slowest >= 0.6 * (1.0 - best)
+    for part in (-1.0, -0.5, 0.5, 1.0):
+        assert spectral_radius(part * rho, alpha) < 1.0
+        assert spectral_radius(part * rho**slower, alpha) < 1.0
 
 
 def test_contraction_of_graphs() -> None:
-    assert contraction(Static(complete(8))) == 0.0
-    assert contraction(Static(ring(8))) == pytest.approx((1.0 + 2.0 * math.cos(math.pi / 4)) / 3.0, rel=1e-3)
+    assert contraction(Static(complete(8))) < 1e-3
+    assert contraction(Static(ring(4))) == pytest.approx(1.0 / 3.0, abs=1e-3)  # all of its eigenvalues but one
+    assert contraction(Static(star(8))) == pytest.approx(7.0 / 8.0, abs=0.01)  # all but two
+    assert contraction(Static(ring(8))) < mixing_rate(Static(ring(8)), 100)
     assert contraction(Static(ring(8)), lazy_metropolis) > contraction(Static(ring(8)))
     assert contraction(Static(Graph(1, frozenset()))) == 0.0
 
 
 def test_contraction_of_links_that_change() -> None:
-    """One-peer exponential graphs of 8 end all disagreement after 3 rounds; matchings shrink it as their product."""
-    assert contraction(OnePeerExponential(8)) == pytest.approx(0.1 ** (1.0 / 3.0), rel=1e-3)
-    schedule = Matchings(ring(6), seed=3)
-    product = np.eye(6)
-    for n in range(100):
-        product = mixing_matrix(schedule.graph(n)) @ product
-    assert contraction(schedule) == pytest.approx(np.linalg.norm(product - 1.0 / 6.0, 2) ** 0.01, abs=0.05)
+    """One-peer exponential graphs of 8 end all disagreement after 3 rounds."""
+    assert contraction(OnePeerExponential(8)) <= 0.1 ** (1.0 / 3.0)
+    assert contraction(Static(ring(6))) < contraction(Matchings(ring(6), seed=3)) < 1.0
 
 
-def test_contraction_of_many_agents_is_found_by_products() -> None:
-    found, few = contraction(Static(ring(600))), contraction(Static(ring(500)))
-    assert 0.99 < found < 1.0
-    assert few == pytest.approx(1.0, abs=1e-4)
+def test_contraction_of_many_agents_is_found_by_some_disagreements() -> None:
+    assert contraction(Static(ring(65))) == pytest.approx(contraction(Static(ring(64))), abs=0.01)
+    assert contraction(Static(ring(300))) < 1.0
+
+
+def test_contraction_without_rounds() -> None:
+    """Where all push to all, each takes the mean of all; one direction is slower than both."""
+    one, both = (InStep(Outlets("static", "ring", directed=directed, seed=1), 8) for directed in (True, False))
+    assert contraction_in_step(InStep(Outlets("static", "complete", seed=1), 8)) < 1e-3
+    assert contraction_in_step(both) < contraction_in_step(one) < 1.0
 
 
 # ---- tau -----------------------------------------------------------------------------------
