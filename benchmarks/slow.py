@@ -52,7 +52,10 @@ TARGET: Final = 1 / 3
 LONGEST: Final = 1_000
 """Rounds, or wakings, after which a run that is not at the objective ends: more than ten times what it takes."""
 
-MODES: Final[Mapping[str, Mapping[str, Any]]] = {"rounds": {"step.alpha": 0.15}, "async": {"step.alpha": 0.3}}
+MODES: Final[Mapping[str, Mapping[str, Any]]] = {
+    "rounds": {"step.alpha": 0.15, "surrogate.tau": 0.03},
+    "async": {"step.alpha": 0.3, "surrogate.tau": 0.03},
+}
 """Settings of the two: each has the step that is best for it here. Rounds oscillate with 0.3 over these links, and are
 no faster with 0.2; without rounds steps are damped where weights are small, and 0.45 is too long."""
 

@@ -114,7 +114,7 @@ def launch(
 
     \b
     peer launch
-    peer launch examples/digits.toml --peers 12 --set step.alpha=0.2
+    peer launch examples/digits.toml --peers 12 --set model.hidden=[32]
     """
     check_address_space()
     from peer import launch as launcher

@@ -48,7 +48,7 @@ def test_two_runs_give_identical_parameters_and_the_directory_tells_all(lab: Lab
     same_finals(one, other, PEERS)
 
     resolved = tomllib.loads((one / "experiment.toml").read_text())
-    assert resolved["surrogate"]["tau"] == 1.0, "defaults are filled in"
+    assert resolved["surrogate"]["tau"] == "auto", "defaults are filled in"
     assert resolved["software"]["numpy"] == np.__version__
     assert [line["n"] for line in json_lines(one / "schedule.jsonl")] == list(range(40))
     summary = json.loads((one / "summary.json").read_text())
@@ -243,7 +243,7 @@ def test_shard_and_check(lab: Lab) -> None:
     assert sorted(lab.folder.iterdir()) == before
     assert "# parameters: 88" in checked.stdout, checked.stdout
     assert "# connectivity window: 1 rounds" in checked.stdout
-    assert tomllib.loads(checked.stdout)["surrogate"]["tau"] == 1.0
+    assert tomllib.loads(checked.stdout)["surrogate"]["tau"] == "auto"
     run_dir = lab.launch(experiment)
     assert json.loads((run_dir / "summary.json").read_text())["test"]["accuracy"] > 0.5
 

@@ -26,7 +26,7 @@ def _tree(lab: Lab, **more: Any) -> dict[str, Any]:
         "data": {"path": lab.four_shards()},
         "model": {"hidden": []},
         "objective": {"loss": "cross_entropy", "regularizer": "l2", "strength": 0.1},
-        "surrogate": {"curvature": "network"},
+        "surrogate": {"curvature": "network", "tau": 1.0},
         "step": {"alpha": 0.3},
         "topology": {"graph": "complete", "schedule": "random-links", "link_probability": 0.4},
         "run": {"checkpoint_every": 7, "tolerance": TOLERANCE},

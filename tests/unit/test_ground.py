@@ -13,6 +13,7 @@ import pytest
 
 from peer import config, settings
 from peer.errors import ConfigError
+from peer.optim.surrogates import Partial
 from peer.settings import Experiment
 from peer.shards import Shard
 from topology import outlets, schedules
@@ -161,3 +162,37 @@ def test_weights_that_are_a_formula_are_not_recorded(tmp_path: Path) -> None:
 def test_weights_are_refused_for_too_many_links() -> None:
     with pytest.raises(ConfigError, match=r"^topology: weights 'fdla': expected at most 512 links"):
         config.ground(experiment("rounds", 40, graph="complete", weights="fdla"))
+
+
+def chosen(mode: str, **others: Any) -> tuple[float, dict[str, str]]:
+    found = settings.from_tree(
+        {"peers": 8, "data": {"dataset": "wine"}, "topology": {"graph": "star"}, "run": {"mode": mode}} | others
+    )
+    ground = config.ground(found)
+    return config.alpha_of(found, ground), dict(config.chosen(found, ground))
+
+
+@pytest.mark.parametrize("mode", ["rounds", "async"])
+def test_alpha_follows_from_the_graph(mode: str) -> None:
+    alpha, said = chosen(mode)
+    assert 0.0 < alpha < 0.3
+    assert said["step.alpha"].startswith(f"{alpha:g}, for a ")
+    assert said.keys() == {"step.alpha", "surrogate.tau", "surrogate.curvature"}
+
+
+def test_what_is_given_is_not_chosen() -> None:
+    given = {"step": {"alpha": 0.7}, "surrogate": {"tau": 2.0, "curvature": "local"}}
+    assert chosen("rounds", **given) == (0.7, {})
+    found = settings.from_tree({"data": {"dataset": "wine"}} | given)
+    assert config.ground(found).contraction == 1.0, "nobody has looked"
+    assert config.caution_of(found, config.ground(found), 8) is None
+    assert config.surrogate_of(found, 8) == Partial(2.0, 1.0)
+
+
+@pytest.mark.parametrize(("more", "keeps"), [({}, True), ({"kind": "full"}, False), ({"blocks": "layers"}, False)])
+def test_which_surrogates_keep_the_curvature(more: dict[str, Any], keeps: bool) -> None:
+    found = settings.from_tree({"data": {"dataset": "wine"}, "surrogate": more})
+    caution = config.caution_of(found, config.ground(found), 5)
+    assert caution is not None
+    assert (caution.n_agents, caution.keeps) == (5, keeps)
+    assert config.surrogate_of(found, 5).kappa == (1.0 if "kind" in more else 5.0)

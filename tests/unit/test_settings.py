@@ -384,3 +384,18 @@ def test_one_address_with_id_stands_for_all() -> None:
     found = settings.from_tree(tree("transport.addresses", ["tcp://peer-{id}.lab:5555"]))
     assert found.transport.addresses == tuple(f"tcp://peer-{peer}.lab:5555" for peer in range(8))
     refused(tree("transport.addresses", ["tcp://a:1"]), "transport.addresses")
+
+
+def test_auto_is_the_default_and_numbers_are_taken_as_they_are() -> None:
+    experiment = settings.from_tree(DATA)
+    assert experiment.surrogate.tau == experiment.surrogate.curvature == "auto"
+    assert experiment.step.rule == experiment.step.alpha == "auto"
+    assert settings.from_tree(tree("step.alpha", 0.3)).step.alpha == 0.3
+    assert settings.from_tree(tree("surrogate.tau", 2)).surrogate.tau == 2.0
+
+
+def test_mu_needs_diminishing_steps() -> None:
+    assert 'expected 0 with rule = "auto"' in refused(tree("step.mu", 0.1), "step.mu")
+    given = tree("step.mu", 1.0)
+    given["step"]["rule"] = "diminishing"
+    assert "0 <= mu < 1/alpha" in refused(given, "step.mu"), "alpha may be 1"
