@@ -21,7 +21,7 @@ from typing import TypeAlias, final
 
 from peer.arrays import Vector
 from peer.errors import ProtocolError
-from peer.messages import Bye, Flow, Hello, Message, Purpose, Share, View
+from peer.messages import NOTHING_FORGOTTEN, Bye, Flow, Hello, Message, Purpose, Share, View
 from peer.roster import Roster
 from peer.rounds import Rounds
 from topology import PeerId
@@ -98,8 +98,9 @@ class Session:
         self._asked_from[j] = hello.n
         if self.roster.incarnation and hello.forgotten >= self.rounds.n:  # who was never resumed is lied to
             self.outdated = j, hello.forgotten
-        asked = hello.purpose == "ask" and self.rounds.is_connected(j)
-        return [*([(j, self._hello("answer", j))] if asked else []), *(self._owed() if self.roster.began else [])]
+        must_know = hello.purpose == "ask" or self.rounds.forgotten(j, hello.n) != NOTHING_FORGOTTEN
+        answer = [(j, self._hello("answer", j))] if must_know and self.rounds.is_connected(j) else []
+        return [*answer, *(self._owed() if self.roster.began else [])]
 
     def _owed(self) -> Outgoing:
         states, self._states = self._states, {}

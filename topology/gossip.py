@@ -163,8 +163,7 @@ def round_rate(schedule: Schedule, n_rounds: int, weights: Weights = metropolis,
 def round_contraction(schedule: Schedule, weights: Weights = metropolis, gossip: Gossip = ONCE) -> float:
     """Factor by which all exchanges of a round together shrink a disagreement, in the long run; 0 is agreement at once.
 
-    `contraction` to the power K where these are plain; else `round_rate`. Rounded to four digits.
+    `contraction` to the power K, which it is where these are plain. A polynomial leaves less, but steps that are longer
+    for it do not pay, see `benchmarks/gossip.py`: data that differ limit them then, and not agreement.
     """
-    if gossip.is_plain:
-        return rounded_factor(contraction(schedule, weights) ** gossip.n_steps)
-    return rounded_factor(round_rate(schedule, 1, weights, gossip))
+    return rounded_factor(contraction(schedule, weights) ** gossip.n_steps)

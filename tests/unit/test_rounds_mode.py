@@ -40,6 +40,15 @@ def test_who_was_resumed_and_asks_for_what_is_gone_is_outdated(
     assert (session.outdated == (1, forgotten)) is outdated
 
 
+@pytest.mark.parametrize(("n", "told"), [(0, [0]), (2, [2]), (3, [])])
+def test_an_answer_is_answered_where_what_its_sender_lacks_is_gone(n: int, told: list[int]) -> None:
+    rounds = Rounds(0, Static(Graph.of(2, [(0, 1)])), 9, 1.0, n=3)
+    session = Session((1,), Roster(0, "a", 0, {}, 2, 1, 0), rounds)
+    session.connected(1)
+    said = session.receive(Hello(1, "b", 1, "answer", n, (), {}, {1: 1}, 0))
+    assert [message.forgotten for _, message in said if isinstance(message, Hello)] == told
+
+
 def test_a_connection_that_breaks_is_journaled_once_whoever_sees_it_first() -> None:
     for fails in (True, False):
         life, told = life_of_peer_0(fails)
