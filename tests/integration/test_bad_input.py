@@ -191,7 +191,7 @@ def test_a_peer_with_other_settings_stops_both_and_the_keys_are_named(lab: Lab) 
         lab.start("run", one, "--id", "0", "--out", "out"),
         lab.start("run", other, "--id", "1", "--out", "out"),
     ]
-    for process, there in zip(processes, ("0.25", "0.1"), strict=True):
+    for process, there in zip(processes, ("0.25", "'auto'"), strict=True):
         code, errors = end(process)
         assert code == 2, errors
         assert len(errors.strip().splitlines()) == 1, errors
