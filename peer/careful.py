@@ -101,7 +101,8 @@ class Caution:
     contraction : float
         rho: what a round of averaging leaves of a disagreement.
     keeps : bool
-        Whether the surrogate keeps the agent's own curvature, of all parameters together.
+        Whether the surrogate keeps the agent's own curvature, of all parameters together, and may rely on it: not with
+        weights of which some may be negative (fdla). With those and a small tau agents set each other going.
     """
 
     n_agents: int

@@ -361,7 +361,8 @@ def caution_of(experiment: Experiment, ground: Ground, n_agents: int) -> Caution
     surrogate = experiment.surrogate
     if surrogate.tau != "auto":
         return None
-    return Caution(n_agents, ground.contraction, surrogate.kind == "partial" and surrogate.blocks == 1)
+    whole = surrogate.kind == "partial" and surrogate.blocks == 1
+    return Caution(n_agents, ground.contraction, whole and not isinstance(ground.weights, Fastest))
 
 
 def chosen(experiment: Experiment, ground: Ground) -> Iterator[tuple[str, str]]:

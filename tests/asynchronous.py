@@ -73,7 +73,7 @@ PERIOD: Final = 4_000
 """Wakings in which a run has to come ten times nearer; if it does not, its step is too long for its graph, and all go
 on with half of it. That is counted, and seldom."""
 
-MAX_S: Final = 1_000.0
+MAX_S: Final = 4_000.0
 """Of a run; several times what the longest takes, in which a slow peer makes all its wakings."""
 
 MAX_END_S: Final = 60.0

@@ -9,8 +9,8 @@ from typing import TypeAlias
 import pytest
 
 from peer import wire
-from peer.checkpoint import Checkpoint
-from peer.rounds import MEETINGS
+from peer.messages import NOTHING_FORGOTTEN
+from peer.rounds import MEETINGS, Rounds
 from tests import network, synchronous
 from tests.synchronous import play, scenario, without_network
 from topology import PeerId
@@ -123,20 +123,14 @@ def _forgetful(take: Take) -> Take:
     return forget
 
 
-def test_a_restart_from_an_older_checkpoint_than_the_last_is_a_failure() -> None:
-    """Neighbors have forgotten what that would need: so rounds allow the last one only."""
-    seed = next(s for s in range(1000) if len((what := scenario(s)).crashes) == 6 and what.every == 1)
-    run = synchronous.Run(scenario(seed))
-    run.disk = Oldest()
+def test_who_is_not_told_what_is_gone_waits_for_it_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Resumed from a checkpoint that is not its last, a peer needs shares that its neighbors have forgotten."""
+    seed = 54
+    played = play(seed)
+    assert played.happened["sent back for its last checkpoint"]
+    monkeypatch.setattr(Rounds, "forgotten", lambda *_: NOTHING_FORGOTTEN)
     with pytest.raises(AssertionError, match="there wait peer"):
-        run.play()
-
-
-class Oldest(dict[PeerId, Checkpoint]):
-    """A disk that keeps the first checkpoint of each peer and no other."""
-
-    def __setitem__(self, i: PeerId, checkpoint: Checkpoint) -> None:
-        self.setdefault(i, checkpoint)
+        synchronous.Run(scenario(seed)).play()
 
 
 def test_a_garbled_message_that_is_taken_for_a_whole_one_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -196,3 +196,10 @@ def test_which_surrogates_keep_the_curvature(more: dict[str, Any], keeps: bool) 
     assert caution is not None
     assert (caution.n_agents, caution.keeps) == (5, keeps)
     assert config.surrogate_of(found, 5).kappa == (1.0 if "kind" in more else 5.0)
+
+
+def test_negative_weights_are_not_relied_on() -> None:
+    found = experiment("rounds", weights="fdla")
+    caution = config.caution_of(found, config.ground(found), 5)
+    assert caution is not None
+    assert not caution.keeps
