@@ -29,7 +29,7 @@ PEERS: Final = 4
 ROUNDS: Final = 240
 KILLS: Final = 3
 
-N_SEEDS: Final = 3
+N_SEEDS: Final = 2
 """In the default tests."""
 
 

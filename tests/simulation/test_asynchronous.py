@@ -21,7 +21,7 @@ from tests import asynchronous
 from tests.asynchronous import CALM, STORMY, optimum, play, scenario
 from tests.rounding import drift
 
-N_SEEDS, N_SHORT = 60, 30
+N_SEEDS, N_SHORT = 60, 20
 CHUNK = 5
 
 
