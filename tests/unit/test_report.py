@@ -136,7 +136,7 @@ def test_a_finished_run(tmp_path: Path) -> None:
     assert network["weights"] == ["metropolis"]
     assert network["mixing rate"] == ["0.000000 a round"]
     assert found.table("numpy")["numpy"] == [np.__version__]
-    assert "tau = 1.0" in "".join(found.words["code"]), "the experiment with its defaults"
+    assert 'tau = "auto"' in "".join(found.words["code"]), "the experiment with its defaults"
 
 
 def test_without_central_training_there_is_one_column(tmp_path: Path) -> None:
