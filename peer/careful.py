@@ -30,8 +30,8 @@ how far linearization holds. It shows: where tau is too small agents set each ot
 
 the mean being over the last 1/(1 - sqrt(rho)) rounds or so, fading; c_i is kept within [1/100, 1], and e_i, how
 eager the agent is, begins with 1. c_i falls no faster than the network agrees, since before nobody could tell. Where
-the surrogate keeps no curvature, or that of blocks each for itself, alpha is a part of what
-keeps (6) short, and tau_i = c_i L_i with c_i in [alpha, 1].
+the surrogate keeps no curvature, or that of blocks each for itself, and where what it promises is old, without rounds,
+alpha is a part of what keeps (6) short, and tau_i = c_i L_i with c_i in [alpha, 1].
 
 **Curvature** is the network's, kappa = I: it is what makes steps of alpha go by alpha towards the optimum.
 
@@ -102,7 +102,8 @@ class Caution:
         rho: what a round of averaging leaves of a disagreement.
     keeps : bool
         Whether the surrogate keeps the agent's own curvature, of all parameters together, and may rely on it: not with
-        weights of which some may be negative (fdla). With those and a small tau agents set each other going.
+        weights of which some may be negative (fdla), and not without rounds. There agents set each other going by a
+        small tau, and no alpha would hold them back: it is a factor of both.
     """
 
     n_agents: int

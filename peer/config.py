@@ -362,7 +362,8 @@ def caution_of(experiment: Experiment, ground: Ground, n_agents: int) -> Caution
     if surrogate.tau != "auto":
         return None
     whole = surrogate.kind == "partial" and surrogate.blocks == 1
-    return Caution(n_agents, ground.contraction, whole and not isinstance(ground.weights, Fastest))
+    relied_on = experiment.run.mode == "rounds" and not isinstance(ground.weights, Fastest)
+    return Caution(n_agents, ground.contraction, whole and relied_on)
 
 
 def chosen(experiment: Experiment, ground: Ground) -> Iterator[tuple[str, str]]:

@@ -151,9 +151,9 @@ class Scenario:
         """What a waking of all initial members leaves of a disagreement."""
         return contraction_in_step(InStep(self.outlets, self.n_agents))
 
-    def caution(self, problem: Problem, n_agents: int) -> Caution | None:
+    def caution(self, n_agents: int) -> Caution | None:
         """How agents choose tau, if they do, as `config.caution_of`."""
-        return Caution(n_agents, self.contraction, isinstance(problem.surrogate, Partial)) if self.is_careful else None
+        return Caution(n_agents, self.contraction, keeps=False) if self.is_careful else None
 
     @property
     def is_short(self) -> bool:
@@ -521,7 +521,7 @@ class Peer:
 
     def first(self, w: Vector, alpha: float, n_agents: int) -> agent.State:
         """The state at the beginning of an epoch."""
-        state, caution = agent.initial(self.problem, w, alpha), self.what.caution(self.problem, n_agents)
+        state, caution = agent.initial(self.problem, w, alpha), self.what.caution(n_agents)
         return state if caution is None else careful.begun(self.problem, state, caution)
 
     def reweight(self, n_samples: int, n_agents: int) -> None:
@@ -587,7 +587,7 @@ class Peer:
         self.run.happened["weight not safe"] += woken.solution is None
         yield Compute()
         self.is_new = self.is_new and not theirs
-        caution, self.state = self.what.caution(self.problem, n_agents), woken.state
+        caution, self.state = self.what.caution(n_agents), woken.state
         if caution is not None:
             self.state = careful.adapted(self.problem, woken.seen, woken.state, caution)
         flows.track(woken.source)

@@ -198,8 +198,9 @@ def test_which_surrogates_keep_the_curvature(more: dict[str, Any], keeps: bool) 
     assert config.surrogate_of(found, 5).kappa == (1.0 if "kind" in more else 5.0)
 
 
-def test_negative_weights_are_not_relied_on() -> None:
-    found = experiment("rounds", weights="fdla")
+@pytest.mark.parametrize(("mode", "weights"), [("rounds", "fdla"), ("async", "metropolis")])
+def test_where_what_a_surrogate_promises_is_not_relied_on(mode: str, weights: str) -> None:
+    found = experiment(mode, weights=weights)
     caution = config.caution_of(found, config.ground(found), 5)
     assert caution is not None
     assert not caution.keeps
