@@ -394,8 +394,9 @@ class AsyncLife:
 
     def keep(self, moment: checkpoint.Moment) -> None:
         """Put a checkpoint on the disk, and the lines of its wakings before it."""
-        self.host.journal.sync()
-        checkpoint.save_moment(self.host.checkpoint_path, moment)
+        with self.host.writing:
+            self.host.journal.sync()
+            checkpoint.save_moment(self.host.checkpoint_path, moment)
 
     async def end(self, code: int, line: str, offender: PeerId | None) -> None:
         """Leave, unless all is over; with a checkpoint if interrupted; and journal how it ended."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import socket
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -50,6 +51,9 @@ STOPPED_S: Final = 1.0
 
 DONE, BAD_INPUT, LOST, BROKEN, INTERRUPTED = 0, 2, 3, 4, 130
 """Exit codes; 2 is for what the host refuses, too."""
+
+WRITE_S: Final = 5.0
+"""How long a peer that ends waits for a checkpoint that is being written: a disk that takes longer counts as full."""
 
 MATHEMATICS: Final = "mathematics"
 """Name of the threads on which a peer computes."""
@@ -160,6 +164,7 @@ class Host:
         self.changed = asyncio.Event()
         self.drops = Drops()
         self.held_out: Data | None = None
+        self.writing = threading.Lock()
         self.computing_since_s: float | None = None
         self.began_s = time.monotonic()
         self._opened = ExitStack()
@@ -411,4 +416,6 @@ class Host:
         for threads in (self.mathematics, self.cores):
             threads.shutdown(wait=False, cancel_futures=True)
         await self.transport.close()
+        if self.writing.acquire(timeout=WRITE_S):  # else half a checkpoint would be left beside the last one
+            self.writing.release()
         self._opened.close()

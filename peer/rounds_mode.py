@@ -390,8 +390,9 @@ class RoundsLife:
 
     def keep(self, snapshot: Checkpoint) -> None:
         """Put a checkpoint on the disk, and the lines of its rounds before it."""
-        self.host.journal.sync()
-        checkpoint.save(self.host.checkpoint_path, snapshot)
+        with self.host.writing:
+            self.host.journal.sync()
+            checkpoint.save(self.host.checkpoint_path, snapshot)
 
     async def end(self, code: int, line: str, offender: PeerId | None) -> None:
         """Journal how it ended; checkpoint if it was interrupted; tell the neighbors if it failed.
