@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
+import threading
+import time
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -79,6 +81,35 @@ def test_after_a_stop_patience_has_an_end_too() -> None:
     found, waited_s = run([30.0], comes_s=10.0, patience_s=0.3)
     assert not found
     assert 0.2 < waited_s < 0.3 + STOPPED_S
+
+
+def test_who_ends_waits_for_what_is_being_written() -> None:
+    """A checkpoint that a thread is at is whole, or not there, when the process is gone."""
+    writing, begun, written = threading.Lock(), threading.Event(), threading.Event()
+
+    async def close() -> bool:
+        ended = asyncio.Event()
+        ended.set()
+        transport = SimpleNamespace(close=ended.wait)
+        threads = SimpleNamespace(shutdown=lambda **how: None)
+        opened = SimpleNamespace(close=lambda: None)
+        host = SimpleNamespace(
+            _news=None, mathematics=threads, cores=threads, transport=transport, writing=writing, _opened=opened
+        )
+        await Host.close(host)  # type: ignore[arg-type]
+        return written.is_set()
+
+    def write() -> None:
+        with writing:
+            begun.set()
+            time.sleep(0.1)  # a slow disk
+            written.set()
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    begun.wait()
+    assert asyncio.run(close())
+    thread.join()
 
 
 WALL_CLOCK = re.compile(r"\btime\.time\b|\btime_ns\b|\bdatetime\.(now|today|utcnow)\b|\b(local|gm|c)time\(")
