@@ -187,7 +187,8 @@ class Problem:
         gradient, which mostly lies where the curvature is (R. von Mises, H. Pollaczek-Geiringer, 1929).
         """
         data = self.data if self.batches is None else self.data.drawn(self.batches.rows(n))
-        here, found, v = data.at(w), 0.0, direction
+        here, found = data.at(w), 0.0
+        v = direction if direction.any() else np.ones_like(direction)  # the agent's own optimum is curved, too
         root = data.loss.curvature_root(here.outputs)
         for _ in range(POWERS):
             length = float(np.linalg.norm(v))

@@ -172,6 +172,7 @@ def test_steepness_is_a_curvature(seed: int, loss: str) -> None:
     along = float(direction @ H @ direction / (direction @ direction))
     found, largest = problem.steepness(0, w, direction), float(np.linalg.norm(H, 2))
     assert along * (1.0 - 1e-9) <= found <= largest * (1.0 + 1e-9)
+    assert 0.0 < problem.steepness(0, w, np.zeros(w.size)) <= largest * (1.0 + 1e-9), "also where there is no slope"
 
 
 # ---- whole runs ----------------------------------------------------------------------------
