@@ -39,7 +39,9 @@ from peer.host import Assignment
 from peer.journal import Journal
 from peer.launch import Watcher, launch
 from peer.optim import maps
-from peer.optim.models import MLP, Factors, Pass
+from peer.optim.chains import Chain
+from peer.optim.factors import Factors
+from peer.optim.models import Pass
 from peer.settings import Experiment
 
 P = ParamSpec("P")
@@ -59,7 +61,7 @@ WARM: Final = 20
 """First rounds, which are not counted."""
 
 CALLS: Final[tuple[tuple[Any, str], ...]] = (
-    (MLP, "at"),
+    (Chain, "at"),
     *((Pass, name) for name in ("jvp", "vjp", "factors")),
     *((Factors, name) for name in ("columns", "times", "transposed_times", "gram", "squared")),
     *((linalg.lapack, name) for name in ("dpotrf", "dpotrs", "dpstrf")),

@@ -34,9 +34,11 @@ from peer.agent import Proposal, State, absorb, initial, propose
 from peer.arrays import DTYPES, Matrix, Vector
 from peer.messages import Share
 from peer.optim import maps
+from peer.optim.chains import mlp
+from peer.optim.factors import Part
 from peer.optim.losses import Loss, Softmax, Squared
 from peer.optim.maps import LinearMap, Map, factored, is_dense_cheaper, products_of
-from peer.optim.models import MLP, Pass
+from peer.optim.models import Pass
 from peer.optim.regularizers import L2, Regularizer
 from peer.optim.solvers import Solution, solve
 from peer.optim.steps import Constant
@@ -108,7 +110,7 @@ def problem_of(widths: tuple[int, ...], loss: str, m: int, tau: float) -> Proble
     x, labels = load_digits(return_X_y=True)
     x = (x - x.mean(axis=0)) / (x.std(axis=0) + 1e-9)
     losses: dict[str, Loss] = {"squared": Squared(np.eye(10)[labels[:m]]), "cross-entropy": Softmax(labels[:m])}
-    model = MLP(widths, "tanh")
+    model = mlp(widths, "tanh")
     data = Data(model, np.ascontiguousarray(x[:m]), losses[loss], 1.0 / len(x))
     return Problem(data, L2(np.full(model.layout.size, 1e-3)), Partial(tau, len(x) / m), TOLERANCE)
 
@@ -188,7 +190,7 @@ def constants(repeats: int) -> None:
 
     problem = problem_of((64, 200, 10), "squared", 180, 1.0)
     w = state_of(problem).w
-    factors = problem.data.model.factors(w, problem.data.inputs)
+    factors = problem.data.model.at(w, problem.data.inputs).factors()
     k, p = factors.outputs.size, factors.n_parameters
     measure("FORM_S", lambda: factors.columns(slice(0, p)), k * p, maps.FORM_S)
     wide = rng.standard_normal((1_000, 8_000))
@@ -215,7 +217,9 @@ def large(repeats: int) -> None:
         problem = problem_of(LARGE, loss, m, 0.1)
         state = state_of(problem)
         p, here = state.w.size, problem.data.model.at(state.w, problem.data.inputs)
-        activations = sum(part.cotangents.nbytes + part.values.nbytes for part in here.factors().parts)
+        activations = sum(
+            part.cotangents.nbytes + part.values.nbytes for part in here.factors().pieces if isinstance(part, Part)
+        )
         seconds, ratios = [], []
         for _ in range(repeats):
             counted = Counted(here)
@@ -277,7 +281,7 @@ def beside_cholesky(rounds: int) -> None:
     x = (x - x.mean(axis=0)) / (x.std(axis=0) + 1e-9)
     order = np.random.default_rng(7).permutation(len(x))
     test, training = order[:449], order[449:]
-    model, graph = MLP((64, 32, 10), "tanh"), ring(8)
+    model, graph = mlp((64, 32, 10), "tanh"), ring(8)
     p, r = model.layout.size, L2(np.full(model.layout.size, 1e-3))
     start = model.initial(np.random.default_rng(7))
     parts = np.array_split(training, 8)
@@ -313,7 +317,7 @@ def beside_cholesky(rounds: int) -> None:
                 for i in range(8)
             ]
             w = np.mean([state.w for state in states], axis=0)
-            accuracies[-1].append(float(np.mean(model.forward(w, x[test]).argmax(axis=1) == labels[test])))
+            accuracies[-1].append(float(np.mean(model.at(w, x[test]).outputs.argmax(axis=1) == labels[test])))
         methods = {proposal.solution.method for proposal in proposals}
         click.echo(
             f"{', '.join(methods):16} {spread(seconds[-1])} s a solve, test accuracy after each round: "

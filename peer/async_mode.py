@@ -22,7 +22,7 @@ from peer.assembly import Opening
 from peer.errors import DisagreementError, NeighborsLate
 from peer.host import DONE, INTERRUPTED, Host
 from peer.messages import Message, View
-from peer.optim.models import MLP
+from peer.optim.models import Model
 from peer.problem import Problem
 from topology import PeerId
 
@@ -222,7 +222,7 @@ class AsyncLife:
             return membership.missing
         return others
 
-    async def begin(self) -> tuple[Problem, MLP]:
+    async def begin(self) -> tuple[Problem, Model]:
         """The problem of the members met, and the first state.
 
         Raises
@@ -253,7 +253,7 @@ class AsyncLife:
         """How tau is chosen in an epoch of so many members; None where it is a setting."""
         return config.caution_of(self.experiment, self.host.assignment.ground, n_agents)
 
-    async def train(self, problem: Problem, model: MLP) -> None:
+    async def train(self, problem: Problem, model: Model) -> None:
         """Waking after waking, through all epochs, until all members have made theirs; and the result."""
         every, saved_n = self.experiment.run.checkpoint_every, -1
         while True:

@@ -14,7 +14,7 @@ from typing import Any, Final, final
 import msgspec
 import numpy as np
 
-from peer import careful, npz, settings, shards
+from peer import careful, networks, npz, settings, shards
 from peer.agent import Clipping
 from peer.arrays import Labels, Matrix, Vector
 from peer.assembly import Assembly
@@ -28,7 +28,7 @@ from peer.optim import blocks
 from peer.optim.batches import Batches
 from peer.optim.blocks import Each, in_turn
 from peer.optim.losses import Huber, Loss, Squared, Weighted, cross_entropy, squared_hinge
-from peer.optim.models import MLP
+from peer.optim.models import Model
 from peer.optim.regularizers import L1, L2, Boxed, ElasticNet, NoRegularizer, Regularizer, group_l2
 from peer.optim.steps import Constant, Diminishing, StepRule
 from peer.optim.surrogates import Data, Full, Partial, Surrogate
@@ -179,7 +179,7 @@ def schedule_of(experiment: Experiment) -> Schedule:
 # ---- problem -------------------------------------------------------------------------------
 
 
-def model_of(experiment: Experiment, shard: Shard, n_classes: int, initial: Initial) -> MLP:
+def model_of(experiment: Experiment, shard: Shard, n_classes: int, initial: Initial) -> Model:
     """The network: its outputs as `model.outputs`, the initial parameters, or the data say.
 
     Parameters
@@ -204,7 +204,19 @@ def model_of(experiment: Experiment, shard: Shard, n_classes: int, initial: Init
         _labels_of(experiment, shard)
         implied = 1 if n_classes <= 2 else n_classes
     q = model.outputs or initial.n_outputs or implied
-    return MLP((shard.x.shape[1], *model.hidden, q), model.activation)
+    return network_of(experiment, math.prod(shard.x.shape[1:]), q)
+
+
+def network_of(experiment: Experiment, n_inputs: int, q: int) -> Model:
+    """The network from inputs of so many entries to q outputs.
+
+    Raises
+    ------
+    ConfigError
+        Its layers do not fit.
+    """
+    model = experiment.model
+    return networks.network_of(model.hidden, model.activation, model.layers, model.image, n_inputs, q)
 
 
 def loss_of(experiment: Experiment, shard: Shard, q: int) -> Loss:
@@ -252,7 +264,9 @@ def codes_of(shard: Shard, q: int) -> Matrix:
     return np.array([[0.0], [1.0]]) if q == 1 else np.eye(q)
 
 
-def problem_of(experiment: Experiment, model: MLP, shard: Shard, n_samples_total: int, each: Each = in_turn) -> Problem:
+def problem_of(
+    experiment: Experiment, model: Model, shard: Shard, n_samples_total: int, each: Each = in_turn
+) -> Problem:
     """g_i with all that belongs to it; `each` goes through the blocks of its surrogate.
 
     Raises
@@ -260,17 +274,18 @@ def problem_of(experiment: Experiment, model: MLP, shard: Shard, n_samples_total
     ConfigError
         The shard does not fit the model, or there are more blocks than parameters.
     """
-    if shard.x.shape[1] != model.n_inputs:
-        found = f"{shard.path}: expected x with the model's {model.n_inputs} columns, found {shard.x.shape[1]}"
-        raise ConfigError("data.path", found)
+    try:
+        inputs = model.inputs(shard.x)
+    except ValueError as error:
+        raise ConfigError("data.path", f"{shard.path}: {error}") from error
     weight = 1.0 / n_samples_total if experiment.objective.scale == "mean" else 1.0
-    data = Data(model, shard.x, loss_of(experiment, shard, model.n_outputs), weight)
+    data = Data(model, inputs, loss_of(experiment, shard, model.n_outputs), weight)
     regularizer, surrogate = regularizer_of(experiment, model), surrogate_of(experiment, experiment.peers)
     tolerance, inexactness = experiment.surrogate.tolerance, experiment.surrogate.inexactness
     return Problem(data, regularizer, surrogate, tolerance, blocks_of(experiment, model), each, inexactness=inexactness)
 
 
-def regularizer_of(experiment: Experiment, model: MLP) -> Regularizer:
+def regularizer_of(experiment: Experiment, model: Model) -> Regularizer:
     """r, which leaves biases alone where it is told to, as bounds do then."""
     objective = experiment.objective
     counts = np.ones(model.layout.size, dtype=np.bool_)
@@ -327,7 +342,7 @@ def surrogate_of(experiment: Experiment, n_agents: int) -> Surrogate:
     return Partial(tau, 1.0 if surrogate.curvature == "local" else float(n_agents))
 
 
-def blocks_of(experiment: Experiment, model: MLP) -> tuple[slice, ...]:
+def blocks_of(experiment: Experiment, model: Model) -> tuple[slice, ...]:
     """Places of the blocks of w.
 
     Raises
@@ -411,7 +426,7 @@ class Initial:
         last = max((name for name in self.parts if name.endswith(".weight")), key=_layer_number, default=None)
         return 0 if last is None or not self.parts[last].shape else int(self.parts[last].shape[0])
 
-    def vector(self, model: MLP, seed: int, regularizer: Regularizer) -> Vector:
+    def vector(self, model: Model, seed: int, regularizer: Regularizer) -> Vector:
         """w_i[0], (p,): as given, or drawn from the seed, then the same for all; within bounds if there are any.
 
         Raises
@@ -532,7 +547,7 @@ def assembly_of(
 
 def common_settings(experiment: Experiment, ground: Ground, shard: Shard) -> dict[str, str]:
     """What all peers must agree on, as text: the settings, and what follows from files."""
-    facts = {"columns of x": shard.x.shape[1], "schedule": ground.digest}
+    facts = {"columns of x": math.prod(shard.x.shape[1:]), "schedule": ground.digest}
     if isinstance(ground.weights, Fastest):  # computed by each peer alone: another last bit would break (9)
         facts["weights"] = short_digest(weights_text(ground.weights))
     if not ground.gossip.is_plain:  # likewise, from eigenvalues that a library found
@@ -664,9 +679,8 @@ def rehearse(experiment: Experiment) -> Facts:
         initial = initial_of(experiment, peer)
         models.append(model_of(experiment, shard, n_classes, initial))
         if models[-1] != models[0]:
-            raise ConfigError(
-                "data.path", f"{shard.path}: expected widths {models[0].widths}, found {models[-1].widths}"
-            )
+            expected, different = (" - ".join(map(str, model.widths)) for model in (models[0], models[-1]))
+            raise ConfigError("data.path", f"{shard.path}: expected widths {expected}, found {different}")
         problem = problem_of(experiment, models[0], shard, sum(n_samples))
         held_out_of(experiment, models[0], shard, sum(n_samples))
         initial.vector(models[0], experiment.seed, problem.regularizer)
@@ -689,7 +703,7 @@ def shard_of(experiment: Experiment, peer: PeerId, path: Path | None = None) -> 
     return shard.split(fraction, experiment.seed, peer) if fraction else shard
 
 
-def held_out_of(experiment: Experiment, model: MLP, shard: Shard, n_samples_total: int) -> Data | None:
+def held_out_of(experiment: Experiment, model: Model, shard: Shard, n_samples_total: int) -> Data | None:
     """What the validation loss of an agent is made of, see `peer.validation`; None where it holds nothing out.
 
     Raises
@@ -701,7 +715,7 @@ def held_out_of(experiment: Experiment, model: MLP, shard: Shard, n_samples_tota
     if held_out is None:
         return None
     weight = shard.n_samples / (n_samples_total * held_out.n_samples)
-    return Data(model, held_out.x, loss_of(experiment, held_out, model.n_outputs), weight)
+    return Data(model, model.inputs(held_out.x), loss_of(experiment, held_out, model.n_outputs), weight)
 
 
 # ---- record --------------------------------------------------------------------------------

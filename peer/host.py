@@ -8,6 +8,7 @@ journaled once.
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
 import socket
 import threading
@@ -29,7 +30,7 @@ from peer.errors import ConfigError, DisagreementError, RemoteError
 from peer.journal import Journal, claim, folder_of
 from peer.messages import Message
 from peer.optim.blocks import in_turn
-from peer.optim.models import MLP
+from peer.optim.models import Model
 from peer.optim.surrogates import Data
 from peer.problem import Problem
 from peer.transport import Keys, Transport
@@ -242,7 +243,7 @@ class Host:
     def _guess_of_parameters(self) -> int:
         """An upper bound on p while the number of classes is still unknown."""
         q = max(self.experiment.model.outputs, self.initial.n_outputs, wire.MAX_CLASSES >> 8)
-        return MLP((self.shard.x.shape[1], *self.experiment.model.hidden, q), "tanh").layout.size
+        return config.network_of(self.experiment, math.prod(self.shard.x.shape[1:]), q).layout.size
 
     # ---- files -----------------------------------------------------------------------------
 
@@ -361,7 +362,7 @@ class Host:
 
     # ---- mathematics -----------------------------------------------------------------------
 
-    def learn(self, n_samples_total: int, n_classes: int) -> tuple[Problem, MLP, Vector]:
+    def learn(self, n_samples_total: int, n_classes: int) -> tuple[Problem, Model, Vector]:
         """The problem, now that M and the number of classes are known, the model, and the first parameters.
 
         Raises

@@ -22,7 +22,7 @@ from peer.errors import ConfigError, NeighborLeft, NeighborsLate, ProtocolError
 from peer.gossip import Course
 from peer.host import DONE, INTERRUPTED, Host
 from peer.messages import Message, Share
-from peer.optim.models import MLP
+from peer.optim.models import Model
 from peer.problem import Problem
 from peer.session import Outgoing
 from peer.transport import QUEUE_MESSAGES
@@ -192,7 +192,7 @@ class RoundsLife:
         self.say(self.session.begin())
         self.host.event("ready", samples=roster.n_samples_total)
 
-    async def begin(self) -> tuple[Problem, MLP]:
+    async def begin(self) -> tuple[Problem, Model]:
         """The problem, now that M and the number of classes are known, and the first state.
 
         Raises
@@ -215,7 +215,7 @@ class RoundsLife:
         npz.save(self.host.initial_path, model.layout.unflatten(w))
         return problem, model
 
-    async def train(self, problem: Problem, model: MLP) -> None:
+    async def train(self, problem: Problem, model: Model) -> None:
         """All rounds, and the result."""
         state = self.state
         assert state is not None

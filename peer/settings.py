@@ -13,7 +13,9 @@ from urllib.parse import urlsplit
 import msgspec
 import tomli_w
 
+from peer import networks
 from peer.errors import ConfigError
+from peer.optim.layers import ACTIVATIONS
 from topology.gossip import CHEBYSHEV, CONSENSUS, STATIC
 from topology.graphs import FAMILIES
 from topology.schedules import SCHEDULES
@@ -34,10 +36,12 @@ class Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[model]`: a multilayer perceptron."""
+    """`[model]`: a chain of layers, or, in short, a multilayer perceptron."""
 
     hidden: tuple[int, ...] = (10,)
     activation: str = "tanh"
+    layers: tuple[Any, ...] = ()  # see `peer.networks`; empty: dense ones of the widths `hidden`
+    image: tuple[int, ...] = ()  # channels, height, width of an input, for layers that see it so; empty: a vector
     initial: str = ""  # relative to the experiment file; empty: drawn from the seed, the same for all
     outputs: int = 0  # 0: as many as the data, or the initial parameters, say
 
@@ -187,7 +191,7 @@ WORDS: Final[Mapping[str, Sequence[str]]] = {
 CHOICES: Final[Mapping[str, Sequence[str]]] = {
     "data.partition": ("iid", "dirichlet", "label-sorted"),
     "data.dataset": ("", "breast-cancer", "diabetes", "digits", "wine"),
-    "model.activation": ("tanh", "relu", "sigmoid"),
+    "model.activation": tuple(ACTIVATIONS),
     "objective.loss": ("squared", "huber", "squared_hinge", "cross_entropy"),
     "objective.regularizer": ("none", "l2", "l1", "elastic_net", "group_l2"),
     "objective.scale": ("mean", "sum"),
@@ -405,6 +409,7 @@ def _check_together(experiment: Experiment) -> None:
         raise ConfigError("name", f"expected printable characters, found {experiment.run_id!r}")
     if any(width < 1 for width in experiment.model.hidden):
         raise ConfigError("model.hidden", f"expected widths >= 1, found {list(experiment.model.hidden)}")
+    _check_layers(experiment.model)
     longest = 1.0 if isinstance(step.alpha, str) else step.alpha
     if step.rule == "diminishing" and not step.mu * longest < 1.0:
         raise ConfigError("step.mu", f"expected 0 <= mu < 1/alpha for diminishing steps, found {step.mu}")
@@ -442,6 +447,14 @@ def _check_together(experiment: Experiment) -> None:
         split_address(address, "transport.addresses")
     if transport.bind:
         split_address(transport.bind, "transport.bind")
+
+
+def _check_layers(model: Model) -> None:
+    networks.entries(model.layers)
+    if model.image and (len(model.image) != 3 or min(model.image) < 1):
+        raise ConfigError("model.image", f"expected channels, height and width >= 1, found {list(model.image)}")
+    if model.image and not model.layers:
+        raise ConfigError("model.image", f"expected [] without model.layers, found {list(model.image)}")
 
 
 def _check_validation(experiment: Experiment) -> None:

@@ -28,7 +28,7 @@ class Shard:
     path : Path
         Where they came from, for messages.
     x : Matrix
-        Inputs, (m, d).
+        Inputs, (m, d) or (m, ...).
     targets : Matrix or None
         Real targets, (m, q).
     labels : Labels or None
@@ -97,7 +97,7 @@ def path_of(pattern: str, peer: int) -> Path:
 
 
 def read(path: Path, key: str = "data.path") -> Shard:
-    """Samples of a file: x (m, d) and y, (m, q) or (m,) of real targets, or (m,) of integer labels; weight (m,).
+    """Samples of a file: x (m, d) or (m, ...), y (m, q) or (m,), real, or (m,) of integer labels; weight (m,).
 
     Raises
     ------
@@ -111,8 +111,8 @@ def read(path: Path, key: str = "data.path") -> Shard:
     except ValueError as error:
         raise ConfigError(key, str(error)) from error
     x, y = (_array(arrays, name, path, key) for name in ("x", "y"))
-    if x.ndim != 2 or x.shape[0] == 0 or x.shape[1] == 0:
-        raise ConfigError(key, f"{path}: expected x of shape (m, d), found {x.shape}")
+    if x.ndim < 2 or 0 in x.shape:
+        raise ConfigError(key, f"{path}: expected x of shape (m, d), or (m, ...), found {x.shape}")
     if y.shape[:1] != x.shape[:1] or y.ndim > 2 or 0 in y.shape:
         raise ConfigError(key, f"{path}: expected y with the {len(x)} rows of x, found shape {y.shape}")
     targets: Matrix | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +18,7 @@ from peer import central, config, journal, npz, settings, shards, validation
 from peer.arrays import Labels, Matrix, Vector
 from peer.errors import ConfigError
 from peer.journal import Epoch, Round
-from peer.optim.models import MLP
+from peer.optim.models import Model
 from peer.optim.regularizers import GroupL2, Regularizer
 from peer.optim.surrogates import Data
 from peer.problem import Problem
@@ -40,7 +41,7 @@ class World:
     Parameters
     ----------
     experiment : Experiment
-    model : MLP
+    model : Model
     regularizer : Regularizer
         r.
     problems : dict of int to Problem
@@ -54,7 +55,7 @@ class World:
     """
 
     experiment: Experiment
-    model: MLP
+    model: Model
     regularizer: Regularizer
     problems: Mapping[PeerId, Problem]
     test: Shard | None
@@ -62,7 +63,7 @@ class World:
     held_out: tuple[Data, ...] = ()
 
     @classmethod
-    def of(cls, experiment: Experiment, run_dir: Path, model: MLP, epoch: Epoch | None = None) -> World:
+    def of(cls, experiment: Experiment, run_dir: Path, model: Model, epoch: Epoch | None = None) -> World:
         """Read what can be seen of everything that the experiment names.
 
         Parameters
@@ -70,7 +71,7 @@ class World:
         experiment : Experiment
         run_dir : Path
             A shard that is not where the experiment says is looked for in its folder `shards`.
-        model : MLP
+        model : Model
             As the peers had it: its outputs cannot be told where shards are hidden.
         epoch : Epoch or None
             The one whose members are meant; None: all peers, as in rounds.
@@ -139,7 +140,7 @@ class World:
         """
         if self.test is None:
             return {}
-        outputs = self.model.forward(w, self.test.x)
+        outputs = self.model.at(w, self.test.x).outputs
         if self.test.labels is None:
             targets = self.test.targets
             assert targets is not None
@@ -353,14 +354,15 @@ def _arrays(path: Path) -> dict[str, NDArray[Any]]:
         raise ConfigError(str(path), str(error)) from error
 
 
-def _model(experiment: Experiment, parameters: dict[str, NDArray[Any]], path: Path) -> MLP:
+def _model(experiment: Experiment, parameters: dict[str, NDArray[Any]], path: Path) -> Model:
     first, n_outputs = parameters.get("layers.0.weight"), config.Initial(str(path), parameters).n_outputs
-    if first is None or first.ndim != 2 or n_outputs == 0:
+    if first is None or first.ndim < 1 or n_outputs == 0:
         raise ConfigError(str(path), f"expected the layers of a network, found {', '.join(parameters) or 'nothing'}")
-    return MLP((first.shape[1], *experiment.model.hidden, n_outputs), experiment.model.activation)
+    n_inputs = math.prod(experiment.model.image) if experiment.model.image else first.shape[-1]
+    return config.network_of(experiment, n_inputs, n_outputs)
 
 
-def _vector(model: MLP, parameters: dict[str, NDArray[Any]], path: Path) -> Vector:
+def _vector(model: Model, parameters: dict[str, NDArray[Any]], path: Path) -> Vector:
     try:
         return model.layout.flatten(parameters)
     except ValueError as error:

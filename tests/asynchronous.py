@@ -35,8 +35,8 @@ from peer.flows import Flows, Stamp
 from peer.host import NEWS_S
 from peer.membership import Membership
 from peer.messages import Flow, Message, Standing, View
+from peer.optim.chains import mlp
 from peer.optim.losses import Squared
-from peer.optim.models import MLP
 from peer.optim.regularizers import L1, L2, NoRegularizer, Regularizer
 from peer.optim.steps import Constant
 from peer.optim.surrogates import Data, Full, Partial, Surrogate
@@ -268,7 +268,7 @@ def _problems(
     All their samples together have a curvature of 1, 0.5 and 1 along the two weights and the bias, for short
     runs; a single shard may have next to none in some direction, and an optimum of its own.
     """
-    sizes, model = [rng.randint(2, 5) for _ in range(n_ever)], MLP((2, 1), "tanh")
+    sizes, model = [rng.randint(2, 5) for _ in range(n_ever)], mlp((2, 1), "tanh")
     inputs = [numbers.normal(size=(size, 2)) for size in sizes]
     raw = np.concatenate([inputs[i] for i in left])
     basis = np.linalg.qr(raw - raw.mean(axis=0))[0] * np.sqrt(len(raw)) * np.sqrt((1.0, 0.5))

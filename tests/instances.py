@@ -14,8 +14,8 @@ from peer.arrays import Matrix, Vector, rounded
 from peer.careful import Caution
 from peer.gossip import begun, taken
 from peer.messages import Share
+from peer.optim.chains import Chain
 from peer.optim.losses import Huber, Logistic, Loss, Softmax, Squared, Weighted, squared_hinge
-from peer.optim.models import MLP
 from peer.optim.regularizers import L1, L2, Boxed, ElasticNet, GroupL2, NoRegularizer, Regularizer
 from peer.optim.steps import StepRule
 from peer.optim.surrogates import Data, Linearized, Partial
@@ -79,23 +79,23 @@ def outputs_of(loss: str, q: int) -> int:
     return {"logistic": 1, "softmax": q + 1}.get(loss.removeprefix("weighted "), q)
 
 
-def data_of(rng: np.random.Generator, loss: str, model: MLP, m: int, weight: float) -> Data:
+def data_of(rng: np.random.Generator, loss: str, model: Chain, m: int, weight: float) -> Data:
     """A shard of m random samples seen through the model."""
     inputs = rng.standard_normal((m, model.n_inputs))
     return Data(model, inputs, loss_of(rng, loss, m, model.n_outputs), weight)
 
 
-def parameters_of(rng: np.random.Generator, model: MLP) -> Vector:
+def parameters_of(rng: np.random.Generator, model: Chain) -> Vector:
     """Parameters of which all, also the biases, are at random, (p,)."""
     return model.initial(rng) + 0.3 * rng.standard_normal(model.layout.size)
 
 
 def gradient_of(data: Data, w: Vector) -> Vector:
     """Grad g_i(w), (p,)."""
-    return data.weight * data.model.vjp(w, data.inputs, data.loss.gradient(data.model.forward(w, data.inputs)))
+    return data.weight * data.model.at(w, data.inputs).vjp(data.loss.gradient(data.model.at(w, data.inputs).outputs))
 
 
-def linearized_of(rng: np.random.Generator, loss: str, model: MLP, m: int, tau: float, kappa: float) -> Linearized:
+def linearized_of(rng: np.random.Generator, loss: str, model: Chain, m: int, tau: float, kappa: float) -> Linearized:
     """Subproblem (11) of a random shard around random parameters, the others wanting something at random."""
     data = data_of(rng, loss, model, m, 1.0 / m)
     w = parameters_of(rng, model)

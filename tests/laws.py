@@ -16,9 +16,12 @@ from numpy.typing import NDArray
 
 from peer.arrays import Matrix, Vector
 from peer.optim.blocks import Block
+from peer.optim.chains import Chain
+from peer.optim.factors import Factors
+from peer.optim.layers import Activation
 from peer.optim.losses import Huber, Loss, SquaredHinge, Weighted
 from peer.optim.maps import LinearMap, gram_of
-from peer.optim.models import MLP, Factors, Model
+from peer.optim.models import Model
 from peer.optim.regularizers import Boxed, Regularizer
 from peer.optim.solvers import SecondOrder, Solution, Systems, descent, model_minimizer, residual, shifted_system
 from peer.optim.surrogates import Data, FirstOrder, Linearized, Subproblem, Surrogate
@@ -42,51 +45,56 @@ def close(found: Matrix, expected: Matrix, relative: float) -> None:
 # models
 
 
+def jacobian(model: Model, w: Vector, x: Matrix) -> NDArray[np.float64]:
+    """Jacobian J of all samples by w, (m, q, p)."""
+    return model.at(w, x).factors().columns(slice(0, w.size))
+
+
 def shapes_fit(model: Model, w: Vector, x: Matrix) -> None:
     """Outputs (m, q), derivatives likewise, and a layout that has all p parameters once."""
     m, q, p = len(x), model.n_outputs, model.layout.size
-    assert x.shape == (m, model.n_inputs)
+    assert x.shape == (m, model.widths[0])
     assert w.shape == (p,)
-    assert model.forward(w, x).shape == (m, q)
-    assert model.jvp(w, x, w).shape == (m, q)
-    assert model.vjp(w, x, np.ones((m, q))).shape == (p,)
-    assert model.jacobian(w, x).shape == (m, q, p)
+    assert model.at(w, x).outputs.shape == (m, q)
+    assert model.at(w, x).jvp(w).shape == (m, q)
+    assert model.at(w, x).vjp(np.ones((m, q))).shape == (p,)
+    assert jacobian(model, w, x).shape == (m, q, p)
     places = np.concatenate([np.arange(p)[place] for _, _, place in model.layout.slices()])
     np.testing.assert_array_equal(places, np.arange(p))
 
 
 def adjoint(model: Model, w: Vector, x: Matrix, v: Vector, u: Matrix) -> None:
     """<J v, u> = <v, J'u>."""
-    forward, backward = model.jvp(w, x, v) * u, v * model.vjp(w, x, u)
+    forward, backward = model.at(w, x).jvp(v) * u, v * model.at(w, x).vjp(u)
     scale = np.sum(np.abs(forward)) + np.sum(np.abs(backward)) + 1.0
     assert abs(np.sum(forward) - np.sum(backward)) <= ROUNDING * scale
 
 
 def jvp_is_derivative(model: Model, w: Vector, x: Matrix, v: Vector) -> None:
     """J v is the slope of f along v."""
-    slope = (model.forward(w + H * v, x) - model.forward(w - H * v, x)) / (2.0 * H)
-    close(model.jvp(w, x, v), slope, DIFFERENCES)
+    slope = (model.at(w + H * v, x).outputs - model.at(w - H * v, x).outputs) / (2.0 * H)
+    close(model.at(w, x).jvp(v), slope, DIFFERENCES)
 
 
 def jacobian_is_jvp(model: Model, w: Vector, x: Matrix) -> None:
     """Columns of J are derivatives along the axes, and its rows are adjoints of the outputs' axes."""
-    J = model.jacobian(w, x)
+    J = jacobian(model, w, x)
     for k, axis in enumerate(np.eye(w.size)):
-        close(J[:, :, k], model.jvp(w, x, axis), ROUNDING)
+        close(J[:, :, k], model.at(w, x).jvp(axis), ROUNDING)
     m, q, _ = J.shape
     for row in range(m * q):
         u = np.zeros((m, q))
         u.flat[row] = 1.0
-        close(J.reshape(m * q, -1)[row], model.vjp(w, x, u), ROUNDING)
+        close(J.reshape(m * q, -1)[row], model.at(w, x).vjp(u), ROUNDING)
 
 
 def factors_make_the_jacobian(
     model: Model, w: Vector, x: Matrix, place: slice, v: Vector, u: Matrix, roots: NDArray[np.float64]
 ) -> None:
     """Any columns J_c are those of J, to the last bit; J_c v, J_c'u and the sum of J_c'B B'J_c follow."""
-    factors, J = model.factors(w, x), model.jacobian(w, x)[:, :, place]
+    factors, J = model.at(w, x).factors(), jacobian(model, w, x)[:, :, place]
     flat, turned = J.reshape(u.size, -1), (roots.transpose(0, 2, 1) @ J).reshape(u.size, -1)
-    np.testing.assert_array_equal(factors.outputs, model.forward(w, x))
+    np.testing.assert_array_equal(factors.outputs, model.at(w, x).outputs)
     np.testing.assert_array_equal(factors.columns(place), J)
     close(factors.times(place, v), J @ v, ROUNDING)
     close(factors.transposed_times(place, u), flat.T @ u.reshape(-1), ROUNDING)
@@ -97,24 +105,23 @@ def factors_make_the_jacobian(
 def samples_do_not_mix(model: Model, w: Vector, x: Matrix) -> None:
     """Output and Jacobian of a sample are those of the sample alone."""
     for k in range(len(x)):
-        close(model.forward(w, x)[k], model.forward(w, x[k : k + 1])[0], ROUNDING)
-        close(model.jacobian(w, x)[k], model.jacobian(w, x[k : k + 1])[0], ROUNDING)
+        close(model.at(w, x).outputs[k], model.at(w, x[k : k + 1]).outputs[0], ROUNDING)
+        close(jacobian(model, w, x)[k], jacobian(model, w, x[k : k + 1])[0], ROUNDING)
 
 
-def far_from_kinks(model: MLP, w: Vector, x: Matrix, v: Vector) -> bool:
+def far_from_kinks(model: Chain, w: Vector, x: Matrix, v: Vector) -> bool:
     """Whether no hidden unit of a relu network comes near 0 between w - H v and w + H v.
 
     The affine part of hidden layer k is the output of the network cut off there. It must
     move by less than half its distance from 0, at either end: then no sign changes.
     """
-    if model.activation != "relu":
-        return True
-    for k in range(1, len(model.widths) - 1):
-        part = MLP(model.widths[: k + 1], model.activation)
+    kinks = [k for k, layer in enumerate(model.layers) if layer == Activation(layer.n_inputs, "relu")]
+    for k in kinks:
+        part = Chain(model.layers[:k])
         size = part.layout.size
-        here = part.forward(w[:size], x)
+        here = part.at(w[:size], x).outputs
         for end in (w - H * v, w + H * v):
-            if np.any(2.0 * np.abs(part.forward(end[:size], x) - here) >= np.abs(here)):
+            if np.any(2.0 * np.abs(part.at(end[:size], x).outputs - here) >= np.abs(here)):
                 return False
     return True
 

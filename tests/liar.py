@@ -134,7 +134,7 @@ def main() -> None:
     clipped = (given.clip_w / alpha, given.clip_y, 0.1)
 
     def accuracy(w: Vector) -> float:
-        return float(np.mean((model.forward(w, test.x)[:, 0] > 0.0) == test.labels))
+        return float(np.mean((model.at(w, test.x).outputs[:, 0] > 0.0) == test.labels))
 
     print(f"honest optimum: ‖w*‖ = {np.linalg.norm(best):.3g}, U* = {value(best):.3g}, accuracy {accuracy(best):.3f}")
     print(f"after {given.rounds} rounds: U, ‖w - w*‖, accuracy on the test set, of the mean of the honest")

@@ -30,8 +30,8 @@ from peer.errors import RemoteError, WireError
 from peer.gossip import Course
 from peer.messages import Hello, Message, Share
 from peer.optim.blocks import equal
+from peer.optim.chains import mlp
 from peer.optim.losses import Loss, Squared, cross_entropy
-from peer.optim.models import MLP
 from peer.optim.regularizers import L1, L2, NoRegularizer, Regularizer
 from peer.optim.steps import Constant, Diminishing, StepRule
 from peer.optim.surrogates import Data, Full, Partial, Surrogate
@@ -245,7 +245,7 @@ def _gossip(schedule: Schedule, weights: Weights, rng: random.Random, *, clips: 
 
 def _problems(n_agents: int, rng: random.Random, numbers: np.random.Generator) -> tuple[Problem, ...]:
     loss, q = rng.choice((("squared", 1), ("squared", 2), ("cross_entropy", 1), ("cross_entropy", 3)))
-    model = MLP((2, *rng.choice(((), (2,), (3,))), q), "tanh")
+    model = mlp((2, *rng.choice(((), (2,), (3,))), q), "tanh")
     strength = np.full(model.layout.size, 0.01)
     regularizers: Sequence[Regularizer] = (NoRegularizer(), L2(strength), L1(strength))
     surrogates: Sequence[Surrogate] = (Full(2.0), Partial(0.5), Partial(0.5, float(n_agents)))

@@ -27,8 +27,8 @@ from scipy import linalg
 
 from peer.arrays import Layout, Vector
 from peer.errors import SolveError
+from peer.optim.factors import Factors
 from peer.optim.maps import columns_of
-from peer.optim.models import Factors
 from peer.optim.regularizers import Regularizer
 from peer.optim.solvers import INDEFINITE, MAX_ITERATIONS, Accuracy, Solution, solve
 from peer.optim.surrogates import Data, Linearized, Partial

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from scipy.linalg.blas import daxpy
 
 from peer.arrays import Matrix, Vector
-from peer.optim.models import Factors, Pass
+from peer.optim.factors import Factors
+from peer.optim.models import Pass
 from peer.optim.regularizers import Whitening
 
 Product: TypeAlias = Callable[[Vector], Vector]
@@ -129,7 +130,7 @@ def columns_of(factors: Factors, place: slice, quadratic: bool) -> Map:
     """Columns of J for the parameters in `place`, (m*q, b), in the form in which systems with them take least time."""
     m, q = factors.outputs.shape
     here = factors.within(place)
-    b, n_rows = place.stop - place.start, sum(part.cotangents.shape[2] for part in here.parts)
+    b, n_rows = place.stop - place.start, sum(piece.n_rows for piece in here.pieces)
     is_factored = is_factoring_cheaper(m, q, b, quadratic, m * (b + q * n_rows) * COLUMNS_S)
     return factored_columns(here, place) if is_factored else columns_by_products(here, place)
 

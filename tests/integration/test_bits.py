@@ -11,7 +11,7 @@ from threadpoolctl import threadpool_limits
 
 from peer import config, settings
 from peer.agent import Clipping
-from peer.optim.models import MLP
+from peer.optim.models import Model
 from peer.problem import Problem
 from peer.settings import Experiment
 from peer.shards import Shard
@@ -106,7 +106,7 @@ def test_sockets_and_simulation_agree_to_the_last_bit(lab: Lab, case: dict[str, 
             assert np.array_equal(flat(run_dir, peer), simulated.history[peer, last].w), f"peer {peer}, seed {seed}"
 
 
-def _problem(experiment: Experiment, model: MLP, shard: Shard, peer: int, total: int) -> Problem:
+def _problem(experiment: Experiment, model: Model, shard: Shard, peer: int, total: int) -> Problem:
     batches = config.batches_of(experiment, peer, shard.n_samples, total, PEERS)
     return replace(config.problem_of(experiment, model, shard, total), batches=batches)
 

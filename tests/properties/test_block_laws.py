@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from peer.arrays import Vector
 from peer.optim import blocks
 from peer.optim.blocks import Block, Blocked
-from peer.optim.models import MLP
+from peer.optim.chains import mlp
 from peer.optim.solvers import Accuracy
 from peer.optim.surrogates import Full, Partial
 from peer.problem import Problem
@@ -47,7 +47,7 @@ def problem_of(
 ) -> tuple[Problem, Vector, Vector, Vector]:
     """g_i of a small network, a point, its gradient, and what others want at random."""
     rng = np.random.default_rng(seed)
-    model = MLP((3, 4, outputs_of(loss, 2)), str(rng.choice(ACTIVATIONS)))
+    model = mlp((3, 4, outputs_of(loss, 2)), str(rng.choice(ACTIVATIONS)))
     data, w = data_of(rng, loss, model, m, 1.0 / m), parameters_of(rng, model)
     gradient = gradient_of(data, w)
     pi = (3.0 - kappa) * gradient + np.max(np.abs(gradient)) * rng.standard_normal(w.size)
@@ -93,7 +93,7 @@ class TestBlocks:
         self, loss: str, regularizer: str, seed: int, n_blocks: int, kappa: float
     ) -> None:
         problem, w, gradient, pi = problem_of(seed, loss, regularizer, kappa=kappa)
-        surrogate, factors = Partial(0.5, kappa), problem.data.model.factors(w, problem.data.inputs)
+        surrogate, factors = Partial(0.5, kappa), problem.data.model.at(w, problem.data.inputs).factors()
         of = Blocked(surrogate, w, pi, problem.data, factors, problem.regularizer, 1.0, Accuracy(1e-13))
         whole = surrogate.around(w, gradient, pi, problem.data)
         d, direction = np.random.default_rng(seed).standard_normal((2, w.size))
@@ -145,9 +145,9 @@ class TestBlocks:
         """
         problem, w, gradient, pi = problem_of(seed, loss, regularizer, tau, kappa)
         slope = kappa * gradient + pi  # I y_i, the tracked gradient of G
-        jacobian = problem.data.model.jacobian(w, problem.data.inputs).reshape(-1, w.size)
+        J = laws.jacobian(problem.data.model, w, problem.data.inputs).reshape(-1, w.size)
         weight = most_curved(problem.data.loss, loss) * kappa * problem.data.weight
-        L = weight * np.linalg.norm(jacobian, 2) ** 2 + tau
+        L = weight * np.linalg.norm(J, 2) ** 2 + tau
         moved = np.linalg.norm(cut(problem, n_blocks).best_response(w, gradient, pi).w - w)
         distance = np.linalg.norm(w - problem.regularizer.prox(w - slope, 1.0))
         assert distance <= (2.0 + L) * moved + 1e-9

@@ -12,8 +12,8 @@ import pytest
 from numpy.typing import NDArray
 
 from peer.optim.batches import Batches
+from peer.optim.chains import mlp
 from peer.optim.losses import Huber, Logistic, Loss, Softmax, Squared, Weighted, squared_hinge
-from peer.optim.models import MLP
 from peer.optim.regularizers import L1, L2, NoRegularizer, Regularizer
 from peer.optim.steps import Constant, Diminishing
 from peer.optim.surrogates import Data, Full, Partial
@@ -97,7 +97,7 @@ def problems_of(setting: Setting) -> Iterator[Problem]:
     for i, (x, y) in enumerate(setting.shards):
         loss = losses[setting.loss](y)
         loss = Weighted(loss, setting.sample_weights[i]) if setting.sample_weights else loss
-        model = MLP(setting.widths, setting.activation)
+        model = mlp(setting.widths, setting.activation)
         batches = None
         if 0 < setting.batch < len(x):
             batches = Batches(setting.seed, i, len(x), setting.batch, setting.refresh)
@@ -135,7 +135,7 @@ def test_agents_reproduce_the_method(loss: str, kind: str, curvature: str, regul
     scale = "sum" if mu > 0.0 else "mean"
     setting = setting_of(loss, regularizer, kind, curvature, scale, mu, seed=5)
     rng = np.random.default_rng(6)
-    w0 = MLP(setting.widths, setting.activation).initial(rng)
+    w0 = mlp(setting.widths, setting.activation).initial(rng)
     compare(setting, w0, 1e-9)
 
 
@@ -147,7 +147,7 @@ def test_agents_reproduce_the_method_with_weights_of_samples(loss: str, regulari
     rng = np.random.default_rng(12)
     weights = [rng.choice([0.0, 0.5, 2.0], m) + 0.01 for m in SAMPLES]
     weighted = dataclasses.replace(setting, sample_weights=[0.9 * w for w in weights[:-1]] + [np.array([1e-3])])
-    w0 = MLP(setting.widths, setting.activation).initial(rng)
+    w0 = mlp(setting.widths, setting.activation).initial(rng)
     plain, other = (reference.run(one, w0, N_ROUNDS)[0][-1] for one in (setting, weighted))
     assert np.max(np.abs(plain - other)) > 1e-3
     compare(weighted, w0, 1e-9)
@@ -158,7 +158,7 @@ def test_agents_reproduce_the_method_from_different_starts(activation: str, regu
     setting = setting_of("squared", regularizer, "partial", "network", "mean", 0.1, seed=7)
     setting = dataclasses.replace(setting, activation=activation)
     rng = np.random.default_rng(8)
-    model = MLP(setting.widths, activation)
+    model = mlp(setting.widths, activation)
     compare(setting, np.stack([model.initial(rng) for _ in setting.shards]), 1e-9)
 
 
@@ -168,7 +168,7 @@ def test_agents_reproduce_the_method_with_clipping(loss: str, mu: float) -> None
     """From different starts, so that every radius is active at first; y is also in the sum over rounds."""
     setting = setting_of(loss, "l2", "partial", "network", "mean", mu, seed=5)
     rng = np.random.default_rng(6)
-    model = MLP(setting.widths, setting.activation)
+    model = mlp(setting.widths, setting.activation)
     starts = np.stack([model.initial(rng) for _ in setting.shards])
     plain = reference.run(setting, starts, N_ROUNDS)[0]
     for clip_w, clip_y in ((0.3, 0.02), (0.3, 1e9), (1e9, 0.02)):
@@ -184,7 +184,7 @@ def test_agents_reproduce_the_method_with_other_weights(weights: str, clip: floa
     setting = setting_of("squared", "l2", "partial", "network", "mean", 0.1, seed=7)
     setting = dataclasses.replace(setting, edges=(*EDGES, TAILED))
     rng = np.random.default_rng(8)
-    model = MLP(setting.widths, setting.activation)
+    model = mlp(setting.widths, setting.activation)
     starts = np.stack([model.initial(rng) for _ in setting.shards])
     usual = reference.run(setting, starts, N_ROUNDS)[0]
     other = reference.run(dataclasses.replace(setting, weights=weights), starts, N_ROUNDS)[0]
@@ -202,7 +202,7 @@ def test_agents_reproduce_the_method_with_several_exchanges(loss: str, steps: in
     edges = EDGES if consensus == "plain" else (TAILED,)
     setting = dataclasses.replace(setting, edges=edges, clip_w=clip, clip_y=clip / 10.0, weights="lazy-metropolis")
     rng = np.random.default_rng(8)
-    model = MLP(setting.widths, setting.activation)
+    model = mlp(setting.widths, setting.activation)
     starts = np.stack([model.initial(rng) for _ in setting.shards])
     several = dataclasses.replace(setting, steps=steps, consensus=consensus)
     usual, other = (reference.run(one, starts, N_ROUNDS)[0][-1] for one in (setting, several))
@@ -230,7 +230,7 @@ def test_agents_reproduce_the_method_with_batches(
     setting = dataclasses.replace(
         setting, sample_weights=weights, clip_w=clip, clip_y=clip / 10.0, tau=4.0 * setting.tau
     )
-    model = MLP(setting.widths, setting.activation)
+    model = mlp(setting.widths, setting.activation)
     starts = np.stack([model.initial(rng) for _ in setting.shards])
     batched = dataclasses.replace(setting, batch=batch, refresh=refresh, seed=15)
     plain, other = (reference.run(one, starts, N_ROUNDS)[0][-1] for one in (setting, batched))
@@ -240,7 +240,7 @@ def test_agents_reproduce_the_method_with_batches(
 
 def test_the_reference_can_tell_a_wrong_method_from_a_right_one() -> None:
     setting = setting_of("squared", "l1", "partial", "network", "mean", 0.1, seed=9)
-    w0 = MLP(setting.widths, setting.activation).initial(np.random.default_rng(10))
+    w0 = mlp(setting.widths, setting.activation).initial(np.random.default_rng(10))
     right = reference.run(setting, w0, N_ROUNDS)[0][-1]
     for wrong in (
         dataclasses.replace(setting, curvature="local"),

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from peer.arrays import Vector
+from peer.optim.chains import mlp
 from peer.optim.losses import Squared
-from peer.optim.models import MLP
 from peer.optim.regularizers import L2
 from peer.optim.surrogates import Data, Full
 from peer.problem import Problem
@@ -32,7 +32,7 @@ WORST: Final[Lie] = lambda i, s, p, u: (1e6 * u, -1e6 * u, 0.0)  # noqa: E731
 def problems() -> list[Problem]:
     """Ridge regression, of one linear map by all agents, so that the honest ones know as much as all."""
     rng = np.random.default_rng(0)
-    model, truth = MLP((4, 1), "tanh"), rng.standard_normal((4, 1))
+    model, truth = mlp((4, 1), "tanh"), rng.standard_normal((4, 1))
     inputs = [rng.standard_normal((m, 4)) for m in (30, 45, 25, 40, 35, 25)]
     targets = [x @ truth + 0.5 + 0.1 * rng.standard_normal((len(x), 1)) for x in inputs]
     strength = np.full(model.layout.size, STRENGTH)

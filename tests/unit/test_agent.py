@@ -14,7 +14,7 @@ from peer.agent import Clipping, Proposal, State
 from peer.arrays import Vector
 from peer.errors import ProtocolError, SolveError
 from peer.messages import Share
-from peer.optim.models import MLP
+from peer.optim.chains import mlp
 from peer.optim.regularizers import L1, L2
 from peer.optim.solvers import Solution
 from peer.optim.steps import Constant, Diminishing
@@ -165,7 +165,7 @@ def test_a_sender_keeps_what_rounding_took() -> None:
 
 def problems_of(n_agents: int) -> list[Problem]:
     rng = np.random.default_rng(1)
-    model = MLP((3, 4, 2), "tanh")
+    model = mlp((3, 4, 2), "tanh")
     return [
         Problem(
             data_of(rng, "softmax", model, 2 + i, 0.05), L1(np.full(26, 0.01)), Partial(0.5, float(n_agents)), 1e-13
@@ -179,7 +179,7 @@ def problems_of(n_agents: int) -> list[Problem]:
 def test_trackers_sum_to_the_gradients_at_every_round(graphs: list[Graph], wire_dtype: np.dtype[Any]) -> None:
     """(9), and the same of the objective; to float64 rounding also when shares are rounded to float32."""
     problems, rng = problems_of(5), np.random.default_rng(2)
-    starts = [parameters_of(rng, MLP((3, 4, 2), "tanh")) for _ in problems]
+    starts = [parameters_of(rng, mlp((3, 4, 2), "tanh")) for _ in problems]
     largest = 0.0
     for n, (states, _) in enumerate(exchange(problems, starts, 0.5, Constant(), graphs, 60, wire_dtype)):
         largest = max(largest, *(float(np.max(np.abs(s.y))) for s in states))
@@ -191,7 +191,7 @@ def test_trackers_sum_to_the_gradients_at_every_round(graphs: list[Graph], wire_
 def test_float32_shares_lose_nothing_but_digits_on_the_way() -> None:
     """The runs stay together to float32 rounding, and are not the same."""
     problems = problems_of(4)
-    w = parameters_of(np.random.default_rng(3), MLP((3, 4, 2), "tanh"))
+    w = parameters_of(np.random.default_rng(3), mlp((3, 4, 2), "tanh"))
     runs = [list(exchange(problems, [w] * 4, 0.3, Constant(), [complete(4)], 40, dtype))[-1][0] for dtype in (F8, F4)]
     exact, coarse = (np.stack([s.w for s in states]) for states in runs)
     assert 0.0 < np.max(np.abs(exact - coarse)) <= 1e-4
@@ -200,7 +200,7 @@ def test_float32_shares_lose_nothing_but_digits_on_the_way() -> None:
 @pytest.mark.parametrize("c", [0.1, 10.0])
 def test_inexact_solves_end_where_exact_ones_do_and_take_fewer_systems(c: float) -> None:
     """As long as sum alpha eps is finite; and they are not the same solves."""
-    rng, model, r = np.random.default_rng(3), MLP((3, 3), "tanh"), L2(np.full(12, 0.1))
+    rng, model, r = np.random.default_rng(3), mlp((3, 3), "tanh"), L2(np.full(12, 0.1))
     problems = [Problem(data_of(rng, "softmax", model, 8, 1.0 / 32.0), r, Partial(0.05, 4.0), 1e-13) for _ in range(4)]
     ends, systems = [], []
     for inexactness in (0.0, c):
@@ -215,7 +215,7 @@ def test_inexact_solves_end_where_exact_ones_do_and_take_fewer_systems(c: float)
 def test_mixing_keeps_the_mean_of_proposals() -> None:
     """(7) with doubly stochastic weights moves no mass: the mean of w[n+1] is the mean of z[n]."""
     problems = problems_of(4)
-    w = parameters_of(np.random.default_rng(4), MLP((3, 4, 2), "tanh"))
+    w = parameters_of(np.random.default_rng(4), mlp((3, 4, 2), "tanh"))
     run = list(exchange(problems, [w] * 4, 0.5, Constant(), [Graph.of(4, [(0, 1), (0, 2), (0, 3)])], 5, F4))
     for (_, proposals), (after, _) in pairwise(run):
         mean = np.mean([p.z for p in proposals], axis=0)
@@ -306,7 +306,7 @@ def test_with_clipping_too_half_a_share_is_a_bug(half: Share) -> None:
 def test_where_nobody_lies_clipping_moves_no_mass(wire_dtype: np.dtype[Any]) -> None:
     """What one end of a link takes the other gives, exactly; so (9) and the mean of (7) hold while it is active."""
     problems, rng = problems_of(5), np.random.default_rng(5)
-    starts = [parameters_of(rng, MLP((3, 4, 2), "tanh")) for _ in problems]
+    starts = [parameters_of(rng, mlp((3, 4, 2), "tanh")) for _ in problems]
     graphs, radii = [Graph.of(5, [(0, 1), (2, 3), (0, 4)]), ring(5)], (0.4, 0.03, 0.01)
     met = [sorted({j for graph in graphs for j in graph.neighbors(i)}) for i in range(5)]
     run = list(exchange(problems, starts, 0.5, Constant(), graphs, 40, wire_dtype, radii))
@@ -328,7 +328,7 @@ def test_where_nobody_lies_clipping_moves_no_mass(wire_dtype: np.dtype[Any]) -> 
 
 def test_clipping_that_is_wide_enough_changes_nothing_but_rounding() -> None:
     problems = problems_of(4)
-    w = parameters_of(np.random.default_rng(6), MLP((3, 4, 2), "tanh"))
+    w = parameters_of(np.random.default_rng(6), mlp((3, 4, 2), "tanh"))
     runs = [
         list(exchange(problems, [w] * 4, 0.3, Constant(), [ring(4)], 40, F8, radii)) for radii in (None, (1e9,) * 3)
     ]

@@ -19,7 +19,7 @@ from peer.arrays import Vector
 from peer.central import minimize
 from peer.errors import ConfigError
 from peer.optim.batches import Batches, order
-from peer.optim.models import MLP
+from peer.optim.chains import mlp
 from peer.optim.regularizers import L1, L2, NoRegularizer, Regularizer
 from peer.optim.steps import Constant
 from peer.optim.surrogates import Full, Partial, Surrogate
@@ -85,7 +85,7 @@ def test_the_mean_over_whole_passes_is_exact(loss: str, seed: int, b: int) -> No
 
 def problem_of(loss: str, seed: int, surrogate: Surrogate, r: Regularizer | None = None) -> tuple[Problem, Vector]:
     rng = np.random.default_rng(seed)
-    model = MLP((3, 4, outputs_of(loss, 2)), "tanh")
+    model = mlp((3, 4, outputs_of(loss, 2)), "tanh")
     return Problem(data_of(rng, loss, model, 6, 0.25), r or NoRegularizer(), surrogate, 1e-13), parameters_of(
         rng, model
     )
@@ -171,7 +171,7 @@ def test_agents_come_to_the_optimum_with_an_eighth_of_the_samples_a_round(
     loss: str, tau: float, alpha: float, exact_tau: float
 ) -> None:
     """To 1e-6 of it, all of them, with fewer samples looked at than with all of them in every round."""
-    model, rng = MLP((4, outputs_of(loss, 2)), "tanh"), np.random.default_rng(2)
+    model, rng = mlp((4, outputs_of(loss, 2)), "tanh"), np.random.default_rng(2)
     p = model.layout.size
     datas = [data_of(rng, loss, model, 48, 1.0 / (4 * 48)) for _ in range(4)]
     problems = [Problem(data, L2(np.full(p, 0.1)), Partial(exact_tau, 4.0), 1e-13) for data in datas]

@@ -15,8 +15,8 @@ from peer import config, settings
 from peer.errors import ConfigError, SolveError
 from peer.host import Host
 from peer.optim import blocks
+from peer.optim.chains import Chain, mlp
 from peer.optim.losses import Squared, cross_entropy
-from peer.optim.models import MLP
 from peer.optim.regularizers import L1, L2, NoRegularizer, Regularizer
 from peer.optim.solvers import MAX_ITERATIONS, solve
 from peer.optim.surrogates import Data, Partial
@@ -24,12 +24,12 @@ from peer.problem import Problem
 from tests import laws
 from tests.instances import LOSSES, data_of, gradient_of, outputs_of, parameters_of, separable_labels
 
-MODEL = MLP((4, 5, 2), "tanh")
+MODEL = mlp((4, 5, 2), "tanh")
 P = 37
 
 
 def problem_of(
-    loss: str, regularizer: Regularizer, places: Sequence[slice], m: int = 12, model: MLP = MODEL
+    loss: str, regularizer: Regularizer, places: Sequence[slice], m: int = 12, model: Chain = MODEL
 ) -> tuple[Problem, np.random.Generator]:
     rng = np.random.default_rng(0)
     return Problem(data_of(rng, loss, model, m, 1.0 / m), regularizer, Partial(0.5), 1e-13, tuple(places)), rng
@@ -37,7 +37,7 @@ def problem_of(
 
 def test_layers_are_weights_and_biases_together() -> None:
     assert blocks.layers(MODEL.layout) == (slice(0, 25), slice(25, 37))
-    assert blocks.layers(MLP((3, 2), "tanh").layout) == (slice(0, 8),)
+    assert blocks.layers(mlp((3, 2), "tanh").layout) == (slice(0, 8),)
 
 
 def test_the_first_blocks_are_the_longer_ones() -> None:
@@ -72,7 +72,7 @@ def test_the_closed_form_of_a_weight() -> None:
     """(s ||J_k||^2 + tau + lambda) (w~_k - w_k) = -(I y_k + lambda w_k)."""
     problem, rng = problem_of("squared", L2(np.full(P, 0.1)), blocks.equal(P, P))
     w, pi = parameters_of(rng, MODEL), rng.standard_normal(P)
-    J = MODEL.jacobian(w, problem.data.inputs).reshape(-1, P)
+    J = laws.jacobian(MODEL, w, problem.data.inputs).reshape(-1, P)
     gradient = problem.gradient(w)
     bend = problem.data.weight * np.sum(J * J, axis=0) + 0.5 + 0.1
     expected = w - (gradient + pi + 0.1 * w) / bend
@@ -110,7 +110,7 @@ def test_weights_by_themselves_reach_far_through_saturated_losses(
     for seed in range(8):
         rng = np.random.default_rng(seed)
         x = rng.standard_normal((30, 1)) + 0.1 * rng.standard_normal((30, 6))
-        model = MLP((6, 4, q), "tanh")
+        model = mlp((6, 4, q), "tanh")
         w = 10.0 * model.initial(rng)
         p = w.size
         r = kind(p)
@@ -140,7 +140,7 @@ def test_single_weights_end_at_rounding_where_a_tolerance_cannot_be_met() -> Non
 @pytest.mark.parametrize("loss", LOSSES)
 def test_a_solution_without_others_is_stationary(loss: str) -> None:
     """Repeated best responses of a lone agent, in three blocks, halfway each, end at a stationary point of (1)."""
-    model = MLP((3, 4, outputs_of(loss, 2)), "tanh")
+    model = mlp((3, 4, outputs_of(loss, 2)), "tanh")
     p = model.layout.size
     problem, rng = problem_of(loss, L1(np.full(p, 0.05)), blocks.equal(p, 3), 6, model)
     problem = replace(problem, surrogate=Partial(0.1))
@@ -154,7 +154,7 @@ def test_a_solution_without_others_is_stationary(loss: str) -> None:
 @pytest.mark.parametrize("n_blocks", [16, 4000])
 @pytest.mark.parametrize("kind", [L1, L2])
 def test_the_jacobian_of_other_blocks_is_never_formed(kind: Callable[..., Regularizer], n_blocks: int) -> None:
-    model = MLP((30, 100, 9), "tanh")
+    model = mlp((30, 100, 9), "tanh")
     p, m = model.layout.size, 100
     problem, rng = problem_of("squared", kind(np.full(p, 0.1)), blocks.equal(p, min(n_blocks, p)), m, model)
     w = parameters_of(rng, model)
@@ -184,7 +184,7 @@ def test_nan_is_an_error_not_a_result(loss: str, regularizer: Regularizer, n_blo
 @pytest.mark.parametrize("d", [2, 20])
 def test_a_matrix_that_is_not_positive_definite_to_rounding_is_an_error(d: int) -> None:
     """In a stack, and by itself: more samples than parameters, all of them the same."""
-    data = Data(MLP((d, 1), "tanh"), np.full((4 * d, d), 1e12), Squared(np.ones((4 * d, 1))), 1.0)
+    data = Data(mlp((d, 1), "tanh"), np.full((4 * d, d), 1e12), Squared(np.ones((4 * d, 1))), 1.0)
     problem = Problem(data, NoRegularizer(), Partial(1e-300), 1e-13, (slice(0, d), slice(d, d + 1)))
     with pytest.raises(SolveError, match="not positive definite to rounding: tau is too small"):
         problem.best_response(np.zeros(d + 1), np.ones(d + 1), np.zeros(d + 1))

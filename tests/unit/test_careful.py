@@ -16,8 +16,8 @@ from peer import agent
 from peer.agent import State
 from peer.arrays import Vector
 from peer.careful import BEGIN, FADES, LEAST_CARE, TIRES, Caution, adapted, alpha_of, begun, eased
+from peer.optim.chains import mlp
 from peer.optim.losses import Squared, cross_entropy
-from peer.optim.models import MLP
 from peer.optim.regularizers import L2
 from peer.optim.steps import Constant
 from peer.optim.surrogates import Data, Full, Partial
@@ -147,7 +147,7 @@ def test_care_stays_within_bounds(lengths: list[float], rho: float, keeps: bool)
 @given(seed=st.integers(0, 1000), scale=st.floats(1e-6, 1e6))
 def test_tau_has_the_dimension_of_curvature(seed: int, scale: float) -> None:
     """Times as large a g_i, as large a tau: nothing in the rule is an absolute number but 1 beside ||w||."""
-    rng, model, caution = np.random.default_rng(seed), MLP((3, 2, 3), "tanh"), Caution(4, 0.5, keeps=True)
+    rng, model, caution = np.random.default_rng(seed), mlp((3, 2, 3), "tanh"), Caution(4, 0.5, keeps=True)
     data, w = data_of(rng, "softmax", model, 5, 0.2), parameters_of(rng, model)
     taus = [
         begun(problem, agent.initial(problem, w, 0.2), caution).tau
@@ -162,11 +162,11 @@ def test_tau_has_the_dimension_of_curvature(seed: int, scale: float) -> None:
 @given(seed=st.integers(0, 1000), loss=st.sampled_from(["squared", "softmax", "weighted squared"]))
 def test_steepness_is_a_curvature(seed: int, loss: str) -> None:
     """Between that along the direction and the largest of s J'BJ."""
-    rng, model = np.random.default_rng(seed), MLP((3, 2, 3), "tanh")
+    rng, model = np.random.default_rng(seed), mlp((3, 2, 3), "tanh")
     data, w = data_of(rng, loss, model, 6, 0.3), parameters_of(rng, model)
     problem, direction = Problem(data, L2(np.zeros(w.size)), Partial(1.0), 1e-8), rng.standard_normal(w.size)
     J = matrix(Partial(1.0).around(w, w, w, data)).reshape(6, 3, -1)
-    B = data.loss.curvature_root(model.forward(w, data.inputs))
+    B = data.loss.curvature_root(model.at(w, data.inputs).outputs)
     half = np.einsum("mkl,mkp->mlp", B, J).reshape(-1, w.size)
     H = data.weight * half.T @ half
     along = float(direction @ H @ direction / (direction @ direction))
@@ -189,7 +189,7 @@ def test_logistic_regression_on_a_ring(n_agents: int, n_rounds: int) -> None:
     order = np.random.default_rng(0).permutation(569)[:568]
     x, labels = found.data[order], found.target[order].astype(np.int64)
     x = (x - x.mean(axis=0)) / x.std(axis=0)
-    model, strength = MLP((30, 1), "tanh"), L2(np.full(31, 1e-2))
+    model, strength = mlp((30, 1), "tanh"), L2(np.full(31, 1e-2))
 
     def problem(rows: np.ndarray, y: np.ndarray, kappa: float) -> Problem:
         return Problem(Data(model, rows, cross_entropy(y, 1), 1.0 / 568), strength, Partial(1.0, kappa), 1e-10)
@@ -231,7 +231,7 @@ def test_it_never_diverges(case: tuple[float, float, float, str], kind: str, gra
     x = rng.standard_normal((60, 5))
     y = np.sin(x @ rng.standard_normal((5, 1))) + 0.1 * rng.standard_normal((60, 1))
     order = np.argsort(y[:, 0])
-    model = MLP((5, 3, 1), activation)
+    model = mlp((5, 3, 1), activation)
     regularizer = L2(np.full(model.layout.size, strength))
     surrogate = Full(1.0) if kind == "full" else Partial(1.0, float(n_agents))
     agents = [

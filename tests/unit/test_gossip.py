@@ -15,7 +15,7 @@ from peer.agent import Clipping, Mixture, Proposal, State
 from peer.arrays import Matrix, Vector
 from peer.errors import ProtocolError, SolveError
 from peer.messages import Share
-from peer.optim.models import MLP
+from peer.optim.chains import mlp
 from peer.optim.regularizers import L1
 from peer.optim.solvers import Solution
 from peer.optim.steps import Constant
@@ -232,7 +232,7 @@ def test_numbers_that_overflow_between_exchanges_are_an_error_of_our_own() -> No
 
 
 def problems_of(n_agents: int) -> list[Problem]:
-    rng, model = np.random.default_rng(1), MLP((3, 4, 2), "tanh")
+    rng, model = np.random.default_rng(1), mlp((3, 4, 2), "tanh")
     datas = [data_of(rng, "softmax", model, 2 + i, 0.05) for i in range(n_agents)]
     return [Problem(data, L1(np.full(26, 0.01)), Partial(0.5, float(n_agents)), 1e-13) for data in datas]
 
@@ -242,7 +242,7 @@ def problems_of(n_agents: int) -> list[Problem]:
 def test_trackers_sum_to_the_gradients_at_every_round(way: Gossip, dtype: np.dtype[np.floating]) -> None:
     """(9), and the same of the objective, over many rounds; to float64 rounding also with shares of float32."""
     problems, rng = problems_of(5), np.random.default_rng(2)
-    starts = [parameters_of(rng, MLP((3, 4, 2), "tanh")) for _ in problems]
+    starts = [parameters_of(rng, mlp((3, 4, 2), "tanh")) for _ in problems]
     largest = 0.0
     for n, (states, _) in enumerate(exchange(problems, starts, 0.5, Constant(), [RING5], 60, dtype, gossip=way)):
         largest = max(largest, *(float(np.max(np.abs(s.y))) for s in states))
@@ -256,7 +256,7 @@ RING5 = graphs.ring(5)
 
 def test_more_exchanges_leave_less_disagreement() -> None:
     problems = problems_of(5)
-    w = parameters_of(np.random.default_rng(3), MLP((3, 4, 2), "tanh"))
+    w = parameters_of(np.random.default_rng(3), mlp((3, 4, 2), "tanh"))
     ways = [plain(1), plain(3), chebyshev(RING5, metropolis, 3)]
     left = []
     for way in ways:
@@ -268,7 +268,7 @@ def test_more_exchanges_leave_less_disagreement() -> None:
 def test_clipped_exchanges_keep_sums_and_bounds() -> None:
     """In each exchange at most the radius moves, and y by no more than it over the whole run."""
     problems, rng = problems_of(5), np.random.default_rng(5)
-    starts = [parameters_of(rng, MLP((3, 4, 2), "tanh")) for _ in problems]
+    starts = [parameters_of(rng, mlp((3, 4, 2), "tanh")) for _ in problems]
     radii, way = (0.4, 0.03, 0.01), plain(3)
     run = list(exchange(problems, starts, 0.5, Constant(), [RING5], 30, F4, radii, gossip=way))
     freely = list(exchange(problems, starts, 0.5, Constant(), [RING5], 30, F4, gossip=way))

@@ -9,9 +9,10 @@ import pytest
 
 from peer.arrays import Vector
 from peer.optim import maps
+from peer.optim.chains import mlp
 from peer.optim.losses import Squared
 from peer.optim.maps import LinearMap, conjugate_gradients, is_dense_cheaper, jacobian_of, matrix_of, products_of
-from peer.optim.models import MLP, Pass
+from peer.optim.models import Pass
 from peer.optim.regularizers import L1, NoRegularizer
 from peer.optim.solvers import solve
 from peer.optim.surrogates import Data, Linearized, Partial
@@ -20,7 +21,7 @@ from tests.instances import linearized_of, parameters_of
 
 
 def pass_of(m: int, widths: tuple[int, ...]) -> Pass:
-    rng, model = np.random.default_rng(0), MLP(widths, "tanh")
+    rng, model = np.random.default_rng(0), mlp(widths, "tanh")
     return model.at(parameters_of(rng, model), rng.standard_normal((m, widths[0])))
 
 
@@ -72,7 +73,7 @@ def test_conjugate_gradients_solve_the_shifted_system(shape: tuple[int, int]) ->
 
 def test_where_products_do_not_get_there_the_matrix_does(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(maps, "MAX_PRODUCTS", 1)
-    h, r = linearized_of(np.random.default_rng(3), "squared", MLP((4, 5, 2), "tanh"), 20, 1e-3, 1.0), NoRegularizer()
+    h, r = linearized_of(np.random.default_rng(3), "squared", mlp((4, 5, 2), "tanh"), 20, 1e-3, 1.0), NoRegularizer()
     J, by_products = laws.matrix(h), laws.by_products(h)
     assert isinstance(by_products.jacobian, LinearMap)
     stuck = solve(by_products, r, 1e-10)
@@ -83,11 +84,11 @@ def test_where_products_do_not_get_there_the_matrix_does(monkeypatch: pytest.Mon
 
 
 def test_a_large_agent_solves_its_surrogate_by_products() -> None:
-    rng, model = np.random.default_rng(4), MLP((40, 100, 10), "tanh")
+    rng, model = np.random.default_rng(4), mlp((40, 100, 10), "tanh")
     w, x = model.initial(rng), rng.standard_normal((100, 40))
     loss = Squared(rng.standard_normal((100, 10)))
     data, r = Data(model, x, loss, 0.01), L1(np.full(w.size, 1e-3))
-    gradient = data.weight * model.vjp(w, x, loss.gradient(model.forward(w, x)))
+    gradient = data.weight * model.at(w, x).vjp(loss.gradient(model.at(w, x).outputs))
     h = Partial(1.0, 1.0).around(w, gradient, gradient, data)
     assert isinstance(h, Linearized)
     solution = solve(h, r, 1e-8)

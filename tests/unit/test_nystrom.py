@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from peer.arrays import Vector
 from peer.optim import solvers
+from peer.optim.chains import mlp
 from peer.optim.losses import Squared
 from peer.optim.maps import LinearMap, products_of
-from peer.optim.models import MLP
 from peer.optim.nystrom import nystrom, signs
 from peer.optim.regularizers import L2
 from peer.optim.solvers import solve
@@ -53,7 +53,7 @@ def test_where_nothing_is_curved_it_is_the_identity() -> None:
 @pytest.mark.parametrize("tau", [1e-3, 10.0])
 def test_systems_that_take_long_take_fewer_products(monkeypatch: pytest.MonkeyPatch, tau: float) -> None:
     """And those that do not are left alone."""
-    rng, model = np.random.default_rng(4), MLP((20, 40, 5), "tanh")
+    rng, model = np.random.default_rng(4), mlp((20, 40, 5), "tanh")
     w, x = model.initial(rng), rng.standard_normal((40, 20)) * np.logspace(0.0, -2.0, 20)
     data, r = Data(model, x, Squared(rng.standard_normal((40, 5))), 0.025), L2(np.linspace(0.0, 1e-3, w.size))
     gradient = gradient_of(data, w)

@@ -9,8 +9,9 @@ import pytest
 
 from peer.arrays import Matrix, Vector
 from peer.errors import SolveError
+from peer.optim.chains import Chain, mlp
 from peer.optim.losses import Squared
-from peer.optim.models import MLP, Pass
+from peer.optim.models import Pass
 from peer.optim.regularizers import L1, L2, NoRegularizer, Regularizer
 from peer.optim.solvers import Accuracy
 from peer.optim.surrogates import Data, Full, Partial, Surrogate
@@ -22,7 +23,7 @@ def problem_of(
     loss: str, surrogate: Surrogate, regularizer: Regularizer | None = None, weight: float = 0.25
 ) -> tuple[Problem, np.random.Generator]:
     rng = np.random.default_rng(0)
-    data = data_of(rng, loss, MLP((3, 4, outputs_of(loss, 2)), "tanh"), 6, weight)
+    data = data_of(rng, loss, mlp((3, 4, outputs_of(loss, 2)), "tanh"), 6, weight)
     return Problem(data, regularizer or NoRegularizer(), surrogate, 1e-13), rng
 
 
@@ -37,13 +38,13 @@ def test_the_gradient_is_the_slope_of_the_value(loss: str) -> None:
 def test_value_gradient_and_surrogate_at_a_point_share_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where the array is another one; and one that was changed in place is another point."""
     problem, rng = problem_of("softmax", Partial(1.0))
-    w, at, passes = parameters_of(rng, MLP((3, 4, 3), "tanh")), MLP.at, [0]
+    w, at, passes = parameters_of(rng, mlp((3, 4, 3), "tanh")), Chain.at, [0]
 
-    def counted(model: MLP, w: Vector, x: Matrix) -> Pass:
+    def counted(model: Chain, w: Vector, x: Matrix) -> Pass:
         passes[0] += 1
         return at(model, w, x)
 
-    monkeypatch.setattr(MLP, "at", counted)
+    monkeypatch.setattr(Chain, "at", counted)
     value, gradient = problem.value(w), problem.gradient(w.copy())
     problem.best_response(w, gradient, 0.0 * w)
     assert passes == [1]
@@ -67,7 +68,7 @@ def test_kappa_is_that_of_the_surrogate() -> None:
 
 def test_the_best_response_to_oneself_goes_down() -> None:
     problem, rng = problem_of("softmax", Partial(2.0))
-    w = parameters_of(rng, MLP((3, 4, 3), "tanh"))
+    w = parameters_of(rng, mlp((3, 4, 3), "tanh"))
     solution = problem.best_response(w, problem.gradient(w), 0.0 * w)
     assert solution.residual <= 1e-13
     assert problem.value(solution.w) < problem.value(w)
@@ -77,14 +78,14 @@ def test_the_best_response_at_a_stationary_point_is_to_stay() -> None:
     """There pi = -kappa grad g_i - grad r: what the others want is the opposite of what the agent wants."""
     strength = np.full(31, 0.1)
     problem, rng = problem_of("softmax", Partial(0.5, 3.0), L2(strength))
-    w = parameters_of(rng, MLP((3, 4, 3), "tanh"))
+    w = parameters_of(rng, mlp((3, 4, 3), "tanh"))
     gradient = problem.gradient(w)
     solution = problem.best_response(w, gradient, -3.0 * gradient - strength * w)
     np.testing.assert_allclose(solution.w, w, rtol=0.0, atol=1e-14)
 
 
 def test_stationarity_by_hand() -> None:
-    data = Data(MLP((1, 1), "tanh"), np.zeros((1, 1)), Squared(np.zeros((1, 1))), 1.0)
+    data = Data(mlp((1, 1), "tanh"), np.zeros((1, 1)), Squared(np.zeros((1, 1))), 1.0)
     problem = Problem(data, L1(np.array([1.0, 0.0])), Full(1.0), 1e-13)
     assert problem.stationarity(np.array([0.0, 2.0]), np.array([0.9, 0.0])) == 0.0
     assert problem.stationarity(np.array([0.0, 2.0]), np.array([1.5, 0.25])) == 0.5
@@ -94,7 +95,7 @@ def test_stationarity_by_hand() -> None:
 def test_a_solution_without_others_is_stationary() -> None:
     """Repeated best responses of a lone agent end where (1) has its stationary points."""
     problem, rng = problem_of("softmax", Partial(0.1), L1(np.full(31, 0.05)))
-    w = parameters_of(rng, MLP((3, 4, 3), "tanh"))
+    w = parameters_of(rng, mlp((3, 4, 3), "tanh"))
     assert problem.stationarity(w, problem.gradient(w)) > 1e-2
     for _ in range(350):
         w = problem.best_response(w, problem.gradient(w), 0.0 * w).w
@@ -137,7 +138,7 @@ def test_without_inexactness_a_round_changes_nothing() -> None:
 def test_an_inexact_solution_is_as_good_as_the_round_asks(places: tuple[slice, ...]) -> None:
     problem, rng = problem_of("softmax", Partial(0.1), L2(np.full(31, 1e-3)))
     problem = replace(problem, inexactness=1.0, blocks=places)
-    w = parameters_of(rng, MLP((3, 4, 3), "tanh"))
+    w = parameters_of(rng, mlp((3, 4, 3), "tanh"))
     gradient, pi = problem.gradient(w), rng.standard_normal(31)
     exact = problem.best_response(w, gradient, pi)
     rough = problem.in_round(0, 0.1, np.zeros(0)).best_response(w, gradient, pi)
@@ -150,7 +151,7 @@ def test_an_inexact_solution_is_as_good_as_the_round_asks(places: tuple[slice, .
 def test_a_good_guess_saves_iterations_and_a_bad_one_costs_none() -> None:
     problem, rng = problem_of("softmax", Partial(0.1), L1(np.full(31, 1e-3)))
     problem = replace(problem, inexactness=1e-3)
-    w = parameters_of(rng, MLP((3, 4, 3), "tanh"))
+    w = parameters_of(rng, mlp((3, 4, 3), "tanh"))
     gradient, pi = problem.gradient(w), rng.standard_normal(31)
     cold = problem.best_response(w, gradient, pi)
     good, bad = (

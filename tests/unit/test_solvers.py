@@ -7,8 +7,8 @@ import pytest
 
 from peer.arrays import Vector
 from peer.errors import PeerError, SolveError
+from peer.optim.chains import mlp
 from peer.optim.losses import Huber, Logistic, Loss, Softmax, Squared, SquaredHinge, Weighted, cross_entropy
-from peer.optim.models import MLP
 from peer.optim.regularizers import L1, L2, ElasticNet, NoRegularizer, Regularizer
 from peer.optim.solvers import (
     MAX_ITERATIONS,
@@ -35,7 +35,7 @@ from tests.instances import (
     separable_labels,
 )
 
-MODEL = MLP((4, 5, 2), "tanh")
+MODEL = mlp((4, 5, 2), "tanh")
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_a_lasso_takes_one_model(loss: str) -> None:
 @pytest.mark.parametrize("loss", LOSSES)
 def test_a_penalty_above_all_gradients_gives_exact_zeros(loss: str) -> None:
     rng = np.random.default_rng(3)
-    model = MLP((3, outputs_of(loss, 2)), "tanh")
+    model = mlp((3, outputs_of(loss, 2)), "tanh")
     h = linearized_of(rng, loss, model, 10, 0.5, 1.0)
     strength = np.full(h.center.size, 1e3)
     strength[-1] = 0.0
@@ -127,7 +127,7 @@ def separable(rng: np.random.Generator, n_classes: int, tau: float, kappa: float
     x = rng.standard_normal((30, 1)) + 0.1 * rng.standard_normal((30, 6))
     labels = separable_labels(rng, x, n_classes)
     q = 1 if n_classes == 2 else n_classes
-    model = MLP((6, 4, q), "tanh")
+    model = mlp((6, 4, q), "tanh")
     w = 10.0 * model.initial(rng)
     data = Data(model, x, cross_entropy(labels, q), 1.0)
     gradient = gradient_of(data, w)
@@ -155,23 +155,23 @@ PIECES = ("saturated", "all flat", "at the kink")
 def in_pieces(rng: np.random.Generator, name: str, where: str, tau: float, kappa: float) -> Linearized:
     """A loss whose gradient has kinks, where Newton's model of it is worst; all flat: its curvature is 0."""
     q = 1 if rng.random() < 0.5 else 3
-    model = MLP((4, *((3,) if rng.random() < 0.5 else ()), q), "tanh")
+    model = mlp((4, *((3,) if rng.random() < 0.5 else ()), q), "tanh")
     m, w = int(rng.integers(2, 25)), parameters_of(rng, model)
     x = rng.standard_normal((m, 1)) + 0.1 * rng.standard_normal((m, 4))
     if where == "saturated":
         w = 10.0 * w
-    f = model.forward(w, x)
+    f = model.at(w, x).outputs
     signs = rng.choice([-1.0, 1.0], (m, q))
     if name == "huber":
         far = {"saturated": rng.standard_normal((m, q)), "all flat": 80.0 * signs, "at the kink": signs}[where]
         loss: Loss = Huber(f + far, 0.1 if where == "all flat" else 1.0)
     elif where == "at the kink":
         x = np.repeat(x[:1], m, axis=0)
-        w[-q:] += 1.0 - model.forward(w, x)[0]
+        w[-q:] += 1.0 - model.at(w, x).outputs[0]
         loss = SquaredHinge(np.ones((m, q)))
     else:
         loss = SquaredHinge(np.where(f > 0.0, 1.0, -1.0) if where == "all flat" else signs)
-        w = 1e3 * w if where == "all flat" and model.widths == (4, q) else w
+        w = 1e3 * w if where == "all flat" and len(model.layers) == 1 else w
     weighted = Weighted(loss, rng.choice([0.1, 1.0, 5.0], m))
     data = Data(model, x, weighted if rng.random() < 0.5 else loss, 1.0 / m)
     gradient = gradient_of(data, w)
@@ -200,7 +200,7 @@ def test_kinks_of_gradients_are_no_trap(name: str, where: str, regularizer: str)
 def test_where_no_sample_bends_the_first_step_is_the_proximal_one() -> None:
     """The curvature root is 0, and the model is that of the full surrogate."""
     x, y = np.ones((3, 1)), np.full((3, 1), 100.0)
-    data = Data(MLP((1, 1), "tanh"), x, Huber(y, 1.0), 1.0)
+    data = Data(mlp((1, 1), "tanh"), x, Huber(y, 1.0), 1.0)
     w = np.zeros(2)
     h = Partial(0.5).around(w, gradient_of(data, w), w, data)
     root = h.curvature_root(w)
@@ -233,9 +233,9 @@ def test_where_every_gradient_vanishes_residuals_stay_sensible(
 ) -> None:
     """A perfect fit: nothing but the penalty is left to compare a residual with."""
     rng = np.random.default_rng(4)
-    model = MLP((2, 2, 1), "relu")
+    model = mlp((2, 2, 1), "relu")
     w, x = rng.standard_normal(9), rng.standard_normal((5, 2))
-    data = Data(model, x, Squared(model.forward(w, x)), 1.0)
+    data = Data(model, x, Squared(model.at(w, x).outputs), 1.0)
     solution = solve(surrogate.around(w, 0.0 * w, 0.0 * w, data), regularizer, 1e-13)
     assert solution.residual <= 1e-13
     assert (solution.w == w).all() == isinstance(regularizer, NoRegularizer)
@@ -262,7 +262,7 @@ def test_a_loose_tolerance_is_met_with_less_work() -> None:
 def test_an_unreachable_tolerance_ends_at_rounding() -> None:
     """Not by exhaustion: iterations are few, and the residual is what rounding leaves."""
     for loss in LOSSES:
-        model = MLP((4, 5, outputs_of(loss, 2)), "tanh")
+        model = mlp((4, 5, outputs_of(loss, 2)), "tanh")
         h = linearized_of(np.random.default_rng(7), loss, model, 20, 0.1, 1.0)
         solution = solve(h, L1(np.full(h.center.size, 0.01)), 0.0)
         assert solution.residual <= 1e-13
@@ -346,7 +346,7 @@ def test_descent_by_hand() -> None:
 def test_a_single_sample_that_is_far_on_the_wrong_side(loss: Logistic | Softmax) -> None:
     """Its loss is linear all around, its curvature 0 to rounding: the first step is 1/tau long."""
     q = 1 if isinstance(loss, Logistic) else 2
-    data = Data(MLP((1, q), "tanh"), np.ones((1, 1)), loss, 1.0)
+    data = Data(mlp((1, q), "tanh"), np.ones((1, 1)), loss, 1.0)
     w = np.array([-500.0, -500.0]) if q == 1 else np.array([500.0, -500.0, 500.0, -500.0])
     h = Partial(1e-2).around(w, gradient_of(data, w), 0.0 * w, data)
     solution = solve(h, NoRegularizer(), 1e-13)

@@ -18,7 +18,7 @@ from peer.agent import Mixture, Proposal, State
 from peer.arrays import Vector, rounded
 from peer.gossip import begun, taken
 from peer.messages import Share
-from peer.optim.models import MLP
+from peer.optim.chains import mlp
 from peer.optim.regularizers import L1
 from peer.optim.steps import Constant
 from peer.optim.surrogates import Full
@@ -152,7 +152,7 @@ LINKS: Final = RandomLinks(graphs.ring(5), 0.6, 3)
 def test_what_the_measure_bounds(schedule: Schedule, way: Gossip) -> None:
     """The three bounds of the module, over a run of which every window is looked at."""
     rng = np.random.default_rng(4)
-    model = MLP((3, 1), "tanh")
+    model = mlp((3, 1), "tanh")
     n_agents, weights = 5, lazy_metropolis
     strength = np.full(model.layout.size, 0.02)
     problems = [

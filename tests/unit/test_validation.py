@@ -16,8 +16,8 @@ from peer import config, validation
 from peer.agent import Mixture, Proposal, State, exchange
 from peer.errors import ConfigError, SolveError
 from peer.messages import Share
+from peer.optim.chains import mlp
 from peer.optim.losses import Squared
-from peer.optim.models import MLP
 from peer.optim.solvers import Solution
 from peer.optim.surrogates import Data
 from peer.settings import from_tree
@@ -40,7 +40,7 @@ def state(n: int, w: float = 0.0) -> State:
 
 def data(weight: float = 0.5) -> Data:
     """V(w) = weight/2 ((w_0 + w_1 - 1)^2 + (2 w_0 + w_1)^2)."""
-    return Data(MLP((1, 1), "tanh"), np.array([[1.0], [2.0]]), Squared(np.array([[1.0], [0.0]])), weight)
+    return Data(mlp((1, 1), "tanh"), np.array([[1.0], [2.0]]), Squared(np.array([[1.0], [0.0]])), weight)
 
 
 def of(here: State) -> Mixture:
@@ -184,7 +184,7 @@ def test_the_validation_loss_is_a_mean_with_the_weight_of_what_is_trained_on(tmp
     shards = [config.shard_of(experiment, peer) for peer in range(2)]
     assert [shard.n_samples for shard in shards] == [7, 4]
     assert config.rehearse(experiment).n_samples == (7, 4)
-    w, model, total, expected = np.array([0.5, -0.25]), MLP((1, 1), "tanh"), 0.0, 0.0
+    w, model, total, expected = np.array([0.5, -0.25]), mlp((1, 1), "tanh"), 0.0, 0.0
     for shard in shards:
         held = config.held_out_of(experiment, model, shard, 11)
         assert held is not None

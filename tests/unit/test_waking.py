@@ -9,8 +9,8 @@ from peer import agent, waking
 from peer.errors import SolveError
 from peer.flows import Flows
 from peer.messages import Flow
+from peer.optim.chains import mlp
 from peer.optim.losses import Squared
-from peer.optim.models import MLP
 from peer.optim.regularizers import L1
 from peer.optim.steps import Constant, Diminishing
 from peer.optim.surrogates import Data, Full
@@ -21,7 +21,7 @@ TAU, ALPHA, PENALTY = 3.0, 0.7, 0.05
 
 
 def problem_of(rng: np.random.Generator) -> Problem:
-    data = Data(MLP((2, 1), "tanh"), rng.normal(size=(5, 2)), Squared(rng.normal(size=(5, 1))), 0.1)
+    data = Data(mlp((2, 1), "tanh"), rng.normal(size=(5, 2)), Squared(rng.normal(size=(5, 1))), 0.1)
     return Problem(data, L1(np.full(3, PENALTY)), Full(TAU), 1e-13)
 
 

@@ -1,0 +1,742 @@
+"""Layers: maps f(a; theta) between inner-product spaces, with derivatives and adjoints by state and by parameters.
+
+A state is flat, (m, d) for m samples; a layer that sees an image in it knows the image's shape, (channels, height,
+width), itself. Source: A. Caterini, D. E. Chang, "A geometric framework for convolutional neural networks"
+(arXiv 1608.04374): a chain of such maps has its derivative and adjoint by theirs, whatever they are.
+
+With the inner products <., .> of states, and of parameters, every layer at every point obeys
+
+    <push(da, dtheta), u> = <da, pull_a u> + <dtheta, pull_theta u>.
+
+`bend` is the gradient of <u, D_a f(a; theta) da> by a and by theta: what the gradient of a loss of derivatives needs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final, Protocol, TypeAlias, final
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+from scipy.special import ndtr
+
+from peer.arrays import Layout, Matrix, Vector
+from peer.optim.factors import Columns, Part, Piece, Tensor
+
+Image: TypeAlias = tuple[int, int, int]
+"""Channels, height and width."""
+
+NO_PARAMETERS: Final = Layout(())
+"""Of layers that have none."""
+
+IN_NONE: Final = -1
+"""The neuron of a parameter that leads into none alone."""
+
+
+class Local(Protocol):
+    """A layer at a point: the state a, (m, d_in), and its parameters theta, (p,)."""
+
+    @property
+    def outputs(self) -> Matrix:
+        """f(a; theta), (m, d_out)."""
+
+    def push(self, da: Matrix | None, dtheta: Vector | None) -> Matrix:
+        """Derivative along a change of the state, (m, d_in), of the parameters, (p,), or both: (m, d_out)."""
+
+    def pull(self, u: Matrix, out: Vector, onward: bool) -> Matrix:
+        """Adjoint of u, (m, d_out): by the parameters written to `out`, (p,), by the state, if it goes on, returned."""
+
+    def carry(self, cotangents: Tensor) -> Tensor:
+        """Adjoint by the state of q cotangents a sample: (m, q, d_out) to (m, q, d_in)."""
+
+    def pieces(self, start: int, cotangents: Tensor) -> list[Piece]:
+        """Columns of the Jacobian of what has these cotangents, (m, q, d_out), theta beginning at `start`."""
+
+    def bend(self, da: Matrix, u: Matrix, out: Vector) -> Matrix:
+        """Gradient of <u, D_a f da>: by the parameters added to `out`, (p,), by the state returned, (m, d_in)."""
+
+
+class Layer(Protocol):
+    """A differentiable map f(a; theta) from R^d_in to R^d_out, the same for each sample."""
+
+    @property
+    def layout(self) -> Layout:
+        """Names and shapes of the parts of theta."""
+
+    @property
+    def n_inputs(self) -> int:
+        """Dimension d_in."""
+
+    @property
+    def n_outputs(self) -> int:
+        """Dimension d_out."""
+
+    @property
+    def n_products(self) -> int:
+        """Products of two numbers that an evaluation takes for a sample, about."""
+
+    @property
+    def neurons(self) -> NDArray[np.intp]:
+        """Into which of the layer's neurons each parameter leads, biases included, or `IN_NONE`, (p,)."""
+
+    def initial(self, rng: np.random.Generator) -> Vector:
+        """Random parameters to start from, (p,)."""
+
+    def at(self, theta: Vector, a: Matrix) -> Local:
+        """The layer at a point."""
+
+
+def glorot(rng: np.random.Generator, shape: tuple[int, ...], n_in: int, n_out: int) -> Vector:
+    """Weights uniform in +-sqrt(6/(in + out)), flat (X. Glorot, Y. Bengio, 2010)."""
+    bound = np.sqrt(6.0 / (n_in + n_out))
+    return np.asarray(bound * (2.0 * rng.random(shape).reshape(-1) - 1.0))
+
+
+# ---- dense ---------------------------------------------------------------------------------
+
+
+@final
+@dataclass(frozen=True)
+class Dense:
+    """f(a) = a W' + b.
+
+    Parameters
+    ----------
+    n_inputs, n_outputs : int
+        Widths.
+    bias : bool
+        Whether there is a b.
+    normal : bool
+        Whether weights begin as rows of N(0, Id/n_inputs), and not as by `glorot`; biases begin as 0.
+    """
+
+    n_inputs: int
+    n_outputs: int
+    bias: bool = True
+    normal: bool = False
+
+    @cached_property
+    def layout(self) -> Layout:
+        """Weight (out, in), then bias (out,)."""
+        weight = ("weight", (self.n_outputs, self.n_inputs))
+        return Layout((weight, ("bias", (self.n_outputs,))) if self.bias else (weight,))
+
+    @property
+    def n_products(self) -> int:
+        """One a parameter."""
+        return self.layout.size
+
+    @cached_property
+    def neurons(self) -> NDArray[np.intp]:
+        """The row of a weight, (p,)."""
+        into = np.arange(self.n_outputs)
+        return np.concatenate([np.repeat(into, self.n_inputs), into[: self.n_outputs * self.bias]])
+
+    def initial(self, rng: np.random.Generator) -> Vector:
+        """Weights at random, biases 0; (p,)."""
+        shape, theta = (self.n_outputs, self.n_inputs), np.zeros(self.layout.size)
+        if self.normal:
+            weights = rng.standard_normal(shape).reshape(-1) / math.sqrt(self.n_inputs)
+        else:
+            weights = glorot(rng, shape, self.n_inputs, self.n_outputs)
+        theta[: weights.size] = weights
+        return theta
+
+    def split(self, theta: Vector) -> tuple[Matrix, Vector]:
+        """Weights and biases, (0,) if there are none; views."""
+        n_weights = self.n_outputs * self.n_inputs
+        return theta[:n_weights].reshape(self.n_outputs, self.n_inputs), theta[n_weights:]
+
+    def at(self, theta: Vector, a: Matrix) -> LocalDense:
+        """The layer at a point."""
+        W, b = self.split(theta)
+        outputs = a @ W.T
+        if self.bias:
+            outputs += b
+        return LocalDense(self, W, a, outputs)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class LocalDense:
+    """`Dense` at a point."""
+
+    layer: Dense
+    W: Matrix
+    a: Matrix
+    outputs: Matrix
+
+    def push(self, da: Matrix | None, dtheta: Vector | None) -> Matrix:
+        """Da W' + a dW' + db."""
+        if dtheta is None:
+            assert da is not None, "something is pushed"
+            return da @ self.W.T
+        dW, db = self.layer.split(dtheta)
+        pushed = self.a @ dW.T
+        if self.layer.bias:
+            pushed += db
+        if da is not None:
+            pushed += da @ self.W.T
+        return pushed
+
+    def pull(self, u: Matrix, out: Vector, onward: bool) -> Matrix:
+        """U W; u'a and the sum of u."""
+        dW, db = self.layer.split(out)
+        np.matmul(u.T, self.a, out=dW)
+        if self.layer.bias:
+            np.matmul(np.ones(len(u)), u, out=db)  # a sum over samples, but faster
+        return u @ self.W if onward else u
+
+    def carry(self, cotangents: Tensor) -> Tensor:
+        """Cotangents W."""
+        return np.asarray(cotangents @ self.W)
+
+    def pieces(self, start: int, cotangents: Tensor) -> list[Piece]:
+        """Products of cotangents with a, and with 1."""
+        pieces: list[Piece] = [Part(start, cotangents, self.a)]
+        if self.layer.bias:
+            pieces.append(Part(pieces[0].stop, cotangents, np.ones((len(self.a), 1))))
+        return pieces
+
+    def bend(self, da: Matrix, u: Matrix, out: Vector) -> Matrix:
+        """<u, da W'> is linear in W, and does not depend on a."""
+        dW, _ = self.layer.split(out)
+        dW += u.T @ da
+        return np.zeros_like(da)
+
+
+# ---- elementwise ---------------------------------------------------------------------------
+
+Elementwise: TypeAlias = Callable[[Matrix], Matrix]
+OfBoth: TypeAlias = Callable[[Matrix, Matrix], Matrix]
+"""A function of a and of the activation's value there."""
+
+
+@final
+@dataclass(frozen=True)
+class Curve:
+    """A smooth function of one variable, or one with kinks, by which each entry goes.
+
+    Parameters
+    ----------
+    value : callable
+        s(a).
+    slope, bend : callable
+        s'(a) and s''(a), of a and s(a).
+    """
+
+    value: Elementwise
+    slope: OfBoth
+    bend: OfBoth
+
+
+def _sigmoid(a: Matrix) -> Matrix:
+    return 0.5 * (1.0 + np.tanh(0.5 * a))
+
+
+def _density(a: Matrix) -> Matrix:
+    return np.asarray(np.exp(-0.5 * a * a) / math.sqrt(2.0 * math.pi))
+
+
+def _nothing(a: Matrix, value: Matrix) -> Matrix:
+    return np.zeros_like(a)
+
+
+ACTIVATIONS: Final[Mapping[str, Curve]] = {
+    "tanh": Curve(np.tanh, lambda a, s: 1.0 - s * s, lambda a, s: -2.0 * s * (1.0 - s * s)),
+    "relu": Curve(lambda a: np.maximum(a, 0.0), lambda a, s: (s > 0.0).astype(np.float64), _nothing),
+    "sigmoid": Curve(_sigmoid, lambda a, s: s * (1.0 - s), lambda a, s: s * (1.0 - s) * (1.0 - 2.0 * s)),
+    "softplus": Curve(
+        lambda a: np.logaddexp(0.0, a), lambda a, s: _sigmoid(a), lambda a, s: _sigmoid(a) * _sigmoid(-a)
+    ),
+    "gelu": Curve(
+        lambda a: a * ndtr(a), lambda a, s: ndtr(a) + a * _density(a), lambda a, s: (2.0 - a * a) * _density(a)
+    ),
+    "square": Curve(lambda a: a * a, lambda a, s: 2.0 * a, lambda a, s: np.full_like(a, 2.0)),
+}
+"""Elementwise activations by name; at 0 the slope of relu is taken as 0. gelu is a times the normal distribution of a
+(D. Hendrycks, K. Gimpel, "Gaussian error linear units", 2016)."""
+
+
+@final
+@dataclass(frozen=True)
+class Activation:
+    """f(a) = s(a), entry by entry.
+
+    Parameters
+    ----------
+    n_inputs : int
+        Width.
+    name : str
+        Of s, in `ACTIVATIONS`.
+    """
+
+    n_inputs: int
+    name: str
+
+    @property
+    def layout(self) -> Layout:
+        """Nothing."""
+        return NO_PARAMETERS
+
+    @property
+    def n_outputs(self) -> int:
+        """As many as inputs."""
+        return self.n_inputs
+
+    @property
+    def n_products(self) -> int:
+        """None of two states."""
+        return 0
+
+    @property
+    def neurons(self) -> NDArray[np.intp]:
+        """Of no parameters."""
+        return np.zeros(0, dtype=np.intp)
+
+    def initial(self, rng: np.random.Generator) -> Vector:
+        """Nothing."""
+        return np.zeros(0)
+
+    def at(self, theta: Vector, a: Matrix) -> LocalActivation:
+        """The layer at a point."""
+        curve = ACTIVATIONS[self.name]
+        return LocalActivation(curve, a, curve.value(a))
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class LocalActivation:
+    """`Activation` at a point."""
+
+    curve: Curve
+    a: Matrix
+    outputs: Matrix
+
+    @cached_property
+    def slopes(self) -> Matrix:
+        """s'(a), (m, d)."""
+        return self.curve.slope(self.a, self.outputs)
+
+    def push(self, da: Matrix | None, dtheta: Vector | None) -> Matrix:
+        """S'(a) da."""
+        return np.zeros_like(self.a) if da is None else da * self.slopes
+
+    def pull(self, u: Matrix, out: Vector, onward: bool) -> Matrix:
+        """S'(a) u."""
+        return u * self.slopes
+
+    def carry(self, cotangents: Tensor) -> Tensor:
+        """S'(a) times each."""
+        return cotangents * self.slopes[:, None, :]
+
+    def pieces(self, start: int, cotangents: Tensor) -> list[Piece]:
+        """None."""
+        return []
+
+    def bend(self, da: Matrix, u: Matrix, out: Vector) -> Matrix:
+        """S''(a) da u."""
+        return self.curve.bend(self.a, self.outputs) * da * u
+
+
+# ---- images --------------------------------------------------------------------------------
+
+
+@final
+@dataclass(frozen=True)
+class Convolution:
+    """Channel o of f(a) is the sum over channels of the cross-correlation of a with the kernel K[o], plus b[o].
+
+    Parameters
+    ----------
+    image : tuple of int
+        (channels, height, width) of a.
+    n_channels : int
+        Of the result.
+    size : int
+        Height and width of the kernel.
+    stride : int
+        Places between two of its positions, >= 1.
+    padding : int
+        Zeros around a, on each side, >= 0.
+    bias : bool
+        Whether there is a b.
+    """
+
+    image: Image
+    n_channels: int
+    size: int
+    stride: int = 1
+    padding: int = 0
+    bias: bool = True
+
+    @property
+    def result(self) -> Image:
+        """(channels, height, width) of the result."""
+        _, height, width = self.image
+        reach = 2 * self.padding - self.size
+        return self.n_channels, (height + reach) // self.stride + 1, (width + reach) // self.stride + 1
+
+    @cached_property
+    def layout(self) -> Layout:
+        """Weight (out, in, size, size), then bias (out,)."""
+        weight = ("weight", (self.n_channels, self.image[0], self.size, self.size))
+        return Layout((weight, ("bias", (self.n_channels,))) if self.bias else (weight,))
+
+    @property
+    def n_inputs(self) -> int:
+        """Entries of the image."""
+        return math.prod(self.image)
+
+    @property
+    def n_outputs(self) -> int:
+        """Entries of the result."""
+        return math.prod(self.result)
+
+    @property
+    def n_products(self) -> int:
+        """One a parameter and position."""
+        return self.layout.size * self.result[1] * self.result[2]
+
+    @cached_property
+    def neurons(self) -> NDArray[np.intp]:
+        """The channel of the result, (p,)."""
+        into = np.arange(self.n_channels)
+        return np.concatenate([np.repeat(into, self._reach), into[: self.n_channels * self.bias]])
+
+    def initial(self, rng: np.random.Generator) -> Vector:
+        """Weights by `glorot`, for as many inputs and outputs as a kernel joins; biases 0; (p,)."""
+        theta, area = np.zeros(self.layout.size), self.size**2
+        weights = glorot(rng, self.layout.shapes[0][1], self._reach, self.n_channels * area)
+        theta[: weights.size] = weights
+        return theta
+
+    def at(self, theta: Vector, a: Matrix) -> LocalConvolution:
+        """The layer at a point."""
+        K, b = self.split(theta)
+        patches = self.patches(a)
+        images = K @ patches.transpose(0, 2, 1)
+        if self.bias:
+            images += b[:, None]
+        return LocalConvolution(self, K, patches, images.reshape(len(a), -1))
+
+    def split(self, theta: Vector) -> tuple[Matrix, Vector]:
+        """Kernels, (out, in*size*size), and biases, (0,) if there are none; views."""
+        n_weights = self.n_channels * self._reach
+        return theta[:n_weights].reshape(self.n_channels, self._reach), theta[n_weights:]
+
+    def patches(self, a: Matrix) -> Tensor:
+        """What the kernel meets at each position: (m, positions, in*size*size)."""
+        images, k = a.reshape(len(a), *self.image), self.padding
+        if k:
+            images = np.pad(images, ((0, 0), (0, 0), (k, k), (k, k)))
+        windows = sliding_window_view(images, (self.size, self.size), axis=(2, 3))
+        windows = windows[:, :, :: self.stride, :: self.stride].transpose(0, 2, 3, 1, 4, 5)
+        return np.ascontiguousarray(windows).reshape(len(a), self._n_positions, self._reach)
+
+    def spread(self, patches: Tensor) -> Matrix:
+        """The adjoint of `patches`: every entry of a patch added to where it came from, (m, d_in)."""
+        n, (channels, height, width), k, s = len(patches), self.image, self.padding, self.stride
+        _, n_rows, n_columns = self.result
+        images = np.zeros((n, channels, height + 2 * k, width + 2 * k))
+        windows = patches.reshape(n, n_rows, n_columns, channels, self.size, self.size).transpose(0, 3, 4, 5, 1, 2)
+        for i in range(self.size):
+            for j in range(self.size):
+                images[:, :, i : i + s * n_rows : s, j : j + s * n_columns : s] += windows[:, :, i, j]
+        return images[:, :, k : k + height, k : k + width].reshape(n, -1)
+
+    @property
+    def _reach(self) -> int:
+        return self.image[0] * self.size**2
+
+    @property
+    def _n_positions(self) -> int:
+        return self.result[1] * self.result[2]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class LocalConvolution:
+    """`Convolution` at a point."""
+
+    layer: Convolution
+    K: Matrix
+    patches: Tensor
+    outputs: Matrix
+
+    def push(self, da: Matrix | None, dtheta: Vector | None) -> Matrix:
+        """The change of a with K, and a with the change of K, plus that of b."""
+        pushed = np.zeros(self.outputs.shape)
+        if da is not None:
+            pushed += (self.K @ self.layer.patches(da).transpose(0, 2, 1)).reshape(pushed.shape)
+        if dtheta is not None:
+            dK, db = self.layer.split(dtheta)
+            images = dK @ self.patches.transpose(0, 2, 1)
+            if self.layer.bias:
+                images += db[:, None]
+            pushed += images.reshape(pushed.shape)
+        return pushed
+
+    def pull(self, u: Matrix, out: Vector, onward: bool) -> Matrix:
+        """U with K turned around; u with the patches, and the sum of u."""
+        images = self._images(u)
+        dK, db = self.layer.split(out)
+        np.matmul(_together(images).T, self.patches.reshape(-1, dK.shape[1]), out=dK)
+        if self.layer.bias:
+            images.sum(axis=(0, 2), out=db)
+        return self.layer.spread(images.transpose(0, 2, 1) @ self.K) if onward else u
+
+    def carry(self, cotangents: Tensor) -> Tensor:
+        """Each with K turned around."""
+        images = self._images(cotangents.reshape(-1, cotangents.shape[2]))
+        return self.layer.spread(images.transpose(0, 2, 1) @ self.K).reshape(*cotangents.shape[:2], -1)
+
+    def pieces(self, start: int, cotangents: Tensor) -> list[Piece]:
+        """Sums over positions of products of cotangents and patches, and of cotangents."""
+        m, q, _ = cotangents.shape
+        images = self._images(cotangents.reshape(m * q, -1))
+        kernels = images.reshape(m, -1, images.shape[2]) @ self.patches
+        pieces: list[Piece] = [Columns(start, kernels.reshape(m, q, -1))]
+        if self.layer.bias:
+            pieces.append(Columns(pieces[0].stop, images.sum(axis=2).reshape(m, q, -1)))
+        return pieces
+
+    def bend(self, da: Matrix, u: Matrix, out: Vector) -> Matrix:
+        """As of `LocalDense`: linear in K, and independent of a."""
+        dK, _ = self.layer.split(out)
+        dK += _together(self._images(u)).T @ self.layer.patches(da).reshape(-1, dK.shape[1])
+        return np.zeros_like(da)
+
+    def _images(self, u: Matrix) -> Tensor:
+        """By channel and position, (m, out, positions)."""
+        return u.reshape(len(u), self.layer.n_channels, u.shape[1] // self.layer.n_channels)
+
+
+def _together(images: Tensor) -> Matrix:
+    """All positions of all samples, (m*positions, channels)."""
+    return images.transpose(0, 2, 1).reshape(-1, images.shape[1])
+
+
+@final
+@dataclass(frozen=True)
+class Pooling:
+    """The mean, or the largest, of each square of a channel; what is left over at the lower and right end is not seen.
+
+    Of several largest ones the first counts: it takes the whole slope.
+
+    Parameters
+    ----------
+    image : tuple of int
+        (channels, height, width) of a.
+    size : int
+        Height and width of a square.
+    largest : bool
+        The largest, and not the mean.
+    """
+
+    image: Image
+    size: int
+    largest: bool
+
+    @property
+    def result(self) -> Image:
+        """(channels, height, width) of the result."""
+        channels, height, width = self.image
+        return channels, height // self.size, width // self.size
+
+    @property
+    def layout(self) -> Layout:
+        """Nothing."""
+        return NO_PARAMETERS
+
+    @property
+    def n_inputs(self) -> int:
+        """Entries of the image."""
+        return math.prod(self.image)
+
+    @property
+    def n_outputs(self) -> int:
+        """Entries of the result."""
+        return math.prod(self.result)
+
+    @property
+    def n_products(self) -> int:
+        """None of two states."""
+        return 0
+
+    @property
+    def neurons(self) -> NDArray[np.intp]:
+        """Of no parameters."""
+        return np.zeros(0, dtype=np.intp)
+
+    def initial(self, rng: np.random.Generator) -> Vector:
+        """Nothing."""
+        return np.zeros(0)
+
+    def at(self, theta: Vector, a: Matrix) -> LocalPooling:
+        """The layer at a point."""
+        squares = a[:, self.places]  # (m, d_out, size^2)
+        if not self.largest:
+            shares = np.full((1, *self.places.shape), 1.0 / self.size**2)
+            return LocalPooling(self, shares, squares.mean(axis=2))
+        shares = np.zeros(squares.shape)
+        np.put_along_axis(shares, squares.argmax(axis=2)[:, :, None], 1.0, axis=2)
+        return LocalPooling(self, shares, squares.max(axis=2))
+
+    @cached_property
+    def places(self) -> NDArray[np.intp]:
+        """Where the entries of each square stand in a, (d_out, size^2)."""
+        channels, n_rows, n_columns = self.result
+        k = self.size
+        all_places = np.arange(self.n_inputs).reshape(self.image)[:, : n_rows * k, : n_columns * k]
+        squares = all_places.reshape(channels, n_rows, k, n_columns, k).transpose(0, 1, 3, 2, 4)
+        return squares.reshape(self.n_outputs, k * k)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class LocalPooling:
+    """`Pooling` at a point: linear, with these shares of the entries of each square, (m or 1, d_out, size^2)."""
+
+    layer: Pooling
+    shares: Tensor
+    outputs: Matrix
+
+    def push(self, da: Matrix | None, dtheta: Vector | None) -> Matrix:
+        """Sums with the shares."""
+        if da is None:
+            return np.zeros(self.outputs.shape)
+        return np.asarray((da[:, self.layer.places] * self.shares).sum(axis=2))
+
+    def pull(self, u: Matrix, out: Vector, onward: bool) -> Matrix:
+        """To each entry its share."""
+        return self.carry(u[:, None, :])[:, 0]
+
+    def carry(self, cotangents: Tensor) -> Tensor:
+        """To each entry its share."""
+        back = np.zeros((*cotangents.shape[:2], self.layer.n_inputs))
+        back[:, :, self.layer.places] = cotangents[:, :, :, None] * self.shares[:, None]  # squares do not overlap
+        return back
+
+    def pieces(self, start: int, cotangents: Tensor) -> list[Piece]:
+        """None."""
+        return []
+
+    def bend(self, da: Matrix, u: Matrix, out: Vector) -> Matrix:
+        """0: it is linear where it is differentiable."""
+        return np.zeros_like(da)
+
+
+# ---- normalization -------------------------------------------------------------------------
+
+
+@final
+@dataclass(frozen=True)
+class LayerNormalization:
+    """f(a) = g x + b with x = (a - mean a)/sqrt(variance of a + eps), over the entries of a sample.
+
+    Source: J. Ba, J. Kiros, G. Hinton, "Layer normalization" (2016).
+
+    Parameters
+    ----------
+    n_inputs : int
+        Width d; g and b have it, too.
+    eps : float
+        > 0; 1e-5 as is usual.
+    """
+
+    n_inputs: int
+    eps: float = 1e-5
+
+    @cached_property
+    def layout(self) -> Layout:
+        """Weight g (d,), then bias b (d,)."""
+        return Layout((("weight", (self.n_inputs,)), ("bias", (self.n_inputs,))))
+
+    @property
+    def n_outputs(self) -> int:
+        """As many as inputs."""
+        return self.n_inputs
+
+    @property
+    def n_products(self) -> int:
+        """One a parameter."""
+        return self.layout.size
+
+    @cached_property
+    def neurons(self) -> NDArray[np.intp]:
+        """None: g and b scale and shift what others lead to, (p,)."""
+        return np.full(self.layout.size, IN_NONE)
+
+    def initial(self, rng: np.random.Generator) -> Vector:
+        """G = 1, b = 0; (p,)."""
+        return np.repeat([1.0, 0.0], self.n_inputs)
+
+    def at(self, theta: Vector, a: Matrix) -> LocalNormalization:
+        """The layer at a point."""
+        centered = a - a.mean(axis=1, keepdims=True)
+        deviation = np.sqrt((centered * centered).mean(axis=1, keepdims=True) + self.eps)
+        x, (g, b) = centered / deviation, (theta[: self.n_inputs], theta[self.n_inputs :])
+        return LocalNormalization(self, g, x, deviation, g * x + b)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class LocalNormalization:
+    """`LayerNormalization` at a point."""
+
+    layer: LayerNormalization
+    g: Vector
+    x: Matrix
+    deviation: Matrix
+    outputs: Matrix
+
+    def push(self, da: Matrix | None, dtheta: Vector | None) -> Matrix:
+        """G dx + dg x + db."""
+        pushed = np.zeros(self.outputs.shape)
+        if da is not None:
+            pushed += self.g * self._normal(da, self.x, self.deviation)
+        if dtheta is not None:
+            d = self.layer.n_inputs
+            pushed += dtheta[:d] * self.x + dtheta[d:]
+        return pushed
+
+    def pull(self, u: Matrix, out: Vector, onward: bool) -> Matrix:
+        """The derivative of x by a is symmetric."""
+        d = self.layer.n_inputs
+        out[:d], out[d:] = (u * self.x).sum(axis=0), u.sum(axis=0)
+        return self._normal(self.g * u, self.x, self.deviation) if onward else u
+
+    def carry(self, cotangents: Tensor) -> Tensor:
+        """As `pull`, each."""
+        return self._normal(self.g * cotangents, self.x[:, None], self.deviation[:, None])
+
+    def pieces(self, start: int, cotangents: Tensor) -> list[Piece]:
+        """Cotangents times x, and cotangents."""
+        d = self.layer.n_inputs
+        return [Columns(start, cotangents * self.x[:, None]), Columns(start + d, np.ascontiguousarray(cotangents))]
+
+    def bend(self, da: Matrix, u: Matrix, out: Vector) -> Matrix:
+        """With v = g u, P the centering and c = P a: of v'P da/sigma - (v'c)(c'da)/(d sigma^3), which is <u, g dx>."""
+        out[: self.layer.n_inputs] += (u * self._normal(da, self.x, self.deviation)).sum(axis=0)
+        v, x = self.g * u, self.x
+        v, moved = v - v.mean(axis=1, keepdims=True), da - da.mean(axis=1, keepdims=True)
+
+        def mean(product: Matrix) -> Matrix:
+            return np.asarray(product.mean(axis=1, keepdims=True))
+
+        along_v, along_da = mean(v * x), mean(moved * x)
+        bent = (3.0 * along_v * along_da - mean(v * moved)) * x - along_da * v - along_v * moved
+        return np.asarray(bent / self.deviation**2)
+
+    @staticmethod
+    def _normal(change: Tensor, x: Tensor, deviation: Tensor) -> Tensor:
+        """Of a change of a, that of x; symmetric."""
+        moved: Tensor = change - change.mean(axis=-1, keepdims=True)
+        moved -= x * (change * x).mean(axis=-1, keepdims=True)
+        moved /= deviation
+        return moved
