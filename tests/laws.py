@@ -18,7 +18,7 @@ from peer.arrays import Matrix, Vector
 from peer.optim.blocks import Block
 from peer.optim.chains import Chain
 from peer.optim.factors import Factors
-from peer.optim.layers import Activation
+from peer.optim.layers import Activation, Layer
 from peer.optim.losses import Huber, Loss, SquaredHinge, Weighted
 from peer.optim.maps import LinearMap, gram_of
 from peer.optim.models import Model
@@ -124,6 +124,71 @@ def far_from_kinks(model: Chain, w: Vector, x: Matrix, v: Vector) -> bool:
             if np.any(2.0 * np.abs(part.at(end[:size], x).outputs - here) >= np.abs(here)):
                 return False
     return True
+
+
+# layers
+
+
+def layer_fits(layer: Layer, theta: Vector, a: Matrix) -> None:
+    """Outputs (m, d_out), derivatives likewise, and a neuron or none for each of p parameters."""
+    here, m = layer.at(theta, a), len(a)
+    assert a.shape == (m, layer.n_inputs)
+    assert theta.shape == (layer.layout.size,) == layer.neurons.shape
+    assert here.outputs.shape == here.push(a, theta).shape == here.push(a, None).shape == (m, layer.n_outputs)
+    assert here.pull(here.outputs, np.empty(theta.shape), True).shape == a.shape
+
+
+def layer_adjoint(layer: Layer, theta: Vector, a: Matrix, da: Matrix, dtheta: Vector, u: Matrix) -> None:
+    """<push(da, dtheta), u> = <da, pull_a u> + <dtheta, pull_theta u>, both together and each alone."""
+    here, pulled, alone = layer.at(theta, a), np.empty(theta.shape), np.empty(theta.shape)
+    back = here.pull(u, pulled, True)
+    here.pull(u, alone, False)
+    np.testing.assert_array_equal(pulled, alone)
+    for change, of in ((da, dtheta), (da, None), (None, dtheta)):
+        if change is None and not theta.size:
+            continue
+        forward = here.push(change, of) * u
+        backward = 0.0 if change is None else np.sum(change * back)
+        backward += 0.0 if of is None else np.sum(of * pulled)
+        scale = np.sum(np.abs(forward)) + np.sum(np.abs(da * back)) + np.sum(np.abs(dtheta * pulled)) + 1.0
+        assert abs(np.sum(forward) - backward) <= 1e-13 * scale
+
+
+def layer_push_is_derivative(layer: Layer, theta: Vector, a: Matrix, da: Matrix, dtheta: Vector) -> None:
+    """The push is the slope of f along a change of state and parameters."""
+    ahead, behind = layer.at(theta + H * dtheta, a + H * da), layer.at(theta - H * dtheta, a - H * da)
+    close(layer.at(theta, a).push(da, dtheta), (ahead.outputs - behind.outputs) / (2.0 * H), DIFFERENCES)
+
+
+def layer_carries(layer: Layer, theta: Vector, a: Matrix, cotangents: NDArray[np.float64]) -> None:
+    """What is carried back are the adjoints of each cotangent; the pieces are columns of the Jacobian."""
+    here, (m, q, _) = layer.at(theta, a), cotangents.shape
+    carried, pieces = here.carry(cotangents), here.pieces(7, cotangents)
+    assert carried.shape == (m, q, layer.n_inputs)
+    columns = np.concatenate([np.zeros((m, q, 0)), *(piece.entries() for piece in pieces)], axis=2)
+    assert [piece.stop for piece in pieces][-1:] == [7 + theta.size] * bool(theta.size)
+    for r in range(q):
+        close(carried[:, r], here.pull(cotangents[:, r], np.empty(theta.shape), True), ROUNDING)
+        for k in range(m):
+            pulled, alone = np.empty(theta.shape), np.zeros((m, cotangents.shape[2]))
+            alone[k] = cotangents[k, r]
+            here.pull(alone, pulled, False)
+            close(columns[k, r], pulled, ROUNDING)
+
+
+def layer_bend_is_gradient(
+    layer: Layer, theta: Vector, a: Matrix, da: Matrix, u: Matrix, along: Matrix, dtheta: Vector
+) -> None:
+    """The bend is the slope of <u, D_a f(a; theta) da> along a change of state and parameters; it adds to `out`."""
+
+    def value(t: float) -> float:
+        return float(np.vdot(u, layer.at(theta + t * dtheta, a + t * along).push(da, None)))
+
+    out = np.ones(theta.shape)
+    bent = layer.at(theta, a).bend(da, u, out)
+    found = float(np.vdot(bent, along) + np.dot(out - 1.0, dtheta))
+    scale = 1.0 + np.sum(np.abs(bent * along)) + np.sum(np.abs(out * dtheta))
+    assert abs(found - (value(H) - value(-H)) / (2.0 * H)) <= DIFFERENCES * scale * np.sqrt(u.size + theta.size)
 
 
 # losses

@@ -46,7 +46,7 @@ class Piece(Protocol):
         """The piece of which the columns are the products of these matrices, (m, q, q), with its own."""
 
     def squared(self) -> Piece:
-        """The piece of which the columns are the squares of these, entry by entry."""
+        """The piece of which the columns are the squares of these, entry by entry, at least about."""
 
     def squares(self) -> Vector:
         """Squared norms of the columns, (stop - start,)."""
@@ -122,6 +122,83 @@ class Part:
 
 @final
 @dataclass(frozen=True, eq=False)
+class Summed:
+    """Columns of J that are sums of products: J[:, :, start + r*cols + c] = sum over k of U[:, :, r, k] V[:, k, c].
+
+    Parameters
+    ----------
+    start : int
+        Its first parameter.
+    cotangents : ndarray
+        U, derivatives of the outputs by the rows at each of n places, (m, q, rows, n).
+    values : ndarray
+        V, by what a row multiplies its parameters there, (m, n, cols).
+    """
+
+    start: int
+    cotangents: Tensor
+    values: Tensor
+
+    @property
+    def stop(self) -> int:
+        """Behind its last parameter."""
+        return int(self.start + self.cotangents.shape[2] * self.values.shape[2])
+
+    @property
+    def n_rows(self) -> int:
+        """Cotangents of an output that it takes: one a row and place."""
+        return int(self.cotangents.shape[2] * self.cotangents.shape[3])
+
+    def within(self, place: slice) -> tuple[Summed, slice]:
+        """The rows that hold the parameters in `place`; and which of its columns these are."""
+        n_cols = self.values.shape[2]
+        begin, end = max(place.start, self.start) - self.start, min(place.stop, self.stop) - self.start
+        rows = slice(begin // n_cols, -(-end // n_cols))
+        skipped = rows.start * n_cols
+        summed = Summed(self.start + skipped, self.cotangents[:, :, rows], self.values)
+        return summed, slice(begin - skipped, end - skipped)
+
+    def entries(self) -> Tensor:
+        """The columns, (m, q, rows*cols)."""
+        m, q, n_rows, n = self.cotangents.shape
+        columns = self.cotangents.reshape(m, q * n_rows, n) @ self.values
+        return columns.reshape(m, q, self.stop - self.start)
+
+    def times(self, v: Vector) -> Matrix:
+        """Their product with v, (rows*cols,): (m, q)."""
+        m, q, n_rows, n = self.cotangents.shape
+        rows = v.reshape(n_rows, self.values.shape[2]) @ self.values.transpose(0, 2, 1)  # (m, rows, n)
+        flat = self.cotangents.reshape(m, q, n_rows * n)
+        return np.asarray((flat @ rows.reshape(m, n_rows * n, 1))[:, :, 0])
+
+    def transposed_times(self, u: Matrix) -> Vector:
+        """The adjoint, (rows*cols,), of u, (m, q)."""
+        m, q, n_rows, n = self.cotangents.shape
+        rows = (u[:, None, :] @ self.cotangents.reshape(m, q, n_rows * n)).reshape(m, n_rows, n)
+        places = rows.transpose(1, 0, 2).reshape(n_rows, m * n)
+        return np.asarray((places @ self.values.reshape(m * n, self.values.shape[2])).reshape(-1))
+
+    def turned(self, matrices: Tensor) -> Summed:
+        """The columns multiplied by these matrices, (m, q, q)."""
+        m, q, n_rows, n = self.cotangents.shape
+        return Summed(
+            self.start, (matrices @ self.cotangents.reshape(m, q, n_rows * n)).reshape(m, q, n_rows, n), self.values
+        )
+
+    def squared(self) -> Summed:
+        """The sums of the squares of the products: the squares of the sums, if products at two places never meet.
+
+        That needs no more memory than the columns, and is meant for preconditioners; `squares` is exact.
+        """
+        return Summed(self.start, self.cotangents**2, self.values**2)
+
+    def squares(self) -> Vector:
+        """Squared norms of the columns, (rows*cols,)."""
+        return Columns(self.start, self.entries()).squares()
+
+
+@final
+@dataclass(frozen=True, eq=False)
 class Columns:
     """Columns of J as they are, where they have no structure to be used: J[:, :, start + c] = matrix[:, :, c].
 
@@ -162,7 +239,7 @@ class Columns:
 
     def transposed_times(self, u: Matrix) -> Vector:
         """The adjoint, (b,), of u, (m, q)."""
-        return np.asarray(u.reshape(-1) @ self.matrix.reshape(u.size, -1))
+        return np.asarray(u.reshape(-1) @ self.matrix.reshape(u.size, self.matrix.shape[2]))
 
     def turned(self, matrices: Tensor) -> Columns:
         """The columns multiplied by these matrices, (m, q, q)."""

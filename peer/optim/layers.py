@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 
 from peer.arrays import Layout, Matrix, Vector
-from peer.optim.factors import Columns, Part, Piece, Tensor
+from peer.optim.factors import Columns, Part, Piece, Summed, Tensor
 
 Image: TypeAlias = tuple[int, int, int]
 """Channels, height and width."""
@@ -422,7 +422,7 @@ class Convolution:
         images = K @ patches.transpose(0, 2, 1)
         if self.bias:
             images += b[:, None]
-        return LocalConvolution(self, K, patches, images.reshape(len(a), -1))
+        return LocalConvolution(self, K, patches, images.reshape(len(a), self.n_outputs))
 
     def split(self, theta: Vector) -> tuple[Matrix, Vector]:
         """Kernels, (out, in*size*size), and biases, (0,) if there are none; views."""
@@ -447,7 +447,7 @@ class Convolution:
         for i in range(self.size):
             for j in range(self.size):
                 images[:, :, i : i + s * n_rows : s, j : j + s * n_columns : s] += windows[:, :, i, j]
-        return images[:, :, k : k + height, k : k + width].reshape(n, -1)
+        return images[:, :, k : k + height, k : k + width].reshape(n, self.n_inputs)
 
     @property
     def _reach(self) -> int:
@@ -485,30 +485,32 @@ class LocalConvolution:
         """U with K turned around; u with the patches, and the sum of u."""
         images = self._images(u)
         dK, db = self.layer.split(out)
-        np.matmul(_together(images).T, self.patches.reshape(-1, dK.shape[1]), out=dK)
+        np.matmul(_together(images).T, self.patches.reshape(len(u) * images.shape[2], dK.shape[1]), out=dK)
         if self.layer.bias:
             images.sum(axis=(0, 2), out=db)
         return self.layer.spread(images.transpose(0, 2, 1) @ self.K) if onward else u
 
     def carry(self, cotangents: Tensor) -> Tensor:
         """Each with K turned around."""
-        images = self._images(cotangents.reshape(-1, cotangents.shape[2]))
-        return self.layer.spread(images.transpose(0, 2, 1) @ self.K).reshape(*cotangents.shape[:2], -1)
+        m, q, width = cotangents.shape
+        images = self._images(cotangents.reshape(m * q, width))
+        return self.layer.spread(images.transpose(0, 2, 1) @ self.K).reshape(m, q, self.layer.n_inputs)
 
     def pieces(self, start: int, cotangents: Tensor) -> list[Piece]:
         """Sums over positions of products of cotangents and patches, and of cotangents."""
-        m, q, _ = cotangents.shape
-        images = self._images(cotangents.reshape(m * q, -1))
-        kernels = images.reshape(m, -1, images.shape[2]) @ self.patches
-        pieces: list[Piece] = [Columns(start, kernels.reshape(m, q, -1))]
+        m, q, width = cotangents.shape
+        images = self._images(cotangents.reshape(m * q, width))
+        n_channels, n_positions = images.shape[1:]
+        pieces: list[Piece] = [Summed(start, images.reshape(m, q, n_channels, n_positions), self.patches)]
         if self.layer.bias:
-            pieces.append(Columns(pieces[0].stop, images.sum(axis=2).reshape(m, q, -1)))
+            pieces.append(Columns(pieces[0].stop, images.sum(axis=2).reshape(m, q, n_channels)))
         return pieces
 
     def bend(self, da: Matrix, u: Matrix, out: Vector) -> Matrix:
         """As of `LocalDense`: linear in K, and independent of a."""
         dK, _ = self.layer.split(out)
-        dK += _together(self._images(u)).T @ self.layer.patches(da).reshape(-1, dK.shape[1])
+        images = self._images(u)
+        dK += _together(images).T @ self.layer.patches(da).reshape(len(u) * images.shape[2], dK.shape[1])
         return np.zeros_like(da)
 
     def _images(self, u: Matrix) -> Tensor:
@@ -518,7 +520,8 @@ class LocalConvolution:
 
 def _together(images: Tensor) -> Matrix:
     """All positions of all samples, (m*positions, channels)."""
-    return images.transpose(0, 2, 1).reshape(-1, images.shape[1])
+    m, channels, n_positions = images.shape
+    return images.transpose(0, 2, 1).reshape(m * n_positions, channels)
 
 
 @final

@@ -212,7 +212,7 @@ def factored(here: Pass) -> Map:
 def is_dense_cheaper(here: Pass, quadratic: bool) -> bool:
     """Whether systems with J are to be factored, and not solved by products with it."""
     (m, q), p = here.outputs.shape, here.n_parameters
-    return is_factoring_cheaper(m, q, p, quadratic, PRODUCT_S * m * p)
+    return is_factoring_cheaper(m, q, p, quadratic, PRODUCT_S * m * here.n_products)
 
 
 def is_factoring_cheaper(m: int, q: int, p: int, quadratic: bool, product_s: float) -> bool:
