@@ -32,6 +32,7 @@ from peer.optim.models import Model
 from peer.optim.regularizers import L1, L2, Boxed, ElasticNet, NoRegularizer, Regularizer, group_l2
 from peer.optim.steps import Constant, Diminishing, StepRule
 from peer.optim.surrogates import Data, Full, Partial, Surrogate
+from peer.optim.tangents import Tangents, shifted
 from peer.problem import Problem
 from peer.roster import Roster
 from peer.rounds import Rounds
@@ -279,10 +280,19 @@ def problem_of(
     except ValueError as error:
         raise ConfigError("data.path", f"{shard.path}: {error}") from error
     weight = 1.0 / n_samples_total if experiment.objective.scale == "mean" else 1.0
-    data = Data(model, inputs, loss_of(experiment, shard, model.n_outputs), weight)
+    data = Data(model, inputs, loss_of(experiment, shard, model.n_outputs), weight, tangents_of(experiment, inputs))
     regularizer, surrogate = regularizer_of(experiment, model), surrogate_of(experiment, experiment.peers)
     tolerance, inexactness = experiment.surrogate.tolerance, experiment.surrogate.inexactness
     return Problem(data, regularizer, surrogate, tolerance, blocks_of(experiment, model), each, inexactness=inexactness)
+
+
+def tangents_of(experiment: Experiment, inputs: Matrix) -> Tangents | None:
+    """The loss of derivatives of these samples along the shifts of their images, if there is to be one."""
+    objective, image = experiment.objective, experiment.model.image
+    if not objective.tangent_strength:
+        return None
+    channels, height, width = image
+    return Tangents(shifted(inputs, (channels, height, width), objective.shifts), objective.tangent_strength)
 
 
 def regularizer_of(experiment: Experiment, model: Model) -> Regularizer:

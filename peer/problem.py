@@ -142,12 +142,15 @@ class Problem:
     def seen(self, n: int, w: Vector, gradient: Vector) -> tuple[Problem, Vector]:
         """What the surrogate of round n is built on, and its gradient at w, (p,): g_B, or g_i with e_i as it is given.
 
-        The surrogate (12) is built on nothing but a slope, in which that gradient cancels.
+        The surrogate (12) is built on nothing but a slope, in which that gradient cancels. (11) keeps a model of the
+        losses of outputs alone: a loss of derivatives counts by its slope, which is in y, and not in this gradient.
         """
-        if self.batches is None or not isinstance(self.surrogate, Partial):
+        if not isinstance(self.surrogate, Partial):
             return self, gradient
+        if self.batches is None:
+            return self, gradient if self.data.tangents is None else self.data.loss_gradient(w)
         batch = self._drawn(self.batches.rows(n))
-        return batch, batch.gradient(w)
+        return batch, batch.data.loss_gradient(w)
 
     def _drawn(self, rows: NDArray[np.intp]) -> Problem:
         return replace(self, data=self.data.drawn(rows), batches=None)

@@ -6,6 +6,7 @@ import difflib
 import math
 import tomllib
 from collections.abc import Mapping, Sequence
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Final, get_type_hints
 from urllib.parse import urlsplit
@@ -58,6 +59,8 @@ class Objective(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     upper: float = math.inf
     regularize_biases: bool = True
     scale: str = "mean"
+    tangent_strength: float = 0.0  # of a loss of derivatives along `shifts`; 0: none
+    shifts: tuple[tuple[int, int], ...] = ((1, 0), (0, 1))  # of images, down and right, see `peer.optim.tangents`
 
 
 class Surrogate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -159,6 +162,9 @@ class Experiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 MAX_PEERS: Final = 100_000
 """Beyond it the number is a mistake: a process each would not start."""
 
+MAX_TEXT: Final = 1_000
+"""Characters of a setting that peers show each other in full."""
+
 MAX_CORES: Final = 64
 """As many threads at a time as the linear algebra in numpy's and scipy's wheels is built for."""
 
@@ -219,6 +225,7 @@ RANGES: Final[Mapping[str, tuple[float, float, str]]] = {
     "objective.huber_delta": (5e-324, math.inf, "a number > 0"),
     "objective.strength": (0.0, math.inf, "a number >= 0"),
     "objective.l1_ratio": (0.0, 1.0, "0 (l2) to 1 (l1)"),
+    "objective.tangent_strength": (0.0, math.inf, "a number >= 0"),
     "surrogate.tau": (5e-324, math.inf, 'a number > 0, or "auto"'),
     "surrogate.blocks": (1, 2**31, '1 to the number of parameters, or "layers"'),
     "surrogate.cores": (1, MAX_CORES, f"1 to {MAX_CORES}"),
@@ -410,6 +417,7 @@ def _check_together(experiment: Experiment) -> None:
     if any(width < 1 for width in experiment.model.hidden):
         raise ConfigError("model.hidden", f"expected widths >= 1, found {list(experiment.model.hidden)}")
     _check_layers(experiment.model)
+    _check_tangents(experiment)
     longest = 1.0 if isinstance(step.alpha, str) else step.alpha
     if step.rule == "diminishing" and not step.mu * longest < 1.0:
         raise ConfigError("step.mu", f"expected 0 <= mu < 1/alpha for diminishing steps, found {step.mu}")
@@ -455,6 +463,18 @@ def _check_layers(model: Model) -> None:
         raise ConfigError("model.image", f"expected channels, height and width >= 1, found {list(model.image)}")
     if model.image and not model.layers:
         raise ConfigError("model.image", f"expected [] without model.layers, found {list(model.image)}")
+
+
+def _check_tangents(experiment: Experiment) -> None:
+    objective, image = experiment.objective, experiment.model.image
+    if not objective.tangent_strength:
+        return
+    if not image:
+        raise ConfigError("objective.tangent_strength", "expected 0 without model.image, for vectors do not shift")
+    reach = min(image[1:]) - 1
+    if not objective.shifts or any(max(map(abs, shift)) > reach or shift == (0, 0) for shift in objective.shifts):
+        found = [list(shift) for shift in objective.shifts]
+        raise ConfigError("objective.shifts", f"expected [rows, columns] of up to {reach}, not both 0; found {found}")
 
 
 def _check_validation(experiment: Experiment) -> None:
@@ -557,7 +577,14 @@ def split_address(address: str, key: str) -> tuple[str, int]:
 def shared(experiment: Experiment, **facts: object) -> dict[str, str]:
     """What all peers of a run must agree on, as text by key; `facts` are derived ones to agree on too."""
     settings = {key: value for key, value in flat(experiment).items() if key not in LOCAL}
-    return {key: repr(value) for key, value in sorted((settings | facts).items())}
+    return {key: _short(repr(value)) for key, value in sorted((settings | facts).items())}
+
+
+def _short(text: str) -> str:
+    """The text, or, where it is long, as of many layers, its beginning and a digest of it."""
+    if len(text) <= MAX_TEXT:
+        return text
+    return f"{text[:MAX_TEXT]}... {blake2b(text.encode(), digest_size=16).hexdigest()}"
 
 
 def to_toml(experiment: Experiment) -> str:

@@ -65,6 +65,11 @@ class Chain:
         return sum(layer.n_products for layer in self.layers)
 
     @cached_property
+    def structured(self) -> bool:
+        """Whether that of every layer is."""
+        return all(layer.structured for layer in self.layers)
+
+    @cached_property
     def neurons(self) -> NDArray[np.intp]:
         """Into which neuron each parameter leads, biases included, numbered layer after layer, or `IN_NONE`; (p,)."""
         numbers, n_before = [np.zeros(0, dtype=np.intp)], 0
@@ -143,6 +148,11 @@ class ChainPass:
     def n_products(self) -> int:
         """Products of two numbers that an evaluation takes for a sample, about."""
         return self.chain.n_products
+
+    @property
+    def structured(self) -> bool:
+        """Whether J is made of `Part` alone."""
+        return self.chain.structured
 
     def jvp(self, v: Vector) -> Matrix:
         """Directional derivative J v, (m, q), along v, (p,)."""
@@ -246,6 +256,11 @@ class Residual:
     def n_products(self) -> int:
         """As many as of F."""
         return self.chain.n_products
+
+    @property
+    def structured(self) -> bool:
+        """As of F."""
+        return self.chain.structured
 
     @property
     def neurons(self) -> NDArray[np.intp]:

@@ -80,6 +80,10 @@ class Layer(Protocol):
         """Products of two numbers that an evaluation takes for a sample, about."""
 
     @property
+    def structured(self) -> bool:
+        """Whether the Jacobian by theta is made of `Part` alone, of which Gram matrices are had for less."""
+
+    @property
     def neurons(self) -> NDArray[np.intp]:
         """Into which of the layer's neurons each parameter leads, biases included, or `IN_NONE`, (p,)."""
 
@@ -129,6 +133,11 @@ class Dense:
     def n_products(self) -> int:
         """One a parameter."""
         return self.layout.size
+
+    @property
+    def structured(self) -> bool:
+        """It is."""
+        return True
 
     @cached_property
     def neurons(self) -> NDArray[np.intp]:
@@ -294,6 +303,11 @@ class Activation:
         return 0
 
     @property
+    def structured(self) -> bool:
+        """There is nothing to it."""
+        return True
+
+    @property
     def neurons(self) -> NDArray[np.intp]:
         """Of no parameters."""
         return np.zeros(0, dtype=np.intp)
@@ -401,6 +415,11 @@ class Convolution:
     def n_products(self) -> int:
         """One a parameter and position."""
         return self.layout.size * self.result[1] * self.result[2]
+
+    @property
+    def structured(self) -> bool:
+        """It is not: its columns are sums over positions."""
+        return False
 
     @cached_property
     def neurons(self) -> NDArray[np.intp]:
@@ -572,6 +591,11 @@ class Pooling:
         return 0
 
     @property
+    def structured(self) -> bool:
+        """There is nothing to it."""
+        return True
+
+    @property
     def neurons(self) -> NDArray[np.intp]:
         """Of no parameters."""
         return np.zeros(0, dtype=np.intp)
@@ -669,6 +693,11 @@ class LayerNormalization:
     def n_products(self) -> int:
         """One a parameter."""
         return self.layout.size
+
+    @property
+    def structured(self) -> bool:
+        """It is not."""
+        return False
 
     @cached_property
     def neurons(self) -> NDArray[np.intp]:

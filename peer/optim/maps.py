@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.linalg.blas import daxpy
 
 from peer.arrays import Matrix, Vector
-from peer.optim.factors import Factors
+from peer.optim.factors import Factors, Part
 from peer.optim.models import Pass
 from peer.optim.regularizers import Whitening
 
@@ -131,7 +131,8 @@ def columns_of(factors: Factors, place: slice, quadratic: bool) -> Map:
     m, q = factors.outputs.shape
     here = factors.within(place)
     b, n_rows = place.stop - place.start, sum(piece.n_rows for piece in here.pieces)
-    is_factored = is_factoring_cheaper(m, q, b, quadratic, m * (b + q * n_rows) * COLUMNS_S)
+    structured = all(isinstance(piece, Part) for piece in here.pieces)
+    is_factored = is_factoring_cheaper(m, q, b, quadratic, m * (b + q * n_rows) * COLUMNS_S, structured)
     return factored_columns(here, place) if is_factored else columns_by_products(here, place)
 
 
@@ -212,14 +213,15 @@ def factored(here: Pass) -> Map:
 def is_dense_cheaper(here: Pass, quadratic: bool) -> bool:
     """Whether systems with J are to be factored, and not solved by products with it."""
     (m, q), p = here.outputs.shape, here.n_parameters
-    return is_factoring_cheaper(m, q, p, quadratic, PRODUCT_S * m * here.n_products)
+    return is_factoring_cheaper(m, q, p, quadratic, PRODUCT_S * m * here.n_products, here.structured)
 
 
-def is_factoring_cheaper(m: int, q: int, p: int, quadratic: bool, product_s: float) -> bool:
+def is_factoring_cheaper(m: int, q: int, p: int, quadratic: bool, product_s: float, structured: bool = True) -> bool:
     """Whether factoring takes less time than conjugate gradients with so long products would, and fits into memory."""
     k, n_systems = m * q, 1 if quadratic else STEPS
     if p <= k:
-        factored_s = n_systems * (FACTORS_S * m * p**2 + CHOLESKY_S * p**3)
+        gram_s = FACTORS_S * m * p**2 if structured else GRAM_S * k * p**2
+        factored_s = n_systems * (gram_s + CHOLESKY_S * p**3)
     else:
         factored_s = FORM_S * k * p + GRAM_S * k**2 * p + n_systems * CHOLESKY_S * k**3
     n_pairs = PAIRS_EXACT if quadratic else STEPS * PAIRS_INEXACT

@@ -65,6 +65,10 @@ class Pass(Protocol):
     def n_products(self) -> int:
         """Products of two numbers that an evaluation takes for a sample, about; p, where each parameter is met once."""
 
+    @property
+    def structured(self) -> bool:
+        """Whether J is made of `Part` alone, of which Gram matrices are had for less."""
+
     def jvp(self, v: Vector) -> Matrix:
         """Directional derivative J v, (m, q), along v, (p,)."""
 

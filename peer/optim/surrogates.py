@@ -21,6 +21,7 @@ from peer.arrays import Matrix, Vector, largest
 from peer.optim.losses import Loss
 from peer.optim.maps import Blocks, Map, jacobian_of, mixed_rows
 from peer.optim.models import Model, Pass
+from peer.optim.tangents import Tangents
 
 
 @final
@@ -163,12 +164,15 @@ class Data:
         l with the targets y inside.
     weight : float
         s of (2).
+    tangents : Tangents or None
+        A loss of derivatives, which is added to the sum; of chains.
     """
 
     model: Model
     inputs: Matrix
     loss: Loss
     weight: float
+    tangents: Tangents | None = None
     _last: list[Pass] = field(default_factory=list, init=False, repr=False)
 
     def at(self, w: Vector) -> Pass:
@@ -179,17 +183,29 @@ class Data:
 
     def value(self, w: Vector) -> float:
         """g_i(w)."""
-        return self.weight * self.loss.value(self.at(w).outputs)
+        here = self.at(w)
+        value = self.loss.value(here.outputs)
+        if self.tangents is not None:
+            value += self.tangents.value(here)
+        return self.weight * value
 
     def gradient(self, w: Vector) -> Vector:
         """Grad g_i(w), (p,)."""
+        gradient = self.loss_gradient(w)
+        if self.tangents is not None:
+            gradient += self.weight * self.tangents.gradient(self.at(w))
+        return gradient
+
+    def loss_gradient(self, w: Vector) -> Vector:
+        """The gradient without what the tangents add: that of the part which (11) keeps a model of, (p,)."""
         here = self.at(w)
         return self.weight * here.vjp(self.loss.gradient(here.outputs))
 
     def drawn(self, rows: NDArray[np.intp]) -> Data:
         """The b samples of these rows in the place of all m, and m/b as much of each: g_i, if all were alike."""
         weight = self.weight * (len(self.inputs) / len(rows))
-        return Data(self.model, self.inputs[rows], self.loss.taken(rows), weight)
+        tangents = None if self.tangents is None else self.tangents.taken(rows)
+        return Data(self.model, self.inputs[rows], self.loss.taken(rows), weight, tangents)
 
 
 @final
