@@ -123,8 +123,8 @@ def neural_tangent(start: Parameters, x: Matrix, y: Vector) -> Parameters:
 def full(start: Parameters, x: Matrix, y: Vector) -> Parameters:
     """Least squares for W and c by L-BFGS, with signs a_i = 1 or -1 by which the neurons help at the start.
 
-    The sizes of the a_i could go into w_i. Their signs could change too if they were trained, but hardly do where
-    they should: a neuron of the wrong sign may come to rest within the span of the others, in a local minimum.
+    The sizes of the a_i could go into w_i, so that fixed ones take nothing away. Their signs are not trained: a
+    neuron whose sign turns wrong along the way can come to rest within the span of the others.
     """
     n, d = start.W.shape
     hidden = x @ start.W.T
