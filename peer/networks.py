@@ -23,7 +23,7 @@ from peer.optim.layers import (
 
 
 class DenseEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="dense"):
-    """A dense layer; the width of the last one may be left out, and is then the number of outputs."""
+    """A dense layer; the last one's width may be left out: it is what the chain has to lead to."""
 
     width: int = 0
     bias: bool = True
@@ -178,8 +178,9 @@ def _words(shape: Shape) -> str:
 
 def _layers(described: Sequence[Entry], shape: Shape, q: int, key: str) -> tuple[list[Layer], Shape]:
     made: list[Layer] = []
+    last = max((k for k, entry in enumerate(described) if isinstance(entry, DenseEntry)), default=None)
     for k, entry in enumerate(described):
-        more, shape = _made(entry, shape, q if k == len(described) - 1 else 0, f"{key}[{k}]")
+        more, shape = _made(entry, shape, q if k == last else 0, f"{key}[{k}]")
         made += more
     return made, shape
 
@@ -198,7 +199,7 @@ def _made(entry: Entry, shape: Shape, q: int, key: str) -> tuple[list[Layer], Sh
             raise ConfigError(key, f"expected a vector to come in (put flatten before it), found {_words(shape)}")
         case DenseEntry(width=width, bias=bias, initial=initial):
             if not (width or q):
-                raise ConfigError(f"{key}.width", "expected an integer >= 1 but for the last layer, found none")
+                raise ConfigError(f"{key}.width", "expected an integer >= 1 but for the last dense layer, found none")
             return [Dense(size, width or q, bias, initial == "normal")], width or q
         case QuadraticEntry(width=width):
             return [Dense(size, width, bias=False, normal=True), Activation(width, "square")], width

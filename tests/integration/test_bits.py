@@ -49,6 +49,20 @@ CASES: dict[str, dict[str, Any]] = {
         "topology": LINKS | {"consensus_steps": 2},
         "run": {"tolerance": 0.3},
     },
+    "a chain, moved images": {
+        "model": {
+            "image": [1, 2, 2],
+            "layers": [
+                {"kind": "convolution", "channels": 3, "size": 2, "padding": 1},
+                "gelu",
+                {"kind": "max-pooling", "size": 2},
+                "flatten",
+                {"kind": "residual", "layers": ["layer-normalization", {"kind": "dense"}, "tanh"]},
+                {"kind": "dense"},
+            ],
+        },
+        "objective": {"loss": "cross_entropy", "tangent_strength": 0.1, "shifts": [[1, 0], [0, 1]]},
+    },
     "inexact": {
         "objective": {"loss": "cross_entropy", "regularizer": "l1", "strength": 0.01},
         "surrogate": {"inexactness": 1.0},
@@ -66,9 +80,8 @@ def test_sockets_and_simulation_agree_to_the_last_bit(lab: Lab, case: dict[str, 
         peers=PEERS,
         iterations=ROUNDS,
         data={"path": lab.shards([(rng.normal(size=(m, 4)), np.arange(m) % 3) for m in (9, 4, 6, 11, 5)])},
-        model={"hidden": [6]},
         step={"rule": "diminishing", "alpha": 0.4, "mu": 0.1},
-        **{"topology": LINKS} | case,
+        **{"topology": LINKS, "model": {"hidden": [6]}} | case,
     )
     run_dir = lab.launch(experiment)
 

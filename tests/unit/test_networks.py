@@ -74,7 +74,7 @@ def test_neurons_are_rows_and_channels_and_none_of_a_normalization() -> None:
         ([{"kind": "dense", "initial": "ones"}], (), "model.layers[0].initial", "glorot, normal"),
         ([{"kind": "quadratic", "width": 0}], (), "model.layers[0].width", "expected an integer >= 1, found 0"),
         ([{"kind": "quadratic"}], (), "model.layers[0]", "missing required field width"),
-        ([DENSE, DENSE], (), "model.layers[0].width", "but for the last layer"),
+        ([DENSE, DENSE], (), "model.layers[0].width", "but for the last dense layer"),
         ([{"kind": "dense", "width": 3}], (), "model.layers", "expected layers to 2 outputs, found 3"),
         ([CONVOLUTION], (), "model.layers[0]", "expected an image to come in (see model.image), found 4"),
         ([DENSE], (1, 2, 2), "model.layers[0]", "put flatten before it"),
