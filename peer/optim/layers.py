@@ -606,28 +606,34 @@ class Pooling:
 
     def at(self, theta: Vector, a: Matrix) -> LocalPooling:
         """The layer at a point."""
-        squares = a[:, self.places]  # (m, d_out, size^2)
-        if not self.largest:
-            shares = np.full((1, *self.places.shape), 1.0 / self.size**2)
-            return LocalPooling(self, shares, squares.mean(axis=2))
-        shares = np.zeros(squares.shape)
-        np.put_along_axis(shares, squares.argmax(axis=2)[:, :, None], 1.0, axis=2)
-        return LocalPooling(self, shares, squares.max(axis=2))
+        entries, n_places = np.stack(self.entries(a)), self.size**2
+        if self.largest:
+            places = np.arange(n_places)[:, None, None, None, None]
+            shares, outputs = (entries.argmax(axis=0) == places).astype(np.float64), entries.max(axis=0)
+        else:
+            shares, outputs = np.full((n_places, 1, 1, 1, 1), 1.0 / n_places), entries.mean(axis=0)
+        return LocalPooling(self, shares, outputs.reshape(len(a), self.n_outputs))
 
-    @cached_property
-    def places(self) -> NDArray[np.intp]:
-        """Where the entries of each square stand in a, (d_out, size^2)."""
-        channels, n_rows, n_columns = self.result
-        k = self.size
-        all_places = np.arange(self.n_inputs).reshape(self.image)[:, : n_rows * k, : n_columns * k]
-        squares = all_places.reshape(channels, n_rows, k, n_columns, k).transpose(0, 1, 3, 2, 4)
-        return squares.reshape(self.n_outputs, k * k)
+    def entries(self, a: Matrix) -> list[Tensor]:
+        """What stands at each of the size^2 places of the squares, (m, channels, rows, columns) each; views."""
+        _, n_rows, n_columns = self.result
+        images, k = a.reshape(len(a), *self.image), self.size
+        return [images[:, :, i : n_rows * k : k, j : n_columns * k : k] for i in range(k) for j in range(k)]
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class LocalPooling:
-    """`Pooling` at a point: linear, with these shares of the entries of each square, (m or 1, d_out, size^2)."""
+    """`Pooling` at a point, where it is linear.
+
+    Parameters
+    ----------
+    layer : Pooling
+    shares : ndarray
+        What each place of a square counts, (size^2, m, channels, rows, columns); axes of length 1 where all are alike.
+    outputs : Matrix
+        (m, d_out).
+    """
 
     layer: Pooling
     shares: Tensor
@@ -635,19 +641,21 @@ class LocalPooling:
 
     def push(self, da: Matrix | None, dtheta: Vector | None) -> Matrix:
         """Sums with the shares."""
-        if da is None:
-            return np.zeros(self.outputs.shape)
-        return np.asarray((da[:, self.layer.places] * self.shares).sum(axis=2))
+        pushed = np.zeros((len(self.outputs), *self.layer.result))
+        if da is not None:
+            for share, entry in zip(self.shares, self.layer.entries(da), strict=True):
+                pushed += share * entry
+        return pushed.reshape(self.outputs.shape)
 
     def pull(self, u: Matrix, out: Vector, onward: bool) -> Matrix:
         """To each entry its share."""
-        return self.carry(u[:, None, :])[:, 0]
+        return self._spread(u, self.shares)
 
     def carry(self, cotangents: Tensor) -> Tensor:
         """To each entry its share."""
-        back = np.zeros((*cotangents.shape[:2], self.layer.n_inputs))
-        back[:, :, self.layer.places] = cotangents[:, :, :, None] * self.shares[:, None]  # squares do not overlap
-        return back
+        m, q, width = cotangents.shape
+        shares = self.shares if self.shares.shape[1] == 1 else np.repeat(self.shares, q, axis=1)
+        return self._spread(cotangents.reshape(m * q, width), shares).reshape(m, q, self.layer.n_inputs)
 
     def pieces(self, start: int, cotangents: Tensor) -> list[Piece]:
         """None."""
@@ -656,6 +664,13 @@ class LocalPooling:
     def bend(self, da: Matrix, u: Matrix, out: Vector) -> Matrix:
         """0: it is linear where it is differentiable."""
         return np.zeros_like(da)
+
+    def _spread(self, u: Matrix, shares: Tensor) -> Matrix:
+        back = np.zeros((len(u), self.layer.n_inputs))
+        images = u.reshape(len(u), *self.layer.result)
+        for share, entry in zip(shares, self.layer.entries(back), strict=True):
+            np.multiply(share, images, out=entry)  # squares do not overlap
+        return back
 
 
 # ---- normalization -------------------------------------------------------------------------
