@@ -10,16 +10,8 @@ import msgspec
 
 from peer.errors import ConfigError
 from peer.optim.chains import Chain, Residual, mlp
-from peer.optim.layers import (
-    ACTIVATIONS,
-    Activation,
-    Convolution,
-    Dense,
-    Image,
-    Layer,
-    LayerNormalization,
-    Pooling,
-)
+from peer.optim.images import Convolution, Image, Pooling
+from peer.optim.layers import ACTIVATIONS, Activation, Dense, Layer, LayerNormalization
 
 
 class DenseEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="dense"):

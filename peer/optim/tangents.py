@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from peer.arrays import Matrix, Vector
 from peer.optim.chains import ChainPass
 from peer.optim.factors import Tensor
-from peer.optim.layers import Image
+from peer.optim.images import Image
 from peer.optim.models import Pass
 
 

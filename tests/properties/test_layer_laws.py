@@ -14,16 +14,8 @@ from peer.arrays import Matrix, Vector
 from peer.networks import network_of
 from peer.optim.chains import Chain, Residual, mlp
 from peer.optim.factors import Columns, Factors, Part, Summed
-from peer.optim.layers import (
-    ACTIVATIONS,
-    Activation,
-    Convolution,
-    Dense,
-    Layer,
-    LayerNormalization,
-    LocalPooling,
-    Pooling,
-)
+from peer.optim.images import Convolution, LocalPooling, Pooling
+from peer.optim.layers import ACTIVATIONS, Activation, Dense, Layer, LayerNormalization
 from peer.optim.maps import factored, matrix_of, products_of
 from tests import laws
 

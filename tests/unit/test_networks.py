@@ -12,7 +12,8 @@ from peer import settings
 from peer.errors import ConfigError
 from peer.networks import MAX_DEPTH, network_of
 from peer.optim.chains import Chain, Residual, mlp
-from peer.optim.layers import Activation, Convolution, Dense, LayerNormalization, Pooling
+from peer.optim.images import Convolution, Pooling
+from peer.optim.layers import Activation, Dense, LayerNormalization
 
 CONVOLUTION = {"kind": "convolution", "channels": 3, "size": 3, "padding": 1}
 POOLING = {"kind": "max-pooling", "size": 2}
