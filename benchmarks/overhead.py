@@ -40,6 +40,7 @@ from peer.journal import Journal
 from peer.launch import Watcher, launch
 from peer.optim import maps
 from peer.optim.models import MLP, Factors, Pass
+from peer.rounds_mode import RoundsLife
 from peer.settings import Experiment
 
 P = ParamSpec("P")
@@ -65,6 +66,9 @@ CALLS: Final[tuple[tuple[Any, str], ...]] = (
     *((linalg.lapack, name) for name in ("dpotrf", "dpotrs", "dpstrf")),
 )
 """Where linear algebra is called; products of matrices beside."""
+
+MATHEMATICS: Final[tuple[tuple[Any, str], ...]] = ((agent, "propose"), (RoundsLife, "mixed"))
+"""What the computing thread does for a round."""
 
 RUN: Final = process.run
 """The life of a peer as it is."""
@@ -153,8 +157,8 @@ def clocked(assignment: Assignment) -> int | tuple[int, str]:
         rows.append((len(rows) % 2, spent["mathematics"], spent["calls"], *took))
         spent.update(mathematics=0.0, calls=0.0, processor=processor, wall=wall)
 
-    for name in ("propose", "absorb"):
-        setattr(agent, name, timed(getattr(agent, name)))
+    for of, name in MATHEMATICS:
+        setattr(of, name, timed(getattr(of, name)))
     Journal.round = round_over  # type: ignore[method-assign, assignment]
     try:
         return RUN(assignment)
