@@ -55,8 +55,8 @@ DONE, BAD_INPUT, LOST, BROKEN, INTERRUPTED = 0, 2, 3, 4, 130
 """Exit codes; 2 is for what the host refuses, too."""
 
 SHORT_S: Final = 2e-3
-"""A computation that took no longer the last time needs no thread: to hand it over, and to be told that it is done,
-takes 0.1 ms of a processor, and longer where processors are few."""
+"""Of a processor: a computation that took no longer the last time needs no thread. To hand it over, and to be told that
+it is done, takes 0.1 ms of a processor, and longer where these are few."""
 
 WRITE_S: Final = 5.0
 """How long a peer that ends waits for a checkpoint that is being written: a disk that takes longer counts as full."""
@@ -392,16 +392,19 @@ class Host:
         """Result of a computation, while messages are served; a short one, see `SHORT_S`, comes in between."""
 
         def computed() -> T:
-            with np.errstate(all="ignore"):  # what overflows ends in nan or infinity, and is found there
-                return function(*args, **kwargs)
+            began_s = time.thread_time()
+            try:
+                with np.errstate(all="ignore"):  # what overflows ends in nan or infinity, and is found there
+                    return function(*args, **kwargs)
+            finally:
+                self._took_s[function] = time.thread_time() - began_s
 
-        self.computing_since_s = began_s = time.monotonic()
+        self.computing_since_s = time.monotonic()
         try:
-            if self._took_s.get(function, math.inf) > SHORT_S:
+            if self.experiment.surrogate.cores > 1 or self._took_s.get(function, math.inf) > SHORT_S:
                 return await self.on_thread(computed)
             result = computed()
         finally:
-            self._took_s[function] = time.monotonic() - began_s
             self.computing_since_s = None
         await asyncio.sleep(0)  # for messages and signals, which would else wait for as long as no neighbor is late
         return result
