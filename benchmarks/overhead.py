@@ -10,10 +10,15 @@ peers of
 - calls: the clocked calls of a round,
 - mathematics: (4) to (8) with the solve, all that the computing thread does for the method, as a ratio to the calls,
 - peer: all threads of its process, so with messages, encryption, checks and journal, as a ratio to the calls,
-- wall: the wall time of a round without the wait for neighbors, as a ratio to the calls.
+- wall: the wall time of a round without the wait for neighbors, as a ratio to the calls. Where peers share processors
+  it contains the wait for these.
+
+So for several numbers of hidden units, of which the built-in experiment has 10: calls grow with them, the rest hardly
+does. The last lines say from which on the target is met.
 
     python -m benchmarks.overhead
-    python -m benchmarks.overhead --peers 2      # a processor for each
+    python -m benchmarks.overhead --peers 2                # a processor for each, on a host with two
+    python -m benchmarks.overhead --hidden 10 --hidden 64
 """
 
 from __future__ import annotations
@@ -24,7 +29,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as peers run; numpy reads 
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import median
 from typing import Any, Final, ParamSpec, TypeVar, final
@@ -39,9 +44,9 @@ from peer.host import Assignment
 from peer.journal import Journal
 from peer.launch import Watcher, launch
 from peer.optim import maps
-from peer.optim.chains import Chain
+from peer.optim.chains import Chain, ChainPass
 from peer.optim.factors import Factors
-from peer.optim.models import Pass
+from peer.rounds_mode import RoundsLife
 from peer.settings import Experiment
 
 P = ParamSpec("P")
@@ -57,16 +62,25 @@ DATASETS: Final[dict[str, tuple[str, ...]]] = {
 TARGET: Final = 1.3
 """Largest ratio."""
 
+HIDDEN: Final = (10, 32, 128)
+"""Hidden units: of the built-in experiment, and more."""
+
+PARTS: Final = ("mathematics", "peer", "wall")
+"""What is shown as a ratio to the calls."""
+
 WARM: Final = 20
 """First rounds, which are not counted."""
 
 CALLS: Final[tuple[tuple[Any, str], ...]] = (
     (Chain, "at"),
-    *((Pass, name) for name in ("jvp", "vjp", "factors")),
+    *((ChainPass, name) for name in ("jvp", "vjp", "factors")),
     *((Factors, name) for name in ("columns", "times", "transposed_times", "gram", "squared")),
     *((linalg.lapack, name) for name in ("dpotrf", "dpotrs", "dpstrf")),
 )
 """Where linear algebra is called; products of matrices beside."""
+
+MATHEMATICS: Final[tuple[tuple[Any, str], ...]] = ((agent, "propose"), (RoundsLife, "mixed"))
+"""What the computing thread does for a round."""
 
 RUN: Final = process.run
 """The life of a peer as it is."""
@@ -155,8 +169,8 @@ def clocked(assignment: Assignment) -> int | tuple[int, str]:
         rows.append((len(rows) % 2, spent["mathematics"], spent["calls"], *took))
         spent.update(mathematics=0.0, calls=0.0, processor=processor, wall=wall)
 
-    for name in ("propose", "absorb"):
-        setattr(agent, name, timed(getattr(agent, name)))
+    for of, name in MATHEMATICS:
+        setattr(of, name, timed(getattr(of, name)))
     Journal.round = round_over  # type: ignore[method-assign, assignment]
     try:
         return RUN(assignment)
@@ -186,22 +200,37 @@ def measure(experiment: Experiment, folder: Path) -> tuple[float, float, float, 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.option("--peers", type=click.IntRange(1), default=8, help="Number of peers.")
-@click.option("--rounds", type=click.IntRange(2 * WARM), default=200, help="Rounds of a run.")
+@click.option("--rounds", type=click.IntRange(2 * WARM), default=100, help="Rounds of a run.")
+@click.option("--hidden", "sizes", type=click.IntRange(1), multiple=True, default=HIDDEN, help="Hidden units.")
 @click.option("--data", "datasets", type=click.Choice(tuple(DATASETS)), multiple=True, default=tuple(DATASETS))
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="A setting of all.")
-def main(peers: int, rounds: int, datasets: tuple[str, ...], overrides: tuple[str, ...]) -> None:
+def main(
+    peers: int, rounds: int, sizes: tuple[int, ...], datasets: tuple[str, ...], overrides: tuple[str, ...]
+) -> None:
     """Seconds of a round, as a ratio to those of its linear algebra."""
+    sizes, met = tuple(sorted(set(sizes))), []
     for dataset in datasets:
-        given = (f"peers={peers}", f"iterations={rounds}", "run.checkpoint_every=0", f"data.dataset={dataset}")
-        experiment = settings.read(DEFAULT, (*given, *DATASETS[dataset], *overrides))
-        with tempfile.TemporaryDirectory() as folder:
-            calls_s, *others = measure(experiment, Path(folder) / "run")
-        mathematics, peer, wall = (seconds / calls_s for seconds in others)
-        click.echo(
-            f"{dataset:13} {1e6 * calls_s:8.0f} us of calls; mathematics {mathematics:5.2f}, peer {peer:5.2f}, "
-            f"wall {wall:5.2f} times that (target {TARGET}: {'met' if peer <= TARGET else 'missed'} by the peer, "
-            f"{'met' if mathematics <= TARGET else 'missed'} by the mathematics)"
-        )
+        found: dict[int, tuple[float, ...]] = {}
+        for hidden in sizes:
+            run = (f"peers={peers}", f"iterations={rounds}", "run.checkpoint_every=0", f"model.hidden=[{hidden}]")
+            given = (*run, f"data.dataset={dataset}", *DATASETS[dataset], *overrides)
+            with tempfile.TemporaryDirectory() as folder:
+                calls_s, *others = measure(settings.read(DEFAULT, given), Path(folder) / "run")
+            found[hidden] = tuple(seconds / calls_s for seconds in others)
+            ratios = (f"{part} {ratio:5.2f}" for part, ratio in zip(PARTS, found[hidden], strict=True))
+            click.echo(
+                f"{dataset:13} {hidden:4} hidden: {1e6 * calls_s:8.0f} us of calls; {', '.join(ratios)} times that"
+            )
+        since = [first_of({hidden: ratios[k] for hidden, ratios in found.items()}) for k in range(len(PARTS))]
+        met.append(f"{dataset:13} at most {TARGET}: " + ", ".join(map(" ".join, zip(PARTS, since, strict=True))))
+    click.echo("\n".join(met))
+
+
+def first_of(ratios: Mapping[int, float]) -> str:
+    """From how many hidden units on the target is met, in words."""
+    missed = [hidden for hidden, ratio in ratios.items() if not ratio <= TARGET]
+    left = [hidden for hidden in ratios if not missed or hidden > missed[-1]]
+    return f"from {left[0]} hidden on" if left else f"nowhere up to {max(ratios)} hidden"
 
 
 if __name__ == "__main__":

@@ -262,7 +262,7 @@ class AsyncLife:
                 problem = await self.open_epoch(problem, opening)
                 saved_n = -1
             if every and (saved_n < 0 or self.state.n - saved_n >= every):
-                await self.host.compute(self.keep, self.snapshot(self.state))
+                await self.host.on_thread(self.keep, self.snapshot(self.state))
                 saved_n = self.state.n
             if self.is_complete:
                 break
@@ -270,7 +270,7 @@ class AsyncLife:
                 await self.wake(problem)
         self.membership.know()
         if every:
-            await self.host.compute(self.keep, self.snapshot(self.state))
+            await self.host.on_thread(self.keep, self.snapshot(self.state))
         npz.save(self.host.folder / "final.npz", model.layout.unflatten(self.state.w))
         self.host.event("done", n=self.state.n, epoch=self.flows.epoch, members=self.flows.members)
 

@@ -13,7 +13,7 @@ methods", IEEE TAC 59(5) (2014), for gradients; of the polynomial see `topology.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, final
 
 import numpy as np
@@ -84,7 +84,7 @@ def taken(
     mixed = exchange(course.state, course.here, shares, weights, wire_dtype, clipping)
     if not gossip.is_plain:
         mixed = accelerated(course.before, course.here, mixed, gossip.gamma, gossip.omegas[course.k])
-    return replace(course, k=course.k + 1, before=course.here, here=mixed)
+    return Course(course.state, course.proposal, course.k + 1, course.here, mixed, course.apart)
 
 
 def accelerated(before: Mixture, here: Mixture, mixed: Mixture, gamma: float, omega: float) -> Mixture:

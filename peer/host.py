@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Final, ParamSpec, Protocol, TypeVar, final
 
@@ -52,6 +53,10 @@ STOPPED_S: Final = 1.0
 
 DONE, BAD_INPUT, LOST, BROKEN, INTERRUPTED = 0, 2, 3, 4, 130
 """Exit codes; 2 is for what the host refuses, too."""
+
+SHORT_S: Final = 2e-3
+"""Of a processor: a computation that took no longer the last time needs no thread. To hand it over, and to be told that
+it is done, takes 0.1 ms of a processor, and longer where these are few."""
 
 WRITE_S: Final = 5.0
 """How long a peer that ends waits for a checkpoint that is being written: a disk that takes longer counts as full."""
@@ -167,6 +172,7 @@ class Host:
         self.held_out: Data | None = None
         self.writing = threading.Lock()
         self.computing_since_s: float | None = None
+        self._took_s: dict[Callable[..., object], float] = {}
         self.began_s = time.monotonic()
         self._opened = ExitStack()
         self._news: asyncio.TimerHandle | None = None
@@ -378,22 +384,34 @@ class Host:
         self.held_out = config.held_out_of(self.experiment, model, self.shard, n_samples_total)
         self.form = replace(self.form, n_parameters=model.layout.size)
         self.transport.expect(self.form.max_flow_bytes)
-        if 8 * model.layout.size >= memory.LARGE_BYTES:
+        if 8 * n_samples * model.n_outputs * model.layout.size >= memory.LARGE_BYTES:  # J, or what is made in its place
             memory.keep()
         return problem, model, self.initial.vector(model, self.experiment.seed, problem.regularizer)
 
     async def compute(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Result of a computation on the thread of the mathematics, while messages are served."""
+        """Result of a computation, while messages are served; a short one, see `SHORT_S`, comes in between."""
 
         def computed() -> T:
-            with np.errstate(all="ignore"):  # what overflows ends in nan or infinity, and is found there
-                return function(*args, **kwargs)
+            began_s = time.thread_time()
+            try:
+                with np.errstate(all="ignore"):  # what overflows ends in nan or infinity, and is found there
+                    return function(*args, **kwargs)
+            finally:
+                self._took_s[function] = time.thread_time() - began_s
 
         self.computing_since_s = time.monotonic()
         try:
-            return await asyncio.get_running_loop().run_in_executor(self.mathematics, computed)
+            if self.experiment.surrogate.cores > 1 or self._took_s.get(function, math.inf) > SHORT_S:
+                return await self.on_thread(computed)
+            result = computed()
         finally:
             self.computing_since_s = None
+        await asyncio.sleep(0)  # for messages and signals, which would else wait for as long as no neighbor is late
+        return result
+
+    async def on_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Result of a function on the thread of the mathematics, while messages are served."""
+        return await asyncio.get_running_loop().run_in_executor(self.mathematics, partial(function, *args, **kwargs))
 
     def each(self, function: Callable[[A], T], items: Sequence[A], /) -> Sequence[T]:
         """Apply a function to each item: in turn, or `surrogate.cores` at a time on threads of their own."""

@@ -13,9 +13,10 @@ M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -3, -1
 
 
 def keep() -> None:
-    """Have glibc keep freed memory for the next round: else each large frame is page-faulted in anew.
+    """Have glibc keep freed memory for the next round: else each large frame or matrix is page-faulted in anew.
 
-    A third of the processor time of an exchange at p = 1e6 goes there otherwise.
+    A third of the processor time of an exchange at p = 1e6 goes there otherwise; a fifth of that of a round where J is
+    a few megabytes.
     """
     _call("mallopt", M_MMAP_THRESHOLD, 32 << 20)  # the largest that it takes
     _call("mallopt", M_TRIM_THRESHOLD, 2**31 - 1)

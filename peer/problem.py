@@ -192,14 +192,12 @@ class Problem:
         data = self.data if self.batches is None else self.data.drawn(self.batches.rows(n))
         here, found = data.at(w), 0.0
         v = direction if direction.any() else np.ones_like(direction)  # the agent's own optimum is curved, too
-        root = data.loss.curvature_root(here.outputs)
+        bent = data.loss.curvature(here.outputs)
         for _ in range(POWERS):
             length = float(np.linalg.norm(v))
             if not 0.0 < length < np.inf:
                 break
-            u = here.jvp(v / length)
-            u = root @ (root.transpose(0, 2, 1) @ u[:, :, None])
-            v = data.weight * here.vjp(u[:, :, 0])
+            v = data.weight * here.vjp(bent(here.jvp(v / length)))
             found = float(np.linalg.norm(v))
         return found
 

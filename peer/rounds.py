@@ -166,8 +166,9 @@ class Rounds:
         """
         piece = Share(self.me, self.n, self.floor, objective, y, z, flood, validation)
         if self.neighbors:
-            kept = self._kept.get(self.n, piece)
-            self._kept[self.n] = replace(kept, y=kept.y if y is None else y, z=kept.z if z is None else z)
+            kept = self._kept.get(self.n)
+            whole = piece if kept is None else replace(kept, y=kept.y if y is None else y, z=kept.z if z is None else z)
+            self._kept[self.n] = whole
         return [(j, sent) for j in self.neighbors if self.is_connected(j) and (sent := self._unsent(j, piece, ()))]
 
     def connected(self, j: PeerId) -> None:

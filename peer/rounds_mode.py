@@ -226,7 +226,7 @@ class RoundsLife:
             if every == 0:
                 self.rounds.floor = state.n * self.n_steps
             elif state.n % every == 0 or self.is_through(state):
-                await self.host.compute(self.keep, self.snapshot(state))
+                await self.host.on_thread(self.keep, self.snapshot(state))
                 self.rounds.floor = state.n * self.n_steps
         npz.save(self.host.folder / "final.npz", model.layout.unflatten(validation.result(state)))
         kept = {"kept": state.best_n} if state.kept.size else {}

@@ -219,10 +219,11 @@ def curvature_root_is_second_derivative(loss: Loss, outputs: Matrix, direction: 
 
 
 def curvature_is_that_of_its_root(loss: Loss, outputs: Matrix, direction: Matrix) -> None:
-    """Products with the second derivative are those with its root, twice; also at a kink, on the same side."""
+    """Products with the second derivative, and its diagonal, are those of its root, twice; at a kink too."""
     B = loss.curvature_root(outputs)
     expected = (B @ (B.transpose(0, 2, 1) @ direction[:, :, None]))[:, :, 0]
     close(loss.curvature(outputs)(direction), expected, ROUNDING)
+    close(loss.curvature_diagonal(outputs), np.sum(B * B, axis=2), ROUNDING)
 
 
 def loss_repeats(loss: Loss, a: Matrix, b: Matrix) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Protocol, TypeAlias, final
 
 import numpy as np
@@ -43,6 +43,9 @@ class Loss(Protocol):
 
     def curvature(self, outputs: Matrix) -> Rows:
         """Products u -> B_m B_m' u_m for all m, (m, q), with the second derivative of `curvature_root`."""
+
+    def curvature_diagonal(self, outputs: Matrix) -> Matrix:
+        """The diagonals of these second derivatives, (m, q)."""
 
     def repeated(self, n: int) -> Loss:
         """The loss of n*m outputs, n times those of the m samples one after the other."""
@@ -89,6 +92,10 @@ class Squared:
         """The identity."""
         return lambda u: u
 
+    def curvature_diagonal(self, outputs: Matrix) -> Matrix:
+        """1."""
+        return np.ones(outputs.shape)
+
     def repeated(self, n: int) -> Squared:
         """The same targets n times."""
         return Squared(np.tile(self.targets, (n, 1)))
@@ -134,9 +141,13 @@ class Logistic:
 
     def curvature(self, outputs: Matrix) -> Rows:
         """P(1 - P) u."""
-        root = self.curvature_root(outputs)[:, :, 0]
-        bend = root * root
+        bend = self.curvature_diagonal(outputs)
         return lambda u: bend * u
+
+    def curvature_diagonal(self, outputs: Matrix) -> Matrix:
+        """P(1 - P)."""
+        root = self.curvature_root(outputs)[:, :, 0]
+        return np.asarray(root * root)
 
     def repeated(self, n: int) -> Logistic:
         """The same labels n times."""
@@ -163,6 +174,7 @@ class Softmax:
     """
 
     labels: Labels
+    _last: list[tuple[Matrix, Matrix]] = field(default_factory=list, init=False, repr=False)
 
     quadratic: ClassVar[bool] = False
     constant_curvature: ClassVar[bool] = False
@@ -178,20 +190,20 @@ class Softmax:
 
     def gradient(self, outputs: Matrix) -> Matrix:
         """P - e_y, (m, q)."""
-        gradient = _probabilities(outputs)
+        gradient = self._chances(outputs).copy()
         gradient[np.arange(len(outputs)), self.labels] -= 1.0
         return gradient
 
     def curvature_root(self, outputs: Matrix) -> NDArray[np.float64]:
         """diag(sqrt P) - P sqrt(P)' for each sample, (m, q, q): its square is diag(P) - P P'."""
-        chances = _probabilities(outputs)
+        chances = self._chances(outputs)
         roots = np.sqrt(chances)
         diagonal = roots[:, :, None] * np.eye(outputs.shape[1])
         return np.asarray(diagonal - chances[:, :, None] * roots[:, None, :])
 
     def curvature(self, outputs: Matrix) -> Rows:
         """P u - P (P'u)."""
-        chances, ones = _probabilities(outputs), np.ones((outputs.shape[1], 1))
+        chances, ones = self._chances(outputs), np.ones((outputs.shape[1], 1))
 
         def bent(u: Matrix) -> Matrix:
             product = chances * u
@@ -199,6 +211,20 @@ class Softmax:
             return product
 
         return bent
+
+    def curvature_diagonal(self, outputs: Matrix) -> Matrix:
+        """P - P^2."""
+        chances = self._chances(outputs)
+        return chances - chances * chances
+
+    def _chances(self, outputs: Matrix) -> Matrix:
+        """P. The last ones are kept: gradient and curvature are mostly asked for at the same outputs."""
+        for last, chances in self._last:
+            if last is outputs:
+                return chances
+        chances = _probabilities(outputs)
+        self._last[:] = [(outputs, chances)]
+        return chances
 
     def repeated(self, n: int) -> Softmax:
         """The same labels n times."""
@@ -263,6 +289,10 @@ class Huber:
         bent = self._is_bent(outputs)
         return lambda u: np.asarray(bent * u)
 
+    def curvature_diagonal(self, outputs: Matrix) -> Matrix:
+        """1 where |d| <= delta, else 0."""
+        return self._is_bent(outputs).astype(np.float64)
+
     def _is_bent(self, outputs: Matrix) -> NDArray[np.bool_]:
         return np.asarray(np.abs(outputs - self.targets) <= self.delta)
 
@@ -314,6 +344,10 @@ class SquaredHinge:
         """U where s f <= 1, else 0."""
         bent = self.signs * outputs <= 1.0
         return lambda u: np.asarray(bent * u)
+
+    def curvature_diagonal(self, outputs: Matrix) -> Matrix:
+        """1 where s f <= 1, else 0."""
+        return (self.signs * outputs <= 1.0).astype(np.float64)
 
     def _lacking(self, outputs: Matrix) -> Matrix:
         """By how much outputs fall short of the margin, (m, q)."""
@@ -382,6 +416,10 @@ class Weighted:
         """Weight times that of the loss."""
         product, weights = self.loss.curvature(outputs), self.weights[:, None]
         return lambda u: weights * product(u)
+
+    def curvature_diagonal(self, outputs: Matrix) -> Matrix:
+        """Weight times that of the loss."""
+        return self.weights[:, None] * self.loss.curvature_diagonal(outputs)
 
     def repeated(self, n: int) -> Weighted:
         """The same samples n times, with the same weights."""

@@ -253,8 +253,7 @@ class Systems:
             return result
 
         if "diagonal" not in self._preconditioners:
-            diagonal = np.column_stack([bent(np.broadcast_to(e, outputs.shape)) @ e for e in np.eye(outputs.shape[1])])
-            entries = shift + h.weight * J.squared_adjoint(diagonal.reshape(-1))
+            entries = shift + h.weight * J.squared_adjoint(h.loss.curvature_diagonal(outputs).reshape(-1))
             self._preconditioners["diagonal"] = lambda r: r / entries
         if scale.size > NYSTROM_PARAMETERS:
             return lambda b: conjugate_gradients(product, self._preconditioners["diagonal"], b, accuracy)[0]

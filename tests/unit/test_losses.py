@@ -183,3 +183,13 @@ def test_one_output_means_logistic() -> None:
     assert isinstance(cross_entropy(labels, 1), Logistic)
     assert isinstance(cross_entropy(labels, 2), Softmax)
     assert [loss.quadratic for loss in (cross_entropy(labels, 1), cross_entropy(labels, 2))] == [False, False]
+
+
+def test_softmax_keeps_probabilities_and_nobody_changes_them() -> None:
+    f, other = np.array([[1.0, 2.0, 0.5], [0.0, -1.0, 3.0]]), np.array([[0.1, 0.2, 0.3], [3.0, 2.0, 1.0]])
+    labels = np.array([0, 2])
+    kept = Softmax(labels)
+    for outputs in (f, f, other, f):
+        np.testing.assert_array_equal(kept.gradient(outputs), Softmax(labels).gradient(outputs))
+        np.testing.assert_array_equal(kept.curvature(outputs)(f), Softmax(labels).curvature(outputs)(f))
+        np.testing.assert_array_equal(kept.curvature_diagonal(outputs), Softmax(labels).curvature_diagonal(outputs))
