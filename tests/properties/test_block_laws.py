@@ -116,7 +116,7 @@ class TestBlocks:
             np.testing.assert_array_equal(found.w, alone.w)
             assert (found.residual, found.iterations) == (alone.residual, alone.iterations)
 
-    @few
+    @settings(max_examples=8, deadline=None)
     @given(seed=seeds, n_blocks=st.sampled_from([4, 11, 20, 1000]), columns=st.integers(1, 20), tau=taus)
     def test_how_many_are_solved_together_changes_no_bit(
         self, loss: str, regularizer: str, seed: int, n_blocks: int, columns: int, tau: float
