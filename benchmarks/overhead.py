@@ -153,7 +153,7 @@ def clocked(assignment: Assignment) -> int | tuple[int, str]:
         rows.append((len(rows) % 2, spent["mathematics"], spent["calls"], *took))
         spent.update(mathematics=0.0, calls=0.0, processor=processor, wall=wall)
 
-    for name in ("propose", "absorb"):
+    for name in ("propose", "exchange", "settle"):
         setattr(agent, name, timed(getattr(agent, name)))
     Journal.round = round_over  # type: ignore[method-assign, assignment]
     try:
