@@ -170,6 +170,7 @@ class Data:
     loss: Loss
     weight: float
     _last: list[Pass] = field(default_factory=list, init=False, repr=False)
+    _last_drawn: list[tuple[NDArray[np.intp], Data]] = field(default_factory=list, init=False, repr=False)
 
     def at(self, w: Vector) -> Pass:
         """The network at w. The last one is kept: value, gradient and surrogate of a round are at the same point."""
@@ -187,9 +188,15 @@ class Data:
         return self.weight * here.vjp(self.loss.gradient(here.outputs))
 
     def drawn(self, rows: NDArray[np.intp]) -> Data:
-        """The b samples of these rows in the place of all m, and m/b as much of each: g_i, if all were alike."""
-        weight = self.weight * (len(self.inputs) / len(rows))
-        return Data(self.model, self.inputs[rows], self.loss.taken(rows), weight)
+        """The b samples of these rows in the place of all m, and m/b as much of each: g_i, if all were alike.
+
+        The last ones are kept: estimate, surrogate and curvature of a round are of the same batch.
+        """
+        if not (self._last_drawn and np.array_equal(self._last_drawn[0][0], rows)):
+            weight = self.weight * (len(self.inputs) / len(rows))
+            drawn = Data(self.model, self.inputs[rows], self.loss.taken(rows), weight)
+            self._last_drawn[:] = [(rows.copy(), drawn)]
+        return self._last_drawn[0][1]
 
 
 @final
