@@ -38,7 +38,9 @@ bench: $(VENV)/dev        ## ratios to raw sockets, what a fleet weighs, what a 
 	$(BIN)/python -m benchmarks.solvers --large
 	$(BIN)/python -m benchmarks.solvers --cholesky
 	$(BIN)/python -m benchmarks.overhead
-	$(BIN)/python -m benchmarks.blocks --matrix
+	$(BIN)/python -m benchmarks.blocks
+	$(BIN)/python -m benchmarks.inexact
+	$(BIN)/python -m benchmarks.inexact --nystrom
 	$(BIN)/python -m benchmarks.gossip
 	$(BIN)/python -m benchmarks.batches
 	$(BIN)/python -m benchmarks.regimes

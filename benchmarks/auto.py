@@ -25,11 +25,11 @@ from typing import Any, Final, final
 import click
 import numpy as np
 
+from benchmarks.agents import mixed
 from peer import agent, careful, config, settings, shards
 from peer.arrays import DTYPES, Vector
 from peer.data import Cut
 from peer.errors import SolveError
-from peer.messages import Share
 from peer.problem import Problem
 from peer.settings import Experiment
 
@@ -123,25 +123,7 @@ class Network:
             yield states
             graph = ground.schedule.graph(states[0].n)
             proposals = [agent.propose(p, s, len(states)) for p, s in zip(self.problems, states, strict=True)]
-            shares = [
-                Share(i, s.n, s.n, s.objective, s.y, p.z)
-                for i, (s, p) in enumerate(zip(states, proposals, strict=True))
-            ]
-            before, states = (
-                states,
-                [
-                    agent.absorb(
-                        problem,
-                        states[i],
-                        proposals[i],
-                        {j: shares[j] for j in graph.neighbors(i)},
-                        ground.weights(graph, i),
-                        rule,
-                        dtype,
-                    )
-                    for i, problem in enumerate(self.problems)
-                ],
-            )
+            before, states = states, mixed(self.problems, states, proposals, graph, ground.weights, rule, dtype)
             if caution is not None:
                 states = [careful.adapted(*each, caution) for each in zip(self.problems, before, states, strict=True)]
 

@@ -24,16 +24,14 @@ import click
 import msgspec
 import numpy as np
 
+from benchmarks.agents import mixed
 from peer import agent, central, config, settings
 from peer.agent import State
-from peer.arrays import DTYPES, Vector
+from peer.arrays import Vector
 from peer.data import Cut
-from peer.messages import Share
-from peer.optim.steps import Constant
 from peer.problem import Problem
 from peer.settings import Experiment
 from topology.graphs import ring
-from topology.weights import metropolis
 
 PARTS: Final = 8
 """Batches that a shard is cut into, about."""
@@ -148,20 +146,7 @@ def run(problems: Sequence[Problem], start: Vector, alpha: float, job: Job) -> s
             break
         looked += sum(looked_at(g, n) for g in problems)
         proposals = [agent.propose(g, state, len(problems)) for g, state in zip(problems, states, strict=True)]
-        pairs = enumerate(zip(states, proposals, strict=True))
-        shares = [Share(i, n, n, state.objective, state.y, proposal.z) for i, (state, proposal) in pairs]
-        states = [
-            agent.absorb(
-                g,
-                states[i],
-                proposals[i],
-                {j: shares[j] for j in graph.neighbors(i)},
-                metropolis(graph, i),
-                Constant(),
-                DTYPES["f8"],
-            )
-            for i, g in enumerate(problems)
-        ]
+        states = mixed(problems, states, proposals, graph)
     took = f"{n:5} rounds, {looked / n_samples:7.1f} passes, {time.process_time() - began_s:6.1f} s"
     return took if far <= job.goal else f"{took}, not reached: {far:.1e}"
 

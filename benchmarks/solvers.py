@@ -28,11 +28,11 @@ import numpy as np
 from scipy import linalg
 from sklearn.datasets import load_digits
 
+from benchmarks.agents import mixed
 from benchmarks.exchange import spread
 from peer import memory
-from peer.agent import Proposal, State, absorb, initial, propose
-from peer.arrays import DTYPES, Matrix, Vector
-from peer.messages import Share
+from peer.agent import Proposal, State, initial, propose
+from peer.arrays import Matrix, Vector
 from peer.optim import maps
 from peer.optim.chains import mlp
 from peer.optim.factors import Part
@@ -41,11 +41,9 @@ from peer.optim.maps import LinearMap, Map, factored, is_dense_cheaper, products
 from peer.optim.models import Pass
 from peer.optim.regularizers import L2, Regularizer
 from peer.optim.solvers import Solution, solve
-from peer.optim.steps import Constant
 from peer.optim.surrogates import Data, Linearized, Partial
 from peer.problem import Problem
 from topology.graphs import ring
-from topology.weights import metropolis
 
 R = TypeVar("R")
 
@@ -300,22 +298,7 @@ def beside_cholesky(rounds: int) -> None:
                 proposal, taken_s = clocked(solve_of(problem, state))
                 proposals.append(proposal)
                 seconds[-1].append(taken_s)
-            shares = [
-                Share(i, s.n, s.n, s.objective, s.y, q.z)
-                for i, (s, q) in enumerate(zip(states, proposals, strict=True))
-            ]
-            states = [
-                absorb(
-                    problems[i],
-                    states[i],
-                    proposals[i],
-                    {j: shares[j] for j in graph.neighbors(i)},
-                    metropolis(graph, i),
-                    Constant(),
-                    DTYPES["f8"],
-                )
-                for i in range(8)
-            ]
+            states = mixed(problems, states, proposals, graph)
             w = np.mean([state.w for state in states], axis=0)
             accuracies[-1].append(float(np.mean(model.at(w, x[test]).outputs.argmax(axis=1) == labels[test])))
         methods = {proposal.solution.method for proposal in proposals}

@@ -1,7 +1,7 @@
 """NEXT for neural networks: peers without a center train one network (Scardapane & Di Lorenzo 2017).
 
 Data walks one way: frames in -> `wire.decode` -> `rounds.receive` -> (all neighbors here)
-`agent.absorb`: mix and track -> `agent.propose`: solve the surrogate -> `wire.encode` -> frames out.
+`agent.exchange`, `agent.settle`: mix and track -> `agent.propose`: solve the surrogate -> `wire.encode` -> frames out.
 The README says how to read the core in an hour.
 """
 

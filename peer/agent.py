@@ -239,45 +239,6 @@ def propose(problem: LocalProblem, state: State, n_agents: int) -> Proposal:
     return Proposal(solution, state.w + state.alpha * (solution.w - state.w))
 
 
-def absorb(
-    problem: LocalProblem,
-    state: State,
-    proposal: Proposal,
-    shares: Mapping[PeerId, Share],
-    weights: Mapping[PeerId, float],
-    rule: StepRule,
-    wire_dtype: np.dtype[Any],
-    clipping: Clipping | None = None,
-) -> State:
-    """Network half of round n, where that is one exchange: consensus (7) and dynamic consensus (8).
-
-    Parameters
-    ----------
-    problem : LocalProblem
-        g_i.
-    state, proposal : State, Proposal
-        Of this round.
-    shares, weights, wire_dtype, clipping
-        As for `exchange`.
-    rule : StepRule
-        alpha[n+1] from alpha[n].
-
-    Returns
-    -------
-    State
-        At the start of round n + 1. Conserved over all agents, to rounding: (9).
-
-    Raises
-    ------
-    ProtocolError
-        nan or infinity in a neighbor's share ("nonfinite"); names the first such neighbor.
-    SolveError
-        nan or infinity of the agent's own making.
-    """
-    own = Mixture.of(state, proposal)
-    return settle(problem, state, proposal, exchange(state, own, shares, weights, wire_dtype, clipping), rule)
-
-
 def exchange(
     state: State,
     own: Mixture,

@@ -184,20 +184,30 @@ def _shards(experiment: Experiment, folder: Path) -> tuple[list[str], list[str]]
 
 def _inputs(experiment: Experiment, folder: Path) -> list[list[str]]:
     """Mounts of the other files that an experiment names, by peer."""
-    initial, schedule = experiment.model.initial, experiment.topology.path
+    initial, schedule, validation = _others(experiment)
     places = _places(experiment)
     found: list[list[str]] = []
     for peer in range(experiment.peers):
-        named = {initial: places.get("model.initial", ""), schedule: places.get("topology.path", "")}
-        pairs = ((path.replace("{id}", str(peer)), place.replace("{id}", str(peer))) for path, place in named.items())
-        found.append([f"{_relative(Path(path), folder)}:{place}:ro" for path, place in pairs if path])
+        named = {
+            "model.initial": initial.replace("{id}", str(peer)),
+            "topology.path": schedule,
+            "data.validation_path": str(shards.path_of(validation, peer)) if validation else "",
+        }
+        pairs = ((path, places[key].replace("{id}", str(peer))) for key, path in named.items() if path)
+        found.append([f"{_relative(Path(path), folder)}:{place}:ro" for path, place in pairs])
     return found
+
+
+def _others(experiment: Experiment) -> tuple[str, str, str]:
+    return experiment.model.initial, experiment.topology.path, experiment.data.validation_path
 
 
 def _places(experiment: Experiment) -> dict[str, str]:
     """Where containers find the other files that an experiment names."""
-    initial, schedule = experiment.model.initial, experiment.topology.path
+    initial, schedule, validation = _others(experiment)
     places = {"model.initial": f"/inputs/initial{'-{id}' if '{id}' in initial else ''}.npz"} if initial else {}
+    if validation:
+        places["data.validation_path"] = f"/inputs/validation{'-{id}' if '{id' in validation else ''}.npz"
     return places | ({"topology.path": "/inputs/schedule.jsonl"} if schedule else {})
 
 

@@ -562,6 +562,8 @@ def common_settings(experiment: Experiment, ground: Ground, shard: Shard) -> dic
         facts["weights"] = short_digest(weights_text(ground.weights))
     if not ground.gossip.is_plain:  # likewise, from eigenvalues that a library found
         facts["consensus"] = repr(ground.gossip)
+    if experiment.data.validation_path:  # where it is may differ, that it is there may not
+        facts["validation"] = "of files"
     return settings.shared(experiment, **facts)
 
 
@@ -709,7 +711,9 @@ def shard_of(experiment: Experiment, peer: PeerId, path: Path | None = None) -> 
         The file is missing, or cannot be used.
     """
     shard = shards.read(path or shards.path_of(experiment.data.path, peer))
-    fraction = experiment.data.validation_fraction
+    fraction, pattern = experiment.data.validation_fraction, experiment.data.validation_path
+    if pattern:
+        return shard.holding(shards.read(shards.path_of(pattern, peer), "data.validation_path"))
     return shard.split(fraction, experiment.seed, peer) if fraction else shard
 
 
@@ -725,7 +729,12 @@ def held_out_of(experiment: Experiment, model: Model, shard: Shard, n_samples_to
     if held_out is None:
         return None
     weight = shard.n_samples / (n_samples_total * held_out.n_samples)
-    return Data(model, model.inputs(held_out.x), loss_of(experiment, held_out, model.n_outputs), weight)
+    try:
+        loss = loss_of(experiment, held_out, model.n_outputs)
+    except ConfigError as error:
+        key = "data.validation_path" if experiment.data.validation_path else error.key
+        raise ConfigError(key, error.problem) from error
+    return Data(model, model.inputs(held_out.x), loss, weight)
 
 
 # ---- record --------------------------------------------------------------------------------

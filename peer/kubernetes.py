@@ -121,11 +121,15 @@ def check(experiment: Experiment, cluster: Cluster) -> None:
     Raises
     ------
     ConfigError
-        Peers without keys, or an option that the cluster would not take.
+        Peers without keys, held-out samples in files of their own, or an option that the cluster would not take.
     """
     if experiment.transport.security != "curve":
         found = experiment.transport.security
         raise ConfigError("transport.security", f"expected curve: pods talk over the cluster's network; found {found}")
+    if experiment.data.validation_path:
+        found = f"found {experiment.data.validation_path!r}"
+        advice = "expected none, as pods are handed no samples but their shards; use data.validation_fraction"
+        raise ConfigError("data.validation_path", f"{advice}; {found}")
     for key, value, pattern, accepted in (
         ("--image", cluster.image, IMAGE, "a reference as in registry.example.org/next-peer:0.1.0"),
         ("--namespace", cluster.namespace, LABEL, "1 to 63 of a-z, 0-9 and -, as in my-lab"),

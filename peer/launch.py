@@ -159,12 +159,15 @@ def warm_up(experiment: Experiment) -> None:
     if model.layout.size > WARM_PARAMETERS:
         return
     replaced = msgspec.structs.replace
-    path = str(shards.path_of(experiment.data.path, 0))
+    path, validation_path = (
+        str(shards.path_of(pattern, 0)) if pattern else ""
+        for pattern in (experiment.data.path, experiment.data.validation_path)
+    )
     pair = replaced(
         experiment,
         peers=2,
         iterations=WARM_ROUNDS,
-        data=replaced(experiment.data, path=path),
+        data=replaced(experiment.data, path=path, validation_path=validation_path),
         model=replaced(experiment.model, initial=experiment.model.initial.replace("{id}", "0")),
         run=replaced(experiment.run, checkpoint_every=min(1, experiment.run.checkpoint_every)),
         transport=replaced(experiment.transport, addresses=()),

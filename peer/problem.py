@@ -136,7 +136,7 @@ class Problem:
         if self.batches is None or self.batches.is_full(n):
             return self.gradient(w), self.value(w)
         batch = self._drawn(self.batches.rows(n))
-        here, there = ((batch.gradient(point), batch.value(point)) for point in (w, before))
+        there, here = ((batch.gradient(point), batch.value(point)) for point in (before, w))  # `seen` goes on from w
         return gradient + (here[0] - there[0]), value + (here[1] - there[1])
 
     def seen(self, n: int, w: Vector, gradient: Vector) -> tuple[Problem, Vector]:

@@ -457,7 +457,7 @@ def _pictures(run: Run) -> str:
                 "Loss over the samples that are held out, as each peer estimates it, from the tracked mean." + many,
                 Curves("validation loss", estimates, _falls(estimates), None, times, marks, breaks).svg("validation"),
             )
-            for estimates in ([run.column("validation_estimate")] if run.experiment.data.validation_fraction else [])
+            for estimates in ([run.column("validation_estimate")] if run.experiment.holds_out else [])
         ),
         (
             "Stationarity",

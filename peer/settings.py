@@ -37,6 +37,7 @@ class Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     samples: int = 10_000  # before some are held out: 1,500 for each of five peers and 2,500 to test with
     separation: float = 0.5  # of gaussian-mixture, ||Delta||_op: the classes differ, and no variance comes near 0
     validation_fraction: float = 0.0  # of each peer's own samples, not trained on; 0: none
+    validation_path: str = ""  # of files of their own for that, may hold {id}; relative to the experiment file
 
 
 class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -157,6 +158,11 @@ class Experiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.iterations * self.topology.consensus_steps
 
     @property
+    def holds_out(self) -> bool:
+        """Whether peers have samples that are not trained on, see `peer.validation`."""
+        return bool(self.data.validation_fraction or self.data.validation_path)
+
+    @property
     def run_id(self) -> str:
         """What all messages of the run carry."""
         return self.run.id or self.name
@@ -180,9 +186,15 @@ MAX_CONSENSUS_STEPS: Final = 100
 MAX_DIMENSION: Final = 10_000
 """Of data sets that are drawn: what there is to learn is a matrix of that many rows and columns, 800 MB."""
 
+PATHS: Final = (
+    *("data.path", "data.test_path", "data.validation_path", "model.initial", "topology.path", "transport.keys"),
+)
+"""Settings that name files or folders, relative to the experiment file."""
+
 LOCAL: Final = frozenset(
     {
-        *("data.path", "data.test_path", "model.initial", "topology.path", "name", "surrogate.cores"),
+        *("data.path", "data.test_path", "data.validation_path", "model.initial", "topology.path", "name"),
+        "surrogate.cores",
         *("transport.addresses", "transport.bind", "transport.keys", "run.patience_s", "run.departure_s"),
     }
 )
@@ -326,7 +338,7 @@ def _merge(tree: dict[str, Any], given: Mapping[str, Any]) -> None:
 
 
 def _anchor(tree: Mapping[str, Any], folder: Path) -> None:
-    for key in ("data.path", "data.test_path", "model.initial", "topology.path", "transport.keys"):
+    for key in PATHS:
         table, _, name = key.partition(".")
         section = tree.get(table)
         if isinstance(section, dict) and isinstance(section.get(name), str) and section[name]:
@@ -418,10 +430,11 @@ def _check_together(experiment: Experiment) -> None:
         raise ConfigError("data", "expected dataset = a name, or path = a pattern of shard files; found neither")
     if data.path and experiment.peers > 1 and "{id" not in data.path:
         raise ConfigError("data.path", f"expected a pattern with {{id}}, one file a peer; found {data.path!r}")
-    try:
-        data.path.format(id=0)
-    except (ValueError, LookupError, AttributeError, TypeError) as error:
-        raise ConfigError("data.path", f"expected a pattern with {{id}}, found {data.path!r}") from error
+    for key, pattern in (("data.path", data.path), ("data.validation_path", data.validation_path)):
+        try:
+            pattern.format(id=0)
+        except (ValueError, LookupError, AttributeError, TypeError) as error:
+            raise ConfigError(key, f"expected a pattern with {{id}}, found {pattern!r}") from error
     if not experiment.name or "/" in experiment.name or len(experiment.run_id) > 200:
         raise ConfigError("name", f"expected a name of 1 to 200 characters without /, found {experiment.name!r}")
     if not (experiment.name + experiment.run_id).isprintable():
@@ -490,17 +503,23 @@ def _check_tangents(experiment: Experiment) -> None:
 
 
 def _check_validation(experiment: Experiment) -> None:
-    fraction, patience = experiment.data.validation_fraction, experiment.run.validation_patience
-    if patience and not fraction:
-        problem = "expected 0 where no samples are held out, data.validation_fraction = 0"
-        raise ConfigError("run.validation_patience", f"{problem}; found {patience}")
-    key, mode = "data.validation_fraction", experiment.run.mode
-    if fraction and mode != "rounds":
-        raise ConfigError(
-            key, f'expected 0 with mode = "{mode}", for only rounds track a validation loss; found {fraction}'
-        )
-    if fraction and experiment.robustness.clip_w:
-        raise ConfigError(key, f"expected 0 with [robustness], for validation losses are not clipped; found {fraction}")
+    data, patience, mode = experiment.data, experiment.run.validation_patience, experiment.run.mode
+    fraction, path = data.validation_fraction, data.validation_path
+    if fraction and path:
+        found = f"found {fraction} and {path!r}"
+        raise ConfigError("data", f"expected validation_fraction or validation_path, not both; {found}")
+    if not (fraction or path):
+        if patience:
+            problem = "expected 0 without data.validation_fraction or data.validation_path, as no samples are held out"
+            raise ConfigError("run.validation_patience", f"{problem}; found {patience}")
+        return
+    key, nothing = ("data.validation_path", "none") if path else ("data.validation_fraction", "0")
+    found = f"found {path!r}" if path else f"found {fraction}"
+    if mode != "rounds":
+        problem = f'expected {nothing} with mode = "{mode}", for only rounds track a validation loss'
+        raise ConfigError(key, f"{problem}; {found}")
+    if experiment.robustness.clip_w:
+        raise ConfigError(key, f"expected {nothing} with [robustness], for validation losses are not clipped; {found}")
 
 
 def _check_penalty(experiment: Experiment) -> None:

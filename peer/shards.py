@@ -38,7 +38,7 @@ class Shard:
     weights : Vector or None
         How much the loss of each sample counts, >= 0, (m,); None: 1 each.
     held_out : Shard or None
-        Samples of the same file that are not trained on.
+        Samples that are not trained on, of the same file or of another one.
     """
 
     path: Path
@@ -87,6 +87,20 @@ class Shard:
         rows = order(f"{seed}:{peer}:held out", m)
         held_out = self.taken(np.sort(rows[:n_held]))
         return replace(self.taken(np.sort(rows[n_held:])), held_out=held_out)
+
+    def holding(self, held_out: Shard) -> Shard:
+        """All of its samples to be trained on, with others as `held_out`; these are coded as its own if not otherwise.
+
+        Raises
+        ------
+        ConfigError
+            They have another number of columns.
+        """
+        if held_out.x.shape[1:] != self.x.shape[1:]:
+            found = f"expected x with the {self.x.shape[1]} columns of {self.path}, found {held_out.x.shape[1]}"
+            raise ConfigError("data.validation_path", f"{held_out.path}: {found}")
+        coded = replace(held_out, codes=self.codes) if held_out.codes is None else held_out
+        return replace(self, held_out=coded)
 
 
 def path_of(pattern: str, peer: int) -> Path:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, final
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -83,7 +84,8 @@ class World:
         """
         members = tuple(range(experiment.peers)) if epoch is None else epoch.members
         places = {peer: _shard_path(experiment, run_dir, peer) for peer in members}
-        found = {peer: config.shard_of(experiment, peer, path) for peer, path in places.items() if path is not None}
+        seen = _without_hidden(experiment, [peer for peer, path in places.items() if path is not None])
+        found = {peer: config.shard_of(seen, peer, path) for peer, path in places.items() if path is not None}
         total = sum(shard.n_samples for shard in found.values())
         if len(found) < len(members) and found and experiment.objective.scale == "mean":
             total = _total_samples(run_dir, experiment.peers, epoch)
@@ -325,6 +327,14 @@ def _seen(*places: str | Path) -> Path | None:
 def _shard_path(experiment: Experiment, run_dir: Path, peer: PeerId) -> Path | None:
     pattern = experiment.data.path
     return _seen(shards.path_of(pattern, peer) if pattern else "", run_dir / "shards" / f"peer-{peer:03d}.npz")
+
+
+def _without_hidden(experiment: Experiment, peers: Sequence[PeerId]) -> Experiment:
+    """The experiment without files of held-out samples, if one of those of these peers cannot be seen."""
+    pattern = experiment.data.validation_path
+    if not pattern or all(_seen(shards.path_of(pattern, peer)) is not None for peer in peers):
+        return experiment
+    return msgspec.structs.replace(experiment, data=msgspec.structs.replace(experiment.data, validation_path=""))
 
 
 def _total_samples(run_dir: Path, n_peers: int, epoch: Epoch | None) -> int:

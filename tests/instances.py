@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -14,9 +15,20 @@ from peer.arrays import Matrix, Vector, rounded
 from peer.careful import Caution
 from peer.gossip import begun, taken
 from peer.messages import Share
-from peer.optim.chains import Chain
-from peer.optim.losses import Huber, Logistic, Loss, Softmax, Squared, Weighted, squared_hinge
+from peer.optim.chains import Chain, mlp
+from peer.optim.losses import (
+    Huber,
+    Logistic,
+    Loss,
+    Softmax,
+    Squared,
+    SquaredHinge,
+    Weighted,
+    cross_entropy,
+    squared_hinge,
+)
 from peer.optim.regularizers import L1, L2, Boxed, ElasticNet, GroupL2, NoRegularizer, Regularizer
+from peer.optim.stacks import Stack
 from peer.optim.steps import StepRule
 from peer.optim.surrogates import Data, Linearized, Partial
 from peer.problem import Problem
@@ -30,6 +42,7 @@ ACTIVATIONS: Final = ("tanh", "relu", "sigmoid")
 LOSSES: Final = ("squared", "huber", "squared_hinge", "logistic", "softmax", "weighted squared", "weighted huber")
 SEPARABLE: Final = ("none", "l2", "l1", "elastic_net", "box")
 REGULARIZERS: Final = (*SEPARABLE, "group_l2")
+PIECES: Final = ("saturated", "all flat", "at the kink")
 F8: Final = np.dtype("<f8")
 F4: Final = np.dtype("<f4")
 
@@ -129,6 +142,59 @@ def separable_labels(rng: np.random.Generator, inputs: Matrix, n_classes: int) -
     """Classes 0..n_classes-1 that a linear map tells apart without error, (m,)."""
     scores = inputs @ rng.standard_normal((inputs.shape[1], n_classes))
     return np.asarray(np.argmax(scores, axis=1), dtype=np.int64)
+
+
+def saturated_of(rng: np.random.Generator, n_classes: int, tau: float, kappa: float) -> Linearized:
+    """Correlated features, classes apart without error, a network with outputs far out: saturated losses."""
+    x = rng.standard_normal((30, 1)) + 0.1 * rng.standard_normal((30, 6))
+    labels = separable_labels(rng, x, n_classes)
+    q = 1 if n_classes == 2 else n_classes
+    model = mlp((6, 4, q), "tanh")
+    w = 10.0 * model.initial(rng)
+    data = Data(model, x, cross_entropy(labels, q), 1.0)
+    gradient = gradient_of(data, w)
+    return Partial(tau, kappa).around(w, gradient, (3.0 - kappa) * gradient, data)
+
+
+def pieces_of(rng: np.random.Generator, name: str, where: str, tau: float, kappa: float) -> Linearized:
+    """A loss whose gradient has kinks, where Newton's model of it is worst; all flat: its curvature is 0."""
+    q = 1 if rng.random() < 0.5 else 3
+    model = mlp((4, *((3,) if rng.random() < 0.5 else ()), q), "tanh")
+    m, w = int(rng.integers(2, 25)), parameters_of(rng, model)
+    x = rng.standard_normal((m, 1)) + 0.1 * rng.standard_normal((m, 4))
+    if where == "saturated":
+        w = 10.0 * w
+    f = model.at(w, x).outputs
+    signs = rng.choice([-1.0, 1.0], (m, q))
+    if name == "huber":
+        far = {"saturated": rng.standard_normal((m, q)), "all flat": 80.0 * signs, "at the kink": signs}[where]
+        loss: Loss = Huber(f + far, 0.1 if where == "all flat" else 1.0)
+    elif where == "at the kink":
+        x = np.repeat(x[:1], m, axis=0)
+        w[-q:] += 1.0 - model.at(w, x).outputs[0]
+        loss = SquaredHinge(np.ones((m, q)))
+    else:
+        loss = SquaredHinge(np.where(f > 0.0, 1.0, -1.0) if where == "all flat" else signs)
+        w = 1e3 * w if where == "all flat" and model.widths == (4, q) else w
+    weighted = Weighted(loss, rng.choice([0.1, 1.0, 5.0], m))
+    data = Data(model, x, weighted if rng.random() < 0.5 else loss, 1.0 / m)
+    gradient = gradient_of(data, w)
+    pi = (3.0 - kappa) * gradient + 0.1 * (1.0 + np.max(np.abs(gradient))) * rng.standard_normal(w.size)
+    return Partial(tau, kappa).around(w, gradient, pi, data)
+
+
+def alone(h: Linearized, place: slice) -> Linearized:
+    """The subproblem in the parameters of a block, all others kept."""
+    return replace(h, center=h.center[place], jacobian=matrix(h)[:, place], pi=h.pi[place])
+
+
+def stack_of(h: Linearized, r: Regularizer, b: int) -> Stack:
+    """The subproblem and a penalty in blocks of b parameters each, as many as there are in full."""
+    n, k = h.center.size // b, h.outputs.size
+    place = slice(0, n * b)
+    columns = np.ascontiguousarray(matrix(h)[:, place].reshape(k, n, b).transpose(1, 0, 2))
+    center, pi = h.center[place].reshape(n, b), h.pi[place].reshape(n, b)
+    return Stack(center, h.outputs, columns, h.loss, h.weight, pi, h.tau, h.scale, r.restricted(place))
 
 
 def exchange(

@@ -289,6 +289,10 @@ def penalty_is_the_sum_of_its_parts(regularizer: Regularizer, w: Vector, v: Vect
     value = sum(part.value(w[place]) for part, place in parts)
     assert abs(regularizer.value(w) - value) <= ROUNDING * (1.0 + value)
     assert regularizer.scale == max(part.scale for part, _ in parts)
+    backwards = np.arange(w.size)[::-1]
+    np.testing.assert_array_equal(
+        regularizer.restricted(backwards).prox(v[backwards], step), regularizer.prox(v, step)[backwards]
+    )
     near = np.concatenate([part.prox(v[place], step) for part, place in parts])
     np.testing.assert_array_equal(near, regularizer.prox(v, step))
     for law in ("face", "gradient", "nearest"):
@@ -296,6 +300,19 @@ def penalty_is_the_sum_of_its_parts(regularizer: Regularizer, w: Vector, v: Vect
         np.testing.assert_array_equal(found, getattr(regularizer, law)(w))
     scales = np.concatenate([part.whitening(w[place], step).scale for part, place in parts])
     np.testing.assert_array_equal(scales, regularizer.whitening(w, step).scale)
+
+
+def penalty_is_spread_over_parameters(regularizer: Regularizer, w: Vector) -> None:
+    """Terms are >= 0 and add up to r, kinks are as heavy as the heaviest of all; with separable r each is its own."""
+    terms, kinks = regularizer.terms(w), regularizer.kinks(w)
+    assert terms.shape == kinks.shape == w.shape
+    assert (terms >= 0.0).all()
+    assert abs(terms.sum() - regularizer.value(w)) <= ROUNDING * (1.0 + regularizer.value(w))
+    assert np.max(kinks, initial=0.0) == regularizer.scale
+    if regularizer.separable:
+        one = [regularizer.restricted(slice(k, k + 1)) for k in range(w.size)]
+        np.testing.assert_array_equal(kinks, [r.scale for r in one])
+        close(terms, np.array([r.value(w[k : k + 1]) for k, r in enumerate(one)]), ROUNDING)
 
 
 def prox_is_optimal(regularizer: Regularizer, v: Vector, step: float, other: Vector) -> None:

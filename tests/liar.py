@@ -17,7 +17,7 @@ import numpy as np
 from scipy.optimize import minimize
 
 from peer import agent, config, settings
-from peer.agent import Clipping, Proposal, State
+from peer.agent import Clipping, Mixture, Proposal, State
 from peer.arrays import Vector, rounded
 from peer.data import Cut
 from peer.messages import Share
@@ -75,15 +75,19 @@ def play(
             return {j: told if j == liar else shares[j] for j in graph.neighbors(i)}  # noqa: B023
 
         states = {
-            i: agent.absorb(
+            i: agent.settle(
                 problems[i],
                 state,
                 proposals[i],
-                heard(i),
-                metropolis(graph, i),
+                agent.exchange(
+                    state,
+                    Mixture.of(state, proposals[i]),
+                    heard(i),
+                    metropolis(graph, i),
+                    wire_dtype,
+                    clippings[i],
+                ),
                 Constant(),
-                wire_dtype,
-                clippings[i],
             )
             for i, state in states.items()
         }

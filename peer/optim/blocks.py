@@ -7,10 +7,12 @@ smaller J. It is solved
 1. by `peer.optim.solvers`, by products with its columns where that is the fastest way, else where b <= m q with the
    Hessian from `Factors.gram`, which takes the q-th part of the products of J'J;
 2. all at once where blocks are single weights: a squared loss has a closed form, others take secants;
-3. in stacks where b <= 8, the loss is squared and r is smooth.
+3. in stacks where b <= 8 and r is separable: in closed form where the loss is squared and r smooth, else by
+   `peer.optim.stacks`. With groups, r is no sum over parameters, and blocks are solved one by one; but groups also
+   allow of no blocks but layers, which are few.
 
 What a block comes to depends on nothing that another block does, so neither on their order nor on how many are
-solved at a time.
+solved at a time, to the last bit.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Any, Final, Protocol, TypeAlias, TypeVar, final
 
@@ -28,16 +31,17 @@ from scipy import linalg
 from peer.arrays import Layout, Vector
 from peer.errors import SolveError
 from peer.optim.factors import Factors
-from peer.optim.maps import columns_of
+from peer.optim.maps import Blocks, columns_of
 from peer.optim.regularizers import Regularizer
 from peer.optim.solvers import INDEFINITE, MAX_ITERATIONS, Accuracy, Solution, solve
+from peer.optim.stacks import Stack, newton
 from peer.optim.surrogates import Data, Linearized, Partial
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-BATCH: Final = 1 << 19
-"""Numbers in the columns of J of small blocks that are solved together, 4 MB: what a processor's caches hold."""
+BATCH: Final = 1 << 18
+"""Numbers in the columns of J of small blocks that are solved together, 2 MB: what a processor's caches hold."""
 
 STACKED: Final = 8
 """Longest blocks that are solved in stacks: with longer ones the work is more than what Python takes for each."""
@@ -127,19 +131,54 @@ class Blocked:
             scale=self.scale,
         )
 
+    @cached_property
+    def slope(self) -> Vector:
+        """Derivative of the smooth part of (5) at the center, (p,)."""
+        whole = slice(0, self.center.size)
+        back = self.factors.transposed_times(whole, self.data.loss.gradient(self.factors.outputs))
+        return np.asarray(self.weight * back + self.pi)
+
+    @cached_property
+    def bends(self) -> Vector:
+        """Diagonal of its second derivative there, without tau, (p,)."""
+        roots = self.data.loss.curvature_root(self.factors.outputs)
+        return self.weight * self.factors.gram_diagonal(slice(0, self.center.size), roots)
+
+    def stack(self, place: slice, b: int) -> Stack:
+        """(5) in each of the blocks of b parameters alone that a place consists of."""
+        return Stack(
+            center=self.center[place].reshape(-1, b),
+            outputs=self.factors.outputs,
+            columns=self.columns(place, b),
+            loss=self.data.loss,
+            weight=self.weight,
+            pi=self.pi[place].reshape(-1, b),
+            tau=self.surrogate.tau,
+            scale=self.scale,
+            regularizer=self.regularizer.restricted(place),
+        )
+
     @property
     def closed(self) -> bool:
         """Whether blocks have a closed form, one linear system each."""
         return self.data.loss.quadratic and self.regularizer.smooth
+
+    def columns(self, place: slice, b: int) -> Blocks:
+        """Columns of J for the blocks of b parameters each that a place consists of, (n, m*q, b)."""
+        columns = self.factors.columns(place).reshape(self.factors.outputs.size, -1, b)
+        return np.ascontiguousarray(columns.transpose(1, 0, 2))
 
     def solve(self, batch: tuple[slice, int]) -> Solution:
         """Minimizers over the blocks of b parameters each that a place consists of, side by side."""
         (place, b), r = batch, self.regularizer.restricted(batch[0])
         if b == 1:
             return scalars(Block(self, place), r, self.accuracy.least)
-        if b <= STACKED and self.closed:
+        way = None if self.way is None else self.way[place]
+        if b > STACKED or not r.separable:
+            return solve(self.linearized(place), r, self.accuracy, way)
+        if self.closed:
             return stacked(Block(self, place), r, b)
-        return solve(self.linearized(place), r, self.accuracy, None if self.way is None else self.way[place])
+        return newton(self.stack(place, b), self.accuracy, None if way is None else way.reshape(-1, b))
 
 
 def solve_blocks(
@@ -197,7 +236,7 @@ def solve_blocks(
 
 def _batches(blocks: Sequence[slice], problem: Blocked) -> list[tuple[slice, int]]:
     """Places with the length b of the blocks in them: one block each, but runs of those that are solved together."""
-    longest = STACKED if problem.closed else 1
+    longest = STACKED if problem.regularizer.separable else 1
     columns = max(1, BATCH // max(1, problem.factors.outputs.size))
     batches: list[tuple[slice, int]] = []
     for block in blocks:
@@ -236,13 +275,11 @@ class Block:
 
     def gradient(self) -> Vector:
         """Derivative of h at d = 0, (b,)."""
-        slope = self.of.factors.transposed_times(self.place, self.of.data.loss.gradient(self.of.factors.outputs))
-        return np.asarray(self.of.weight * slope + self.of.pi[self.place])
+        return self.of.slope[self.place]
 
     def curvature_diagonal(self) -> Vector:
         """Diagonal of `curvature` at 0, (b,)."""
-        roots = self.of.data.loss.curvature_root(self.of.factors.outputs)
-        return self.of.weight * self.of.factors.gram_diagonal(self.place, roots)
+        return self.of.bends[self.place]
 
 
 def stacked(h: Block, r: Regularizer, b: int) -> Solution:
@@ -251,9 +288,7 @@ def stacked(h: Block, r: Regularizer, b: int) -> Solution:
     One system and one step of refinement for each, as in `normal_equations`, with the columns of J of all.
     """
     center, tau, scale = h.of.center[h.place], h.of.surrogate.tau, h.of.scale
-    columns = np.ascontiguousarray(
-        h.of.factors.columns(h.place).reshape(h.of.factors.outputs.size, -1, b).transpose(1, 0, 2)
-    )
+    columns = h.of.columns(h.place, b)
     turned = columns.transpose(0, 2, 1)
     matrices = h.of.weight * (turned @ columns)
     matrices[:, range(b), range(b)] += (r.whitening(center, tau).scale ** -2.0).reshape(-1, b)
@@ -339,5 +374,5 @@ def _along_axes(h: Block) -> Slopes:
 
 def _errors(r: Regularizer, x: Vector, derivative: Vector, scale: float | Vector) -> Vector:
     """Residual of each parameter, as in `solvers.residual`, (b,); `scale` without the weight of the penalty."""
-    least = np.maximum(max(r.scale, np.finfo(np.float64).eps), scale)
+    least = np.maximum(np.maximum(r.kinks(x), np.finfo(np.float64).eps), scale)
     return np.asarray(np.abs(x - r.prox(x - derivative, 1.0)) / least)

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol, final
+from typing import ClassVar, Protocol, TypeAlias, final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from peer.arrays import Vector
+
+Place: TypeAlias = slice | NDArray[np.intp]
+"""Some of the parameters, by their numbers."""
 
 
 @final
@@ -73,11 +76,21 @@ class Regularizer(Protocol):
         """Whether r is quadratic on each of its faces, so that a Newton step from one of its points is exact."""
 
     @property
+    def separable(self) -> bool:
+        """Whether r is a sum over the parameters, so that each has a proximal map, and a step, of its own."""
+
+    @property
     def scale(self) -> float:
         """Largest weight of the penalty, for relative tolerances."""
 
+    def kinks(self, w: Vector) -> Vector:
+        """Weight of the kink at each parameter, (p,), the largest of which is `scale`; wherever w is."""
+
     def value(self, w: Vector) -> float:
         """r(w)."""
+
+    def terms(self, w: Vector) -> Vector:
+        """The part of each parameter in r(w), (p,); they add up to it."""
 
     def nearest(self, w: Vector) -> Vector:
         """Nearest point to w where r is finite, (p,)."""
@@ -97,14 +110,16 @@ class Regularizer(Protocol):
     def onto_face(self, w: Vector, of: Vector) -> Vector:
         """Nearest point to w in the closed face of the point `of`, (p,)."""
 
-    def restricted(self, place: slice) -> Regularizer:
-        """The penalty on the parameters in `place` alone; nothing of it may depend on others, too."""
+    def restricted(self, place: Place) -> Regularizer:
+        """The penalty on the parameters in `place` alone, in its order; nothing of it may depend on others, too."""
 
 
 @final
 @dataclass(frozen=True)
 class NoRegularizer:
     """r = 0."""
+
+    separable: ClassVar[bool] = True
 
     @property
     def smooth(self) -> bool:
@@ -121,9 +136,17 @@ class NoRegularizer:
         """No weight."""
         return 0.0
 
+    def kinks(self, w: Vector) -> Vector:
+        """None."""
+        return np.zeros_like(w)
+
     def value(self, w: Vector) -> float:
         """0."""
         return 0.0
+
+    def terms(self, w: Vector) -> Vector:
+        """0 for each."""
+        return np.zeros_like(w)
 
     def nearest(self, w: Vector) -> Vector:
         """The point itself."""
@@ -149,7 +172,7 @@ class NoRegularizer:
         """The point w itself."""
         return w
 
-    def restricted(self, place: slice) -> NoRegularizer:
+    def restricted(self, place: Place) -> NoRegularizer:
         """Nothing, again."""
         return self
 
@@ -167,6 +190,8 @@ class L2:
 
     strength: Vector
 
+    separable: ClassVar[bool] = True
+
     @property
     def smooth(self) -> bool:
         """It is smooth."""
@@ -182,9 +207,17 @@ class L2:
         """0: the penalty vanishes with w."""
         return 0.0
 
+    def kinks(self, w: Vector) -> Vector:
+        """None."""
+        return np.zeros_like(w)
+
     def value(self, w: Vector) -> float:
         """r(w)."""
         return 0.5 * float(np.dot(self.strength * w, w))
+
+    def terms(self, w: Vector) -> Vector:
+        """Strength/2 w^2."""
+        return 0.5 * self.strength * w * w
 
     def nearest(self, w: Vector) -> Vector:
         """The point itself."""
@@ -210,7 +243,7 @@ class L2:
         """The point w itself."""
         return w
 
-    def restricted(self, place: slice) -> L2:
+    def restricted(self, place: Place) -> L2:
         """Its strengths there."""
         return L2(self.strength[place])
 
@@ -228,6 +261,8 @@ class L1:
 
     strength: Vector
 
+    separable: ClassVar[bool] = True
+
     @property
     def smooth(self) -> bool:
         """It has kinks."""
@@ -243,9 +278,17 @@ class L1:
         """Largest lambda."""
         return float(np.max(self.strength, initial=0.0))
 
+    def kinks(self, w: Vector) -> Vector:
+        """Strength."""
+        return self.strength
+
     def value(self, w: Vector) -> float:
         """r(w)."""
         return float(np.dot(self.strength, np.abs(w)))
+
+    def terms(self, w: Vector) -> Vector:
+        """Strength |w|."""
+        return self.strength * np.abs(w)
 
     def nearest(self, w: Vector) -> Vector:
         """The point itself."""
@@ -271,7 +314,7 @@ class L1:
         """The point w with the coordinates set to 0 that have not the sign of `of`."""
         return np.where((w * of > 0.0) | (self.strength == 0.0), w, 0.0)
 
-    def restricted(self, place: slice) -> L1:
+    def restricted(self, place: Place) -> L1:
         """Its strengths there."""
         return L1(self.strength[place])
 
@@ -290,6 +333,8 @@ class ElasticNet:
     absolute: Vector
     square: Vector
 
+    separable: ClassVar[bool] = True
+
     @property
     def smooth(self) -> bool:
         """It has kinks, unless there is nothing of the first term."""
@@ -305,9 +350,17 @@ class ElasticNet:
         """Largest weight of the first term; the second one vanishes with w."""
         return float(np.max(self.absolute, initial=0.0))
 
+    def kinks(self, w: Vector) -> Vector:
+        """Absolute."""
+        return self.absolute
+
     def value(self, w: Vector) -> float:
         """r(w)."""
         return float(np.dot(self.absolute, np.abs(w)) + 0.5 * np.dot(self.square * w, w))
+
+    def terms(self, w: Vector) -> Vector:
+        """Absolute |w| + square/2 w^2."""
+        return self.absolute * np.abs(w) + 0.5 * self.square * w * w
 
     def nearest(self, w: Vector) -> Vector:
         """The point itself."""
@@ -333,7 +386,7 @@ class ElasticNet:
         """The point w with the coordinates set to 0 that have not the sign of `of`."""
         return np.where((w * of > 0.0) | (self.absolute == 0.0), w, 0.0)
 
-    def restricted(self, place: slice) -> ElasticNet:
+    def restricted(self, place: Place) -> ElasticNet:
         """Its weights there."""
         return ElasticNet(self.absolute[place], self.square[place])
 
@@ -355,6 +408,8 @@ class GroupL2:
 
     member: NDArray[np.intp]
     strength: Vector
+
+    separable: ClassVar[bool] = False
 
     @property
     def smooth(self) -> bool:
@@ -379,9 +434,17 @@ class GroupL2:
         """A number of each parameter: that of its group, or another one where there is none, (p,)."""
         return np.append(of_groups, elsewhere)[self.member]
 
+    def kinks(self, w: Vector) -> Vector:
+        """Strength of its group."""
+        return self._each(self.strength, 0.0)
+
     def value(self, w: Vector) -> float:
         """r(w)."""
         return float(np.dot(self.strength, self.norms(w)))
+
+    def terms(self, w: Vector) -> Vector:
+        """Strength ||w_g||, of which a parameter has the part that its square has in that of the group."""
+        return self.gradient(w) * w
 
     def nearest(self, w: Vector) -> Vector:
         """The point itself."""
@@ -421,7 +484,7 @@ class GroupL2:
         """The point w with the groups set to 0 that are 0 in `of`."""
         return np.where(self.face(of), w, 0.0)
 
-    def restricted(self, place: slice) -> GroupL2:
+    def restricted(self, place: Place) -> GroupL2:
         """The groups there, none of which may be cut."""
         member = self.member[place]
         groups = np.unique(member[member >= 0])
@@ -453,6 +516,8 @@ class Boxed:
     lower: Vector
     upper: Vector
 
+    separable: ClassVar[bool] = True
+
     @property
     def smooth(self) -> bool:
         """It has a wall, unless all bounds are infinite."""
@@ -468,9 +533,17 @@ class Boxed:
         """That of r."""
         return self.inner.scale
 
+    def kinks(self, w: Vector) -> Vector:
+        """Those of r; walls have none."""
+        return self.inner.kinks(w)
+
     def value(self, w: Vector) -> float:
         """r(w)."""
         return self.inner.value(w)
+
+    def terms(self, w: Vector) -> Vector:
+        """Those of r."""
+        return self.inner.terms(w)
 
     def nearest(self, w: Vector) -> Vector:
         """The point cut to the box."""
@@ -499,6 +572,6 @@ class Boxed:
         """The point w cut to the box, with what is held in `of` held there."""
         return np.where(self.face(of), self.nearest(self.inner.onto_face(w, of)), of)
 
-    def restricted(self, place: slice) -> Boxed:
+    def restricted(self, place: Place) -> Boxed:
         """The penalty and the bounds there."""
         return Boxed(self.inner.restricted(place), self.lower[place], self.upper[place])

@@ -174,6 +174,7 @@ class Data:
     weight: float
     tangents: Tangents | None = None
     _last: list[Pass] = field(default_factory=list, init=False, repr=False)
+    _last_drawn: list[tuple[NDArray[np.intp], Data]] = field(default_factory=list, init=False, repr=False)
 
     def at(self, w: Vector) -> Pass:
         """The network at w. The last one is kept: value, gradient and surrogate of a round are at the same point."""
@@ -202,10 +203,16 @@ class Data:
         return self.weight * here.vjp(self.loss.gradient(here.outputs))
 
     def drawn(self, rows: NDArray[np.intp]) -> Data:
-        """The b samples of these rows in the place of all m, and m/b as much of each: g_i, if all were alike."""
-        weight = self.weight * (len(self.inputs) / len(rows))
-        tangents = None if self.tangents is None else self.tangents.taken(rows)
-        return Data(self.model, self.inputs[rows], self.loss.taken(rows), weight, tangents)
+        """The b samples of these rows in the place of all m, and m/b as much of each: g_i, if all were alike.
+
+        The last ones are kept: estimate, surrogate and curvature of a round are of the same batch.
+        """
+        if not (self._last_drawn and np.array_equal(self._last_drawn[0][0], rows)):
+            weight = self.weight * (len(self.inputs) / len(rows))
+            tangents = None if self.tangents is None else self.tangents.taken(rows)
+            drawn = Data(self.model, self.inputs[rows], self.loss.taken(rows), weight, tangents)
+            self._last_drawn[:] = [(rows.copy(), drawn)]
+        return self._last_drawn[0][1]
 
 
 @final

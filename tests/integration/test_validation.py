@@ -11,7 +11,7 @@ import pytest
 from scipy.special import expit
 
 from peer import settings
-from peer.config import ground
+from peer.config import ground, shard_of
 from tests.integration.fleet import Fleet
 from tests.integration.lab import Array, Lab, events, metrics, parameters, same_finals
 from topology.schedules import window_lengths
@@ -90,6 +90,24 @@ def test_all_stop_together_with_what_was_best(launched: Path) -> None:
     assert (found["iterations"], found["stopped"], found["kept"]) == (done["n"], "validation", kept)
     assert found["samples"] == PEERS * 17
     assert found["validation"] == pytest.approx(worst[kept], rel=0.1)
+
+
+def test_files_of_held_out_samples_are_as_good_as_a_part_of_the_shards(launched: Path, tmp_path: Path) -> None:
+    """The shards cut beforehand, both parts in files: the same run, bit for bit."""
+    lab = Lab(tmp_path)
+    whole = settings.read(launched.parent / "experiment.toml")
+    for peer in range(PEERS):
+        shard = shard_of(whole, peer)
+        assert shard.held_out is not None
+        for folder, part in (("train", shard), ("held-out", shard.held_out)):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            np.savez(tmp_path / folder / f"{peer}.npz", x=part.x, y=part.labels)  # type: ignore[arg-type]
+    data = {"path": "train/{id}.npz", "validation_path": "held-out/{id}.npz"}
+    found = lab.launch(lab.experiment(**_tree(lab) | {"data": data}))
+    assert done_of(found) == done_of(launched)
+    same_finals(launched, found, PEERS)
+    summaries = [json.loads((run_dir / "summary.json").read_text()) for run_dir in (launched, found)]
+    assert summaries[0]["validation"] == summaries[1]["validation"]
 
 
 def test_what_is_learned_by_heart_is_worse(launched: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TypeVar
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -114,6 +115,19 @@ class TestBlocks:
                 found = replace(problem, each=on(pool)).best_response(w, gradient, pi)
             np.testing.assert_array_equal(found.w, alone.w)
             assert (found.residual, found.iterations) == (alone.residual, alone.iterations)
+
+    @settings(max_examples=8, deadline=None)
+    @given(seed=seeds, n_blocks=st.sampled_from([4, 11, 20, 1000]), columns=st.integers(1, 20), tau=taus)
+    def test_how_many_are_solved_together_changes_no_bit(
+        self, loss: str, regularizer: str, seed: int, n_blocks: int, columns: int, tau: float
+    ) -> None:
+        problem, w, gradient, pi = problem_of(seed, loss, regularizer, tau)
+        problem = cut(problem, n_blocks)
+        together = problem.best_response(w, gradient, pi)
+        with patch.object(blocks, "BATCH", columns * 8 * problem.data.model.n_outputs):
+            found = problem.best_response(w, gradient, pi)
+        np.testing.assert_array_equal(found.w, together.w)
+        assert (found.residual, found.iterations) == (together.residual, together.iterations)
 
     @few
     @given(seed=seeds, kappa=kappas)

@@ -116,6 +116,7 @@ class TestRegularizers:
         laws.prox_is_optimal(regularizer, v, step, other)
         laws.prox_is_firmly_nonexpansive(regularizer, u, v, step)
         laws.penalty_is_convex(regularizer, u, v, share)
+        laws.penalty_is_spread_over_parameters(regularizer, u)
         if name in SEPARABLE:
             laws.penalty_is_the_sum_of_its_parts(regularizer, u, v, step, int(share * p))
         for w in (v, regularizer.prox(v, step)):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from peer import agent
-from peer.agent import Clipping, Proposal, State
+from peer.agent import Clipping, Mixture, Proposal, State
 from peer.arrays import Vector
 from peer.errors import ProtocolError, SolveError
 from peer.messages import Share
@@ -86,9 +86,11 @@ def absorbed(
     wire_dtype: np.dtype[Any] = F8,
     clipping: Clipping | None = None,
 ) -> State:
+    """The state after a round of one exchange."""
     before = state([2.0, -2.0], [1.0, 0.5])
     proposal = Proposal(Solution(before.w, 0.0, 1, "by hand"), np.array([8.0, 0.0]))
-    return agent.absorb(Bowl(), before, proposal, shares, weights, Diminishing(0.5), wire_dtype, clipping)
+    mixture = agent.exchange(before, Mixture.of(before, proposal), shares, weights, wire_dtype, clipping)
+    return agent.settle(Bowl(), before, proposal, mixture, Diminishing(0.5))
 
 
 def test_a_round_by_hand() -> None:
@@ -276,7 +278,8 @@ def test_a_lie_pulls_no_further_than_the_radius_however_large_it_is(size: float,
         proposal = Proposal(Solution(before.w, 0.0, 1, "by hand"), before.w + rng.standard_normal(2))
         z, y = np.array(proposal.z) + size * np.array([-1.0, 0.0]), before.y + size * np.array([0.6, 0.8])
         lie = share(0, list(y), list(z), size)
-        after = agent.absorb(Bowl(), before, proposal, {0: lie}, weights, Constant(), wire_dtype, clipping)
+        mixture = agent.exchange(before, Mixture.of(before, proposal), {0: lie}, weights, wire_dtype, clipping)
+        after = agent.settle(Bowl(), before, proposal, mixture, Constant())
         assert np.linalg.norm(after.w - proposal.z) <= 0.25 * 0.2 * 0.5 * (1.0 + 1e-9)
         change = after.pulled - (before.pulled if before.pulled.size else 0.0)
         assert np.linalg.norm(change[0, :2]) <= 0.25 * 0.3 * (1.0 + 1e-9)

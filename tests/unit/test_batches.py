@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from hashlib import shake_128
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -19,7 +20,8 @@ from peer.arrays import Vector
 from peer.central import minimize
 from peer.errors import ConfigError
 from peer.optim.batches import Batches, order
-from peer.optim.chains import mlp
+from peer.optim.chains import Chain, mlp
+from peer.optim.losses import Softmax
 from peer.optim.regularizers import L1, L2, NoRegularizer, Regularizer
 from peer.optim.steps import Constant
 from peer.optim.surrogates import Full, Partial, Surrogate
@@ -130,6 +132,22 @@ def test_an_estimate_by_hand() -> None:
     assert np.array_equal(batch.data.inputs, data.inputs[rows])
     assert np.array_equal(gradient, last + (there - batch.gradient(before)))
     assert value == 5.0 + (batch.value(w) - batch.value(before))
+
+
+def test_a_round_gathers_its_batch_once() -> None:
+    """For estimate, surrogate and curvature; and goes forwards once at each of the two points."""
+    problem, w = problem_of("softmax", 3, Partial(1.0))
+    problem = replace(problem, batches=Batches(3, 0, 6, 2, 4))
+    for n in (9, 10):
+        with (
+            patch.object(Softmax, "taken", autospec=True, side_effect=Softmax.taken) as gathered,
+            patch.object(Chain, "at", autospec=True, side_effect=Chain.at) as passes,
+        ):
+            problem.estimate(n, w, w + 0.1, w, 0.0)
+            batch, gradient = problem.seen(n, w, w)
+            batch.best_response(w, gradient, 0.0 * w)
+            problem.steepness(n, w, gradient)
+        assert (gathered.call_count, passes.call_count) == (1, 2)
 
 
 def rounds(problems: Sequence[Problem], alpha: float, n_rounds: int, start: Vector) -> Iterator[list[agent.State]]:

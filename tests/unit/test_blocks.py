@@ -17,7 +17,7 @@ from peer.host import Host
 from peer.optim import blocks
 from peer.optim.chains import Chain, mlp
 from peer.optim.losses import Squared, cross_entropy
-from peer.optim.regularizers import L1, L2, NoRegularizer, Regularizer
+from peer.optim.regularizers import L1, L2, NoRegularizer, Regularizer, group_l2
 from peer.optim.solvers import MAX_ITERATIONS, solve
 from peer.optim.surrogates import Data, Partial
 from peer.problem import Problem
@@ -56,7 +56,9 @@ def test_the_first_blocks_are_the_longer_ones() -> None:
         ("softmax", L1(np.full(P, 0.1)), P, 12, "scalar, 37 blocks"),
         ("squared", L2(np.full(P, 0.1)), P - 1, 12, "scalar, stacked, 36 blocks"),
         ("squared", L2(np.full(P, 0.1)), 5, 12, "stacked, 5 blocks"),
-        ("squared", L1(np.full(P, 0.1)), P - 1, 12, "proximal-newton, scalar, 36 blocks"),
+        ("squared", L1(np.full(P, 0.1)), P - 1, 12, "scalar, stacked-newton, 36 blocks"),
+        ("squared_hinge", NoRegularizer(), 5, 12, "stacked-newton, 5 blocks"),
+        ("squared", group_l2(np.arange(P) // 8, 0.1), 5, 12, "proximal-newton, 5 blocks"),
     ],
 )
 def test_what_solves_a_block(loss: str, regularizer: Regularizer, n_blocks: int, m: int, method: str) -> None:

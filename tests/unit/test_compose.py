@@ -55,7 +55,11 @@ def test_files_that_an_experiment_names_come_along(tmp_path: Path) -> None:
     found = yaml.safe_load(
         text(
             tmp_path,
-            data={"path": str(tmp_path / "cut/peer-{id}.npz"), "test_path": str(tmp_path / "cut/test.npz")},
+            data={
+                "path": str(tmp_path / "cut/peer-{id}.npz"),
+                "test_path": str(tmp_path / "cut/test.npz"),
+                "validation_path": str(tmp_path / "held/{id:02d}.npz"),
+            },
             model={"initial": str(tmp_path / "start-{id}.npz")},
             topology={"schedule": "file", "path": str(tmp_path / "my$links.jsonl")},
         )
@@ -68,6 +72,7 @@ def test_files_that_an_experiment_names_come_along(tmp_path: Path) -> None:
         "key-1:/keys/1:ro",
         "./start-1.npz:/inputs/initial-1.npz:ro",
         links,
+        "./held/01.npz:/inputs/validation-1.npz:ro",
     ]
     assert services["prepare"]["volumes"].count(links) == 1
     assert {f"./start-{peer}.npz:/inputs/initial-{peer}.npz:ro" for peer in range(3)} <= set(
@@ -77,6 +82,7 @@ def test_files_that_an_experiment_names_come_along(tmp_path: Path) -> None:
     sets = [word for word in services["prepare"]["command"] if word.startswith("--set")]
     assert "--set=model.initial=/inputs/initial-{id}.npz" in sets
     assert "--set=topology.path=/inputs/schedule.jsonl" in sets
+    assert "--set=data.validation_path=/inputs/validation-{id}.npz" in sets
 
 
 def test_the_settings_of_the_containers_are_valid(tmp_path: Path) -> None:

@@ -186,7 +186,8 @@ def test_one_exchange_is_the_round_as_it_was() -> None:
     courses = all_exchanges(states, proposals, RING, plain(1), F4)
     for i, (state, proposal) in enumerate(zip(states, proposals, strict=True)):
         theirs = {j: told(j, Mixture.of(states[j], proposals[j]), 5, F4) for j in RING.neighbors(i)}
-        expected = agent.absorb(Bowl(), state, proposal, theirs, metropolis(RING, i), Constant(), F4)
+        mixture = agent.exchange(state, Mixture.of(state, proposal), theirs, metropolis(RING, i), F4)
+        expected = agent.settle(Bowl(), state, proposal, mixture, Constant())
         found = agent.settle(Bowl(), state, courses[i].proposal, courses[i].here, Constant())
         for name in ("w", "y", "gradient"):
             np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))

@@ -571,6 +571,12 @@ def test_peers_without_keys_are_refused() -> None:
     assert "found none" in str(error)
 
 
+def test_held_out_samples_in_files_of_their_own_are_refused() -> None:
+    error = refused(made(data={"dataset": "wine", "validation_path": "v-{id}.npz"}))
+    assert error.key == "data.validation_path"
+    assert "use data.validation_fraction" in error.problem
+
+
 BAD_OPTIONS = {
     "image": ("", "a b", "UPPER/Case:", "next-peer\n", "x:y:z", "-x", "../x", "a" * 600, "x@sha256:12", "x\nkind: Pod"),
     "namespace": ("Lab", "a_b", "-a", "a-", "a.b", "x" * 64, "a\n", "ä"),

@@ -185,12 +185,26 @@ def test_words_in_the_place_of_numbers(key: str, word: str) -> None:
             tree("data.validation_fraction", 0.5) | {"robustness": {"clip_w": 1.0, "clip_y": 1.0}},
             "data.validation_fraction",
         ),
+        ({"data": DATA["data"] | {"validation_path": "v.npz", "validation_fraction": 0.5}}, "data"),
+        ({"data": DATA["data"] | {"validation_path": "{0}.npz"}}, "data.validation_path"),
+        ({"data": DATA["data"] | {"validation_path": "v.npz"}, "run": {"mode": "async"}}, "data.validation_path"),
+        (
+            {"data": DATA["data"] | {"validation_path": "v.npz"}, "robustness": {"clip_w": 1.0, "clip_y": 1.0}},
+            "data.validation_path",
+        ),
         (DATA | {"run": {"mode": "async"}, "robustness": {"clip_w": 0.1, "clip_y": 0.1}}, "robustness.clip_w"),
         (DATA | {"run": {"mode": "async"}, "robustness": {"clip_objective": 0.1}}, "robustness.clip_objective"),
     ],
 )
 def test_settings_that_do_not_fit_each_other(given: dict[str, Any], key: str) -> None:
     refused(given, key)
+
+
+@pytest.mark.parametrize("held_out", [{"validation_fraction": 0.1}, {"validation_path": "v-{id}.npz"}])
+def test_patience_needs_held_out_samples_of_either_kind(held_out: dict[str, Any]) -> None:
+    found = settings.from_tree({"data": DATA["data"] | held_out, "run": {"validation_patience": 5}})
+    assert found.holds_out
+    assert not settings.from_tree(DATA).holds_out
 
 
 def test_links_have_a_direction_where_there_are_no_rounds() -> None:
@@ -238,10 +252,12 @@ def test_paths_are_relative_to_the_file_and_in_overrides_to_the_current_folder(
     here = tmp_path / "here"
     here.mkdir()
     monkeypatch.chdir(here)
-    path = write(tmp_path, '[data]\npath = "s/{id}.npz"\ntest_path = "/abs/test.npz"\n[transport]\nkeys = "k"\n')
+    text = '[data]\npath = "s/{id}.npz"\ntest_path = "/abs/test.npz"\nvalidation_path = "v-{id}.npz"\n'
+    path = write(tmp_path, text + '[transport]\nkeys = "k"\n')
     experiment = settings.read(path, ["model.initial=w.npz", "transport.keys=../other"])
     assert experiment.data.path == str(tmp_path / "s/{id}.npz")
     assert experiment.data.test_path == "/abs/test.npz"
+    assert experiment.data.validation_path == str(tmp_path / "v-{id}.npz")
     assert experiment.model.initial == str(here / "w.npz")
     assert experiment.transport.keys == str(here / "../other")
     assert experiment.topology.path == ""

@@ -8,7 +8,7 @@ import pytest
 from peer.arrays import Vector
 from peer.errors import PeerError, SolveError
 from peer.optim.chains import mlp
-from peer.optim.losses import Huber, Logistic, Loss, Softmax, Squared, SquaredHinge, Weighted, cross_entropy
+from peer.optim.losses import Huber, Logistic, Softmax, Squared, Weighted
 from peer.optim.regularizers import L1, L2, ElasticNet, NoRegularizer, Regularizer
 from peer.optim.solvers import (
     MAX_ITERATIONS,
@@ -24,15 +24,16 @@ from peer.optim.surrogates import Data, Full, Linearized, Partial, Subproblem
 from tests import laws
 from tests.instances import (
     LOSSES,
+    PIECES,
     REGULARIZERS,
     certain,
     gradient_of,
     linearized_of,
     outputs_of,
-    parameters_of,
+    pieces_of,
     regularizer_of,
     rounding_of,
-    separable_labels,
+    saturated_of,
 )
 
 MODEL = mlp((4, 5, 2), "tanh")
@@ -122,61 +123,19 @@ def test_a_penalty_above_all_gradients_gives_exact_zeros(loss: str) -> None:
     assert not solve(h, L1(np.full(h.center.size, 1e3)), 1e-13).w.any()
 
 
-def separable(rng: np.random.Generator, n_classes: int, tau: float, kappa: float) -> Linearized:
-    """Correlated features, classes apart without error, a network with outputs far out: saturated losses."""
-    x = rng.standard_normal((30, 1)) + 0.1 * rng.standard_normal((30, 6))
-    labels = separable_labels(rng, x, n_classes)
-    q = 1 if n_classes == 2 else n_classes
-    model = mlp((6, 4, q), "tanh")
-    w = 10.0 * model.initial(rng)
-    data = Data(model, x, cross_entropy(labels, q), 1.0)
-    gradient = gradient_of(data, w)
-    return Partial(tau, kappa).around(w, gradient, (3.0 - kappa) * gradient, data)
-
-
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("n_classes", [2, 3])
 def test_saturated_losses_are_no_trap(n_classes: int, seed: int) -> None:
     """Where the curvature vanishes Newton steps are too long by orders of magnitude; the search mends them."""
     rng = np.random.default_rng(seed)
     for tau, kappa in ((1e-2, 1.0), (1e-3, 10.0)):
-        h = separable(rng, n_classes, tau, kappa)
+        h = saturated_of(rng, n_classes, tau, kappa)
         p = h.center.size
         regularizers: tuple[Regularizer, ...] = (NoRegularizer(), L2(np.full(p, 1e-3)), L1(np.full(p, 1e-2)))
         for r in regularizers:
             solution = solve(h, r, 1e-13)
             assert solution.residual <= 1e-10
             assert solution.iterations <= 300
-
-
-PIECES = ("saturated", "all flat", "at the kink")
-
-
-def in_pieces(rng: np.random.Generator, name: str, where: str, tau: float, kappa: float) -> Linearized:
-    """A loss whose gradient has kinks, where Newton's model of it is worst; all flat: its curvature is 0."""
-    q = 1 if rng.random() < 0.5 else 3
-    model = mlp((4, *((3,) if rng.random() < 0.5 else ()), q), "tanh")
-    m, w = int(rng.integers(2, 25)), parameters_of(rng, model)
-    x = rng.standard_normal((m, 1)) + 0.1 * rng.standard_normal((m, 4))
-    if where == "saturated":
-        w = 10.0 * w
-    f = model.at(w, x).outputs
-    signs = rng.choice([-1.0, 1.0], (m, q))
-    if name == "huber":
-        far = {"saturated": rng.standard_normal((m, q)), "all flat": 80.0 * signs, "at the kink": signs}[where]
-        loss: Loss = Huber(f + far, 0.1 if where == "all flat" else 1.0)
-    elif where == "at the kink":
-        x = np.repeat(x[:1], m, axis=0)
-        w[-q:] += 1.0 - model.at(w, x).outputs[0]
-        loss = SquaredHinge(np.ones((m, q)))
-    else:
-        loss = SquaredHinge(np.where(f > 0.0, 1.0, -1.0) if where == "all flat" else signs)
-        w = 1e3 * w if where == "all flat" and len(model.layers) == 1 else w
-    weighted = Weighted(loss, rng.choice([0.1, 1.0, 5.0], m))
-    data = Data(model, x, weighted if rng.random() < 0.5 else loss, 1.0 / m)
-    gradient = gradient_of(data, w)
-    pi = (3.0 - kappa) * gradient + 0.1 * (1.0 + np.max(np.abs(gradient))) * rng.standard_normal(w.size)
-    return Partial(tau, kappa).around(w, gradient, pi, data)
 
 
 @pytest.mark.parametrize("regularizer", REGULARIZERS)
@@ -187,7 +146,7 @@ def test_kinks_of_gradients_are_no_trap(name: str, where: str, regularizer: str)
     for seed in range(6):
         rng = np.random.default_rng(seed)
         for tau in (1.0, 1e-2, 1e-5, 1e-8):
-            h = in_pieces(rng, name, where, tau, kappa=float(rng.choice([1.0, 8.0])))
+            h = pieces_of(rng, name, where, tau, kappa=float(rng.choice([1.0, 8.0])))
             r = regularizer_of(rng, regularizer, h.center.size, 0.01)
             solution = solve(h, r, 1e-13)
             assert solution.residual <= max(1e-13, 4.0 * rounding_of(h, r, solution.w))

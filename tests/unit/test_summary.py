@@ -131,6 +131,19 @@ def test_what_is_held_out_is_not_trained_on(tmp_path: Path) -> None:
     assert trained == pytest.approx(errors, rel=1e-12)
 
 
+def test_files_of_held_out_samples_that_are_hidden_leave_the_rest(tmp_path: Path) -> None:
+    """On a host that does not see them; where it does, their loss is told."""
+    experiment = write_run(tmp_path)
+    whole = summary.of_run(experiment, tmp_path)
+    pattern = str(tmp_path / "shards" / "peer-{id:03d}.npz")
+    data = msgspec.structs.replace(experiment.data, validation_path=pattern)
+    found = summary.of_run(msgspec.structs.replace(experiment, data=data), tmp_path)
+    penalty = 0.5 * STRENGTH * float(np.sum(MEAN**2))
+    assert found["validation"] == pytest.approx(found["objective"] - penalty, rel=1e-12), "of the same samples"
+    data = msgspec.structs.replace(experiment.data, validation_path=str(tmp_path / "elsewhere-{id}.npz"))
+    assert summary.of_run(msgspec.structs.replace(experiment, data=data), tmp_path) == whole
+
+
 def test_the_time_is_that_of_the_last_round(tmp_path: Path) -> None:
     experiment = write_run(tmp_path)
     assert summary.of_run(experiment, tmp_path)["seconds"] == 0.2 + 0.75 + 0.02

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -20,7 +21,7 @@ from peer.optim.chains import mlp
 from peer.optim.losses import Squared
 from peer.optim.solvers import Solution
 from peer.optim.surrogates import Data
-from peer.settings import from_tree
+from peer.settings import Experiment, from_tree
 from peer.shards import Shard
 from tests.instances import F8
 from tests.unit.test_stopping import schedules
@@ -166,6 +167,68 @@ def test_a_single_sample_cannot_be_split() -> None:
     with pytest.raises(ConfigError, match="expected 2 samples or more, found 1") as refusal:
         shard_of(1).split(0.5, 0, 0)
     assert refusal.value.key == "data.validation_fraction"
+
+
+def separate(folder: Path, **more: object) -> Experiment:
+    """Two peers with 4 and 3 samples of two classes, coded, and 2 other samples each in files of their own."""
+    rng = np.random.default_rng(1)
+    for peer in range(2):
+        codes = np.array([[-2.0], [3.0]])
+        np.savez(folder / f"{peer}.npz", x=rng.normal(size=(4 - peer, 2)), y=np.arange(4 - peer) % 2, codes=codes)
+        np.savez(folder / f"v-{peer:03d}.npz", x=rng.normal(size=(2, 2)), y=np.array([1, 0]))
+    data = {"path": str(folder / "{id}.npz"), "validation_path": str(folder / "v-{id:03d}.npz")}
+    return from_tree({"peers": 2, "data": data, "model": {"hidden": []}} | more)
+
+
+def test_held_out_samples_may_be_in_files_of_their_own(tmp_path: Path) -> None:
+    """All of the shard is trained on; classes are coded as there."""
+    experiment = separate(tmp_path)
+    assert config.rehearse(experiment).n_samples == (4, 3)
+    w, model = np.array([0.5, -0.25, 1.0]), mlp((2, 1), "tanh")
+    for peer in range(2):
+        shard = config.shard_of(experiment, peer)
+        held = config.held_out_of(experiment, model, shard, 7)
+        assert held is not None
+        x = np.load(tmp_path / f"v-{peer:03d}.npz")["x"]
+        errors = 0.5 * (x @ w[:2] + 1.0 - [3.0, -2.0]) ** 2
+        assert validation.loss(held, w, 0) == pytest.approx((4 - peer) / 7 * float(np.mean(errors)), rel=1e-14)
+
+
+def test_peers_must_agree_whether_files_hold_samples_out(tmp_path: Path) -> None:
+    """Where they are may differ."""
+    with_files, elsewhere = separate(tmp_path), separate(tmp_path)
+    data = msgspec.structs.replace(elsewhere.data, validation_path=f"{tmp_path}/./v-{{id:03d}}.npz")
+    elsewhere = msgspec.structs.replace(elsewhere, data=data)
+    without = msgspec.structs.replace(with_files, data=msgspec.structs.replace(with_files.data, validation_path=""))
+    common = [
+        config.common_settings(one, config.ground(one), config.shard_of(one, 0))
+        for one in (with_files, elsewhere, without)
+    ]
+    assert common[0] == common[1] != common[2]
+
+
+@pytest.mark.parametrize(
+    ("arrays", "problem"),
+    [
+        (None, "expected a file at"),
+        ({"x": np.ones((2, 3)), "y": np.array([1, 0])}, "expected x with the 2 columns of"),
+        ({"x": np.ones((2, 2)), "y": np.array([1, 2])}, "expected labels in 0..1 for 1 outputs, found 2"),
+        ({"x": np.ones((2, 2)), "y": np.ones((2, 2))}, "real targets"),
+        ({"x": np.full((2, 2), np.nan), "y": np.array([1, 0])}, "expected finite numbers"),
+    ],
+)
+def test_files_of_held_out_samples_that_cannot_be_used(
+    tmp_path: Path, arrays: dict[str, np.ndarray] | None, problem: str
+) -> None:
+    experiment = separate(tmp_path, objective={"loss": "cross_entropy"}, model={"hidden": [], "outputs": 1})
+    path = tmp_path / "v-001.npz"
+    path.unlink()
+    if arrays is not None:
+        np.savez(path, **arrays)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=problem) as refusal:
+        config.rehearse(experiment)
+    assert refusal.value.key == "data.validation_path"
+    assert str(path) in refusal.value.problem
 
 
 def test_the_validation_loss_is_a_mean_with_the_weight_of_what_is_trained_on(tmp_path: Path) -> None:
