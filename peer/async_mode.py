@@ -23,6 +23,7 @@ from peer.errors import DisagreementError, NeighborsLate
 from peer.host import DONE, INTERRUPTED, Host
 from peer.messages import Message, View
 from peer.optim.models import Model
+from peer.optim.regimes import everything
 from peer.problem import Problem
 from topology import PeerId
 
@@ -240,7 +241,7 @@ class AsyncLife:
         else:
             alpha = config.alpha_of(self.experiment, host.assignment.ground)
             self.state = await host.compute(self.first, problem, w, alpha, len(self.membership.members))
-        npz.save(host.initial_path, model.layout.unflatten(w))
+        npz.save(host.initial_path, everything(model, w))
         self.membership.begin(time.monotonic())
         return problem, model
 
@@ -271,7 +272,7 @@ class AsyncLife:
         self.membership.know()
         if every:
             await self.host.compute(self.keep, self.snapshot(self.state))
-        npz.save(self.host.folder / "final.npz", model.layout.unflatten(self.state.w))
+        npz.save(self.host.folder / "final.npz", everything(model, self.state.w))
         self.host.event("done", n=self.state.n, epoch=self.flows.epoch, members=self.flows.members)
 
     @property

@@ -158,7 +158,7 @@ class Host:
         self.folder = assignment.folder
         self.shard = config.shard_of(experiment, me)
         self.initial = config.initial_of(experiment, me)
-        self.common = config.common_settings(experiment, assignment.ground, self.shard)
+        self.common = config.common_settings(experiment, assignment.ground, self.shard, me)
         self.digest = config.digest(self.common)
         n_ids = experiment.peers if experiment.run.mode == "rounds" else settings.MAX_PEERS
         self.form = wire.Format(experiment.run_id, n_ids, 0, experiment.transport.wire_dtype)

@@ -23,6 +23,7 @@ from peer.gossip import Course
 from peer.host import DONE, INTERRUPTED, Host
 from peer.messages import Message, Share
 from peer.optim.models import Model
+from peer.optim.regimes import everything
 from peer.problem import Problem
 from peer.session import Outgoing
 from peer.transport import QUEUE_MESSAGES
@@ -212,7 +213,7 @@ class RoundsLife:
                 self.state = await self.host.compute(validation.begun, self.state, self.host.held_out)
         if experiment.run.checkpoint_every:
             checkpoint.save(self.host.checkpoint_path, self.snapshot(self.state))
-        npz.save(self.host.initial_path, model.layout.unflatten(w))
+        npz.save(self.host.initial_path, everything(model, w))
         return problem, model
 
     async def train(self, problem: Problem, model: Model) -> None:
@@ -228,7 +229,7 @@ class RoundsLife:
             elif state.n % every == 0 or self.is_through(state):
                 await self.host.compute(self.keep, self.snapshot(state))
                 self.rounds.floor = state.n * self.n_steps
-        npz.save(self.host.folder / "final.npz", model.layout.unflatten(validation.result(state)))
+        npz.save(self.host.folder / "final.npz", everything(model, validation.result(state)))
         kept = {"kept": state.best_n} if state.kept.size else {}
         self.host.event("done", n=state.n, stopped=self.stopped(state) or "iterations", **kept)
         if stopping.is_over(state, self.experiment.run.tolerance):
