@@ -759,7 +759,7 @@ def rehearse(experiment: Experiment) -> Facts:
             same = (
                 "expected the same parameters at all peers, as some of them stay, or the network is linearized at them"
             )
-            raise ConfigError("model.initial", f"{initial.path}: {same}; found others than peer 0 has")
+            raise ConfigError("model.initial", f"{initial.path}: peer {peer}: {same}; found others than peer 0 has")
     if experiment.data.test_path:
         test = shards.read(Path(experiment.data.test_path), "data.test_path")
         problem_of(experiment, models[0], test, sum(n_samples))
