@@ -34,6 +34,7 @@ from peer.optim.regularizers import L1, L2, Boxed, ElasticNet, NoRegularizer, Re
 from peer.optim.steps import Constant, Diminishing, StepRule
 from peer.optim.surrogates import Data, Full, Partial, Surrogate
 from peer.problem import Problem
+from peer.renewal import Renewal
 from peer.roster import Roster
 from peer.rounds import Rounds
 from peer.session import Session
@@ -234,6 +235,20 @@ def is_linear(experiment: Experiment) -> bool:
     return regime.kind in ("neural-tangent", "random-features") or regime.relinearize_every == 0
 
 
+def renewal_of(experiment: Experiment) -> Renewal | None:
+    """When agents linearize the network anew; None where they do in every round, or never."""
+    regime = experiment.regime
+    if regime.kind == "auto":
+        return Renewal()
+    return Renewal(regime.relinearize_every) if regime.kind == "full" and regime.relinearize_every > 1 else None
+
+
+def lasts_of(experiment: Experiment) -> int:
+    """Rounds for which a linearization stays, about; with `auto` nobody knows, and it is taken for ten."""
+    renewal = renewal_of(experiment)
+    return 1 if renewal is None else min(renewal.every or 10, FOR_GOOD)
+
+
 def trained_names(experiment: Experiment, network: Model) -> tuple[str, ...]:
     """Names of the parts of a network that are trained.
 
@@ -329,7 +344,8 @@ def problem_of(
     data = Data(model, inputs, loss_of(experiment, shard, model.n_outputs), weight)
     regularizer, surrogate = regularizer_of(experiment, model), surrogate_of(experiment, experiment.peers)
     tolerance, inexactness = experiment.surrogate.tolerance, experiment.surrogate.inexactness
-    return Problem(data, regularizer, surrogate, tolerance, blocks_of(experiment, model), each, inexactness=inexactness)
+    places, lasts = blocks_of(experiment, model), lasts_of(experiment)
+    return Problem(data, regularizer, surrogate, tolerance, places, each, inexactness=inexactness, lasts=lasts)
 
 
 def regularizer_of(experiment: Experiment, model: Model) -> Regularizer:

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 
 from peer import agent, waking
+from peer import renewal as renewals
 from peer.agent import State
 from peer.flows import Flows
 from peer.optim import frozen
 from peer.optim.maps import is_direct, is_dual
 from peer.optim.steps import Constant
 from peer.problem import Problem
+from peer.renewal import Renewal
 from tests import quadratic, synchronous
 from tests.instances import exchange
 from tests.quadratic import PEERS, REGIMES, Array
@@ -64,23 +66,34 @@ def in_rounds(graph: Graph, problems: Sequence[Problem], w0: Array, seed: int, n
 
 
 def without_rounds(graph: Graph, problems: Sequence[Problem], w0: Array, seed: int, n_rounds: int) -> Array:
-    """One agent after the other wakes, by chance; every fourth message is lost."""
+    states, _ = wakings(graph, problems, w0, seed, 3 * n_rounds)
+    return np.stack([state.w for state in states])
+
+
+def wakings(
+    graph: Graph, problems: Sequence[Problem], w0: Array, seed: int, n_each: int, renewal: Renewal | None = None
+) -> tuple[list[State], list[Flows]]:
+    """One agent after the other wakes, by chance, about n_each times each; every fourth message is lost."""
     chance, n_agents = random.Random(seed), len(problems)
     states: list[State] = [agent.initial(problem, w0, ALPHA["async"]) for problem in problems]
+    if renewal is not None:
+        states = [renewals.begun(state) for state in states]
     flows = [Flows(i, 0, graph.neighbors(i)) for i in range(n_agents)]
     for flow, state in zip(flows, states, strict=True):
         flow.open_epoch(0, range(n_agents), waking.source(state))
-    for _ in range(3 * n_rounds * n_agents):
+    for _ in range(n_each * n_agents):
         i = chance.randrange(n_agents)
         theirs = flows[i].absorb()
         woken = waking.wake(problems[i], states[i], flows[i].mass.high, theirs, n_agents, Constant())
         states[i] = woken.state
-        flows[i].track(woken.source)
+        if renewal is not None:
+            states[i] = renewals.renewed(problems[i], woken.state, renewal, n_agents)
+        flows[i].track(waking.source(states[i]))
         flows[i].push(woken.v, graph.neighbors(i))
         for j in graph.neighbors(i):
             if chance.random() > 0.25:
                 flows[j].receive(flows[i].flow(j))
-    return np.stack([state.w for state in states])
+    return states, flows
 
 
 def on_a_network(graph: Graph, problems: Sequence[Problem], w0: Array, seed: int, n_rounds: int) -> Array:
@@ -113,3 +126,52 @@ def simulated(graph: Graph, problems: Sequence[Problem], w0: Array, seed: int, n
             gossip=plain(STEPS),
         )
     )
+
+
+EVERY = Renewal(3)
+
+
+@pytest.mark.parametrize("renewal", [EVERY, Renewal()], ids=["every 3", "auto"])
+def test_trackers_follow_the_gradients_of_the_linearized_networks(renewal: Renewal) -> None:
+    """(9), in every round, for the g_i of the moment; and what is tracked of the objective likewise."""
+    problems, w0 = quadratic.drawn(3, 12).problems("full")
+    anchors: set[tuple[int, int]] = set()
+    for states, _ in exchange(problems, [w0] * PEERS, 0.5, Constant(), [graphs.ring(PEERS)], 40, renewal=renewal):
+        now = [problem.linearized(state.anchor) for problem, state in zip(problems, states, strict=True)]
+        gradients = [g.gradient(state.w) for g, state in zip(now, states, strict=True)]
+        values = [g.value(state.w) for g, state in zip(now, states, strict=True)]
+        np.testing.assert_allclose(sum(state.y for state in states), sum(gradients), rtol=0.0, atol=1e-12)
+        np.testing.assert_allclose(sum(state.objective for state in states), sum(values), rtol=1e-12)
+        if renewal.every:
+            assert [state.anchored for state in states] == [states[0].n // 3 * 3] * PEERS
+        anchors.update((i, state.anchored) for i, state in enumerate(states))
+    assert PEERS < len(anchors) < 40 * PEERS
+
+
+@pytest.mark.parametrize("renewal", [EVERY, Renewal()], ids=["every 3", "auto"])
+def test_they_lead_where_the_method_as_published_leads(renewal: Renewal) -> None:
+    """To a point that is stationary for the network itself, and to the same here, for all begin in its valley."""
+    problems, w0 = quadratic.drawn(3, 12).problems("full")
+    ends = []
+    for how in (None, renewal):
+        *_, (states, _) = exchange(problems, [w0] * PEERS, 0.8, Constant(), [graphs.complete(PEERS)], 150, renewal=how)
+        w = states[0].w
+        assert problems[0].stationarity(w, np.sum([problem.gradient(w) for problem in problems], axis=0)) < 1e-9
+        ends.append(w)
+    np.testing.assert_allclose(ends[1], ends[0], rtol=0.0, atol=1e-8)
+
+
+@pytest.mark.parametrize("renewal", [None, EVERY, Renewal()], ids=["never", "every 3", "auto"])
+def test_a_run_without_rounds_keeps_all_mass(renewal: Renewal | None) -> None:
+    """(17) for the linearized g_i of the moment, messages lost or not; and it leads to a stationary point."""
+    problems, w0 = quadratic.drawn(3, 12).problems("neural-tangent" if renewal is None else "full")
+    states, flows = wakings(graphs.ring(PEERS), problems, w0, 1, 150, renewal)
+    sources = [waking.source(state) for state in states]
+    now = [problem.linearized(state.anchor) for problem, state in zip(problems, states, strict=True)]
+    for g, state, source in zip(now, states, sources, strict=True):
+        np.testing.assert_allclose(source[:-2], g.gradient(state.w), rtol=0.0, atol=1e-12)
+    links = [(i, j) for i in range(PEERS) for j in flows[i].neighbors]
+    under_way = sum(flows[i].pushed(j) - flows[j].absorbed(i) for i, j in links)
+    np.testing.assert_allclose(sum(flow.mass.high for flow in flows) + under_way, sum(sources), rtol=0.0, atol=1e-11)
+    w = np.mean([state.w for state in states], axis=0)
+    assert problems[0].stationarity(w, np.sum([problem.gradient(w) for problem in problems], axis=0)) < 1e-5
