@@ -41,6 +41,7 @@ bench: $(VENV)/dev        ## ratios to raw sockets, what a fleet weighs, what a 
 	$(BIN)/python -m benchmarks.blocks --matrix
 	$(BIN)/python -m benchmarks.gossip
 	$(BIN)/python -m benchmarks.batches
+	$(BIN)/python -m benchmarks.regimes
 
 clean:
 	rm -rf $(VENV)

@@ -326,6 +326,9 @@ def prepare(experiment: Path, out: Path, overrides: tuple[str, ...]) -> int:
 @click.option("--standardize/--raw", default=True, show_default=True, help="To mean 0 and deviation 1.")
 @click.option("--loss", default="cross_entropy", help="squared and huber make real targets of classes.")
 @click.option("--seed", default=0, show_default=True, help="Root of all randomness.")
+@click.option("--dimension", type=int, help="Of a set that is drawn: columns of x.  [default: 20]")
+@click.option("--samples", type=int, help="Of a set that is drawn: how many.  [default: 10000]")
+@click.option("--separation", type=float, help="Of gaussian-mixture: ||Delta||.  [default: 0.5]")
 @with_settings
 def shard(
     dataset: str,
@@ -338,9 +341,15 @@ def shard(
     standardize: bool,
     loss: str,
     seed: int,
+    dimension: int | None,
+    samples: int | None,
+    separation: float | None,
     overrides: tuple[str, ...],
 ) -> int:
-    """Cut DATASET (breast-cancer, diabetes, digits, wine) into one file a peer, and a test set.
+    """Cut DATASET into one file a peer, and a test set.
+
+    Data sets: breast-cancer, diabetes, digits, wine; quadratic and gaussian-mixture, which are drawn
+    from a known law with the seed, and never standardized.
 
     Or DATASET is an experiment file: then its data set is cut as it says, into the files that its
     data.path and data.test_path name; files of the same cut that are there already stay.
@@ -348,6 +357,7 @@ def shard(
     \b
     peer shard breast-cancer --peers 3 --out shards
     peer shard digits --peers 8 --out shards --partition label-sorted
+    peer shard quadratic --peers 5 --out shards --dimension 50 --samples 20000
     peer shard mine.toml --id 0
     """
     from peer import settings
@@ -359,6 +369,7 @@ def shard(
         return 0
     if peers is None or out is None:
         raise click.UsageError("expected --peers and --out with the name of a data set", click.get_current_context())
+    drawn = {"dimension": dimension, "samples": samples, "separation": separation}
     tree = {
         "peers": peers,
         "seed": seed,
@@ -367,14 +378,15 @@ def shard(
             "partition": partition,
             "dirichlet_alpha": dirichlet_alpha,
             "test_fraction": test_fraction,
+            "standardize": standardize,
+            **{key: value for key, value in drawn.items() if value is not None},
         },
-        "objective": {"loss": "squared" if dataset == "diabetes" else loss},
+        "objective": {"loss": "squared" if dataset in ("diabetes", "quadratic") else loss},
     }
     what = settings.from_tree(tree)
     if out.exists() and any(out.iterdir()):
         raise ConfigError("--out", f"expected an empty folder, found files in {out}; nothing is replaced")
-    cut = Cut(dataset, peers, seed, what.objective.loss, partition, dirichlet_alpha, test_fraction, standardize)
-    for path in cut.write(out):
+    for path in Cut.of(what).write(out):
         click.echo(path)
     return 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,15 +11,18 @@ from typing import Any, Final, TypeAlias, final
 import numpy as np
 from numpy.typing import NDArray
 
-from peer import npz
+from peer import npz, settings, theory
 from peer.arrays import Labels, Matrix
 from peer.errors import ConfigError
-from peer.settings import REAL_TARGETS, Experiment
+from peer.settings import DRAWN, REAL_TARGETS, Experiment
 from peer.shards import path_of
 from topology import PeerId
 
 Arrays: TypeAlias = dict[str, NDArray[Any]]
 """What is in a file, by name."""
+
+SIGNS: Final = np.array([[-1.0], [1.0]])
+"""Targets of the two classes of a mixture, which are its y."""
 
 TARGET_BINS: Final = 10
 """Classes that real targets are sorted into where a partition needs classes."""
@@ -32,7 +36,7 @@ class Cut:
     Parameters
     ----------
     dataset : str
-        breast-cancer, diabetes, digits or wine.
+        breast-cancer, diabetes, digits or wine; or one that is drawn, quadratic or gaussian-mixture.
     n_peers : int
         Shards to make.
     seed : int
@@ -47,7 +51,13 @@ class Cut:
     test_fraction : float
         Held out, with the same share of every class.
     standardize : bool
-        Inputs, and the targets of a loss of real ones, to mean 0 and deviation 1 of the training part.
+        Inputs, and the targets of a loss of real ones, to mean 0 and deviation 1 of the training part. Of a set
+        that is drawn nothing, whatever is said here: its x has mean 0 and deviation 1 by its law, and what
+        theory says is about the law's y.
+    dimension, samples : int
+        Of a set that is drawn: columns of x, and samples before some are held out.
+    separation : float
+        Of gaussian-mixture: ||Delta||_op.
     """
 
     dataset: str
@@ -58,6 +68,9 @@ class Cut:
     dirichlet_alpha: float = 0.5
     test_fraction: float = 0.25
     standardize: bool = True
+    dimension: int = settings.Data().dimension
+    samples: int = settings.Data().samples
+    separation: float = settings.Data().separation
 
     @classmethod
     def of(cls, experiment: Experiment) -> Cut:
@@ -72,6 +85,9 @@ class Cut:
             dirichlet_alpha=data.dirichlet_alpha,
             test_fraction=data.test_fraction,
             standardize=data.standardize,
+            dimension=data.dimension,
+            samples=data.samples,
+            separation=data.separation,
         )
 
     def write(self, folder: Path) -> list[Path]:
@@ -98,19 +114,21 @@ class Cut:
         ConfigError
             No such data set, more peers than samples, or a fraction that holds out too little or too much.
         """
-        x, labels, targets = _load(self.dataset, self.loss)
+        drawn = self.dataset in DRAWN
+        standardize = self.standardize and not drawn
+        x, labels, targets = self._drawn() if drawn else _load(self.dataset, self.loss)
         train, test = self._split(targets if labels is None else labels, labels is not None)
         if len(train) < self.n_peers:
             raise ConfigError("peers", f"expected at most one peer a sample, {len(train)}; found {self.n_peers}")
-        if self.standardize:
+        if standardize:
             x = _standardized(x, train)
         arrays: Arrays = {"x": x}
         if labels is None:
-            arrays["y"] = _standardized(targets, train) if self.standardize else targets
+            arrays["y"] = _standardized(targets, train) if standardize else targets
         elif self.loss in REAL_TARGETS:
-            codes = _codes(int(labels.max()) + 1)
+            codes = SIGNS if drawn else _codes(int(labels.max()) + 1)
             y = codes[labels]
-            if self.standardize:
+            if standardize:
                 codes = (codes - y[train].mean(axis=0)) / _deviation(y[train])
             arrays |= {"y": codes[labels], "labels": labels}
         else:
@@ -120,12 +138,22 @@ class Cut:
         *parts, held_out = ({name: array[part] for name, array in arrays.items()} | constant for part in [*rows, test])
         return parts, held_out
 
-    def _split(self, classes: NDArray[np.generic], stratify: bool) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        from sklearn.model_selection import train_test_split
+    def _drawn(self) -> tuple[Matrix, Labels | None, Matrix]:
+        """Samples of a known law, see `peer.theory`; of a mixture, class 1 is y = 1, and class 0 y = -1."""
+        law = theory.law(self.dataset, self.seed, self.dimension, self.separation)
+        if self.dataset == "quadratic":
+            _refuse_labels(self.dataset, self.loss)
+        x, y = law.drawn(np.random.default_rng([self.seed, theory.SAMPLES]), self.samples)
+        return x, None if self.dataset == "quadratic" else (y > 0.0).astype(np.int64), y[:, None]
 
+    def _split(self, classes: NDArray[np.generic], stratify: bool) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         rows = np.arange(len(classes))
         if self.test_fraction == 0.0:
             return rows, rows[:0]
+        if self.dataset in DRAWN:
+            return self._spread(classes if stratify else np.zeros(len(classes)))
+        from sklearn.model_selection import train_test_split
+
         try:
             train, test = train_test_split(
                 rows,
@@ -136,6 +164,20 @@ class Cut:
         except ValueError as error:  # too few samples on one side for one of each class
             raise ConfigError("data.test_fraction", f"cannot hold out {self.test_fraction}: {error}") from error
         return np.asarray(train), np.asarray(test)
+
+    def _spread(self, classes: NDArray[np.generic]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Rows that are trained on and rows held out, these evenly over all in order of their classes.
+
+        Chance is in the samples, which are independent; it need not be here too.
+        """
+        m = len(classes)
+        n_test = math.ceil(self.test_fraction * m)
+        if n_test == m:
+            raise ConfigError("data.test_fraction", f"cannot hold out {self.test_fraction} of {m} samples")
+        in_order = np.argsort(classes, kind="stable")
+        held_out = np.zeros(m, dtype=np.bool_)
+        held_out[in_order[(2 * np.arange(n_test) + 1) * m // (2 * n_test)]] = True
+        return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
     def _parts(self, classes: Labels) -> list[NDArray[np.intp]]:
         rng = np.random.default_rng([self.seed, 1])
@@ -223,15 +265,19 @@ def _load(dataset: str, loss: str) -> tuple[Matrix, Labels | None, Matrix]:
         "wine": datasets.load_wine,
     }
     if dataset not in loaders:
-        raise ConfigError("data.dataset", f"expected one of {', '.join(loaders)}; found {dataset!r}")
+        raise ConfigError("data.dataset", f"expected one of {', '.join([*loaders, *DRAWN])}; found {dataset!r}")
     bunch = loaders[dataset]()
     x, y = np.asarray(bunch.data, dtype=np.float64), np.asarray(bunch.target)
     if dataset == "diabetes":
-        if loss not in REAL_TARGETS:
-            accepted = " or ".join(REAL_TARGETS)
-            raise ConfigError("objective.loss", f"expected {accepted}: {dataset} has real targets; found {loss}")
+        _refuse_labels(dataset, loss)
         return x, None, y.astype(np.float64)[:, None]
     return x, y.astype(np.int64), y.astype(np.float64)[:, None]
+
+
+def _refuse_labels(dataset: str, loss: str) -> None:
+    if loss not in REAL_TARGETS:
+        accepted = " or ".join(REAL_TARGETS)
+        raise ConfigError("objective.loss", f"expected {accepted}: {dataset} has real targets; found {loss}")
 
 
 def _codes(n_classes: int) -> Matrix:

@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import StringIO
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, Final, final
 
 import numpy as np
@@ -22,7 +23,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 
 from peer.arrays import Vector
 from topology import Graph, Outlets, PeerId, Schedule
-from topology.draw import IDLE, INK, PAPER, ground, panel, positions
+from topology.draw import IDLE, INK, PAPER, PICTURES, ground, panel, positions
 from topology.graphs import Edge
 from topology.outlets import Arc
 from topology.schedules import OnePeerExponential, union
@@ -155,6 +156,69 @@ class Curves:
         low = 1.0 / GREATEST if self.log else -GREATEST
         shown = np.isfinite(values) & ((values > 0.0) | (not self.log))
         return np.where(shown, np.clip(values, low, GREATEST), np.nan)
+
+
+@final
+@dataclass(frozen=True)
+class Risks:
+    """What networks reach with so many neurons a dimension: theory as lines, each name with a color of its own.
+
+    Parameters
+    ----------
+    label : str
+        Of the vertical axis.
+    limits : dict of str to (Vector, Vector)
+        N/d and risk as d tends to infinity, by name: lines.
+    drawn : dict of str to (Vector, Vector)
+        The best of networks with drawn neurons: rings.
+    runs : dict of str to (Vector, Vector)
+        What runs came to: dots.
+    """
+
+    label: str
+    limits: Mapping[str, tuple[Vector, Vector]]
+    drawn: Mapping[str, tuple[Vector, Vector]] = field(default_factory=dict)
+    runs: Mapping[str, tuple[Vector, Vector]] = field(default_factory=dict)
+
+    def svg(self, name: str) -> str:
+        """The figure; `name` keeps its ids apart from those of other figures on the page."""
+        with rc_context(STYLE):
+            return _svg(self._figure(), name)
+
+    def write(self, path: Path) -> None:
+        """Write a picture, the ending of whose name says the format: .svg, .png or .pdf.
+
+        Raises
+        ------
+        ValueError
+            No such format.
+        OSError
+            It cannot be written.
+        """
+        if path.suffix.lower() not in PICTURES:
+            raise ValueError(f"{path}: expected the name of a picture, ending in {', '.join(PICTURES)}")
+        metadata = {"Date": None} if path.suffix.lower() == ".svg" else {}
+        with rc_context(STYLE):
+            self._figure().savefig(path, dpi=200, facecolor=PAPER, metadata=metadata)
+
+    def _figure(self) -> Figure:
+        figure = Figure(figsize=(WIDTH_IN, 2.9))
+        axes = figure.add_subplot()
+        axes.set(xlabel="neurons a dimension, N/d", ylabel=self.label)
+        dot: dict[str, Any] = {"marker": "o", "markersize": 4.5, "linestyle": ""}
+        ring: dict[str, Any] = {**dot, "fillstyle": "none"}
+        for (name, (at, risk)), (color, dashes) in zip(self.limits.items(), LINES, strict=False):
+            axes.plot(at, risk, color=color, linestyle=dashes, label=name)
+            for found, marker in ((self.drawn, ring), (self.runs, dot)):
+                if name in found:
+                    axes.plot(*found[name], color=color, **marker)
+        for found, marker, words in ((self.drawn, ring, "best, drawn neurons"), (self.runs, dot, "run")):
+            if found:  # one more name for all colors together
+                axes.plot([], [], color=INK, label=words, **marker)
+        axes.set_ylim(bottom=0.0)
+        n_names = len(axes.get_legend_handles_labels()[0])
+        figure.legend(loc="outside upper center", ncols=min(n_names, 3), columnspacing=1.2)
+        return figure
 
 
 def _lines(

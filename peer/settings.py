@@ -31,7 +31,10 @@ class Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     partition: str = "iid"
     dirichlet_alpha: float = 0.5  # strongly unequal, as in Hsu, Qi & Brown 2019
     test_fraction: float = 0.25  # scikit-learn's default
-    standardize: bool = True
+    standardize: bool = True  # of sets that are drawn nothing: x has mean 0 and deviation 1 by its law
+    dimension: int = 20  # of sets that are drawn, d: one that five peers learn in seconds
+    samples: int = 10_000  # before some are held out: 1,500 for each of five peers and 2,500 to test with
+    separation: float = 0.5  # of gaussian-mixture, ||Delta||_op: the classes differ, and no variance comes near 0
     validation_fraction: float = 0.0  # of each peer's own samples, not trained on; 0: none
 
 
@@ -177,6 +180,9 @@ MAX_CHECKPOINT_EVERY: Final = 1_000
 MAX_CONSENSUS_STEPS: Final = 100
 """Exchanges a round; of that many no more than ten rounds fit between two checkpoints."""
 
+MAX_DIMENSION: Final = 10_000
+"""Of data sets that are drawn: what there is to learn is a matrix of that many rows and columns, 800 MB."""
+
 LOCAL: Final = frozenset(
     {
         *("data.path", "data.test_path", "model.initial", "topology.path", "name", "surrogate.cores"),
@@ -190,6 +196,9 @@ with more of it."""
 REAL_TARGETS: Final = ("squared", "huber")
 """Losses of real targets, for which classes are coded; the others are of labels."""
 
+DRAWN: Final = ("quadratic", "gaussian-mixture")
+"""Data sets that are drawn from a known law with the seed, see `peer.theory`."""
+
 WORDS: Final[Mapping[str, Sequence[str]]] = {
     "surrogate.blocks": ("layers",),
     "surrogate.tau": ("auto",),
@@ -199,7 +208,7 @@ WORDS: Final[Mapping[str, Sequence[str]]] = {
 
 CHOICES: Final[Mapping[str, Sequence[str]]] = {
     "data.partition": ("iid", "dirichlet", "label-sorted"),
-    "data.dataset": ("", "breast-cancer", "diabetes", "digits", "wine"),
+    "data.dataset": ("", "breast-cancer", "diabetes", "digits", "wine", *DRAWN),
     "model.activation": tuple(ACTIVATIONS),
     "objective.loss": ("squared", "huber", "squared_hinge", "cross_entropy"),
     "objective.regularizer": ("none", "l2", "l1", "elastic_net", "group_l2"),
@@ -224,6 +233,9 @@ RANGES: Final[Mapping[str, tuple[float, float, str]]] = {
     "iterations": (1, 2**31, "an integer >= 1"),
     "data.dirichlet_alpha": (1e-6, 1e6, "a number > 0"),
     "data.test_fraction": (0.0, 0.9, "0 to 0.9"),
+    "data.dimension": (1, MAX_DIMENSION, f"1 to {MAX_DIMENSION}"),
+    "data.samples": (1, 2**31, "a number of samples >= 1"),
+    "data.separation": (5e-324, 1.0, "0 < separation <= 1"),
     "data.validation_fraction": (0.0, 0.9, "0 (none) to 0.9"),
     "model.outputs": (0, 2**20, "an integer >= 0"),
     "objective.huber_delta": (5e-324, math.inf, "a number > 0"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from peer import npz, settings
+from peer import npz, settings, theory
 from peer.data import Cut, cut_into_place
 from peer.errors import ConfigError
 from peer.settings import Experiment
@@ -187,6 +188,10 @@ def test_classes_of_a_squared_loss_come_with_labels_and_codes(
         ({"dataset": "iris"}, "data.dataset"),
         ({"dataset": "diabetes"}, "objective.loss"),
         ({"dataset": "diabetes", "loss": "squared_hinge"}, "objective.loss"),
+        ({"dataset": "quadratic"}, "objective.loss"),
+        ({"dataset": "quadratic", "loss": "squared_hinge"}, "objective.loss"),
+        ({"dataset": "gaussian-mixture", "samples": 1}, "data.test_fraction"),
+        ({"dataset": "gaussian-mixture", "samples": 6}, "peers"),
         ({"test_fraction": 0.001}, "data.test_fraction"),
     ],
 )
@@ -253,3 +258,83 @@ def test_what_is_cut_and_where_must_be_said(missing: str, tmp_path: Path) -> Non
     with pytest.raises(ConfigError) as refusal:
         cut_into_place(in_place(tmp_path, **{missing: ""}))
     assert refusal.value.key == f"data.{missing}"
+
+
+# drawn from a law
+
+
+DRAWN = {"dimension": 6, "samples": 1001, "n_peers": 4}
+
+
+@pytest.mark.parametrize("dataset", settings.DRAWN)
+@pytest.mark.parametrize("partition", PARTITIONS)
+def test_what_is_drawn_is_cut_like_any_set(dataset: str, partition: str, tmp_path: Path) -> None:
+    given: dict[str, Any] = {"dataset": dataset, "partition": partition, "loss": "squared", **DRAWN}
+    parts, test = cut(tmp_path / "a", **given)
+    assert test is not None
+    assert len(test["x"]) == 251, "a quarter, and what is left over"
+    everything = sorted(rows(*parts, test))
+    assert len(set(everything)) == len(everything) == 1001
+    whole, nothing = cut(tmp_path / "b", **given | {"n_peers": 1, "test_fraction": 0.0})
+    assert nothing is None
+    assert sorted(rows(*whole)) == everything
+    again, other = (cut(tmp_path / f"seed{seed}", **given | {"seed": seed})[0] for seed in (3, 4))
+    assert all(np.array_equal(one["x"], two["x"]) for one, two in zip(parts, again, strict=True))
+    assert not np.array_equal(parts[0]["x"][0], other[0]["x"][0])
+
+
+@pytest.mark.parametrize("loss", ["squared", "huber"])
+def test_quadratic_targets_are_those_of_the_law(loss: str, tmp_path: Path) -> None:
+    """As they are, whatever `standardize` says: theory is about them."""
+    b = theory.law("quadratic", 3, 6, 0.5).spectrum
+    for standardize in (True, False):
+        parts, test = cut(tmp_path / str(standardize), dataset="quadratic", loss=loss, standardize=standardize, **DRAWN)
+        assert test is not None
+        for part in [*parts, test]:
+            assert part.keys() == {"x", "y"}
+            np.testing.assert_allclose(part["y"][:, 0], part["x"] ** 2 @ b - b.sum(), rtol=0.0, atol=1e-12)
+
+
+def test_a_mixture_has_targets_of_plus_and_minus_one(tmp_path: Path) -> None:
+    for standardize in (True, False):
+        given: dict[str, Any] = {"dataset": "gaussian-mixture", "standardize": standardize, **DRAWN}
+        parts, test = cut(tmp_path / f"targets {standardize}", loss="squared", **given)
+        classes, _ = cut(tmp_path / f"labels {standardize}", **given)
+        assert test is not None
+        for part in [*parts, test]:
+            np.testing.assert_array_equal(part["codes"], [[-1.0], [1.0]])
+            np.testing.assert_array_equal(part["y"], 2.0 * part["labels"][:, None] - 1.0)
+        for part, other in zip(parts, classes, strict=True):
+            assert other.keys() == {"x", "y"}
+            np.testing.assert_array_equal(other["y"], part["labels"])
+            np.testing.assert_array_equal(other["x"], part["x"])
+        train = np.concatenate([part["labels"] for part in parts])
+        assert abs(train.mean() - test["labels"].mean()) < 1 / 251, "the same share of every class"
+
+
+def test_the_positive_class_is_the_one_with_less_variance(tmp_path: Path) -> None:
+    """x|y ~ N(0, Id - y Delta)."""
+    given = {"dimension": 3, "samples": 20_000, "n_peers": 1, "test_fraction": 0.0, "separation": 0.9}
+    (part,), _ = cut(tmp_path, dataset="gaussian-mixture", **given)
+    delta = theory.law("gaussian-mixture", 3, 3, 0.9).spectrum
+    for label, y in ((0, -1.0), (1, 1.0)):
+        np.testing.assert_allclose(part["x"][part["y"] == label].var(axis=0), 1.0 - y * delta, rtol=0.08)
+
+
+@pytest.mark.parametrize("dataset", settings.DRAWN)
+def test_numpy_alone_draws(dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("sklearn", "sklearn.model_selection"):
+        monkeypatch.setitem(sys.modules, module, None)
+    parts, test = cut(tmp_path / "a", dataset=dataset, loss="squared", **DRAWN)
+    assert len(parts) == 4
+    assert test is not None
+    with pytest.raises(ConfigError, match="expected scikit-learn"):
+        cut(tmp_path / "b")
+
+
+def test_settings_say_what_is_drawn(tmp_path: Path) -> None:
+    tree = {"dataset": "gaussian-mixture", "dimension": 7, "samples": 12, "separation": 0.25, "standardize": True}
+    cut_as = Cut.of(settings.from_tree({"seed": 3, "peers": 2, "data": tree}))
+    parts, test = cut_as.pieces()
+    assert [part["x"].shape for part in [*parts, test]] == [(5, 7), (4, 7), (3, 7)]
+    assert (cut_as.dimension, cut_as.samples, cut_as.separation) == (7, 12, 0.25)

@@ -17,7 +17,7 @@ import pytest
 
 from peer import figures, journal, report, summary
 from peer.errors import ConfigError
-from peer.figures import Curves
+from peer.figures import Curves, Risks
 from peer.journal import folder_of
 from tests.rundir import SAMPLES, change, rewrite, stop_early, write_elastic, write_run
 from topology import schedules
@@ -455,6 +455,24 @@ def test_few_peers_have_names_and_many_a_median() -> None:
 def test_every_series_has_a_figure(n_peers: int, log: bool, values: list[float]) -> None:
     found = texts(Curves("y", dict.fromkeys(range(n_peers), np.array(values)), log).svg("a"))
     assert "y" in found
+
+
+def test_risks_have_a_line_a_regime_and_a_name_for_each_kind_of_point(tmp_path: Path) -> None:
+    at = np.array([0.0, 0.5, 1.0])
+    limits = {"lazy": (at, 1.0 - at), "full": (at, (1.0 - at) ** 2)}
+    one = {"lazy": (np.array([0.5]), np.array([0.45]))}
+    kinds = {"best, drawn neurons", "run"}
+    for given, shown in (((), set()), ((one,), {"best, drawn neurons"}), ((one, one), kinds)):
+        found = Risks("risk", limits, *given)
+        words = set(texts(found.svg("a")))
+        assert {"risk", "neurons a dimension, N/d", "lazy", "full"} <= words
+        assert words & kinds == shown
+    for name in ("risks.svg", "risks.png"):
+        found.write(tmp_path / name)
+    assert "lazy" in (tmp_path / "risks.svg").read_text()
+    assert (tmp_path / "risks.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(ValueError, match="expected the name of a picture"):
+        found.write(tmp_path / "risks.txt")
 
 
 def test_zeros_have_no_logarithm() -> None:

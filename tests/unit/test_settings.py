@@ -100,7 +100,7 @@ def test_ranges(key: str) -> None:
     low, high, accepted = settings.RANGES[key]
     whole = isinstance(settings.flat(Experiment())[key], int)
     beyond = [low - 1, high + 1] if math.isfinite(high) else [low - 1]
-    if key in ("surrogate.tau", "step.alpha", "objective.huber_delta"):
+    if key in ("surrogate.tau", "step.alpha", "objective.huber_delta", "data.separation"):
         beyond = [0.0, -1.0, *beyond]
     for value in beyond + ([] if whole else [math.nan, math.inf, -math.inf]):
         text = refused(tree(key, int(value) if whole else value), key)

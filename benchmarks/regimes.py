@@ -1,0 +1,207 @@
+"""Lazy training and training: the risk that networks of quadratic neurons reach with N neurons in d dimensions.
+
+For each N/d and regime: the formula for d to infinity; the least risk with the neurons that were drawn, exactly; and
+the risk, exactly too, of what was trained in one place on so many samples, without peers.
+
+    python -m benchmarks.regimes                                    # d = 100, 20,000 samples: a minute of a processor
+    python -m benchmarks.regimes --samples 0                        # theory alone: seconds
+    python -m benchmarks.regimes --dataset gaussian-mixture --samples 0 --figure risks.svg
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as peers run; numpy reads it when it is imported
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, final
+
+import click
+import numpy as np
+from scipy import optimize
+
+from peer import settings, theory
+from peer.arrays import Matrix, Vector
+from peer.settings import Experiment
+from peer.theory import REGIMES, Law, Regime, population_risk
+
+RATIOS: Final = (0.25, 0.5, 0.75, 1.2)
+"""N/d: lazy training learns ever more up to 1, where the tangent space has every form."""
+
+WEIGHTS: Final = 4
+"""Stream of the seed for the neurons; `peer.theory` and `peer.data` have those before it."""
+
+MAX_STEPS: Final = 2_000
+"""Of either descent."""
+
+FLAT: Final = 1e-9
+"""Relative decrease in a step at which L-BFGS ends: past the saddles where one neuron has not found its place yet."""
+
+PRECISION: Final = 1e-7
+"""Relative size of the gradient at which conjugate gradients end: nobody sees more digits of the risk."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Parameters:
+    """Of f(x) = c + sum_i a_i <w_i, x>^2.
+
+    Parameters
+    ----------
+    W : Matrix
+        Weights, (N, d).
+    a : Vector
+        Outputs' weights, (N,).
+    c : float
+        Constant.
+    """
+
+    W: Matrix
+    a: Vector
+    c: float
+
+    @classmethod
+    def drawn(cls, n: int, d: int, seed: int) -> Parameters:
+        """A start: w_i ~ N(0, Id/d), a_i = 1/N with signs that take turns, which training cannot change easily."""
+        W = np.random.default_rng([seed, WEIGHTS]).standard_normal((n, d)) / np.sqrt(d)
+        return cls(W, (-1.0) ** np.arange(n) / n, 0.0)
+
+
+def risk_of(experiment: Experiment, regime: Regime, start: Parameters, end: Parameters) -> float:
+    """Normalized population risk of trained parameters: where whoever trains, with peers or without, is compared.
+
+    In the regime neural-tangent what was trained is the network linearized at the start.
+    """
+    linearized = (start.W, start.a) if regime == "neural-tangent" else None
+    return population_risk(experiment, end.W, end.a, end.c, linearized)
+
+
+def random_features(start: Parameters, x: Matrix, y: Vector) -> Parameters:
+    """Least squares for a and c."""
+    features = np.column_stack([(x @ start.W.T) ** 2, np.ones(len(x))])
+    *a, c = np.linalg.lstsq(features, y, rcond=None)[0]
+    return Parameters(start.W, np.array(a), float(c))
+
+
+def neural_tangent(start: Parameters, x: Matrix, y: Vector) -> Parameters:
+    """Least squares for the forms Q'V + V'Q within reach, and c, by conjugate gradients; then W that makes this form.
+
+    The rows of Q are an orthonormal basis of the span of the w_i: in it these least squares are nearly isotropic,
+    while in W they are as badly conditioned as W_0, which has small singular values where N is near d. a stays a_0.
+    """
+    U, sizes, Q = np.linalg.svd(start.W, full_matrices=False)  # W_0 = U diag(sizes) Q
+    within, m = x @ Q.T, len(x)
+
+    def centered(V: Matrix) -> Vector:  # x'(Q'V + V'Q)x, its mean over the samples taken away
+        outputs = 2.0 * np.sum(within * (x @ V.T), axis=1)
+        return np.asarray(outputs - outputs.mean())
+
+    def adjoint(u: Vector) -> Matrix:
+        return np.asarray((2.0 / m) * ((within * (u - u.mean())[:, None]).T @ x))
+
+    V = np.zeros_like(Q)
+    left = adjoint(y)
+    direction, size = left, float(np.sum(left**2))
+    enough = PRECISION**2 * size
+    for _ in range(MAX_STEPS):
+        if size <= enough:
+            break
+        image = centered(direction)
+        step = size * m / float(image @ image)
+        V = V + step * direction
+        left = left - step * adjoint(image)
+        last, size = size, float(np.sum(left**2))
+        direction = left + (size / last) * direction
+    c = float(np.mean(y - 2.0 * np.sum(within * (x @ V.T), axis=1)))
+    moved = (U / sizes) @ V - 0.5 * start.a[:, None] * start.W  # W_0'(U/sizes)V = Q'V, and W_0'a_0 W_0 is there already
+    return Parameters(start.W + moved / start.a[:, None], start.a, c)
+
+
+def full(start: Parameters, x: Matrix, y: Vector) -> Parameters:
+    """Least squares for W and c by L-BFGS, with signs a_i = 1 or -1 by which the neurons help at the start.
+
+    The sizes of the a_i could go into w_i, so that fixed ones take nothing away. Their signs are not trained: a
+    neuron whose sign turns wrong along the way can come to rest within the span of the others.
+    """
+    n, d = start.W.shape
+    hidden = x @ start.W.T
+    a = np.where((hidden**2 - np.mean(hidden**2, axis=0)).T @ y < 0.0, -1.0, 1.0)
+
+    def value(w: Vector) -> tuple[float, Vector]:
+        W = w[:-1].reshape(n, d)
+        hidden = x @ W.T
+        errors = hidden**2 @ a + w[-1] - y
+        slope = errors / len(y)
+        dW = 2.0 * a[:, None] * ((hidden * slope[:, None]).T @ x)
+        return 0.5 * float(errors @ slope), np.append(dW.reshape(-1), slope.sum())
+
+    w = np.append(start.W.reshape(-1) * np.sqrt(np.abs(np.repeat(start.a, d))), start.c)
+    options: Any = {"maxiter": MAX_STEPS, "maxfun": 2 * MAX_STEPS, "ftol": FLAT, "gtol": 0.0}
+    found = optimize.minimize(value, w, jac=True, method="L-BFGS-B", options=options).x
+    return Parameters(found[:-1].reshape(n, d), a, float(found[-1]))
+
+
+CENTRAL: Final[dict[Regime, Callable[[Parameters, Matrix, Vector], Parameters]]] = {
+    "random-features": random_features,
+    "neural-tangent": neural_tangent,
+    "full": full,
+}
+"""How each regime is trained in one place."""
+
+
+def curves(law: Law) -> dict[str, tuple[Vector, Vector]]:
+    """The limits, as lines."""
+    at = np.linspace(0.0, 1.5, 301)
+    return {regime: (at, np.array([law.limit(regime, float(rho)) for rho in at])) for regime in REGIMES}
+
+
+@click.command(help=__doc__)
+@click.option("--dataset", type=click.Choice(settings.DRAWN), default="quadratic", show_default=True)
+@click.option("--dimension", default=100, show_default=True, help="d.")
+@click.option(
+    "--separation", default=0.2, show_default=True, help="Of gaussian-mixture: ||Delta||; small for formulas."
+)
+@click.option("--samples", default=20_000, show_default=True, help="To train on; 0: do not train.")
+@click.option("--seed", default=0, show_default=True, help="Root of all randomness.")
+@click.option("--figure", type=click.Path(dir_okay=False, path_type=Path), help="Picture: .svg, .png or .pdf.")
+def main(dataset: str, dimension: int, separation: float, samples: int, seed: int, figure: Path | None) -> None:
+    """Print the table, and draw the figure."""
+    data = {"dataset": dataset, "dimension": dimension, "separation": separation, "test_fraction": 0.0}
+    experiment = settings.from_tree({"seed": seed, "data": data | ({"samples": samples} if samples else {})})
+    law = theory.law_of(experiment)
+    x, y = law.drawn(np.random.default_rng([seed, theory.SAMPLES]), samples)
+    found: dict[str, list[tuple[float, float, float]]] = {regime: [] for regime in REGIMES}
+    click.echo(f"| N/d | regime | d to infinity | the neurons that were drawn | trained on {samples} samples |")
+    click.echo("|---:|---|---:|---:|---:|")
+    for rho in RATIOS:
+        start = Parameters.drawn(round(rho * dimension), dimension, seed)
+        for regime in REGIMES:
+            limit, best, trained = law.limit(regime, rho), law.best(regime, start.W), float("nan")
+            if samples:
+                trained = risk_of(experiment, regime, start, CENTRAL[regime](start, x, y))
+            found[regime].append((rho, best, trained))
+            shown = f"{trained:.4f}" if samples else "-"
+            click.echo(f"| {rho:g} | {regime} | {limit:.4f} | {best:.4f} | {shown} |")
+    if figure is not None:
+        draw(law, found, figure, with_runs=samples > 0)
+
+
+def draw(law: Law, found: dict[str, list[tuple[float, float, float]]], path: Path, with_runs: bool) -> None:
+    """Draw N/d, best and trained risk of each regime beside the limits."""
+    from peer.figures import Risks
+
+    table = {regime: np.array(rows).T for regime, rows in found.items()}
+    drawn = {regime: (rho, best) for regime, (rho, best, _) in table.items()}
+    runs = {regime: (rho, trained) for regime, (rho, _, trained) in table.items()} if with_runs else {}
+    try:
+        Risks("risk, relative to Var y", curves(law), drawn, runs).write(path)
+    except (ValueError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(path)
+
+
+if __name__ == "__main__":
+    main()
