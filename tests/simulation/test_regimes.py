@@ -124,6 +124,7 @@ def simulated(graph: Graph, problems: Sequence[Problem], w0: Array, seed: int, n
             held_out=(),
             patience=0,
             gossip=plain(STEPS),
+            renewal=None,
         )
     )
 
