@@ -20,7 +20,7 @@ WHAT = quadratic.drawn(2, 12)
 
 
 def tree_of(lab: Lab, what: Instance, **more: Any) -> dict[str, Any]:
-    np.savez(lab.folder / "initial.npz", **what.parts)
+    np.savez(lab.folder / "initial.npz", **what.parts)  # type: ignore[arg-type]
     return {
         "peers": PEERS,
         "data": {"path": lab.shards([(x, y) for x, y in what.shards])},
