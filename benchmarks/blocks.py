@@ -52,7 +52,7 @@ from benchmarks.agents import mixed
 from peer import agent, config, settings
 from peer.arrays import Matrix, Vector
 from peer.data import Cut
-from peer.optim import blocks, maps, solvers
+from peer.optim import blocks, inverses, maps, solvers
 from peer.optim.maps import matrix_of
 from peer.optim.solvers import Solution, solve
 from peer.optim.surrogates import Linearized
@@ -148,9 +148,9 @@ PATCHES: Final[Mapping[str, Callable[[], AbstractContextManager[None]]]] = {
 def dense(problem: Problem, w: Vector, gradient: Vector, pi: Vector) -> tuple[list[Solution], float]:
     """Minimizers over each block, by Cholesky factors of J_c'H J_c + T; and seconds of the busiest thread for these."""
     spent: dict[int, float] = {}
-    cholesky = solvers.cholesky
+    cholesky = inverses.cholesky
 
-    def timed(matrix: Matrix) -> solvers.Inverse:
+    def timed(matrix: Matrix) -> inverses.Inverse:
         return charged(lambda: cholesky(matrix), spent)
 
     here = problem.data.at(w)

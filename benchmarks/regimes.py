@@ -1,9 +1,11 @@
 """Lazy training and training: the risk that networks of quadratic neurons reach with N neurons in d dimensions.
 
 For each N/d and regime: the formula for d to infinity; the least risk with the neurons that were drawn, exactly; and
-the risk, exactly too, of what was trained in one place on so many samples, without peers.
+the risk, exactly too, of what was trained on so many samples in one place, without peers, and on these samples by
+peers, real processes on a ring, each with a part of them.
 
     python -m benchmarks.regimes                                    # d = 100, 20,000 samples: a minute of a processor
+    python -m benchmarks.regimes --peers 5                          # and by 5 peers: most of an hour on two cores
     python -m benchmarks.regimes --samples 0                        # theory alone: seconds
     python -m benchmarks.regimes --dataset gaussian-mixture --samples 0 --figure risks.svg
 """
@@ -14,7 +16,8 @@ import os
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as peers run; numpy reads it when it is imported
 
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, final
@@ -23,8 +26,9 @@ import click
 import numpy as np
 from scipy import optimize
 
-from peer import settings, theory
+from peer import journal, npz, settings, theory
 from peer.arrays import Matrix, Vector
+from peer.launch import Watcher, launch
 from peer.settings import Experiment
 from peer.theory import REGIMES, Law, Regime, population_risk
 
@@ -120,6 +124,12 @@ def neural_tangent(start: Parameters, x: Matrix, y: Vector) -> Parameters:
     return Parameters(start.W + moved / start.a[:, None], start.a, c)
 
 
+def signs(start: Parameters, x: Matrix, y: Vector) -> Vector:
+    """By which each neuron helps at the start, (N,): 1 or -1."""
+    squares = (x @ start.W.T) ** 2
+    return np.where((squares - np.mean(squares, axis=0)).T @ y < 0.0, -1.0, 1.0)
+
+
 def full(start: Parameters, x: Matrix, y: Vector) -> Parameters:
     """Least squares for W and c by L-BFGS, with signs a_i = 1 or -1 by which the neurons help at the start.
 
@@ -127,8 +137,7 @@ def full(start: Parameters, x: Matrix, y: Vector) -> Parameters:
     neuron whose sign turns wrong along the way can come to rest within the span of the others.
     """
     n, d = start.W.shape
-    hidden = x @ start.W.T
-    a = np.where((hidden**2 - np.mean(hidden**2, axis=0)).T @ y < 0.0, -1.0, 1.0)
+    a = signs(start, x, y)
 
     def value(w: Vector) -> tuple[float, Vector]:
         W = w[:-1].reshape(n, d)
@@ -152,6 +161,54 @@ CENTRAL: Final[dict[Regime, Callable[[Parameters, Matrix, Vector], Parameters]]]
 """How each regime is trained in one place."""
 
 
+ROUNDS: Final[dict[Regime, int]] = {"random-features": 200, "neural-tangent": 400, "full": 400}
+"""Of a run with peers."""
+
+SETTINGS: Final[dict[Regime, Mapping[str, Any]]] = {
+    "random-features": {"regime": {"kind": "random-features"}},
+    "neural-tangent": {"regime": {"kind": "neural-tangent"}},
+    "full": {"regime": {"trainable": ["layers.0", "layers.1.bias"]}, "surrogate": {"inexactness": 0.3}},
+}
+"""Of the three: for the network itself signs are fixed as in `full`, and surrogates are solved as well as pays."""
+
+RIDGE: Final = 1e-6
+"""Strength of the penalty: each regime has one solution, and its risk is that without a penalty to a few digits."""
+
+
+def decentralized(regime: Regime, start: Parameters, x: Matrix, y: Vector, n_peers: int) -> Parameters:
+    """Trained by peers on a ring, each with its part of the samples, with all else left to `auto`; the mean of all."""
+    a = signs(start, x, y) if regime == "full" else np.sign(start.a)
+    scale = np.sqrt(np.abs(start.a))[:, None] if regime == "full" else 1.0
+    names = ("layers.0.weight", "layers.1.weight", "layers.1.bias")
+    parts = dict(zip(names, (start.W * scale, a[None, :], np.array([start.c])), strict=True))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        npz.save(folder / "initial.npz", parts)
+        for peer, rows in enumerate(np.array_split(np.arange(len(x)), n_peers)):
+            npz.save(folder / f"shard-{peer}.npz", {"x": x[rows], "y": y[rows, None]})
+        tree: dict[str, Any] = {
+            "peers": n_peers,
+            "iterations": ROUNDS[regime],
+            "data": {"path": str(folder / "shard-{id}.npz")},
+            "model": {
+                "layers": [{"kind": "quadratic", "width": len(a)}, {"kind": "dense"}],
+                "initial": str(folder / "initial.npz"),
+            },
+            "objective": {"strength": RIDGE},
+            "topology": {"graph": "ring"},
+            "run": {"checkpoint_every": 0},
+            "transport": {"security": "none"},
+        }
+        outcome = launch(settings.from_tree(tree | dict(SETTINGS[regime])), folder / "run", lambda *_: Watcher())
+        if outcome.code:
+            raise click.ClickException(outcome.line)
+        ends = [npz.load(journal.folder_of(folder / "run", peer) / "final.npz") for peer in range(n_peers)]
+    W, outputs, c = (np.mean([end[part] for end in ends], axis=0) for part in names)
+    if regime == "neural-tangent":  # `risk_of` is told where it was linearized in units in which a_i = 1/N or -1/N
+        return Parameters(start.W + (W - start.W) * (a / start.a)[:, None], outputs[0], float(c[0]))
+    return Parameters(W, outputs[0], float(c[0]))
+
+
 def curves(law: Law) -> dict[str, tuple[Vector, Vector]]:
     """The limits, as lines."""
     at = np.linspace(0.0, 1.5, 301)
@@ -167,23 +224,30 @@ def curves(law: Law) -> dict[str, tuple[Vector, Vector]]:
 @click.option("--samples", default=20_000, show_default=True, help="To train on; 0: do not train.")
 @click.option("--seed", default=0, show_default=True, help="Root of all randomness.")
 @click.option("--figure", type=click.Path(dir_okay=False, path_type=Path), help="Picture: .svg, .png or .pdf.")
-def main(dataset: str, dimension: int, separation: float, samples: int, seed: int, figure: Path | None) -> None:
+@click.option("--peers", default=0, show_default=True, help="That train on the samples, too; 0: none.")
+def main(
+    dataset: str, dimension: int, separation: float, samples: int, seed: int, figure: Path | None, peers: int
+) -> None:
     """Print the table, and draw the figure."""
     data = {"dataset": dataset, "dimension": dimension, "separation": separation, "test_fraction": 0.0}
     experiment = settings.from_tree({"seed": seed, "data": data | ({"samples": samples} if samples else {})})
     law = theory.law_of(experiment)
     x, y = law.drawn(np.random.default_rng([seed, theory.SAMPLES]), samples)
     found: dict[str, list[tuple[float, float, float]]] = {regime: [] for regime in REGIMES}
-    click.echo(f"| N/d | regime | d to infinity | the neurons that were drawn | trained on {samples} samples |")
-    click.echo("|---:|---|---:|---:|---:|")
+    column, rule = (f" decentralized on {peers} peers |", "---:|") if peers else ("", "")
+    click.echo(f"| N/d | regime | d to infinity | the neurons that were drawn | trained on {samples} samples |{column}")
+    click.echo(f"|---:|---|---:|---:|---:|{rule}")
     for rho in RATIOS:
         start = Parameters.drawn(round(rho * dimension), dimension, seed)
         for regime in REGIMES:
             limit, best, trained = law.limit(regime, rho), law.best(regime, start.W), float("nan")
             if samples:
                 trained = risk_of(experiment, regime, start, CENTRAL[regime](start, x, y))
-            found[regime].append((rho, best, trained))
             shown = f"{trained:.4f}" if samples else "-"
+            if samples and peers:
+                trained = risk_of(experiment, regime, start, decentralized(regime, start, x, y, peers))
+                shown += f" | {trained:.4f}"
+            found[regime].append((rho, best, trained))
             click.echo(f"| {rho:g} | {regime} | {limit:.4f} | {best:.4f} | {shown} |")
     if figure is not None:
         draw(law, found, figure, with_runs=samples > 0)

@@ -7,6 +7,7 @@ for neural networks of S. Scardapane, P. Di Lorenzo (2017). Departures:
 2. Where shares are rounded on the wire, the sender keeps what rounding took, so that (9) stays exact.
 3. On request, neighbors are believed only so far: see `Clipping`.
 4. On request, rounds take some of the samples, and gradients are estimates: see `peer.problem`.
+5. On request, the network stays linearized at a point for longer than a round: see `peer.renewal`.
 """
 
 from __future__ import annotations
@@ -51,6 +52,9 @@ class LocalProblem(Protocol):
     def with_tau(self, tau: float) -> LocalProblem:
         """The same g_i, its surrogate with another tau."""
 
+    def linearized(self, anchor: Vector) -> LocalProblem:
+        """G_i of the network linearized at an anchor, (p,); g_i itself where that is empty."""
+
 
 @final
 @dataclass(frozen=True, eq=False)
@@ -94,6 +98,12 @@ class State:
         Strong convexity of the surrogate; 0 stands for what the surrogate itself has, where tau is a setting.
     care, eagerness, stride, steepest : float
         c_i, e_i, the mean of the last steps and L_i, where tau is not a setting; see `peer.careful`.
+    anchor, anchored : Vector, int
+        Where the network is linearized for more than a round: at which w_i, (p,), and at the start of which round, see
+        `peer.renewal`; `gradient` and `value` are those of the linearized network. Else empty.
+    departure, allowed : float, float
+        Where that is left to the agent: I times how far its gradient was from that of the network at the end of the
+        round, and how far it might have been.
     """
 
     n: int
@@ -123,6 +133,10 @@ class State:
     eagerness: float = 0.0
     stride: float = math.inf
     steepest: float = 0.0
+    anchor: Vector = field(default_factory=lambda: np.zeros(0))
+    anchored: int = 0
+    departure: float = 0.0
+    allowed: float = 0.0
 
 
 @final
@@ -231,6 +245,7 @@ def propose(problem: LocalProblem, state: State, n_agents: int) -> Proposal:
     SolveError
         nan or infinity in the surrogate or its solution.
     """
+    problem = problem.linearized(state.anchor)
     if state.tau:
         problem = problem.with_tau(state.tau)
     seen, gradient = problem.seen(state.n, state.w, state.gradient)
@@ -316,7 +331,7 @@ def settle(problem: LocalProblem, state: State, proposal: Proposal, mixed: Mixtu
     SolveError
         The objective, or its gradient, is nan or infinite.
     """
-    w = mixed.z
+    w, problem = mixed.z, problem.linearized(state.anchor)
     gradient, value = problem.estimate(state.n + 1, w, state.w, state.gradient, state.value)
     y = mixed.y + (gradient - state.gradient)
     if not (is_finite(y) and np.isfinite(value)):
@@ -331,6 +346,8 @@ def settle(problem: LocalProblem, state: State, proposal: Proposal, mixed: Mixtu
         alpha=rule.after(state.alpha),
         pulled=mixed.pulled,
         way=proposal.solution.way,
+        anchor=state.anchor,
+        anchored=state.anchored,
     )
 
 

@@ -16,13 +16,14 @@ from typing import Final, final
 
 import numpy as np
 
-from peer import agent, careful, checkpoint, config, journal, npz, waking
+from peer import agent, careful, checkpoint, config, journal, npz, renewal, waking
 from peer.arrays import Vector
 from peer.assembly import Opening
 from peer.errors import DisagreementError, NeighborsLate
 from peer.host import DONE, INTERRUPTED, Host
 from peer.messages import Message, View
 from peer.optim.models import Model
+from peer.optim.regimes import everything
 from peer.problem import Problem
 from topology import PeerId
 
@@ -240,13 +241,15 @@ class AsyncLife:
         else:
             alpha = config.alpha_of(self.experiment, host.assignment.ground)
             self.state = await host.compute(self.first, problem, w, alpha, len(self.membership.members))
-        npz.save(host.initial_path, model.layout.unflatten(w))
+        npz.save(host.initial_path, everything(model, w))
         self.membership.begin(time.monotonic())
         return problem, model
 
     def first(self, problem: Problem, w: Vector, alpha: float, n_agents: int) -> agent.State:
         """The state at the beginning of an epoch."""
         state, caution = agent.initial(problem, w, alpha), self.caution_among(n_agents)
+        if self.host.renewal is not None:
+            state = renewal.begun(state)
         return state if caution is None else careful.begun(problem, state, caution)
 
     def caution_among(self, n_agents: int) -> careful.Caution | None:
@@ -271,7 +274,7 @@ class AsyncLife:
         self.membership.know()
         if every:
             await self.host.on_thread(self.keep, self.snapshot(self.state))
-        npz.save(self.host.folder / "final.npz", model.layout.unflatten(self.state.w))
+        npz.save(self.host.folder / "final.npz", everything(model, self.state.w))
         self.host.event("done", n=self.state.n, epoch=self.flows.epoch, members=self.flows.members)
 
     @property
@@ -285,7 +288,7 @@ class AsyncLife:
         assert state is not None
         problem = config.reweighted(self.experiment, problem, opening.n_samples, len(opening.members))
         first = await self.host.compute(self.first, problem, state.w, state.alpha, len(opening.members))
-        self.state = replace(first, n=state.n)
+        self.state = replace(first, n=state.n, anchored=state.n)
         self.assembly.open_epoch(opening, self.state)
         self.link()
         members, samples = opening.members, opening.n_samples
@@ -321,12 +324,15 @@ class AsyncLife:
         rule, is_new = config.step_of(self.experiment), self.is_new and bool(theirs)
         woken = await self.host.compute(waking.wake, problem, state, flows.mass.high, theirs, n_agents, rule, is_new)
         self.is_new = self.is_new and not theirs
-        self.state, caution = woken.state, self.caution_among(n_agents)
+        self.state, caution, again = woken.state, self.caution_among(n_agents), self.host.renewal
+        if again is not None:
+            self.state = await self.host.compute(renewal.renewed, problem, self.state, again, n_agents)
         if caution is not None:
-            self.state = await self.host.compute(careful.adapted, problem, woken.seen, woken.state, caution)
+            here = problem.linearized(self.state.anchor)
+            self.state = await self.host.compute(careful.adapted, here, woken.seen, self.state, caution)
         seen, solution = woken.seen, woken.solution
         with np.errstate(all="ignore"):
-            flows.track(woken.source)
+            flows.track(waking.source(self.state))
             residual = problem.stationarity(seen.w, n_agents * seen.y)
             disagreement = float(np.sum((self.state.w - woken.v) ** 2))
         now = time.monotonic()
@@ -357,8 +363,10 @@ class AsyncLife:
             phi=phi,
             epoch=flows.epoch,
             members=n_agents,
+            **self.host.linearized(seen),
             **self.host.drops.numbers,
         )
+        self.host.tell_renewal(self.state)
 
     async def part(self) -> None:
         """Say that all is over, and stay until all members know; where the view changes meanwhile, it is not over."""

@@ -24,16 +24,18 @@ from peer.errors import ConfigError
 from peer.flows import Flows
 from peer.membership import Membership
 from peer.messages import Standing
-from peer.optim import blocks
+from peer.optim import blocks, regimes
 from peer.optim.batches import Batches
 from peer.optim.blocks import Each, in_turn
 from peer.optim.losses import Huber, Loss, Squared, Weighted, cross_entropy, squared_hinge
 from peer.optim.models import Model
+from peer.optim.regimes import Linear, Restricted
 from peer.optim.regularizers import L1, L2, Boxed, ElasticNet, NoRegularizer, Regularizer, group_l2
 from peer.optim.steps import Constant, Diminishing, StepRule
 from peer.optim.surrogates import Data, Full, Partial, Surrogate
 from peer.optim.tangents import Tangents, shifted
 from peer.problem import Problem
+from peer.renewal import Renewal
 from peer.roster import Roster
 from peer.rounds import Rounds
 from peer.session import Session
@@ -205,7 +207,67 @@ def model_of(experiment: Experiment, shard: Shard, n_classes: int, initial: Init
         _labels_of(experiment, shard)
         implied = 1 if n_classes <= 2 else n_classes
     q = model.outputs or initial.n_outputs or implied
-    return network_of(experiment, math.prod(shard.x.shape[1:]), q)
+    return trained_of(experiment, network_of(experiment, math.prod(shard.x.shape[1:]), q), initial)
+
+
+def trained_of(experiment: Experiment, network: Model, initial: Initial) -> Model:
+    """What a regime makes of a network: with some parameters that are fixed, linearized at the start, or itself.
+
+    Raises
+    ------
+    ConfigError
+        It has no such parameters, or the given ones are not its.
+    """
+    names, model = trained_names(experiment, network), network
+    if len(names) < len(network.layout.shapes):
+        model = Restricted(network, names, initial.everything(network, experiment.seed))
+    if not is_linear(experiment):
+        return model
+    return Linear(model, initial.vector(model, experiment.seed, regularizer_of(experiment, model)), FOR_GOOD)
+
+
+FOR_GOOD: Final = 100
+"""Rounds for which the network stays linearized at its start, for what is worth to be computed once: runs have more."""
+
+
+def is_linear(experiment: Experiment) -> bool:
+    """Whether what is trained is the network linearized at its start, and nothing else ever."""
+    regime = experiment.regime
+    return regime.kind in ("neural-tangent", "random-features") or regime.relinearize_every == 0
+
+
+def renewal_of(experiment: Experiment) -> Renewal | None:
+    """When agents linearize the network anew; None where they do in every round, or never."""
+    regime = experiment.regime
+    if regime.kind == "auto":
+        return Renewal()
+    return Renewal(regime.relinearize_every) if regime.kind == "full" and regime.relinearize_every > 1 else None
+
+
+def lasts_of(experiment: Experiment) -> int:
+    """Rounds for which a linearization stays, about; with `auto` nobody knows, and it is taken for ten."""
+    renewal = renewal_of(experiment)
+    return 1 if renewal is None else min(renewal.every or 10, FOR_GOOD)
+
+
+def trained_names(experiment: Experiment, network: Model) -> tuple[str, ...]:
+    """Names of the parts of a network that are trained.
+
+    Raises
+    ------
+    ConfigError
+        A name means none of them.
+    """
+    regime = experiment.regime
+    if regime.kind == "random-features":
+        return regimes.last(network.layout)
+    try:
+        return regimes.named(network.layout, regime.trainable or [name for name, _ in network.layout.shapes])
+    except LookupError as error:
+        known = ", ".join(name for name, _ in network.layout.shapes)
+        raise ConfigError(
+            "regime.trainable", f"expected parts of {known}, or what holds such; found {error}"
+        ) from error
 
 
 def network_of(experiment: Experiment, n_inputs: int, q: int) -> Model:
@@ -283,7 +345,8 @@ def problem_of(
     data = Data(model, inputs, loss_of(experiment, shard, model.n_outputs), weight, tangents_of(experiment, inputs))
     regularizer, surrogate = regularizer_of(experiment, model), surrogate_of(experiment, experiment.peers)
     tolerance, inexactness = experiment.surrogate.tolerance, experiment.surrogate.inexactness
-    return Problem(data, regularizer, surrogate, tolerance, blocks_of(experiment, model), each, inexactness=inexactness)
+    places, lasts = blocks_of(experiment, model), lasts_of(experiment)
+    return Problem(data, regularizer, surrogate, tolerance, places, each, inexactness=inexactness, lasts=lasts)
 
 
 def tangents_of(experiment: Experiment, inputs: Matrix) -> Tangents | None:
@@ -436,6 +499,21 @@ class Initial:
         last = max((name for name in self.parts if name.endswith(".weight")), key=_layer_number, default=None)
         return 0 if last is None or not self.parts[last].shape else int(self.parts[last].shape[0])
 
+    def everything(self, network: Model, seed: int) -> Vector:
+        """All parameters of a network, (P,): as given, or drawn from the seed.
+
+        Raises
+        ------
+        ConfigError
+            The given arrays are not those of the network.
+        """
+        if not self.parts:
+            return network.initial(np.random.default_rng([seed, 0]))
+        try:
+            return network.layout.flatten(self.parts)
+        except ValueError as error:
+            raise ConfigError("model.initial", f"{self.path}: {error}") from error
+
     def vector(self, model: Model, seed: int, regularizer: Regularizer) -> Vector:
         """w_i[0], (p,): as given, or drawn from the seed, then the same for all; within bounds if there are any.
 
@@ -444,12 +522,9 @@ class Initial:
         ConfigError
             The given arrays are not those of the model, or out of bounds.
         """
+        w = regimes.own(model, self.everything(regimes.network_of(model), seed))
         if not self.parts:
-            return regularizer.nearest(model.initial(np.random.default_rng([seed, 0])))
-        try:
-            w = model.layout.flatten(self.parts)
-        except ValueError as error:
-            raise ConfigError("model.initial", f"{self.path}: {error}") from error
+            return regularizer.nearest(w)
         if (outside := w != regularizer.nearest(w)).any():
             found = f"{np.count_nonzero(outside)} outside, the first of them {w[outside][0]}"
             raise ConfigError("model.initial", f"{self.path}: expected parameters within the bounds, found {found}")
@@ -513,7 +588,7 @@ def session_of(
         me=me,
         instance=instance,
         incarnation=incarnation,
-        settings=common_settings(experiment, ground, shard),
+        settings=common_settings(experiment, ground, shard, me),
         n_agents=experiment.peers,
         n_samples=shard.n_samples,
         n_classes=shard.n_classes,
@@ -545,7 +620,7 @@ def assembly_of(
     n_classes = 0 if newcomer else shard.n_classes  # a newcomer takes the model as it is
     membership = Membership(me, own, experiment.peers, experiment.run.departure_s, n_classes)
     flows = Flows(me, incarnation, ())
-    settings = common_settings(experiment, ground, shard)
+    settings = common_settings(experiment, ground, shard, me)
     assembly = Assembly(settings, membership, flows, ground.outlets, experiment.iterations)
     if last is not None:
         membership.restore(last.standings, last.n_classes)
@@ -555,9 +630,20 @@ def assembly_of(
     return assembly
 
 
-def common_settings(experiment: Experiment, ground: Ground, shard: Shard) -> dict[str, str]:
+def first_parameters(experiment: Experiment, me: PeerId) -> str:
+    """Digest of a peer's file of initial parameters; empty where there is none, or it need not be that of all peers."""
+    regime = experiment.regime
+    if not experiment.model.initial or not (is_linear(experiment) or regime.trainable):
+        return ""
+    parts = sorted(initial_of(experiment, me).parts.items())
+    return short_digest(" ".join(f"{name} {part.shape} {part.astype(float).tobytes().hex()}" for name, part in parts))
+
+
+def common_settings(experiment: Experiment, ground: Ground, shard: Shard, me: PeerId = 0) -> dict[str, str]:
     """What all peers must agree on, as text: the settings, and what follows from files."""
     facts = {"columns of x": math.prod(shard.x.shape[1:]), "schedule": ground.digest}
+    if parameters := first_parameters(experiment, me):
+        facts["first parameters"] = parameters
     if isinstance(ground.weights, Fastest):  # computed by each peer alone: another last bit would break (9)
         facts["weights"] = short_digest(weights_text(ground.weights))
     if not ground.gossip.is_plain:  # likewise, from eigenvalues that a library found
@@ -690,12 +776,18 @@ def rehearse(experiment: Experiment) -> Facts:
     for peer, shard in enumerate(found):
         initial = initial_of(experiment, peer)
         models.append(model_of(experiment, shard, n_classes, initial))
-        if models[-1] != models[0]:
+        if regimes.network_of(models[-1]) != regimes.network_of(models[0]):
             expected, different = (" - ".join(map(str, model.widths)) for model in (models[0], models[-1]))
             raise ConfigError("data.path", f"{shard.path}: expected widths {expected}, found {different}")
         problem = problem_of(experiment, models[0], shard, sum(n_samples))
         held_out_of(experiment, models[0], shard, sum(n_samples))
         initial.vector(models[0], experiment.seed, problem.regularizer)
+        told = first_parameters(experiment, peer)
+        if told != first_parameters(experiment, 0):
+            same = (
+                "expected the same parameters at all peers, as some of them stay, or the network is linearized at them"
+            )
+            raise ConfigError("model.initial", f"{initial.path}: peer {peer}: {same}; found others than peer 0 has")
     if experiment.data.test_path:
         test = shards.read(Path(experiment.data.test_path), "data.test_path")
         problem_of(experiment, models[0], test, sum(n_samples))

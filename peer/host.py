@@ -25,6 +25,7 @@ from typing import Final, ParamSpec, Protocol, TypeVar, final
 import numpy as np
 
 from peer import checkpoint, config, memory, npz, settings, wire
+from peer.agent import State
 from peer.arrays import Vector
 from peer.drops import Drops
 from peer.errors import ConfigError, DisagreementError, RemoteError
@@ -163,13 +164,14 @@ class Host:
         self.folder = assignment.folder
         self.shard = config.shard_of(experiment, me)
         self.initial = config.initial_of(experiment, me)
-        self.common = config.common_settings(experiment, assignment.ground, self.shard)
+        self.common = config.common_settings(experiment, assignment.ground, self.shard, me)
         self.digest = config.digest(self.common)
         n_ids = experiment.peers if experiment.run.mode == "rounds" else settings.MAX_PEERS
         self.form = wire.Format(experiment.run_id, n_ids, 0, experiment.transport.wire_dtype)
         self.changed = asyncio.Event()
         self.drops = Drops()
         self.held_out: Data | None = None
+        self.renewal = config.renewal_of(experiment)
         self.writing = threading.Lock()
         self.computing_since_s: float | None = None
         self._took_s: dict[Callable[..., object], float] = {}
@@ -387,6 +389,19 @@ class Host:
         if 8 * n_samples * model.n_outputs * model.layout.size >= memory.LARGE_BYTES:  # J, or what is made in its place
             memory.keep()
         return problem, model, self.initial.vector(model, self.experiment.seed, problem.regularizer)
+
+    def linearized(self, state: State) -> dict[str, float]:
+        """What a line of metrics says of the linearized network; nothing where there is none, or always the same."""
+        if self.renewal is None:
+            return {}
+        found: dict[str, float] = {"anchored": state.anchored}
+        return found if self.renewal.every else found | {"departure": state.departure, "allowed": state.allowed}
+
+    def tell_renewal(self, state: State) -> None:
+        """Journal that, and why, an agent has linearized its network by its own choice before a round or waking."""
+        if self.renewal is not None and not self.renewal.every and state.anchored == state.n:
+            beyond = f"its gradient was {state.departure:.3g} off, more than {state.allowed:.3g}"
+            self.event("relinearized", n=state.n, departure=state.departure, allowed=state.allowed, reason=beyond)
 
     async def compute(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Result of a computation, while messages are served; a short one, see `SHORT_S`, comes in between."""

@@ -67,6 +67,8 @@ class Problem:
         c of `in_round`; 0: every solve goes to `tolerance`.
     share, most : float
         Of `Accuracy`, in a round.
+    lasts : int
+        Rounds for which a linearization of the network stays, about, see `peer.renewal`.
     way : Vector or None
         In a round, a guess of w~_i - w_i, (p,), to begin from.
     batches : Batches or None
@@ -83,6 +85,7 @@ class Problem:
     inexactness: float = 0.0
     share: float = 0.0
     most: float = 0.0
+    lasts: int = 1
     way: Vector | None = None
 
     def in_round(self, n: int, alpha: float, way: Vector) -> Problem:
@@ -200,6 +203,12 @@ class Problem:
             v = data.weight * here.vjp(bent(here.jvp(v / length)))
             found = float(np.linalg.norm(v))
         return found
+
+    def linearized(self, anchor: Vector) -> Problem:
+        """The same with the network linearized at an anchor, (p,), and what is kept with it; itself without one."""
+        if not anchor.size:
+            return self
+        return replace(self, data=self.data.linearized(anchor, self.lasts))
 
     def stationarity(self, w: Vector, gradient: Vector) -> float:
         """||w - prox_r(w - gradient)||_inf, where `gradient` is (an estimate of) grad G(w)."""

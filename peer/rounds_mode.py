@@ -15,7 +15,7 @@ from typing import Final, final
 
 import numpy as np
 
-from peer import agent, careful, checkpoint, config, gossip, npz, stopping, validation
+from peer import agent, careful, checkpoint, config, gossip, npz, renewal, stopping, validation
 from peer.arrays import DTYPES
 from peer.checkpoint import Checkpoint
 from peer.errors import ConfigError, NeighborLeft, NeighborsLate, ProtocolError
@@ -23,6 +23,7 @@ from peer.gossip import Course
 from peer.host import DONE, INTERRUPTED, Host
 from peer.messages import Message, Share
 from peer.optim.models import Model
+from peer.optim.regimes import everything
 from peer.problem import Problem
 from peer.session import Outgoing
 from peer.transport import QUEUE_MESSAGES
@@ -66,6 +67,7 @@ class RoundsLife:
         self.greeted: set[PeerId] = set()
         self.alpha = config.alpha_of(self.experiment, ground)
         self.caution = config.caution_of(self.experiment, ground, self.experiment.peers)
+        self.renewal = config.renewal_of(self.experiment)
         self.state: agent.State | None = None
         self.solve_s = math.inf
         process = host.open(self, {j: self.experiment.transport.addresses[j] for j in self.neighbors})
@@ -210,9 +212,11 @@ class RoundsLife:
                 self.state = await self.host.compute(careful.begun, problem, self.state, self.caution)
             if self.host.held_out is not None:
                 self.state = await self.host.compute(validation.begun, self.state, self.host.held_out)
+            if self.renewal is not None:
+                self.state = renewal.begun(self.state)
         if experiment.run.checkpoint_every:
             checkpoint.save(self.host.checkpoint_path, self.snapshot(self.state))
-        npz.save(self.host.initial_path, model.layout.unflatten(w))
+        npz.save(self.host.initial_path, everything(model, w))
         return problem, model
 
     async def train(self, problem: Problem, model: Model) -> None:
@@ -228,7 +232,7 @@ class RoundsLife:
             elif state.n % every == 0 or self.is_through(state):
                 await self.host.on_thread(self.keep, self.snapshot(state))
                 self.rounds.floor = state.n * self.n_steps
-        npz.save(self.host.folder / "final.npz", model.layout.unflatten(validation.result(state)))
+        npz.save(self.host.folder / "final.npz", everything(model, validation.result(state)))
         kept = {"kept": state.best_n} if state.kept.size else {}
         self.host.event("done", n=state.n, stopped=self.stopped(state) or "iterations", **kept)
         if stopping.is_over(state, self.experiment.run.tolerance):
@@ -308,8 +312,10 @@ class RoundsLife:
             bytes_received=self.host.transport.bytes_received - received,
             neighbors=sorted(neighbors),
             **self.validated(state),
+            **self.host.linearized(state),
             **self.host.drops.numbers,
         )
+        self.host.tell_renewal(following)
         return following
 
     def validated(self, state: agent.State) -> dict[str, float]:
@@ -353,8 +359,10 @@ class RoundsLife:
             return after, None
         following = agent.settle(problem, state, course.proposal, after.here, config.step_of(experiment))
         schedule, n_rounds = ground.schedule, experiment.iterations
+        if self.renewal is not None:
+            following = renewal.renewed(problem, following, self.renewal, n_agents)
         if self.caution is not None:
-            following = careful.adapted(problem, state, following, self.caution)
+            following = careful.adapted(problem.linearized(following.anchor), state, following, self.caution)
         if watches:
             measured, flood = stopping.measure(problem, state, following, after.apart, n_agents), after.here.flood
             following = stopping.watched(state, following, measured, flood, schedule, n_rounds, self.n_steps)

@@ -81,6 +81,14 @@ class Surrogate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     refresh: int = 0  # with a batch, rounds between full passes; 0: as many as a pass in batches has, see config
 
 
+class Regime(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[regime]`: which parameters are trained, and how often the network is linearized; see `peer.optim.regimes`."""
+
+    kind: str = "full"
+    trainable: tuple[str, ...] = ()  # with kind "full" or "auto": parts or layers by name; empty: all
+    relinearize_every: int = 1  # with kind "full": rounds; 1: the method as published; 0: never after the start
+
+
 class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[step]`: (10)."""
 
@@ -145,6 +153,7 @@ class Experiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model: Model = Model()
     objective: Objective = Objective()
     surrogate: Surrogate = Surrogate()
+    regime: Regime = Regime()
     step: Step = Step()
     topology: Topology = Topology()
     run: Run = Run()
@@ -224,6 +233,7 @@ CHOICES: Final[Mapping[str, Sequence[str]]] = {
     "objective.scale": ("mean", "sum"),
     "surrogate.kind": ("partial", "full"),
     "surrogate.curvature": ("local", "network", "auto"),
+    "regime.kind": ("full", "neural-tangent", "random-features", "auto"),
     "step.rule": ("constant", "diminishing", "auto"),
     "topology.graph": FAMILIES,
     "topology.schedule": SCHEDULES,
@@ -257,6 +267,7 @@ RANGES: Final[Mapping[str, tuple[float, float, str]]] = {
     "surrogate.inexactness": (0.0, math.inf, "a number > 0, or 0 (every solve to surrogate.tolerance)"),
     "surrogate.batch": (0, 2**31, "a number of samples >= 1, or 0 (all of them)"),
     "surrogate.refresh": (0, 2**31, "a number of rounds >= 1, or 0 (as many as a pass in batches has)"),
+    "regime.relinearize_every": (0, 2**31, "a number of rounds >= 1, or 0 (never after the start)"),
     "step.alpha": (5e-324, 1.0, '0 < alpha <= 1, or "auto"'),
     "step.mu": (0.0, math.inf, "a number >= 0"),
     "topology.probability": (0.0, 1.0, "0 to 1"),
@@ -453,6 +464,7 @@ def _check_together(experiment: Experiment) -> None:
         raise ConfigError(
             "surrogate.refresh", f"expected 0 where each round takes all samples, batch = 0; found {every}"
         )
+    _check_regime(experiment)
     _check_penalty(experiment)
     _check_clipping(experiment)
     if experiment.run.tolerance and experiment.run.mode != "rounds":
@@ -494,12 +506,33 @@ def _check_tangents(experiment: Experiment) -> None:
     objective, image = experiment.objective, experiment.model.image
     if not objective.tangent_strength:
         return
+    if experiment.regime != Regime():
+        raise ConfigError("objective.tangent_strength", "expected 0 with [regime], which has no second derivatives")
     if not image:
         raise ConfigError("objective.tangent_strength", "expected 0 without model.image, for vectors do not shift")
     reach = min(image[1:]) - 1
     if not objective.shifts or any(max(map(abs, shift)) > reach or shift == (0, 0) for shift in objective.shifts):
         found = [list(shift) for shift in objective.shifts]
         raise ConfigError("objective.shifts", f"expected [rows, columns] of up to {reach}, not both 0; found {found}")
+
+
+def _check_regime(experiment: Experiment) -> None:
+    regime, kind, every = experiment.regime, experiment.regime.kind, experiment.regime.relinearize_every
+    if kind != "full" and every != Regime().relinearize_every:
+        itself = f"expected the default with kind = {kind!r}, which says itself when the network is linearized"
+        raise ConfigError("regime.relinearize_every", f"{itself}; found {every}")
+    if kind in ("neural-tangent", "random-features") and regime.trainable:
+        itself = f"expected [] with kind = {kind!r}, which says itself what is trained"
+        by_hand = 'kind = "full" takes trainable and relinearize_every'
+        raise ConfigError("regime.trainable", f"{itself} ({by_hand}); found {list(regime.trainable)}")
+    if kind == "auto" and experiment.surrogate.batch:
+        whole = "which looks at all samples in each round to see whether it is time to linearize"
+        raise ConfigError(
+            "surrogate.batch", f"expected 0 with regime.kind = 'auto', {whole}; found {experiment.surrogate.batch}"
+        )
+    if every > 1 and experiment.run.tolerance:
+        which = f"with relinearize_every = {every}, as between two linearizations residuals are not the network's"
+        raise ConfigError("run.tolerance", f"expected 0 {which}; found {experiment.run.tolerance}")
 
 
 def _check_validation(experiment: Experiment) -> None:

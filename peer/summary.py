@@ -19,11 +19,12 @@ from peer import central, config, journal, npz, settings, shards, validation
 from peer.arrays import Labels, Matrix, Vector
 from peer.errors import ConfigError
 from peer.journal import Epoch, Round
+from peer.optim import regimes
 from peer.optim.models import Model
 from peer.optim.regularizers import GroupL2, Regularizer
 from peer.optim.surrogates import Data
 from peer.problem import Problem
-from peer.settings import Experiment
+from peer.settings import Experiment, Regime
 from peer.shards import Shard
 from topology import PeerId
 
@@ -142,7 +143,7 @@ class World:
         """
         if self.test is None:
             return {}
-        outputs = self.model.at(w, self.test.x).outputs
+        outputs = self.model.at(w, self.model.inputs(self.test.x)).outputs
         if self.test.labels is None:
             targets = self.test.targets
             assert targets is not None
@@ -196,7 +197,9 @@ def of_run(
     written = members if epoch is None else tuple(peer for peer in everybody if _final(run_dir, peer).exists())
     first = next((peer for peer in members if peer in written), members[0])
     finals = {peer: _arrays(_final(run_dir, peer)) for peer in sorted({first, *written})}
-    model = _model(experiment, finals[first], _final(run_dir, first))
+    initial = journal.folder_of(run_dir, first) / "initial.npz"
+    network = _network(experiment, finals[first], _final(run_dir, first))
+    model = network if experiment.regime == Regime() else _trained(experiment, network, initial)
     world = World.of(experiment, run_dir, model, epoch)
     ends = {peer: _vector(model, arrays, _final(run_dir, peer)) for peer, arrays in finals.items()}
     agreed = [ends[peer] for peer in members if peer in ends]
@@ -219,6 +222,7 @@ def of_run(
         "iterations": n_done,
         **stopped,
         "parameters": model.layout.size,
+        "regime": _regime(experiment),
         "samples": _total_samples(run_dir, experiment.peers, epoch) if epoch or None in samples else sum(samples),
         "shards_seen": sorted(world.problems),
         "seconds": seconds,
@@ -236,9 +240,16 @@ def of_run(
     if epoch is not None:
         summary["members"] = list(members)
     if with_central and world.whole:
-        initial = journal.folder_of(run_dir, first) / "initial.npz"
         summary["central"] = _central(world, _vector(model, _arrays(initial), initial))
     return summary
+
+
+def _regime(experiment: Experiment) -> dict[str, Any]:
+    """Which parameters were trained, and what objective, stationarity, test and central training are of."""
+    linear = config.is_linear(experiment)
+    of = "the network linearized at initial.npz, in each place" if linear else "the network"
+    regime = experiment.regime
+    return {**msgspec.to_builtins(regime), "trainable": list(regime.trainable), "of": of}
 
 
 def _done(run_dir: Path, members: Sequence[PeerId]) -> dict[str, Any]:
@@ -364,7 +375,12 @@ def _arrays(path: Path) -> dict[str, NDArray[Any]]:
         raise ConfigError(str(path), str(error)) from error
 
 
-def _model(experiment: Experiment, parameters: dict[str, NDArray[Any]], path: Path) -> Model:
+def _trained(experiment: Experiment, network: Model, initial: Path) -> Model:
+    """What the peers of a regime trained, of the parameters with which they began."""
+    return config.trained_of(experiment, network, config.Initial(str(initial), _arrays(initial)))
+
+
+def _network(experiment: Experiment, parameters: dict[str, NDArray[Any]], path: Path) -> Model:
     first, n_outputs = parameters.get("layers.0.weight"), config.Initial(str(path), parameters).n_outputs
     if first is None or first.ndim < 1 or n_outputs == 0:
         raise ConfigError(str(path), f"expected the layers of a network, found {', '.join(parameters) or 'nothing'}")
@@ -374,7 +390,7 @@ def _model(experiment: Experiment, parameters: dict[str, NDArray[Any]], path: Pa
 
 def _vector(model: Model, parameters: dict[str, NDArray[Any]], path: Path) -> Vector:
     try:
-        return model.layout.flatten(parameters)
+        return regimes.flattened(model, parameters)
     except ValueError as error:
         raise ConfigError(str(path), str(error)) from error
 

@@ -105,7 +105,8 @@ def move(
     w = heard[0] / len(heard)
     for other in heard[1:]:
         w += other / len(heard)
-    gradient, value = problem.estimate(state.n + 1, w, state.w, state.gradient, state.value)
+    linearized = problem.linearized(state.anchor)
+    gradient, value = linearized.estimate(state.n + 1, w, state.w, state.gradient, state.value)
     if not (is_finite(w) and is_finite(gradient) and np.isfinite(value)):
         raise SolveError(f"waking {state.n}: parameters, objective or gradient are nan or infinite")
     return replace(state, n=state.n + 1, w=w, gradient=gradient, value=value, alpha=rule.after(state.alpha))

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from peer import agent, careful, validation
+from peer import renewal as renewals
 from peer.agent import Clipping, Mixture, Proposal, State
 from peer.arrays import Matrix, Vector, rounded
 from peer.careful import Caution
@@ -32,6 +33,7 @@ from peer.optim.stacks import Stack
 from peer.optim.steps import StepRule
 from peer.optim.surrogates import Data, Linearized, Partial
 from peer.problem import Problem
+from peer.renewal import Renewal
 from tests import reference
 from tests.laws import matrix
 from topology import Graph
@@ -209,14 +211,18 @@ def exchange(
     weights: Weights = metropolis,
     gossip: Gossip = ONCE,
     caution: Caution | None = None,
+    renewal: Renewal | None = None,
 ) -> Iterator[tuple[list[State], list[Proposal]]]:
     """Run the agents in one process, `graphs` repeated; yields what all are and propose at rounds 0..n_rounds.
 
-    Each exchange of a round has the next graph. With `caution` agents choose tau themselves.
+    Each exchange of a round has the next graph. With `caution` agents choose tau themselves; with `renewal` networks
+    stay linearized for longer than a round.
     """
     met = [sorted({j for graph in graphs for j in graph.neighbors(i)}) for i in range(len(problems))]
     clippings = [None if radii is None else Clipping(*radii, tuple(others)) for others in met]
     states = [agent.initial(problem, w, alpha) for problem, w in zip(problems, starts, strict=True)]
+    if renewal is not None:
+        states = [renewals.begun(state) for state in states]
     if caution is not None:
         states = [careful.begun(problem, state, caution) for problem, state in zip(problems, states, strict=True)]
     for n in range(n_rounds + 1):
@@ -244,8 +250,12 @@ def exchange(
             states,
             [agent.settle(problems[i], c.state, c.proposal, c.here, rule) for i, c in enumerate(courses)],
         )
+        if renewal is not None:
+            pairs = zip(problems, states, strict=True)
+            states = [renewals.renewed(problem, state, renewal, len(states)) for problem, state in pairs]
         if caution is not None:
-            states = [careful.adapted(*each, caution) for each in zip(problems, before, states, strict=True)]
+            here = [problem.linearized(state.anchor) for problem, state in zip(problems, states, strict=True)]
+            states = [careful.adapted(*each, caution) for each in zip(here, before, states, strict=True)]
 
 
 def share_of(i: int, state: State, proposal: Proposal, wire_dtype: np.dtype[Any]) -> Share:

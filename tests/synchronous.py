@@ -22,7 +22,7 @@ from typing import Final, TypeAlias, final
 
 import numpy as np
 
-from peer import agent, careful, gossip, stopping, validation, wire
+from peer import agent, careful, gossip, renewal, stopping, validation, wire
 from peer.arrays import DTYPES
 from peer.careful import Caution
 from peer.checkpoint import Checkpoint
@@ -36,6 +36,7 @@ from peer.optim.regularizers import L1, L2, NoRegularizer, Regularizer
 from peer.optim.steps import Constant, Diminishing, StepRule
 from peer.optim.surrogates import Data, Full, Partial, Surrogate
 from peer.problem import Problem
+from peer.renewal import Renewal
 from peer.roster import Roster
 from peer.rounds import MEETINGS, Rounds
 from peer.session import Outgoing, Session
@@ -97,6 +98,7 @@ class Scenario:
     held_out: tuple[Data, ...] = ()
     patience: int = 0
     gossip: Gossip = ONCE
+    renewal: Renewal | None = None
 
     @property
     def n_steps(self) -> int:
@@ -121,6 +123,8 @@ class Scenario:
     def begun(self, i: PeerId) -> agent.State:
         """State of agent i at round 0."""
         state = agent.initial(self.problems[i], self.initial[i], self.alpha)
+        if self.renewal is not None:
+            state = renewal.begun(state)
         if self.caution is not None:
             state = careful.begun(self.problems[i], state, self.caution)
         return validation.begun(state, self.held_out[i]) if self.held_out else state
@@ -144,8 +148,10 @@ class Scenario:
         state, problem = course.state, self.problems[i]
         following = agent.settle(problem, state, course.proposal, course.here, self.rule)
         how_long, mixed = (self.schedule, self.n_rounds), course.here
+        if self.renewal is not None:
+            following = renewal.renewed(problem, following, self.renewal, self.n_agents)
         if self.caution is not None:
-            following = careful.adapted(problem, state, following, self.caution)
+            following = careful.adapted(problem.linearized(following.anchor), state, following, self.caution)
         if self.tolerance:
             measured = stopping.measure(problem, state, following, course.apart, self.n_agents)
             following = stopping.watched(state, following, measured, mixed.flood, *how_long, self.n_steps)
@@ -169,7 +175,7 @@ class Scenario:
         exchanges = f"{self.n_steps} {'plain' if self.gossip.is_plain else 'chebyshev'} exchanges each"
         every += f", held out {bool(self.held_out)}, patience {self.patience}"
         every += f", batches {sizes_of(self.problems)}"
-        every += f", {self.caution}"
+        every += f", {self.caution}, {self.renewal}"
         what = f"{self.n_agents} peers, {self.n_rounds} rounds, {exchanges}, {kinds}, {self.dtype}, {every}"
         return f"{what}, compute {self.compute}, slow {self.slow}, crashes {self.crashes}, {self.weather}"
 
@@ -217,6 +223,7 @@ def scenario(seed: int) -> Scenario:
         held_out=() if patience is None else _held_out(problems),
         patience=patience or 0,
         caution=random.Random(f"caution of {seed}").choice((None, None, Caution(n_agents, 0.5, keeps=n_blocks == 1))),
+        renewal=random.Random(f"renewal of {seed}").choice((None, None, None, Renewal(2), Renewal(3), Renewal())),
     )
 
 

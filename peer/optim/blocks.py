@@ -120,15 +120,19 @@ class Blocked:
 
     def linearized(self, place: slice) -> Linearized:
         """The smooth part of (5) in the parameters in `place` alone, with their columns of J."""
+        kept = None if self.data.frozen is None else self.data.frozen.block(place)
+        constant = self.data.loss.constant_curvature
         return Linearized(
             center=self.center[place],
             outputs=self.factors.outputs,
-            jacobian=columns_of(self.factors, place, self.data.loss.constant_curvature),
+            jacobian=columns_of(self.factors, place, constant) if kept is None else kept.jacobian,
             loss=self.data.loss,
             weight=self.weight,
             pi=self.pi[place],
             tau=self.surrogate.tau,
             scale=self.scale,
+            kept=kept,
+            adapts=self.surrogate.adapts,
         )
 
     @cached_property

@@ -210,20 +210,26 @@ def factored(here: Pass) -> Map:
     return replace(columns, forward=lambda x: here.jvp(x).reshape(-1), adjoint=lambda u: here.vjp(u.reshape(m, q)))
 
 
-def is_dense_cheaper(here: Pass, quadratic: bool) -> bool:
-    """Whether systems with J are to be factored, and not solved by products with it."""
+def is_dense_cheaper(here: Pass, quadratic: bool, lasts: int = 1) -> bool:
+    """Whether systems with J are to be factored, and not solved by products with it; J stays for so many rounds."""
     (m, q), p = here.outputs.shape, here.n_parameters
-    return is_factoring_cheaper(m, q, p, quadratic, PRODUCT_S * m * here.n_products, here.structured)
+    return is_factoring_cheaper(m, q, p, quadratic, PRODUCT_S * m * here.n_products, here.structured, lasts)
 
 
-def is_factoring_cheaper(m: int, q: int, p: int, quadratic: bool, product_s: float, structured: bool = True) -> bool:
-    """Whether factoring takes less time than conjugate gradients with so long products would, and fits into memory."""
+def is_factoring_cheaper(
+    m: int, q: int, p: int, quadratic: bool, product_s: float, structured: bool = True, lasts: int = 1
+) -> bool:
+    """Whether factoring takes less time than conjugate gradients with so long products would, and fits into memory.
+
+    Where J stays for some rounds, as `peer.optim.frozen` has it, what it takes once is shared by them.
+    """
     k, n_systems = m * q, 1 if quadratic else STEPS
     if p <= k:
         gram_s = FACTORS_S * m * p**2 if structured else GRAM_S * k * p**2
-        factored_s = n_systems * (gram_s + CHOLESKY_S * p**3)
+        factored_s = n_systems * (gram_s + CHOLESKY_S * p**3) / (lasts if quadratic else 1)
     else:
-        factored_s = FORM_S * k * p + GRAM_S * k**2 * p + n_systems * CHOLESKY_S * k**3
+        systems_s = n_systems * CHOLESKY_S * k**3 / (lasts if quadratic else 1)
+        factored_s = (FORM_S * k * p + GRAM_S * k**2 * p) / lasts + systems_s
     n_pairs = PAIRS_EXACT if quadratic else STEPS * PAIRS_INEXACT
     return bool(8 * k * p <= MATRIX_BYTES and factored_s <= n_pairs * (PAIR_S + product_s))
 

@@ -6,13 +6,15 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Final, TypeAlias, final
+from typing import Final, final
 
 import numpy as np
 from scipy import linalg
 
 from peer.arrays import Matrix, Vector, largest
 from peer.errors import SolveError
+from peer.optim.inverses import INDEFINITE as INDEFINITE
+from peer.optim.inverses import Inverse, cholesky
 from peer.optim.maps import (
     NYSTROM_PARAMETERS,
     PATIENCE,
@@ -137,7 +139,7 @@ def solve(
             here = there if there.error < here.error else here
         solution = proximal_newton(subproblem, regularizer, enough, here)
         if not is_direct(J) and isinstance(J, LinearMap) and J.matrix and solution.residual > enough:
-            return solve(replace(subproblem, jacobian=J.matrix()), regularizer, enough)
+            return solve(replace(subproblem, jacobian=J.matrix(), kept=None), regularizer, enough)
     if not (np.isfinite(solution.residual) and np.isfinite(solution.w).all()):
         raise SolveError("the surrogate has no finite solution: its data are nan or infinite")
     return solution
@@ -173,10 +175,6 @@ def normal_equations(subproblem: Linearized, regularizer: Regularizer) -> Soluti
         gradient = subproblem.gradient(w)
     method = "woodbury" if is_dual(subproblem.jacobian) else "cholesky"
     return Solution(w, _residual(subproblem, regularizer, w, gradient), 1, method)
-
-
-Inverse: TypeAlias = Callable[[Vector], Vector]
-"""Of a matrix that is factored, or known by its products: b -> x."""
 
 
 @final
@@ -220,6 +218,8 @@ class Systems:
         h, J, scale = self.subproblem, self.subproblem.jacobian, self._whitening.scale
         if not is_direct(J):
             return self._by_products(outputs, accuracy)
+        if h.kept is not None and h.loss.constant_curvature:
+            return h.kept.inverse(h.weight, scale**-2.0, h.adapts)
         roots = h.roots(outputs)
         if not is_dual(J):
             matrix = gram_of(h.weight, roots, J)
@@ -285,8 +285,9 @@ class Systems:
         """sqrt(weight) V, (m*q, p), and weight V V', (m*q, m*q)."""
         J = self.subproblem.jacobian
         assert isinstance(J, np.ndarray), "a wide J is a matrix"
-        V = J * (math.sqrt(self.subproblem.weight) * self._whitening.scale)
-        return V, V @ V.T
+        weight, kept = self.subproblem.weight, self.subproblem.kept
+        V = J * (math.sqrt(weight) * self._whitening.scale)
+        return V, V @ V.T if kept is None else weight * kept.outer(self._whitening.scale**-2.0)
 
 
 def _turned(roots: Blocks | None, u: Vector, transposed: bool) -> Vector:
@@ -314,31 +315,6 @@ def _sandwich(K: Matrix, roots: Blocks | None) -> Matrix:
         matrix = half.transpose(1, 0, 2).reshape(m * q, m * q)
     matrix.flat[:: len(matrix) + 1] += 1.0
     return matrix
-
-
-INDEFINITE: Final = "the surrogate's matrix is not positive definite to rounding: tau is too small beside its curvature"
-"""What `SolveError` says of a system that cannot be solved."""
-
-
-def cholesky(matrix: Matrix) -> Inverse:
-    """Solver of matrix x = b with a symmetric, positive definite matrix, whose place in memory it takes.
-
-    Raises
-    ------
-    SolveError
-        It is not positive definite to rounding. Where it holds nan, so does x.
-    """
-    if not matrix.size:  # not every LAPACK factors an empty matrix
-        return np.copy
-    factor, failed = linalg.lapack.dpotrf(matrix.T, lower=1, clean=0, overwrite_a=1)
-    if failed:
-        raise SolveError(INDEFINITE)
-
-    def inverse(b: Vector) -> Vector:
-        x, _ = linalg.lapack.dpotrs(factor, b, lower=1)
-        return np.asarray(x)
-
-    return inverse
 
 
 def shifted_system(root: Map, accuracy: float = EPS) -> Callable[[Vector], Vector]:
@@ -457,7 +433,10 @@ def _name(jacobian: Map, regularizer: Regularizer) -> str:
 
 def model_root(subproblem: Linearized, outputs: Matrix) -> Map:
     """R of `SecondOrder`: as many rows as J has, or, where its Gram matrix is formed, as many as that has ranks."""
-    J, roots = subproblem.jacobian, subproblem.roots(outputs)
+    J, kept = subproblem.jacobian, subproblem.kept
+    if is_direct(J) and not is_dual(J) and kept is not None and subproblem.loss.constant_curvature:
+        return kept.root(subproblem.weight, pivoted_root)
+    roots = subproblem.roots(outputs)
     if is_direct(J) and not is_dual(J):
         return pivoted_root(gram_of(subproblem.weight, roots, J))
     return mixed_rows(math.sqrt(subproblem.weight), roots, J)

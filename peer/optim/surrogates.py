@@ -12,15 +12,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol, TypeAlias, final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from peer.arrays import Matrix, Vector, largest
+from peer.optim.frozen import Frozen, Kept
 from peer.optim.losses import Loss
 from peer.optim.maps import Blocks, Map, jacobian_of, mixed_rows
 from peer.optim.models import Model, Pass
+from peer.optim.regimes import Linear
 from peer.optim.tangents import Tangents
 
 
@@ -74,6 +77,10 @@ class Linearized:
         Strong convexity, > 0.
     scale : float
         Largest entry of the vectors that cancel at a solution, for relative residuals.
+    kept : Kept or None
+        What rounds have in common, where J stays the same.
+    adapts : bool
+        Whether tau will be another one in the next round.
     """
 
     center: Vector
@@ -84,6 +91,8 @@ class Linearized:
     pi: Vector
     tau: float
     scale: float
+    kept: Kept | None = None
+    adapts: bool = False
 
     def value(self, w: Vector) -> float:
         """h(w)."""
@@ -174,13 +183,32 @@ class Data:
     weight: float
     tangents: Tangents | None = None
     _last: list[Pass] = field(default_factory=list, init=False, repr=False)
+    _tangent: list[tuple[Vector, Data]] = field(default_factory=list, init=False, repr=False)
     _last_drawn: list[tuple[NDArray[np.intp], Data]] = field(default_factory=list, init=False, repr=False)
 
     def at(self, w: Vector) -> Pass:
         """The network at w. The last one is kept: value, gradient and surrogate of a round are at the same point."""
         if not (self._last and np.array_equal(self._last[0].w, w)):
-            self._last[:] = [self.model.at(w.copy(), self.inputs)]
+            frozen, w = self.frozen, w.copy()
+            self._last[:] = [self.model.at(w, self.inputs) if frozen is None else frozen.at(w)]
         return self._last[0]
+
+    @cached_property
+    def frozen(self) -> Frozen | None:
+        """What all points have in common where the model is a linearized network; else None."""
+        if not isinstance(self.model, Linear):
+            return None
+        base = self.model.network.at(self.model.anchor, self.inputs)
+        constant = self.loss.constant_curvature
+        roots = self.loss.curvature_root(base.outputs) if constant and not self.loss.quadratic else None
+        return Frozen(self.model, base, constant, roots)
+
+    def linearized(self, anchor: Vector, lasts: int) -> Data:
+        """The same samples seen through the network linearized at an anchor, (p,). The last one is kept."""
+        if not (self._tangent and np.array_equal(self._tangent[0][0], anchor)):
+            linear = Linear(self.model, anchor, lasts)
+            self._tangent[:] = [(anchor, Data(linear, self.inputs, self.loss, self.weight))]
+        return self._tangent[0][1]
 
     def value(self, w: Vector) -> float:
         """g_i(w)."""
@@ -243,21 +271,25 @@ class Partial:
 
     tau: float
     kappa: float = 1.0
+    adapts: bool = field(default=False, compare=False, repr=False)
 
     def with_tau(self, tau: float) -> Partial:
-        """The same with another tau."""
-        return Partial(tau, self.kappa)
+        """The same with another tau, which will not be the last one."""
+        return Partial(tau, self.kappa, adapts=True)
 
     def around(self, w: Vector, gradient: Vector, pi: Vector, data: Data) -> Linearized:
         """The subproblem at w."""
-        here = data.at(w)
+        here, frozen = data.at(w), data.frozen
+        kept = None if frozen is None else frozen.whole
         return Linearized(
             center=w,
             outputs=here.outputs,
-            jacobian=jacobian_of(here, data.loss.constant_curvature),
+            jacobian=jacobian_of(here, data.loss.constant_curvature) if kept is None else kept.jacobian,
             loss=data.loss,
             weight=self.kappa * data.weight,
             pi=pi,
             tau=self.tau,
             scale=max(self.kappa * largest(gradient), largest(pi)),
+            kept=kept,
+            adapts=self.adapts,
         )

@@ -68,6 +68,8 @@ CASES: dict[str, dict[str, Any]] = {
         "surrogate": {"inexactness": 1.0},
     },
     "batches": {"objective": {"loss": "cross_entropy"}, "surrogate": {"batch": 4, "tau": 3.0}},
+    "random features": {"objective": {"loss": "cross_entropy"}, "regime": {"kind": "random-features"}},
+    "linearized anew by themselves": {"objective": {"loss": "squared"}, "regime": {"kind": "auto"}},
     "stopped early": {"objective": {"loss": "cross_entropy"}, "run": {"tolerance": 0.3}},
 }
 
@@ -108,6 +110,7 @@ def test_sockets_and_simulation_agree_to_the_last_bit(lab: Lab, case: dict[str, 
                 tolerance=found.run.tolerance,
                 gossip=ground.gossip,
                 caution=config.caution_of(found, ground, PEERS),
+                renewal=config.renewal_of(found),
             )
         )
         with threadpool_limits(1):  # as launch gives it to its peers: sums of more threads have other last bits

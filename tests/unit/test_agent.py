@@ -50,6 +50,9 @@ class Bowl:
     def with_tau(self, tau: float) -> Bowl:
         raise AssertionError("tau is a setting here")
 
+    def linearized(self, anchor: Vector) -> Bowl:
+        return self
+
 
 def state(w: list[float], y: list[float], alpha: float = 0.5) -> State:
     here = np.array(w)

@@ -138,6 +138,9 @@ class Bowl:
     def with_tau(self, tau: float) -> Bowl:
         raise NotImplementedError
 
+    def linearized(self, anchor: Vector) -> Bowl:
+        return self
+
 
 def states_of(rng: np.random.Generator, n_agents: int) -> tuple[list[State], list[Proposal]]:
     """Agents in the middle of a run, with y and z at random."""

@@ -1,0 +1,178 @@
+"""Lazy regimes are a ridge regression: every graph, solver and way to exchange leads to the same centralized one."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from peer import agent, waking
+from peer import renewal as renewals
+from peer.agent import State
+from peer.flows import Flows
+from peer.optim import frozen
+from peer.optim.maps import is_direct, is_dual
+from peer.optim.steps import Constant
+from peer.problem import Problem
+from peer.renewal import Renewal
+from tests import quadratic, synchronous
+from tests.instances import exchange
+from tests.quadratic import PEERS, REGIMES, Array
+from topology import graphs
+from topology.gossip import plain
+from topology.graphs import FAMILIES, Graph
+from topology.schedules import Static
+from topology.weights import metropolis
+
+FORMS = ("primal", "dual", "matrix-free", "blocks")
+ENOUGH = 1e-10
+
+ALPHA = {"rounds": 0.8, "async": 0.5, "simulation": 0.8}
+STEPS = 2
+"""Exchanges a round: then the star is no slower than the others."""
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("mode", ALPHA)
+def test_every_way_leads_to_the_centralized_ridge(mode: str, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if form == "matrix-free":
+        monkeypatch.setattr(frozen, "is_dense_cheaper", lambda *_: False)
+    run = {"rounds": in_rounds, "async": without_rounds, "simulation": on_a_network}[mode]
+    every = {"rounds": 1, "async": 2, "simulation": len(FORMS)}[mode]  # for these take longer
+    for k, family in list(enumerate(FAMILIES))[FORMS.index(form) % every :: every]:
+        regime = REGIMES[(k + FORMS.index(form)) % 2]
+        n_samples = {"random-features": 2, "neural-tangent": 8}[regime] if form == "dual" else 12
+        what = quadratic.drawn(k, n_samples)
+        problems, w0 = what.problems(regime, 2 if form == "blocks" else 1)
+        if form != "blocks":
+            kept = problems[0].data.frozen
+            assert kept is not None
+            J = kept.whole.jacobian
+            assert (is_direct(J), is_dual(J)) == (form != "matrix-free", form == "dual")
+        ridge = what.ridge(regime)
+        assert np.abs(ridge - w0).max() > 0.1, "there is nothing to learn"
+        n_rounds = 200 if form == "blocks" else 100
+        found = run(graphs.family(family, PEERS, probability=0.5, radius=0.7, seed=k), problems, w0, k, n_rounds)
+        assert np.abs(found - ridge).max() < ENOUGH, f"{regime} on {family}"
+
+
+def in_rounds(graph: Graph, problems: Sequence[Problem], w0: Array, seed: int, n_rounds: int) -> Array:
+    runs = exchange(problems, [w0] * PEERS, ALPHA["rounds"], Constant(), [graph], n_rounds, gossip=plain(STEPS))
+    *_, (states, _) = runs
+    return np.stack([state.w for state in states])
+
+
+def without_rounds(graph: Graph, problems: Sequence[Problem], w0: Array, seed: int, n_rounds: int) -> Array:
+    states, _ = wakings(graph, problems, w0, seed, 3 * n_rounds)
+    return np.stack([state.w for state in states])
+
+
+def wakings(
+    graph: Graph, problems: Sequence[Problem], w0: Array, seed: int, n_each: int, renewal: Renewal | None = None
+) -> tuple[list[State], list[Flows]]:
+    """One agent after the other wakes, by chance, about n_each times each; every fourth message is lost."""
+    chance, n_agents = random.Random(seed), len(problems)
+    states: list[State] = [agent.initial(problem, w0, ALPHA["async"]) for problem in problems]
+    if renewal is not None:
+        states = [renewals.begun(state) for state in states]
+    flows = [Flows(i, 0, graph.neighbors(i)) for i in range(n_agents)]
+    for flow, state in zip(flows, states, strict=True):
+        flow.open_epoch(0, range(n_agents), waking.source(state))
+    for _ in range(n_each * n_agents):
+        i = chance.randrange(n_agents)
+        theirs = flows[i].absorb()
+        woken = waking.wake(problems[i], states[i], flows[i].mass.high, theirs, n_agents, Constant())
+        states[i] = woken.state
+        if renewal is not None:
+            states[i] = renewals.renewed(problems[i], woken.state, renewal, n_agents)
+        flows[i].track(waking.source(states[i]))
+        flows[i].push(woken.v, graph.neighbors(i))
+        for j in graph.neighbors(i):
+            if chance.random() > 0.25:
+                flows[j].receive(flows[i].flow(j))
+    return states, flows
+
+
+def on_a_network(graph: Graph, problems: Sequence[Problem], w0: Array, seed: int, n_rounds: int) -> Array:
+    """Messages late and out of order, connections that break, peers that crash and are resumed."""
+    run = simulated(graph, problems, w0, seed, n_rounds)
+    run.play()
+    return np.stack([run.history[i, n_rounds].w for i in range(PEERS)])
+
+
+def simulated(graph: Graph, problems: Sequence[Problem], w0: Array, seed: int, n_rounds: int) -> synchronous.Run:
+    return synchronous.Run(
+        replace(
+            synchronous.scenario(seed),  # for its weather
+            schedule=Static(graph),
+            n_rounds=n_rounds,
+            every=5,
+            dtype="f8",
+            problems=tuple(problems),
+            initial=(w0,) * PEERS,
+            alpha=ALPHA["simulation"],
+            rule=Constant(),
+            slow=None,
+            crashes=(20.0, 100.0),
+            radii=None,
+            weights=metropolis,
+            tolerance=0.0,
+            caution=None,
+            held_out=(),
+            patience=0,
+            gossip=plain(STEPS),
+            renewal=None,
+        )
+    )
+
+
+EVERY = Renewal(3)
+
+
+@pytest.mark.parametrize("renewal", [EVERY, Renewal()], ids=["every 3", "auto"])
+def test_trackers_follow_the_gradients_of_the_linearized_networks(renewal: Renewal) -> None:
+    """(9), in every round, for the g_i of the moment; and what is tracked of the objective likewise."""
+    problems, w0 = quadratic.drawn(3, 12).problems("full")
+    anchors: set[tuple[int, int]] = set()
+    for states, _ in exchange(problems, [w0] * PEERS, 0.5, Constant(), [graphs.ring(PEERS)], 40, renewal=renewal):
+        now = [problem.linearized(state.anchor) for problem, state in zip(problems, states, strict=True)]
+        gradients = [g.gradient(state.w) for g, state in zip(now, states, strict=True)]
+        values = [g.value(state.w) for g, state in zip(now, states, strict=True)]
+        np.testing.assert_allclose(sum(state.y for state in states), sum(gradients), rtol=0.0, atol=1e-12)
+        np.testing.assert_allclose(sum(state.objective for state in states), sum(values), rtol=1e-12)
+        if renewal.every:
+            assert [state.anchored for state in states] == [states[0].n // 3 * 3] * PEERS
+        anchors.update((i, state.anchored) for i, state in enumerate(states))
+    assert PEERS < len(anchors) < 40 * PEERS
+
+
+@pytest.mark.parametrize("renewal", [EVERY, Renewal()], ids=["every 3", "auto"])
+def test_they_lead_where_the_method_as_published_leads(renewal: Renewal) -> None:
+    """To a point that is stationary for the network itself, and to the same here, for all begin in its valley."""
+    problems, w0 = quadratic.drawn(3, 12).problems("full")
+    ends = []
+    for how in (None, renewal):
+        *_, (states, _) = exchange(problems, [w0] * PEERS, 0.8, Constant(), [graphs.complete(PEERS)], 150, renewal=how)
+        w = states[0].w
+        assert problems[0].stationarity(w, np.sum([problem.gradient(w) for problem in problems], axis=0)) < 1e-9
+        ends.append(w)
+    np.testing.assert_allclose(ends[1], ends[0], rtol=0.0, atol=1e-8)
+
+
+@pytest.mark.parametrize("renewal", [None, EVERY, Renewal()], ids=["never", "every 3", "auto"])
+def test_a_run_without_rounds_keeps_all_mass(renewal: Renewal | None) -> None:
+    """(17) for the linearized g_i of the moment, messages lost or not; and it leads to a stationary point."""
+    problems, w0 = quadratic.drawn(3, 12).problems("neural-tangent" if renewal is None else "full")
+    states, flows = wakings(graphs.ring(PEERS), problems, w0, 1, 150, renewal)
+    sources = [waking.source(state) for state in states]
+    now = [problem.linearized(state.anchor) for problem, state in zip(problems, states, strict=True)]
+    for g, state, source in zip(now, states, sources, strict=True):
+        np.testing.assert_allclose(source[:-2], g.gradient(state.w), rtol=0.0, atol=1e-12)
+    links = [(i, j) for i in range(PEERS) for j in flows[i].neighbors]
+    under_way = sum(flows[i].pushed(j) - flows[j].absorbed(i) for i, j in links)
+    np.testing.assert_allclose(sum(flow.mass.high for flow in flows) + under_way, sum(sources), rtol=0.0, atol=1e-11)
+    w = np.mean([state.w for state in states], axis=0)
+    assert problems[0].stationarity(w, np.sum([problem.gradient(w) for problem in problems], axis=0)) < 1e-5
