@@ -94,6 +94,9 @@ class State:
         Strong convexity of the surrogate; 0 stands for what the surrogate itself has, where tau is a setting.
     care, eagerness, stride, steepest : float
         c_i, e_i, the mean of the last steps and L_i, where tau is not a setting; see `peer.careful`.
+    alignments, aligned_n, back_n : Vector, int, int
+        Where layers learn by feedback, see `peer.alignment`: its last cosines with the gradient, over all and by layer;
+        the last round with a good one; and the one in which the agent went back to backprop, 0 as long as it has not.
     """
 
     n: int
@@ -123,6 +126,9 @@ class State:
     eagerness: float = 0.0
     stride: float = math.inf
     steepest: float = 0.0
+    alignments: Vector = field(default_factory=lambda: np.zeros(0))
+    aligned_n: int = 0
+    back_n: int = 0
 
 
 @final

@@ -16,7 +16,7 @@ from typing import Final, final
 
 import numpy as np
 
-from peer import agent, careful, checkpoint, config, journal, npz, waking
+from peer import agent, alignment, careful, checkpoint, config, journal, npz, waking
 from peer.arrays import Vector
 from peer.assembly import Opening
 from peer.errors import DisagreementError, NeighborsLate
@@ -240,6 +240,8 @@ class AsyncLife:
         else:
             alpha = config.alpha_of(self.experiment, host.assignment.ground)
             self.state = await host.compute(self.first, problem, w, alpha, len(self.membership.members))
+            if host.watch is not None:
+                self.state = await host.compute(alignment.begun, problem, self.state, host.watch)
         npz.save(host.initial_path, model.layout.unflatten(w))
         self.membership.begin(time.monotonic())
         return problem, model
@@ -284,8 +286,9 @@ class AsyncLife:
         state = self.state
         assert state is not None
         problem = config.reweighted(self.experiment, problem, opening.n_samples, len(opening.members))
-        first = await self.host.compute(self.first, problem, state.w, state.alpha, len(opening.members))
-        self.state = replace(first, n=state.n)
+        field, n_agents = alignment.chosen(problem, state), len(opening.members)
+        first = await self.host.compute(self.first, field, state.w, state.alpha, n_agents)
+        self.state = alignment.kept(state, replace(first, n=state.n))
         self.assembly.open_epoch(opening, self.state)
         self.link()
         members, samples = opening.members, opening.n_samples
@@ -315,6 +318,7 @@ class AsyncLife:
         """
         assembly, flows, transport, state = self.assembly, self.flows, self.host.transport, self.state
         assert state is not None
+        problem = alignment.chosen(problem, state)
         began_s, news, n_agents, slept_s = time.monotonic(), flows.news, len(flows.members), assembly.pace.woke_s
         with np.errstate(all="ignore"):  # as in `Host.compute`
             theirs, phi = flows.absorb(), flows.phi
@@ -324,9 +328,11 @@ class AsyncLife:
         self.state, caution = woken.state, self.caution_among(n_agents)
         if caution is not None:
             self.state = await self.host.compute(careful.adapted, problem, woken.seen, woken.state, caution)
+        if self.host.watch is not None:
+            self.state = await self.host.compute(alignment.watched, problem, state, self.state, self.host.watch)
         seen, solution = woken.seen, woken.solution
         with np.errstate(all="ignore"):
-            flows.track(woken.source)
+            flows.track(waking.source(self.state))
             residual = problem.stationarity(seen.w, n_agents * seen.y)
             disagreement = float(np.sum((self.state.w - woken.v) ** 2))
         now = time.monotonic()
@@ -357,8 +363,10 @@ class AsyncLife:
             phi=phi,
             epoch=flows.epoch,
             members=n_agents,
+            **self.host.aligned(seen),
             **self.host.drops.numbers,
         )
+        self.host.went_back(state, self.state)
 
     async def part(self) -> None:
         """Say that all is over, and stay until all members know; where the view changes meanwhile, it is not over."""

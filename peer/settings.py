@@ -72,6 +72,10 @@ class Surrogate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     inexactness: float = 0.0  # in rounds: c of `Problem.in_round`; 0: every solve goes to `tolerance`
     batch: int = 0  # samples a round; 0: all, exact, the paper's
     refresh: int = 0  # with a batch, rounds between full passes; 0: as many as a pass in batches has, see config
+    gradient: str = "backprop"
+    probe_every: int = 10  # with feedback: rounds between two looks at how it is aligned, see `peer.alignment`; 0: none
+    fallback: float = 0.05  # cosine below which an agent goes back to backprop, see there
+    grace: int = 200  # rounds for which it may be below
 
 
 class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -178,6 +182,9 @@ LOCAL: Final = frozenset(
 of its cores are used, which changes no bit; and patience of both kinds, so that a run that was given up can be resumed
 with more of it."""
 
+FEEDBACK_ALIGNMENT: Final = "feedback-alignment"
+"""Of `surrogate.gradient`."""
+
 REAL_TARGETS: Final = ("squared", "huber")
 """Losses of real targets, for which classes are coded; the others are of labels."""
 
@@ -197,6 +204,7 @@ CHOICES: Final[Mapping[str, Sequence[str]]] = {
     "objective.scale": ("mean", "sum"),
     "surrogate.kind": ("partial", "full"),
     "surrogate.curvature": ("local", "network", "auto"),
+    "surrogate.gradient": ("backprop", FEEDBACK_ALIGNMENT),
     "step.rule": ("constant", "diminishing", "auto"),
     "topology.graph": FAMILIES,
     "topology.schedule": SCHEDULES,
@@ -226,6 +234,9 @@ RANGES: Final[Mapping[str, tuple[float, float, str]]] = {
     "surrogate.inexactness": (0.0, math.inf, "a number > 0, or 0 (every solve to surrogate.tolerance)"),
     "surrogate.batch": (0, 2**31, "a number of samples >= 1, or 0 (all of them)"),
     "surrogate.refresh": (0, 2**31, "a number of rounds >= 1, or 0 (as many as a pass in batches has)"),
+    "surrogate.probe_every": (0, 2**31, "a number of rounds >= 1, or 0 (never)"),
+    "surrogate.fallback": (-1.0, 1.0, "a cosine, -1 to 1"),
+    "surrogate.grace": (0, 2**31, "a number of rounds >= 0"),
     "step.alpha": (5e-324, 1.0, '0 < alpha <= 1, or "auto"'),
     "step.mu": (0.0, math.inf, "a number >= 0"),
     "topology.probability": (0.0, 1.0, "0 to 1"),
@@ -420,6 +431,7 @@ def _check_together(experiment: Experiment) -> None:
         raise ConfigError(
             "surrogate.refresh", f"expected 0 where each round takes all samples, batch = 0; found {every}"
         )
+    _check_feedback(experiment)
     _check_penalty(experiment)
     _check_clipping(experiment)
     if experiment.run.tolerance and experiment.run.mode != "rounds":
@@ -455,6 +467,18 @@ def _check_layers(model: Model) -> None:
         raise ConfigError("model.image", f"expected channels, height and width >= 1, found {list(model.image)}")
     if model.image and not model.layers:
         raise ConfigError("model.image", f"expected [] without model.layers, found {list(model.image)}")
+
+
+def _check_feedback(experiment: Experiment) -> None:
+    surrogate, tolerance = experiment.surrogate, experiment.run.tolerance
+    if surrogate.gradient != FEEDBACK_ALIGNMENT:
+        return
+    if surrogate.kind != "full":
+        why = "as the partial surrogate needs the true Jacobian, which feedback does without"
+        raise ConfigError("surrogate.gradient", f'expected backprop with kind = "{surrogate.kind}", {why}')
+    if tolerance:
+        why = "as what feedback gives may vanish where no gradient does"
+        raise ConfigError("run.tolerance", f"expected 0 with {FEEDBACK_ALIGNMENT}, {why}; found {tolerance}")
 
 
 def _check_validation(experiment: Experiment) -> None:
