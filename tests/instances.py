@@ -8,8 +8,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from peer import agent, careful, validation
+from peer import agent, alignment, careful, validation
 from peer.agent import Clipping, Mixture, Proposal, State
+from peer.alignment import Watch
 from peer.arrays import Matrix, Vector, rounded
 from peer.careful import Caution
 from peer.gossip import begun, taken
@@ -143,16 +144,20 @@ def exchange(
     weights: Weights = metropolis,
     gossip: Gossip = ONCE,
     caution: Caution | None = None,
+    watches: Sequence[Watch] = (),
 ) -> Iterator[tuple[list[State], list[Proposal]]]:
     """Run the agents in one process, `graphs` repeated; yields what all are and propose at rounds 0..n_rounds.
 
-    Each exchange of a round has the next graph. With `caution` agents choose tau themselves.
+    Each exchange of a round has the next graph. With `caution` agents choose tau themselves, with `watches` they look
+    at their feedback.
     """
     met = [sorted({j for graph in graphs for j in graph.neighbors(i)}) for i in range(len(problems))]
     clippings = [None if radii is None else Clipping(*radii, tuple(others)) for others in met]
     states = [agent.initial(problem, w, alpha) for problem, w in zip(problems, starts, strict=True)]
     if caution is not None:
         states = [careful.begun(problem, state, caution) for problem, state in zip(problems, states, strict=True)]
+    if watches:
+        states = [alignment.begun(*each) for each in zip(problems, states, watches, strict=True)]
     for n in range(n_rounds + 1):
         proposals = [
             agent.propose(p.in_round(n, s.alpha, s.way), s, len(problems))
@@ -174,12 +179,15 @@ def exchange(
                 )
                 for i, course in enumerate(courses)
             ]
+        fields = [alignment.chosen(problem, state) for problem, state in zip(problems, states, strict=True)]
         before, states = (
             states,
-            [agent.settle(problems[i], c.state, c.proposal, c.here, rule) for i, c in enumerate(courses)],
+            [agent.settle(fields[i], c.state, c.proposal, c.here, rule) for i, c in enumerate(courses)],
         )
         if caution is not None:
-            states = [careful.adapted(*each, caution) for each in zip(problems, before, states, strict=True)]
+            states = [careful.adapted(*each, caution) for each in zip(fields, before, states, strict=True)]
+        if watches:
+            states = [alignment.watched(*each) for each in zip(fields, before, states, watches, strict=True)]
 
 
 def share_of(i: int, state: State, proposal: Proposal, wire_dtype: np.dtype[Any]) -> Share:

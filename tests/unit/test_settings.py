@@ -128,6 +128,8 @@ def test_choices(key: str) -> None:
         given = given | {"topology": given.get("topology", {}) | {"path": "x"}}
         if key == "step.rule" and choice == "diminishing":
             given["step"]["mu"] = 0.1
+        if choice == settings.FEEDBACK_ALIGNMENT:
+            given["surrogate"]["kind"] = "full"
         if choice == "chebyshev":
             given["topology"]["consensus_steps"] = 2
         if key == "data.dataset" and not choice:
