@@ -74,7 +74,7 @@ class Surrogate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     refresh: int = 0  # with a batch, rounds between full passes; 0: as many as a pass in batches has, see config
     gradient: str = "backprop"
     probe_every: int = 10  # with feedback: rounds between two looks at how it is aligned, see `peer.alignment`; 0: none
-    fallback: float = 0.05  # cosine below which an agent goes back to backprop, see there
+    fallback: float = 0.1  # cosine below which an agent goes back to backprop, see there
     grace: int = 200  # rounds for which it may be below
 
 

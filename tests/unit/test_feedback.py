@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -252,3 +253,11 @@ def test_a_single_layer_is_refused(model: Chain) -> None:
 def test_a_network_that_is_no_chain_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"surrogate\.gradient: .* needs a network of layers"):
         config.feedback_of(experiment(), object())  # type: ignore[arg-type]
+
+
+def test_a_rehearsal_finds_what_would_stop_a_peer(tmp_path: Path) -> None:
+    np.savez(tmp_path / "0.npz", x=np.ones((4, 2)), y=np.arange(4) % 2)
+    what = experiment(peers=1, data={"path": str(tmp_path / "{id}.npz")}, objective={"loss": "cross_entropy"})
+    assert config.rehearse(what).widths == (2, 10, 1)
+    with pytest.raises(ConfigError, match=r"surrogate\.gradient"):
+        config.rehearse(experiment(peers=1, data={"path": str(tmp_path / "{id}.npz")}, model={"hidden": []}))

@@ -396,6 +396,18 @@ def test_auto_is_the_default_and_numbers_are_taken_as_they_are() -> None:
     assert settings.from_tree(tree("surrogate.tau", 2)).surrogate.tau == 2.0
 
 
+def test_feedback_is_for_the_full_surrogate_and_never_stops_by_a_residual() -> None:
+    given = tree("surrogate.gradient", settings.FEEDBACK_ALIGNMENT)
+    assert 'expected backprop with kind = "partial", as the partial surrogate needs the true Jacobian' in refused(
+        given, "surrogate.gradient"
+    )
+    given["surrogate"]["kind"] = "full"
+    assert settings.from_tree(given).surrogate.fallback == 0.1
+    assert "may vanish where no gradient does; found 0.1" in refused(
+        given | {"run": {"tolerance": 0.1}}, "run.tolerance"
+    )
+
+
 def test_mu_needs_diminishing_steps() -> None:
     assert 'expected 0 with rule = "auto"' in refused(tree("step.mu", 0.1), "step.mu")
     given = tree("step.mu", 1.0)
