@@ -57,7 +57,7 @@ BATCH: Final = 32
 
 MOMENTUM: Final = 0.9
 
-LENGTH: Final = 0.05
+LENGTH: Final = 0.02
 """Of a step."""
 
 SIZE: Final = 0.5
@@ -125,9 +125,9 @@ def central(hidden: Sequence[int], hows: Sequence[str], seeds: int) -> None:
         found = [train(hidden, how, seed) for seed in range(seeds)]
         accuracy, cosines = [one.accuracy for one in found], np.mean([one.cosines for one in found], axis=0)
         told = f"{np.mean(accuracy):5.1f} % +- {np.std(accuracy, ddof=1):.1f}" if seeds > 1 else f"{accuracy[0]:5.1f} %"
-        layers = " ".join(f"{cosine:5.2f}" for cosine in cosines[1:])
+        layers = " ".join(f"{cosine:5.2f}" for cosine in cosines)
         widths = "-".join(map(str, (64, *hidden, 10)))
-        click.echo(f"  {widths:18} {how:15} {told:15}  cosines {layers}, together {cosines[0]:5.2f}")
+        click.echo(f"  {widths:18} {how:15} {told:15}  cosines {layers}")
 
 
 # ---- decentralized -------------------------------------------------------------------------
@@ -208,25 +208,20 @@ def decentralized(hidden: Sequence[int], n_rounds: int, length: float, seed: int
         surrogate |= {} if how == "backprop" else {"gradient": settings.FEEDBACK_ALIGNMENT}
         network = network_of(TREE | {"seed": seed, "model": {"hidden": hidden}, "surrogate": surrogate})
         if how == "private":
-            own = (np.random.default_rng([seed, config.FEEDBACK, i]) for i in range(len(network.problems)))
-            drawn = [feedback.drawn(rng, mlp((64, *hidden, 10), "tanh")) for rng in own]
+            generators = (np.random.default_rng([seed, config.FEEDBACK, i]) for i in range(len(network.problems)))
+            drawn = [feedback.drawn(rng, mlp((64, *hidden, 10), "tanh")) for rng in generators]
             problems = [replace(g, feedback=way) for g, way in zip(network.problems, drawn, strict=True)]
             network = replace(network, problems=tuple(problems))
         *_, last = rounds(network, n_rounds, seed, how == "shared")
         mean = np.mean([state.w for state in last], axis=0)
         tracked = np.mean([tracked_cosines(network, mean, state) for state in last], axis=0)
-        own_cosine = np.nan
-        if how != "backprop":
-            pairs = zip(network.problems, last, strict=True)
-            looked = [
-                feedback.alignment(mlp((64, *hidden, 10), "tanh"), g.gradient(s.w), g.data.gradient(s.w))
-                for g, s in pairs
-            ]
-            own_cosine = float(np.mean(looked, axis=0)[0])
+        model, pairs = mlp((64, *hidden, 10), "tanh"), list(zip(network.problems, last, strict=True))
+        looked = [feedback.alignment(model, g.gradient(s.w), g.data.gradient(s.w)) for g, s in pairs]
+        own = " ".join(f"{cosine:5.2f}" for cosine in np.mean(looked, axis=0))
         objective = len(last) * float(np.mean([state.objective for state in last]))
         back = sum(state.back_n > 0 for state in last)
         told = f"{accuracy(network, mean):5.1f} %, G {objective:.3f}; y_i with the gradient of G {tracked[0]:5.2f}"
-        of_own = f"hidden {tracked[1]:5.2f}; own feedback with own gradient, hidden {own_cosine:5.2f}"
+        of_own = f"hidden {tracked[1]:5.2f}; own feedback with own gradient by layer {own}"
         click.echo(f"  {how:8} {told}, {of_own}; back to backprop: {back}")
 
 

@@ -95,7 +95,7 @@ class State:
     care, eagerness, stride, steepest : float
         c_i, e_i, the mean of the last steps and L_i, where tau is not a setting; see `peer.careful`.
     alignments, aligned_n, back_n : Vector, int, int
-        Where layers learn by feedback, see `peer.alignment`: its last cosines with the gradient, over all and by layer;
+        Where layers learn by feedback, see `peer.alignment`: its last cosines with the gradient, by layer;
         the last round with a good one; and the one in which the agent went back to backprop, 0 as long as it has not.
     """
 

@@ -2,9 +2,11 @@
 
 Every so many rounds n, the agent compares the direction d that `peer.optim.feedback` gives it at w_i[n] with the
 gradient g there, both over its probe: some of its samples, the same ones in the whole run, or all if it has few. What
-counts is the cosine over the parameters that get feedback; the last layer, which has its gradient, would hide them.
+counts is the cosine over the parameters of that layer where it is least,
 
-    a_i[n] = <d, g> / (||d|| ||g||),    1 if both vanish, 0 if one does
+    a_i[n] = min over layers k that get feedback of <d_k, g_k> / (||d_k|| ||g_k||),    1 if both vanish, 0 if one does:
+
+a layer that does not learn is what the network suffers from, while those that do are longer, and would hide it.
 
 It is about 0 at the beginning, since alignment is learned. So nobody is blamed before `grace` rounds have gone by
 without a_i >= `least`, neither at the start nor later. If they have, the agent goes back to backprop for good: from
@@ -19,6 +21,11 @@ Where all a_i are positive, a small step along the mean of the directions may st
 where they are 0 or less, feedback does not even help the agent that it comes from. Where an agent stands still because
 d vanishes and g does not, a_i is 0. After all have gone back, the method is (12) with gradients again, with all that is
 known of it.
+
+The default of `least`, 0.1: with random weights and feedback cosines over all layers of 64 to 128 units are 0 with a
+deviation of 0.03 to 0.05, so that 0.1 was learned; and of the networks of `python -m benchmarks.feedback` the one that
+loses most by feedback, with a bottleneck of 2 units, ends with 0.06, that with 4 units with 0.16, all others with more.
+That of `grace`, 200: of agents with two layers of 64 or 128 units and the digits the slowest came to 0.1 in 140 rounds.
 """
 
 from __future__ import annotations
@@ -30,7 +37,7 @@ from typing import Final, final
 import numpy as np
 
 from peer.agent import State
-from peer.arrays import is_finite
+from peer.arrays import Vector, is_finite
 from peer.errors import SolveError
 from peer.optim import feedback
 from peer.optim.batches import order
@@ -79,7 +86,7 @@ def chosen(problem: Problem, state: State) -> Problem:
 
 def begun(problem: Problem, state: State, watch: Watch) -> State:
     """A first state with its cosines: too early to draw conclusions."""
-    return replace(state, alignments=_measured(problem, state, watch))
+    return replace(state, alignments=measured(problem, state, watch))
 
 
 def kept(state: State, first: State) -> State:
@@ -106,8 +113,8 @@ def watched(problem: Problem, state: State, following: State, watch: Watch) -> S
     following, n = kept(state, following), following.n
     if state.back_n or n % watch.every:
         return following
-    found = _measured(problem, following, watch)
-    aligned_n = n if found[0] >= watch.least else following.aligned_n  # nan is not
+    found = measured(problem, following, watch)
+    aligned_n = n if found.min() >= watch.least else following.aligned_n  # nan is not
     following = replace(following, alignments=found, aligned_n=aligned_n)
     if n - aligned_n < max(watch.grace, 1):
         return following
@@ -119,20 +126,21 @@ def watched(problem: Problem, state: State, following: State, watch: Watch) -> S
 
 
 def told(state: State, watch: Watch) -> dict[str, object]:
-    """What a line of metrics says of a state, if there was a look at its feedback: the cosine, and each layer's."""
+    """What a line of metrics says of a state, if there was a look at its feedback: a_i, and cosines by layer."""
     if state.n % watch.every or state.back_n not in (0, state.n) or not state.alignments.size:
         return {}
-    first, *layers = [float(one) if math.isfinite(one) else None for one in state.alignments]
-    return {"alignment": first, "alignments": layers}
+    least, *layers = (float(one) if math.isfinite(one) else None for one in (state.alignments.min(), *state.alignments))
+    return {"alignment": least, "alignments": layers}
 
 
 def reason(state: State, watch: Watch) -> str:
     """Why an agent has gone back, in words."""
-    looked = f"the cosine of feedback and gradient is {state.alignments[0]:.3g}"
+    looked = f"the least cosine of a layer's feedback and gradient is {state.alignments.min():.3g}"
     return f"{looked}, and was never {watch.least:g} or more since round {state.aligned_n}"
 
 
-def _measured(problem: Problem, state: State, watch: Watch) -> np.ndarray:
+def measured(problem: Problem, state: State, watch: Watch) -> Vector:
+    """Cosines by layer at w_i, over the probe."""
     here = watch.data.at(state.w)
     assert problem.feedback is not None, "who has gone back looks no more"
     assert isinstance(here, ChainPass), "feedback goes to the layers of a chain"

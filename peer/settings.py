@@ -67,7 +67,7 @@ class Surrogate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     curvature: str = "auto"  # the network's; "local" is the paper's
     tau: float | str = "auto"
     blocks: int | str = 1
-    cores: int = 1  # threads that solve blocks; their number changes no bit
+    cores: int = 1  # threads that solve blocks, or go through layers with feedback; their number changes no bit
     tolerance: float = 1e-8
     inexactness: float = 0.0  # in rounds: c of `Problem.in_round`; 0: every solve goes to `tolerance`
     batch: int = 0  # samples a round; 0: all, exact, the paper's

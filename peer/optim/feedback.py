@@ -25,7 +25,6 @@ in a linear chain with B_k the product of the transposed later weights; no numbe
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import final
@@ -102,7 +101,5 @@ def cosine(one: Vector, other: Vector) -> float:
 
 
 def alignment(chain: Chain, direction: Vector, gradient: Vector) -> Vector:
-    """Cosines of direction and gradient, (p,): over all that gets feedback, then over each segment that does, (L,)."""
-    taken: Sequence[slice] = places(chain)[:-1]
-    together = slice(0, taken[-1].stop) if taken else slice(0, 0)
-    return np.array([cosine(direction[place], gradient[place]) for place in (together, *taken)])
+    """Cosines of direction and gradient, (p,), over the parameters of each segment that gets feedback: all but one."""
+    return np.array([cosine(direction[place], gradient[place]) for place in places(chain)[:-1]])
