@@ -104,6 +104,9 @@ class State:
     departure, allowed : float, float
         Where that is left to the agent: I times how far its gradient was from that of the network at the end of the
         round, and how far it might have been.
+    alignments, aligned_n, back_n : Vector, int, int
+        Where layers learn by feedback, see `peer.alignment`: its last cosines with the gradient, by layer;
+        the last round with a good one; and the one in which the agent went back to backprop, 0 as long as it has not.
     """
 
     n: int
@@ -137,6 +140,9 @@ class State:
     anchored: int = 0
     departure: float = 0.0
     allowed: float = 0.0
+    alignments: Vector = field(default_factory=lambda: np.zeros(0))
+    aligned_n: int = 0
+    back_n: int = 0
 
 
 @final

@@ -16,7 +16,7 @@ from typing import Final, final
 
 import numpy as np
 
-from peer import agent, careful, checkpoint, config, journal, npz, renewal, waking
+from peer import agent, alignment, careful, checkpoint, config, journal, npz, renewal, waking
 from peer.arrays import Vector
 from peer.assembly import Opening
 from peer.errors import DisagreementError, NeighborsLate
@@ -241,6 +241,8 @@ class AsyncLife:
         else:
             alpha = config.alpha_of(self.experiment, host.assignment.ground)
             self.state = await host.compute(self.first, problem, w, alpha, len(self.membership.members))
+            if host.watch is not None:
+                self.state = await host.compute(alignment.begun, problem, self.state, host.watch)
         npz.save(host.initial_path, everything(model, w))
         self.membership.begin(time.monotonic())
         return problem, model
@@ -287,8 +289,9 @@ class AsyncLife:
         state = self.state
         assert state is not None
         problem = config.reweighted(self.experiment, problem, opening.n_samples, len(opening.members))
-        first = await self.host.compute(self.first, problem, state.w, state.alpha, len(opening.members))
-        self.state = replace(first, n=state.n, anchored=state.n)
+        field, n_agents = alignment.chosen(problem, state), len(opening.members)
+        first = await self.host.compute(self.first, field, state.w, state.alpha, n_agents)
+        self.state = alignment.kept(state, replace(first, n=state.n, anchored=state.n))
         self.assembly.open_epoch(opening, self.state)
         self.link()
         members, samples = opening.members, opening.n_samples
@@ -318,6 +321,7 @@ class AsyncLife:
         """
         assembly, flows, transport, state = self.assembly, self.flows, self.host.transport, self.state
         assert state is not None
+        problem = alignment.chosen(problem, state)
         began_s, news, n_agents, slept_s = time.monotonic(), flows.news, len(flows.members), assembly.pace.woke_s
         with np.errstate(all="ignore"):  # as in `Host.compute`
             theirs, phi = flows.absorb(), flows.phi
@@ -330,6 +334,8 @@ class AsyncLife:
         if caution is not None:
             here = problem.linearized(self.state.anchor)
             self.state = await self.host.compute(careful.adapted, here, woken.seen, self.state, caution)
+        if self.host.watch is not None:
+            self.state = await self.host.compute(alignment.watched, problem, state, self.state, self.host.watch)
         seen, solution = woken.seen, woken.solution
         with np.errstate(all="ignore"):
             flows.track(waking.source(self.state))
@@ -364,9 +370,11 @@ class AsyncLife:
             epoch=flows.epoch,
             members=n_agents,
             **self.host.linearized(seen),
+            **self.host.aligned(seen),
             **self.host.drops.numbers,
         )
         self.host.tell_renewal(self.state)
+        self.host.went_back(state, self.state)
 
     async def part(self) -> None:
         """Say that all is over, and stay until all members know; where the view changes meanwhile, it is not over."""

@@ -14,8 +14,9 @@ from typing import Any, Final, final
 import msgspec
 import numpy as np
 
-from peer import careful, networks, npz, settings, shards
+from peer import alignment, careful, networks, npz, settings, shards
 from peer.agent import Clipping
+from peer.alignment import Watch
 from peer.arrays import Labels, Matrix, Vector
 from peer.assembly import Assembly
 from peer.careful import Caution
@@ -24,9 +25,11 @@ from peer.errors import ConfigError
 from peer.flows import Flows
 from peer.membership import Membership
 from peer.messages import Standing
-from peer.optim import blocks, regimes
+from peer.optim import blocks, feedback, regimes
 from peer.optim.batches import Batches
 from peer.optim.blocks import Each, in_turn
+from peer.optim.chains import Chain
+from peer.optim.feedback import Feedback
 from peer.optim.losses import Huber, Loss, Squared, Weighted, cross_entropy, squared_hinge
 from peer.optim.models import Model
 from peer.optim.regimes import Linear, Restricted
@@ -395,6 +398,38 @@ def batches_of(
     if not 0 < b < n_samples:
         return None
     return Batches(experiment.seed, me, n_samples, b, refresh or -(-n_samples_total // (n_agents * b)))
+
+
+FEEDBACK: Final = 4
+"""What is drawn from the seed: with 0 are the first parameters, with 1 which peer has which samples, with 2 and 3 data
+of known laws."""
+
+
+def feedback_of(experiment: Experiment, model: Model) -> Feedback | None:
+    """Along which matrices layers learn, the same at all agents; None: by backprop.
+
+    Raises
+    ------
+    ConfigError
+        The model is no chain of layers, or a single one.
+    """
+    key, needs = "surrogate.gradient", f"{settings.FEEDBACK_ALIGNMENT} needs a network of layers"
+    if experiment.surrogate.gradient != settings.FEEDBACK_ALIGNMENT:
+        return None
+    if not isinstance(model, Chain):
+        raise ConfigError(key, f"{needs}, as [model] describes them, to which it can go; found another one")
+    if len(feedback.segments(model)) < 2:
+        raise ConfigError(key, f"{needs} of which two or more have parameters, for the last one has its gradient")
+    return feedback.drawn(np.random.default_rng([experiment.seed, FEEDBACK]), model)
+
+
+def watch_of(experiment: Experiment, problem: Problem, me: PeerId) -> Watch | None:
+    """How an agent sees to it that its feedback is aligned; None where there is none, or nobody looks."""
+    surrogate = experiment.surrogate
+    if problem.feedback is None or not surrogate.probe_every:
+        return None
+    data = alignment.probe(problem.data, experiment.seed, me)
+    return Watch(data, surrogate.probe_every, surrogate.fallback, surrogate.grace)
 
 
 def reweighted(experiment: Experiment, problem: Problem, n_samples_total: int, n_agents: int) -> Problem:
@@ -780,6 +815,7 @@ def rehearse(experiment: Experiment) -> Facts:
             expected, different = (" - ".join(map(str, model.widths)) for model in (models[0], models[-1]))
             raise ConfigError("data.path", f"{shard.path}: expected widths {expected}, found {different}")
         problem = problem_of(experiment, models[0], shard, sum(n_samples))
+        feedback_of(experiment, models[0])
         held_out_of(experiment, models[0], shard, sum(n_samples))
         initial.vector(models[0], experiment.seed, problem.regularizer)
         told = first_parameters(experiment, peer)

@@ -24,8 +24,9 @@ from typing import Final, ParamSpec, Protocol, TypeVar, final
 
 import numpy as np
 
-from peer import checkpoint, config, memory, npz, settings, wire
+from peer import alignment, checkpoint, config, memory, npz, settings, wire
 from peer.agent import State
+from peer.alignment import Watch
 from peer.arrays import Vector
 from peer.drops import Drops
 from peer.errors import ConfigError, DisagreementError, RemoteError
@@ -172,6 +173,7 @@ class Host:
         self.drops = Drops()
         self.held_out: Data | None = None
         self.renewal = config.renewal_of(experiment)
+        self.watch: Watch | None = None
         self.writing = threading.Lock()
         self.computing_since_s: float | None = None
         self._took_s: dict[Callable[..., object], float] = {}
@@ -382,7 +384,8 @@ class Host:
         problem = config.problem_of(self.experiment, model, self.shard, n_samples_total, self.each)
         n_samples, n_agents = self.shard.n_samples, self.experiment.peers
         batches = config.batches_of(self.experiment, self.me, n_samples, n_samples_total, n_agents)
-        problem = replace(problem, batches=batches)
+        problem = replace(problem, batches=batches, feedback=config.feedback_of(self.experiment, model))
+        self.watch = config.watch_of(self.experiment, problem, self.me)
         self.held_out = config.held_out_of(self.experiment, model, self.shard, n_samples_total)
         self.form = replace(self.form, n_parameters=model.layout.size)
         self.transport.expect(self.form.max_flow_bytes)
@@ -402,6 +405,18 @@ class Host:
         if self.renewal is not None and not self.renewal.every and state.anchored == state.n:
             beyond = f"its gradient was {state.departure:.3g} off, more than {state.allowed:.3g}"
             self.event("relinearized", n=state.n, departure=state.departure, allowed=state.allowed, reason=beyond)
+
+    def aligned(self, state: State) -> dict[str, object]:
+        """What a line of metrics says of feedback; nothing where there is none."""
+        return {} if self.watch is None else alignment.told(state, self.watch)
+
+    def went_back(self, state: State, following: State) -> None:
+        """Say so, if the agent goes back to backprop at the end of the round or waking from `state`."""
+        if self.watch is None or state.back_n or not following.back_n:
+            return
+        reason = alignment.reason(following, self.watch)
+        self.event("backprop", n=following.back_n, cosine=self.aligned(following)["alignment"], reason=reason)
+        self.assignment.tell(f"{self.where(following.n)}: back to backprop, for {reason}")
 
     async def compute(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Result of a computation, while messages are served; a short one, see `SHORT_S`, comes in between."""

@@ -30,6 +30,8 @@ from numpy.typing import NDArray
 from peer.arrays import Vector
 from peer.optim.batches import Batches
 from peer.optim.blocks import Each, in_turn, solve_blocks
+from peer.optim.chains import ChainPass
+from peer.optim.feedback import Feedback
 from peer.optim.regularizers import Regularizer
 from peer.optim.solvers import Accuracy, Solution, solve
 from peer.optim.surrogates import Data, Partial, Surrogate
@@ -73,6 +75,8 @@ class Problem:
         In a round, a guess of w~_i - w_i, (p,), to begin from.
     batches : Batches or None
         Samples of each round; None: all of them in every round.
+    feedback : Feedback or None
+        Where layers learn by it, and `gradient` is no gradient, see `peer.optim.feedback`; of chains, with (12) only.
     """
 
     data: Data
@@ -87,6 +91,7 @@ class Problem:
     most: float = 0.0
     lasts: int = 1
     way: Vector | None = None
+    feedback: Feedback | None = None
 
     def in_round(self, n: int, alpha: float, way: Vector) -> Problem:
         """The same g_i, with (5) to be solved as well as round n needs it, with the step alpha[n].
@@ -121,8 +126,12 @@ class Problem:
         return self.data.value(w)
 
     def gradient(self, w: Vector) -> Vector:
-        """Grad g_i(w), (p,)."""
-        return self.data.gradient(w)
+        """Grad g_i(w), (p,); with feedback the field that has its place in (4), (8), (9) and (15)."""
+        if self.feedback is None:
+            return self.data.gradient(w)
+        here = self.data.at(w)
+        assert isinstance(here, ChainPass), "feedback goes to the layers of a chain"
+        return self.data.weight * self.feedback.direction(here, self.data.loss.gradient(here.outputs), self.each)
 
     def estimate(self, n: int, w: Vector, before: Vector, gradient: Vector, value: float) -> tuple[Vector, float]:
         """e_i[n], (p,), and the value beside it, at w = w_i[n].

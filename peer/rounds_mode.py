@@ -15,7 +15,7 @@ from typing import Final, final
 
 import numpy as np
 
-from peer import agent, careful, checkpoint, config, gossip, npz, renewal, stopping, validation
+from peer import agent, alignment, careful, checkpoint, config, gossip, npz, renewal, stopping, validation
 from peer.arrays import DTYPES
 from peer.checkpoint import Checkpoint
 from peer.errors import ConfigError, NeighborLeft, NeighborsLate, ProtocolError
@@ -210,6 +210,8 @@ class RoundsLife:
             self.state = await self.host.compute(agent.initial, problem, w, self.alpha)
             if self.caution is not None:
                 self.state = await self.host.compute(careful.begun, problem, self.state, self.caution)
+            if self.host.watch is not None:
+                self.state = await self.host.compute(alignment.begun, problem, self.state, self.host.watch)
             if self.host.held_out is not None:
                 self.state = await self.host.compute(validation.begun, self.state, self.host.held_out)
             if self.renewal is not None:
@@ -272,6 +274,7 @@ class RoundsLife:
             The numbers broke down.
         """
         rounds, experiment = self.rounds, self.experiment
+        problem = alignment.chosen(problem, state)
         sent, received, began = self.host.transport.bytes_sent, self.host.transport.bytes_received, time.monotonic()
         rounds.begin()
         ahead = goes_ahead(state.y.nbytes, self.solve_s)
@@ -313,9 +316,11 @@ class RoundsLife:
             neighbors=sorted(neighbors),
             **self.validated(state),
             **self.host.linearized(state),
+            **self.host.aligned(state),
             **self.host.drops.numbers,
         )
         self.host.tell_renewal(following)
+        self.host.went_back(state, following)
         return following
 
     def validated(self, state: agent.State) -> dict[str, float]:
@@ -363,6 +368,8 @@ class RoundsLife:
             following = renewal.renewed(problem, following, self.renewal, n_agents)
         if self.caution is not None:
             following = careful.adapted(problem.linearized(following.anchor), state, following, self.caution)
+        if self.host.watch is not None:
+            following = alignment.watched(problem, state, following, self.host.watch)
         if watches:
             measured, flood = stopping.measure(problem, state, following, after.apart, n_agents), after.here.flood
             following = stopping.watched(state, following, measured, flood, schedule, n_rounds, self.n_steps)

@@ -74,11 +74,15 @@ class Surrogate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     curvature: str = "auto"  # the network's; "local" is the paper's
     tau: float | str = "auto"
     blocks: int | str = 1
-    cores: int = 1  # threads that solve blocks; their number changes no bit
+    cores: int = 1  # threads that solve blocks, or go through layers with feedback; their number changes no bit
     tolerance: float = 1e-8
     inexactness: float = 0.0  # in rounds: c of `Problem.in_round`; 0: every solve goes to `tolerance`
     batch: int = 0  # samples a round; 0: all, exact, the paper's
     refresh: int = 0  # with a batch, rounds between full passes; 0: as many as a pass in batches has, see config
+    gradient: str = "backprop"
+    probe_every: int = 10  # with feedback: rounds between two looks at how it is aligned, see `peer.alignment`; 0: none
+    fallback: float = 0.1  # cosine below which an agent goes back to backprop, see there
+    grace: int = 200  # rounds for which it may be below
 
 
 class Regime(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -211,6 +215,9 @@ LOCAL: Final = frozenset(
 of its cores are used, which changes no bit; and patience of both kinds, so that a run that was given up can be resumed
 with more of it."""
 
+FEEDBACK_ALIGNMENT: Final = "feedback-alignment"
+"""Of `surrogate.gradient`."""
+
 REAL_TARGETS: Final = ("squared", "huber")
 """Losses of real targets, for which classes are coded; the others are of labels."""
 
@@ -234,6 +241,7 @@ CHOICES: Final[Mapping[str, Sequence[str]]] = {
     "surrogate.kind": ("partial", "full"),
     "surrogate.curvature": ("local", "network", "auto"),
     "regime.kind": ("full", "neural-tangent", "random-features", "auto"),
+    "surrogate.gradient": ("backprop", FEEDBACK_ALIGNMENT),
     "step.rule": ("constant", "diminishing", "auto"),
     "topology.graph": FAMILIES,
     "topology.schedule": SCHEDULES,
@@ -268,6 +276,9 @@ RANGES: Final[Mapping[str, tuple[float, float, str]]] = {
     "surrogate.batch": (0, 2**31, "a number of samples >= 1, or 0 (all of them)"),
     "surrogate.refresh": (0, 2**31, "a number of rounds >= 1, or 0 (as many as a pass in batches has)"),
     "regime.relinearize_every": (0, 2**31, "a number of rounds >= 1, or 0 (never after the start)"),
+    "surrogate.probe_every": (0, 2**31, "a number of rounds >= 1, or 0 (never)"),
+    "surrogate.fallback": (-1.0, 1.0, "a cosine, -1 to 1"),
+    "surrogate.grace": (0, 2**31, "a number of rounds >= 0"),
     "step.alpha": (5e-324, 1.0, '0 < alpha <= 1, or "auto"'),
     "step.mu": (0.0, math.inf, "a number >= 0"),
     "topology.probability": (0.0, 1.0, "0 to 1"),
@@ -465,6 +476,7 @@ def _check_together(experiment: Experiment) -> None:
             "surrogate.refresh", f"expected 0 where each round takes all samples, batch = 0; found {every}"
         )
     _check_regime(experiment)
+    _check_feedback(experiment)
     _check_penalty(experiment)
     _check_clipping(experiment)
     if experiment.run.tolerance and experiment.run.mode != "rounds":
@@ -500,6 +512,21 @@ def _check_layers(model: Model) -> None:
         raise ConfigError("model.image", f"expected channels, height and width >= 1, found {list(model.image)}")
     if model.image and not model.layers:
         raise ConfigError("model.image", f"expected [] without model.layers, found {list(model.image)}")
+
+
+def _check_feedback(experiment: Experiment) -> None:
+    surrogate, tolerance = experiment.surrogate, experiment.run.tolerance
+    if surrogate.gradient != FEEDBACK_ALIGNMENT:
+        return
+    if surrogate.kind != "full":
+        why = "as the partial surrogate needs the true Jacobian, which feedback does without"
+        raise ConfigError("surrogate.gradient", f'expected backprop with kind = "{surrogate.kind}", {why}')
+    if experiment.regime != Regime() or experiment.objective.tangent_strength:
+        why = "with [regime] or tangent_strength, whose gradients layers do not get by feedback"
+        raise ConfigError("surrogate.gradient", f"expected backprop {why}")
+    if tolerance:
+        why = "as what feedback gives may vanish where no gradient does"
+        raise ConfigError("run.tolerance", f"expected 0 with {FEEDBACK_ALIGNMENT}, {why}; found {tolerance}")
 
 
 def _check_tangents(experiment: Experiment) -> None:

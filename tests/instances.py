@@ -9,9 +9,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from peer import agent, careful, validation
+from peer import agent, alignment, careful, validation
 from peer import renewal as renewals
 from peer.agent import Clipping, Mixture, Proposal, State
+from peer.alignment import Watch
 from peer.arrays import Matrix, Vector, rounded
 from peer.careful import Caution
 from peer.gossip import begun, taken
@@ -212,11 +213,12 @@ def exchange(
     gossip: Gossip = ONCE,
     caution: Caution | None = None,
     renewal: Renewal | None = None,
+    watches: Sequence[Watch] = (),
 ) -> Iterator[tuple[list[State], list[Proposal]]]:
     """Run the agents in one process, `graphs` repeated; yields what all are and propose at rounds 0..n_rounds.
 
     Each exchange of a round has the next graph. With `caution` agents choose tau themselves; with `renewal` networks
-    stay linearized for longer than a round.
+    stay linearized for longer than a round; with `watches` agents look at their feedback.
     """
     met = [sorted({j for graph in graphs for j in graph.neighbors(i)}) for i in range(len(problems))]
     clippings = [None if radii is None else Clipping(*radii, tuple(others)) for others in met]
@@ -225,6 +227,8 @@ def exchange(
         states = [renewals.begun(state) for state in states]
     if caution is not None:
         states = [careful.begun(problem, state, caution) for problem, state in zip(problems, states, strict=True)]
+    if watches:
+        states = [alignment.begun(*each) for each in zip(problems, states, watches, strict=True)]
     for n in range(n_rounds + 1):
         proposals = [
             agent.propose(p.in_round(n, s.alpha, s.way), s, len(problems))
@@ -246,16 +250,19 @@ def exchange(
                 )
                 for i, course in enumerate(courses)
             ]
+        fields = [alignment.chosen(problem, state) for problem, state in zip(problems, states, strict=True)]
         before, states = (
             states,
-            [agent.settle(problems[i], c.state, c.proposal, c.here, rule) for i, c in enumerate(courses)],
+            [agent.settle(fields[i], c.state, c.proposal, c.here, rule) for i, c in enumerate(courses)],
         )
         if renewal is not None:
             pairs = zip(problems, states, strict=True)
             states = [renewals.renewed(problem, state, renewal, len(states)) for problem, state in pairs]
         if caution is not None:
-            here = [problem.linearized(state.anchor) for problem, state in zip(problems, states, strict=True)]
+            here = [field.linearized(state.anchor) for field, state in zip(fields, states, strict=True)]
             states = [careful.adapted(*each, caution) for each in zip(here, before, states, strict=True)]
+        if watches:
+            states = [alignment.watched(*each) for each in zip(fields, before, states, watches, strict=True)]
 
 
 def share_of(i: int, state: State, proposal: Proposal, wire_dtype: np.dtype[Any]) -> Share:

@@ -22,15 +22,17 @@ from typing import Final, TypeAlias, final
 
 import numpy as np
 
-from peer import agent, careful, gossip, renewal, stopping, validation, wire
+from peer import agent, alignment, careful, gossip, renewal, stopping, validation, wire
+from peer.alignment import Watch
 from peer.arrays import DTYPES
 from peer.careful import Caution
 from peer.checkpoint import Checkpoint
 from peer.errors import RemoteError, WireError
 from peer.gossip import Course
 from peer.messages import Hello, Message, Share
+from peer.optim import feedback
 from peer.optim.blocks import equal
-from peer.optim.chains import mlp
+from peer.optim.chains import Chain, mlp
 from peer.optim.losses import Loss, Squared, cross_entropy
 from peer.optim.regularizers import L1, L2, NoRegularizer, Regularizer
 from peer.optim.steps import Constant, Diminishing, StepRule
@@ -95,6 +97,7 @@ class Scenario:
     weights: Weights = metropolis
     tolerance: float = 0.0
     caution: Caution | None = None
+    watches: tuple[Watch, ...] = ()
     held_out: tuple[Data, ...] = ()
     patience: int = 0
     gossip: Gossip = ONCE
@@ -127,6 +130,8 @@ class Scenario:
             state = renewal.begun(state)
         if self.caution is not None:
             state = careful.begun(self.problems[i], state, self.caution)
+        if self.watches:
+            state = alignment.begun(self.problems[i], state, self.watches[i])
         return validation.begun(state, self.held_out[i]) if self.held_out else state
 
     def graph(self, course: Course) -> Graph:
@@ -145,13 +150,16 @@ class Scenario:
 
     def settled(self, i: PeerId, course: Course) -> agent.State:
         """State of agent i after the last exchange of a round."""
-        state, problem = course.state, self.problems[i]
+        state = course.state
+        problem = alignment.chosen(self.problems[i], state)
         following = agent.settle(problem, state, course.proposal, course.here, self.rule)
         how_long, mixed = (self.schedule, self.n_rounds), course.here
         if self.renewal is not None:
             following = renewal.renewed(problem, following, self.renewal, self.n_agents)
         if self.caution is not None:
             following = careful.adapted(problem.linearized(following.anchor), state, following, self.caution)
+        if self.watches:
+            following = alignment.watched(problem, state, following, self.watches[i])
         if self.tolerance:
             measured = stopping.measure(problem, state, following, course.apart, self.n_agents)
             following = stopping.watched(state, following, measured, mixed.flood, *how_long, self.n_steps)
@@ -175,7 +183,7 @@ class Scenario:
         exchanges = f"{self.n_steps} {'plain' if self.gossip.is_plain else 'chebyshev'} exchanges each"
         every += f", held out {bool(self.held_out)}, patience {self.patience}"
         every += f", batches {sizes_of(self.problems)}"
-        every += f", {self.caution}, {self.renewal}"
+        every += f", {self.caution}, {self.renewal}, feedback {self.watches[0].grace if self.watches else None}"
         what = f"{self.n_agents} peers, {self.n_rounds} rounds, {exchanges}, {kinds}, {self.dtype}, {every}"
         return f"{what}, compute {self.compute}, slow {self.slow}, crashes {self.crashes}, {self.weather}"
 
@@ -201,6 +209,8 @@ def scenario(seed: int) -> Scenario:
     way = _gossip(schedule, weights, random.Random(f"gossip of {seed}"), clips=radii is not None)
     length = 4.0 * n_rounds * way.n_steps
     patience = random.Random(f"patience of {seed}").choice((None, None, None, 0, 1, 2, 3)) if radii is None else None
+    tolerance = random.Random(f"tolerance of {seed}").choice((0.0, 0.0, 1.0, 3.0, 10.0))
+    problems, watches = _fed(problems, seed) if not tolerance else (problems, ())
     return Scenario(
         seed=seed,
         schedule=schedule,
@@ -218,10 +228,11 @@ def scenario(seed: int) -> Scenario:
         crashes=tuple(sorted(rng.uniform(0.0, length) for _ in range(crashes))),
         radii=radii,
         weights=weights,
-        tolerance=random.Random(f"tolerance of {seed}").choice((0.0, 0.0, 1.0, 3.0, 10.0)),
+        tolerance=tolerance,
         gossip=way,
         held_out=() if patience is None else _held_out(problems),
         patience=patience or 0,
+        watches=watches,
         caution=random.Random(f"caution of {seed}").choice((None, None, Caution(n_agents, 0.5, keeps=n_blocks == 1))),
         renewal=random.Random(f"renewal of {seed}").choice((None, None, None, Renewal(2), Renewal(3), Renewal())),
     )
@@ -230,6 +241,18 @@ def scenario(seed: int) -> Scenario:
 def _held_out(problems: Sequence[Problem]) -> tuple[Data, ...]:
     """Samples that a model of the others has not seen: these with other signs."""
     return tuple(replace(problem.data, inputs=-problem.data.inputs[:, ::-1]) for problem in problems)
+
+
+def _fed(problems: tuple[Problem, ...], seed: int) -> tuple[tuple[Problem, ...], tuple[Watch, ...]]:
+    """With a full surrogate and a hidden layer, by feedback; agents go back to backprop sooner or later, or never."""
+    rng, model = random.Random(f"feedback of {seed}"), problems[0].data.model
+    assert isinstance(model, Chain)
+    if not isinstance(problems[0].surrogate, Full) or len(feedback.segments(model)) < 2:
+        return problems, ()
+    every, least, grace = rng.choice((1, 2, 3)), rng.choice((-1.0, 0.0, 0.99)), rng.choice((0, 2, 4))
+    way = feedback.drawn(np.random.default_rng(seed), model)
+    watches = (Watch(problem.data, every, least, grace) for problem in problems)
+    return tuple(replace(problem, feedback=way) for problem in problems), tuple(watches)
 
 
 def named(weights: Weights) -> str:

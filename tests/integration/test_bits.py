@@ -16,11 +16,13 @@ from peer.problem import Problem
 from peer.settings import Experiment
 from peer.shards import Shard
 from tests import synchronous
-from tests.integration.lab import Lab, flat, metrics
+from tests.integration.lab import Lab, events, flat, metrics
 
 PEERS, ROUNDS = 5, 25
 
 LINKS: dict[str, Any] = {"graph": "complete", "schedule": "random-links", "link_probability": 0.5}
+
+FEEDBACK: dict[str, Any] = {"kind": "full", "gradient": "feedback-alignment", "tau": 2.0}
 
 CASES: dict[str, dict[str, Any]] = {
     "squared, l2": {"objective": {"loss": "squared", "regularizer": "l2"}},
@@ -70,6 +72,10 @@ CASES: dict[str, dict[str, Any]] = {
     "batches": {"objective": {"loss": "cross_entropy"}, "surrogate": {"batch": 4, "tau": 3.0}},
     "random features": {"objective": {"loss": "cross_entropy"}, "regime": {"kind": "random-features"}},
     "linearized anew by themselves": {"objective": {"loss": "squared"}, "regime": {"kind": "auto"}},
+    "feedback, and back": {
+        "objective": {"loss": "cross_entropy"},
+        "surrogate": FEEDBACK | {"batch": 4, "cores": 2, "probe_every": 3, "fallback": 0.3, "grace": 5},
+    },
     "stopped early": {"objective": {"loss": "cross_entropy"}, "run": {"tolerance": 0.3}},
 }
 
@@ -94,6 +100,8 @@ def test_sockets_and_simulation_agree_to_the_last_bit(lab: Lab, case: dict[str, 
     ground = config.ground(found)
     alpha = config.alpha_of(found, ground)
     w = config.initial_of(found, 0).vector(model, found.seed, config.regularizer_of(found, model))
+    problems = tuple(_problem(found, model, shard, peer, total) for peer, shard in enumerate(shards))
+    watches = [config.watch_of(found, problem, peer) for peer, problem in enumerate(problems)]
     for seed in (1, 2):
         simulated = synchronous.Run(
             replace(
@@ -101,7 +109,7 @@ def test_sockets_and_simulation_agree_to_the_last_bit(lab: Lab, case: dict[str, 
                 schedule=config.schedule_of(found),
                 n_rounds=ROUNDS,
                 dtype=found.transport.wire_dtype,
-                problems=tuple(_problem(found, model, shard, peer, total) for peer, shard in enumerate(shards)),
+                problems=problems,
                 initial=(w,) * PEERS,
                 alpha=alpha,
                 rule=config.step_of(found),
@@ -111,6 +119,7 @@ def test_sockets_and_simulation_agree_to_the_last_bit(lab: Lab, case: dict[str, 
                 gossip=ground.gossip,
                 caution=config.caution_of(found, ground, PEERS),
                 renewal=config.renewal_of(found),
+                watches=tuple(watch for watch in watches if watch is not None),
             )
         )
         with threadpool_limits(1):  # as launch gives it to its peers: sums of more threads have other last bits
@@ -120,11 +129,15 @@ def test_sockets_and_simulation_agree_to_the_last_bit(lab: Lab, case: dict[str, 
         for peer in range(PEERS):
             assert len(metrics(run_dir, peer)) == last
             assert np.array_equal(flat(run_dir, peer), simulated.history[peer, last].w), f"peer {peer}, seed {seed}"
+            back = [event["n"] for event in events(run_dir, peer) if event["event"] == "backprop"]
+            assert back == [state.back_n for state in [simulated.history[peer, last]] if state.back_n]
+        assert any(simulated.history[peer, last].back_n for peer in range(PEERS)) == bool(watches[0])
 
 
 def _problem(experiment: Experiment, model: Model, shard: Shard, peer: int, total: int) -> Problem:
     batches = config.batches_of(experiment, peer, shard.n_samples, total, PEERS)
-    return replace(config.problem_of(experiment, model, shard, total), batches=batches)
+    way = config.feedback_of(experiment, model)
+    return replace(config.problem_of(experiment, model, shard, total), batches=batches, feedback=way)
 
 
 def _radii(clipping: Clipping | None) -> tuple[float, float, float] | None:

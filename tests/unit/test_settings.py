@@ -128,6 +128,8 @@ def test_choices(key: str) -> None:
         given = given | {"topology": given.get("topology", {}) | {"path": "x"}}
         if key == "step.rule" and choice == "diminishing":
             given["step"]["mu"] = 0.1
+        if choice == settings.FEEDBACK_ALIGNMENT:
+            given["surrogate"]["kind"] = "full"
         if choice == "chebyshev":
             given["topology"]["consensus_steps"] = 2
         if key == "data.dataset" and not choice:
@@ -408,6 +410,18 @@ def test_auto_is_the_default_and_numbers_are_taken_as_they_are() -> None:
     assert experiment.step.rule == experiment.step.alpha == "auto"
     assert settings.from_tree(tree("step.alpha", 0.3)).step.alpha == 0.3
     assert settings.from_tree(tree("surrogate.tau", 2)).surrogate.tau == 2.0
+
+
+def test_feedback_is_for_the_full_surrogate_and_never_stops_by_a_residual() -> None:
+    given = tree("surrogate.gradient", settings.FEEDBACK_ALIGNMENT)
+    assert 'expected backprop with kind = "partial", as the partial surrogate needs the true Jacobian' in refused(
+        given, "surrogate.gradient"
+    )
+    given["surrogate"]["kind"] = "full"
+    assert settings.from_tree(given).surrogate.fallback == 0.1
+    assert "may vanish where no gradient does; found 0.1" in refused(
+        given | {"run": {"tolerance": 0.1}}, "run.tolerance"
+    )
 
 
 def test_mu_needs_diminishing_steps() -> None:
