@@ -11,12 +11,13 @@ from threadpoolctl import threadpool_limits
 
 from peer import config, settings
 from peer.agent import Clipping
+from peer.optim import regimes
 from peer.optim.models import Model
 from peer.problem import Problem
 from peer.settings import Experiment
 from peer.shards import Shard
 from tests import synchronous
-from tests.integration.lab import Lab, flat, metrics
+from tests.integration.lab import Lab, metrics, parameters
 
 PEERS, ROUNDS = 5, 25
 
@@ -106,7 +107,8 @@ def test_sockets_and_simulation_agree_to_the_last_bit(lab: Lab, case: dict[str, 
         assert (last < ROUNDS) == (found.run.tolerance > 0.0)
         for peer in range(PEERS):
             assert len(metrics(run_dir, peer)) == last
-            assert np.array_equal(flat(run_dir, peer), simulated.history[peer, last].w), f"peer {peer}, seed {seed}"
+            found_w = regimes.flattened(model, parameters(run_dir, peer))
+            assert np.array_equal(found_w, simulated.history[peer, last].w), f"peer {peer}, seed {seed}"
 
 
 def _problem(experiment: Experiment, model: Model, shard: Shard, peer: int, total: int) -> Problem:
