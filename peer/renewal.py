@@ -62,9 +62,6 @@ class Linearizable(Protocol):
     def gradient(self, w: Vector) -> Vector:
         """Grad g_i(w), (p,), of the network itself."""
 
-    def linearized(self, anchor: Vector) -> Linearizable:
-        """^g_i, of the network linearized at an anchor, (p,)."""
-
 
 @final
 @dataclass(frozen=True)
@@ -108,8 +105,7 @@ def renewed(problem: Linearizable, following: State, renewal: Renewal, n_agents:
         return following
     gradient, departure, allowed = problem.gradient(w), 0.0, 0.0
     if not renewal.every:
-        exact = problem.linearized(following.anchor).gradient(w)
-        departure = n_agents * _length(gradient - exact)
+        departure = n_agents * _length(gradient - following.gradient)
         allowed = SHARE * _length(w - problem.regularizer.prox(w - n_agents * following.y, 1.0))
         if departure <= allowed:
             return replace(following, departure=departure, allowed=allowed)

@@ -15,16 +15,19 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from peer import central, config, journal, npz, settings, shards, validation
+from peer import central, config, journal, npz, settings, shards, theory, validation
 from peer.arrays import Labels, Matrix, Vector
 from peer.errors import ConfigError
 from peer.journal import Epoch, Round
 from peer.optim import regimes
+from peer.optim.chains import Chain
+from peer.optim.layers import Activation, Dense
 from peer.optim.models import Model
+from peer.optim.regimes import Linear
 from peer.optim.regularizers import GroupL2, Regularizer
 from peer.optim.surrogates import Data
 from peer.problem import Problem
-from peer.settings import Experiment, Regime
+from peer.settings import DRAWN, Experiment, Regime
 from peer.shards import Shard
 from topology import PeerId
 
@@ -222,7 +225,7 @@ def of_run(
         "iterations": n_done,
         **stopped,
         "parameters": model.layout.size,
-        "regime": _regime(experiment),
+        "regime": _regime(experiment, network),
         "samples": _total_samples(run_dir, experiment.peers, epoch) if epoch or None in samples else sum(samples),
         "shards_seen": sorted(world.problems),
         "seconds": seconds,
@@ -239,17 +242,40 @@ def of_run(
         summary["neurons_off"] = world.neurons_off(mean)
     if epoch is not None:
         summary["members"] = list(members)
+    if experiment.data.dataset in DRAWN and experiment.objective.loss == "squared" and is_quadratic(model):
+        summary["population_risk"] = population_risk(experiment, model, mean, _arrays(initial))
     if with_central and world.whole:
         summary["central"] = _central(world, _vector(model, _arrays(initial), initial))
     return summary
 
 
-def _regime(experiment: Experiment) -> dict[str, Any]:
-    """Which parameters were trained, and what objective, stationarity, test and central training are of."""
-    linear = config.is_linear(experiment)
-    of = "the network linearized at initial.npz, in each place" if linear else "the network"
-    regime = experiment.regime
-    return {**msgspec.to_builtins(regime), "trainable": list(regime.trainable), "of": of}
+def _regime(experiment: Experiment, network: Model) -> dict[str, Any]:
+    """What was trained, and when linearized; and what objective, stationarity, test and central training are of."""
+    linear, kind = config.is_linear(experiment), experiment.regime.kind
+    return {
+        "kind": kind,
+        "trained": list(config.trained_names(experiment, network)),
+        "relinearize_every": 0 if linear else "auto" if kind == "auto" else experiment.regime.relinearize_every,
+        "of": "the network linearized at initial.npz" if linear else "the network",
+    }
+
+
+def is_quadratic(model: Model) -> bool:
+    """Whether a network is c + sum_i a_i <w_i, x>^2."""
+    network = regimes.network_of(model)
+    if not isinstance(network, Chain) or len(network.layers) != 3 or network.n_outputs != 1:
+        return False
+    first, square, last = network.layers
+    dense = isinstance(first, Dense) and not first.bias and isinstance(last, Dense)
+    return dense and square == Activation(square.n_inputs, "square")
+
+
+def population_risk(experiment: Experiment, model: Model, w: Vector, start: Mapping[str, NDArray[np.float64]]) -> float:
+    """What `peer.theory` calls so, of a quadratic network with these parameters, which began with those of `start`."""
+    end, names = regimes.everything(model, w), ("layers.0.weight", "layers.1.weight")
+    (W, a), (W_0, a_0) = ([parts[name] for name in names] for parts in (end, start))
+    c = float(end["layers.1.bias"][0]) if "layers.1.bias" in end else 0.0
+    return theory.population_risk(experiment, W, a[0], c, (W_0, a_0[0]) if isinstance(model, Linear) else None)
 
 
 def _done(run_dir: Path, members: Sequence[PeerId]) -> dict[str, Any]:

@@ -175,6 +175,8 @@ class Data:
         s of (2).
     tangents : Tangents or None
         A loss of derivatives, which is added to the sum; of chains.
+    base : Pass or None
+        The network at the anchor, where the model is a linearized one and this is known.
     """
 
     model: Model
@@ -182,6 +184,7 @@ class Data:
     loss: Loss
     weight: float
     tangents: Tangents | None = None
+    base: Pass | None = None
     _last: list[Pass] = field(default_factory=list, init=False, repr=False)
     _tangent: list[tuple[Vector, Data]] = field(default_factory=list, init=False, repr=False)
     _last_drawn: list[tuple[NDArray[np.intp], Data]] = field(default_factory=list, init=False, repr=False)
@@ -198,7 +201,7 @@ class Data:
         """What all points have in common where the model is a linearized network; else None."""
         if not isinstance(self.model, Linear):
             return None
-        base = self.model.network.at(self.model.anchor, self.inputs)
+        base = self.model.network.at(self.model.anchor, self.inputs) if self.base is None else self.base
         constant = self.loss.constant_curvature
         roots = self.loss.curvature_root(base.outputs) if constant and not self.loss.quadratic else None
         return Frozen(self.model, base, constant, roots)
@@ -207,7 +210,7 @@ class Data:
         """The same samples seen through the network linearized at an anchor, (p,). The last one is kept."""
         if not (self._tangent and np.array_equal(self._tangent[0][0], anchor)):
             linear = Linear(self.model, anchor, lasts)
-            self._tangent[:] = [(anchor, Data(linear, self.inputs, self.loss, self.weight))]
+            self._tangent[:] = [(anchor, Data(linear, self.inputs, self.loss, self.weight, base=self.at(anchor)))]
         return self._tangent[0][1]
 
     def value(self, w: Vector) -> float:

@@ -11,12 +11,13 @@ from threadpoolctl import threadpool_limits
 
 from peer import config, settings
 from peer.agent import Clipping
+from peer.optim import regimes
 from peer.optim.models import Model
 from peer.problem import Problem
 from peer.settings import Experiment
 from peer.shards import Shard
 from tests import synchronous
-from tests.integration.lab import Lab, events, flat, metrics
+from tests.integration.lab import Lab, events, metrics, parameters
 
 PEERS, ROUNDS = 5, 25
 
@@ -128,7 +129,8 @@ def test_sockets_and_simulation_agree_to_the_last_bit(lab: Lab, case: dict[str, 
         assert (last < ROUNDS) == (found.run.tolerance > 0.0)
         for peer in range(PEERS):
             assert len(metrics(run_dir, peer)) == last
-            assert np.array_equal(flat(run_dir, peer), simulated.history[peer, last].w), f"peer {peer}, seed {seed}"
+            found_w = regimes.flattened(model, parameters(run_dir, peer))
+            assert np.array_equal(found_w, simulated.history[peer, last].w), f"peer {peer}, seed {seed}"
             back = [event["n"] for event in events(run_dir, peer) if event["event"] == "backprop"]
             assert back == [state.back_n for state in [simulated.history[peer, last]] if state.back_n]
         assert any(simulated.history[peer, last].back_n for peer in range(PEERS)) == bool(watches[0])

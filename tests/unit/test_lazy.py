@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from peer import config, settings
+from peer import config, settings, summary, theory
 from peer.arrays import Matrix
 from peer.config import Initial
 from peer.errors import ConfigError
@@ -23,6 +23,7 @@ from peer.optim.regularizers import L2
 from peer.optim.surrogates import Data, Partial
 from peer.problem import Problem
 from peer.settings import Experiment
+from tests import quadratic
 from tests.instances import parameters_of
 
 NETWORK = mlp((3, 4, 2), "tanh")
@@ -205,3 +206,25 @@ def test_peers_whose_fixed_parts_differ_find_out(tmp_path: Path) -> None:
         shard = config.shard_of(found, 0)
         one, other = (config.common_settings(found, config.ground(found), shard, peer) for peer in range(2))
         assert {key for key in one if one[key] != other[key]} == {"first parameters"}
+
+
+@pytest.mark.parametrize("kind", ["full", "random-features", "neural-tangent"])
+def test_a_summary_knows_the_risk_of_a_quadratic_network_on_data_of_a_known_law(kind: str) -> None:
+    """Of what was trained: the network, or the one that is linearized at the start."""
+    tree = {
+        "data": {"dataset": "quadratic", "dimension": 3},
+        "model": {"layers": [{"kind": "quadratic", "width": 2}, {"kind": "dense"}]},
+        "regime": {"kind": kind},
+    }
+    found, network = settings.from_tree(tree), quadratic.network()
+    model = config.trained_of(found, network, Initial("", {}))
+    rng = np.random.default_rng(7)
+    start = everything(model, Initial("", {}).vector(model, found.seed, L2(np.zeros(model.layout.size))))
+    w = rng.standard_normal(model.layout.size)
+    assert summary.is_quadratic(model)
+    risk = summary.population_risk(found, model, w, start)
+    law, m = theory.law_of(found), 400_000
+    x, y = law.drawn(rng, m)
+    errors = (model.at(w, model.inputs(x)).outputs[:, 0] - y) ** 2 / law.variance
+    assert abs(errors.mean() - risk) < 5.0 * errors.std() / np.sqrt(m)
+    assert not summary.is_quadratic(NETWORK)
