@@ -42,6 +42,8 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     activation: str = "tanh"
     layers: tuple[Any, ...] = ()  # see `peer.networks`; empty: dense ones of the widths `hidden`
     image: tuple[int, ...] = ()  # channels, height, width of an input, for layers that see it so; empty: a vector
+    python: str = ""  # "package.module:function" that makes the network, see `peer.frameworks.functions`
+    folder: str = ""  # where that module is looked for first; relative to, and empty: that of the experiment file
     initial: str = ""  # relative to the experiment file; empty: drawn from the seed, the same for all
     outputs: int = 0  # 0: as many as the data, or the initial parameters, say
 
@@ -170,7 +172,7 @@ MAX_CONSENSUS_STEPS: Final = 100
 
 LOCAL: Final = frozenset(
     {
-        *("data.path", "data.test_path", "model.initial", "topology.path", "name", "surrogate.cores"),
+        *("data.path", "data.test_path", "model.initial", "model.folder", "topology.path", "name", "surrogate.cores"),
         *("transport.addresses", "transport.bind", "transport.keys", "run.patience_s", "run.departure_s"),
     }
 )
@@ -267,6 +269,9 @@ def read(path: Path, overrides: Sequence[str] = ()) -> Experiment:
         raise ConfigError(str(path), f"expected TOML, found: {error}") from error
     _anchor(tree, path.parent)
     override(tree, overrides)
+    model = tree.get("model")
+    if isinstance(model, dict) and model.get("python") and not model.get("folder"):
+        model["folder"] = str(path.parent.absolute())
     return from_tree(tree)
 
 
@@ -307,7 +312,7 @@ def _merge(tree: dict[str, Any], given: Mapping[str, Any]) -> None:
 
 
 def _anchor(tree: Mapping[str, Any], folder: Path) -> None:
-    for key in ("data.path", "data.test_path", "model.initial", "topology.path", "transport.keys"):
+    for key in ("data.path", "data.test_path", "model.initial", "model.folder", "topology.path", "transport.keys"):
         table, _, name = key.partition(".")
         section = tree.get(table)
         if isinstance(section, dict) and isinstance(section.get(name), str) and section[name]:
@@ -455,6 +460,9 @@ def _check_layers(model: Model) -> None:
         raise ConfigError("model.image", f"expected channels, height and width >= 1, found {list(model.image)}")
     if model.image and not model.layers:
         raise ConfigError("model.image", f"expected [] without model.layers, found {list(model.image)}")
+    for key in ("hidden", "activation", "layers") if model.python else ():
+        if getattr(model, key) != getattr(Model(), key):
+            raise ConfigError(f"model.{key}", f"expected nothing beside model.python = {model.python!r}, found one")
 
 
 def _check_validation(experiment: Experiment) -> None:
