@@ -713,6 +713,8 @@ def rehearse(experiment: Experiment) -> Facts:
     models = []
     for peer, shard in enumerate(found):
         initial = initial_of(experiment, peer)
+        if experiment.model.python:  # as each peer does it, before it knows of others' classes
+            model_of(experiment, shard, shard.n_classes, initial)
         models.append(model_of(experiment, shard, n_classes, initial))
         if models[-1] != models[0]:
             expected, different = (" - ".join(map(str, model.widths)) for model in (models[0], models[-1]))

@@ -174,7 +174,9 @@ class Foreign:
         if refusal:
             raise ValueError(refusal)
         here = self.at(w, x)
-        if not np.array_equal(here.outputs, self.at(w, x).outputs, equal_nan=True):
+        if not np.isfinite(here.outputs).all():
+            raise ValueError("expected finite outputs with the first parameters, found nan or infinity")
+        if not np.array_equal(here.outputs, self.at(w, x).outputs):
             raise ValueError("expected a function, found other outputs for the same parameters and inputs")
         alone = np.concatenate([self.at(w, sample[None]).outputs for sample in x])
         if not _agree(alone, here.outputs):
@@ -372,7 +374,7 @@ def _is_within(file: str, folder: Path) -> bool:
 
 def _agree(one: Matrix, other: Matrix) -> bool:
     scale = float(np.abs(one).max(initial=0.0)) + 1e-300
-    return bool(np.allclose(one, other, rtol=0.0, atol=AGREEMENT * scale, equal_nan=True))
+    return bool(np.allclose(one, other, rtol=0.0, atol=AGREEMENT * scale))
 
 
 def _shape(shape: tuple[int, ...]) -> str:

@@ -209,7 +209,8 @@ def _called(
             with _torch_seeded(seed, alone):
                 made = function(*arguments, **keywords)
         except (Exception, SystemExit) as error:
-            raise _told(python, error, place) from error
+            given = f"called with input_shape {input_shape}, n_outputs {n_outputs}" if arguments else "called"
+            raise _told(f"{python}, {given}", error, place) from error
         if had_torch or "torch" not in sys.modules:  # else it has imported torch itself, and drawn without the seed
             return made
 

@@ -32,7 +32,7 @@ def experiment(lab: Lab, name: str, model: dict[str, Any]) -> Path:
         seed=4,
         peers=PEERS,
         iterations=6,
-        data={"path": lab.shards(data)},
+        data={"path": lab.shards(data), "test_path": "shards/peer-1.npz"},
         model=model,
         objective={"loss": "cross_entropy"},
         topology={"graph": "ring"},
@@ -47,6 +47,7 @@ def test_a_function_that_makes_layers_makes_the_same_run_as_the_layers(lab: Lab)
     same_finals(plain, own, PEERS)
     one, other = (json.loads((run_dir / "summary.json").read_text()) for run_dir in (plain, own))
     assert one["objective"] == other["objective"]
+    assert one["test"] == other["test"] != {}
     x = np.random.default_rng(1).normal(size=(3, 2, 3))
     np.testing.assert_array_equal(peer.load_model(own).predict(x), peer.load_model(plain).predict(x))
 
@@ -54,5 +55,6 @@ def test_a_function_that_makes_layers_makes_the_same_run_as_the_layers(lab: Lab)
 def test_a_function_that_fails_stops_everything_before_it_begins(lab: Lab) -> None:
     (lab.folder / "own.py").write_text("def network(input_shape, n_outputs):\n    return input_shape[2]\n")
     line = refusal(lab.run("launch", experiment(lab, "mine", {"python": "own:network"}), "--out", "out"), 2)
-    assert line == "peer: model.python: own:network: own.py, line 2: IndexError: tuple index out of range"
+    called = "own:network, called with input_shape (2, 3), n_outputs 1"
+    assert line == f"peer: model.python: {called}: own.py, line 2: IndexError: tuple index out of range"
     assert not (lab.folder / "out").exists()
