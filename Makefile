@@ -1,9 +1,12 @@
 # Each target makes what it needs, a virtual environment first. PYTHON is any Python from 3.11 on.
 PYTHON ?= python3
 VENV ?= .venv
+FRAMEWORKS ?= .venv-frameworks
+# what pip is asked for: of a version it takes the build without CUDA ("+cpu"), where it is offered one
+TORCH ?= torch==2.13.*
 BIN = $(VENV)/bin
 
-.PHONY: demo test test-containers test-kills test-async simulate bench clean
+.PHONY: demo test test-frameworks test-containers test-kills test-async simulate bench clean
 
 demo: $(VENV)/demo        ## the main job on a real data set: 8 peers learn to diagnose tumors
 	$(BIN)/peer launch
@@ -14,6 +17,9 @@ test: $(VENV)/dev         ## style, types, layers and every test
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/pytest -n 3 --dist worksteal
+
+test-frameworks: $(FRAMEWORKS)/dev  ## networks written with PyTorch and JAX, which are installed for it
+	$(FRAMEWORKS)/bin/pytest -n 2 --dist worksteal tests/frameworks
 
 test-containers: $(VENV)/dev  ## the peers in containers, on the engine that answers; 69 says that none does
 	$(BIN)/python -m tests.containers.engine
@@ -48,7 +54,7 @@ bench: $(VENV)/dev        ## ratios to raw sockets, what a fleet weighs, what a 
 	$(BIN)/python -m benchmarks.feedback --agents
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(FRAMEWORKS)
 
 $(VENV)/demo: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -58,4 +64,9 @@ $(VENV)/demo: pyproject.toml
 $(VENV)/dev: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+$(FRAMEWORKS)/dev: pyproject.toml
+	$(PYTHON) -m venv $(FRAMEWORKS)
+	$(FRAMEWORKS)/bin/python -m pip install --quiet --editable '.[dev,torch,jax]' '$(TORCH)'
 	touch $@

@@ -5,4 +5,30 @@ Data walks one way: frames in -> `wire.decode` -> `rounds.receive` -> (all neigh
 The README says how to read the core in an hour.
 """
 
+from __future__ import annotations
+
+from os import PathLike
+from typing import Any
+
 __version__ = "0.1.0"
+
+
+def load_model(run_dir: str | PathLike[str]) -> Any:  # noqa: ANN401  (of whatever kind the user's code is)
+    """The trained network of a run directory, with the mean of the members' final parameters.
+
+    Returns
+    -------
+    Network, torch.nn.Module, or (apply, params)
+        See `peer.trained`: a chain of layers has `predict(x)` and `parameters`; of a network of the user's own this is
+        what their function gives, with the trained parameters in it.
+
+    Raises
+    ------
+    ConfigError
+        The directory holds no finished run, or its network cannot be made again.
+    """
+    from pathlib import Path
+
+    from peer import trained
+
+    return trained.load_model(Path(run_dir))

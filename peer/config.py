@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from ipaddress import ip_address
@@ -23,6 +24,7 @@ from peer.careful import Caution
 from peer.checkpoint import Checkpoint, Moment
 from peer.errors import ConfigError
 from peer.flows import Flows
+from peer.frameworks import functions
 from peer.membership import Membership
 from peer.messages import Standing
 from peer.optim import blocks, feedback, regimes
@@ -53,8 +55,14 @@ from topology.weights import Fastest, Weights, contraction_in_step, make, metrop
 WILDCARDS: Final = ("*", "0.0.0.0", "::")
 """Hosts of an address to listen on that stand for all interfaces."""
 
+BIASES: Final = frozenset({"bias", "b"})
+"""Words in the last part of the name of parameters that are biases: here and in torch, and mostly for JAX."""
+
 SOFTWARE: Final = ("next-peer", "numpy", "scipy", "pyzmq", "msgpack", "msgspec", "networkx")
 """Packages whose versions a run directory records."""
+
+FRAMEWORKS: Final = ("torch", "jax", "jaxlib")
+"""The same where the network is the user's own, as far as they are there."""
 
 
 # ---- topology ------------------------------------------------------------------------------
@@ -209,6 +217,10 @@ def model_of(experiment: Experiment, shard: Shard, n_classes: int, initial: Init
     else:
         _labels_of(experiment, shard)
         implied = 1 if n_classes <= 2 else n_classes
+    if model.python:
+        own = own_network_of(experiment, shard.x.shape[1:], model.outputs or implied)
+        functions.check(own, shard.x)
+        return trained_of(experiment, own, initial)
     q = model.outputs or initial.n_outputs or implied
     return trained_of(experiment, network_of(experiment, math.prod(shard.x.shape[1:]), q), initial)
 
@@ -271,6 +283,25 @@ def trained_names(experiment: Experiment, network: Model) -> tuple[str, ...]:
         raise ConfigError(
             "regime.trainable", f"expected parts of {known}, or what holds such; found {error}"
         ) from error
+
+
+def own_network_of(experiment: Experiment, input_shape: Sequence[int], q: int) -> functions.Own:
+    """The network that the user's function makes, from inputs of this shape to q outputs.
+
+    Raises
+    ------
+    ConfigError
+        It makes none, or the regularizer asks for something that is not known of it.
+    """
+    model, objective = experiment.model, experiment.objective
+    own = functions.network(model.python, model.folder, tuple(input_shape), q, experiment.seed)
+    if objective.regularizer == "group_l2" and not (own.neurons >= 0).any():
+        raise ConfigError(
+            "objective.regularizer",
+            f"expected one of none, l2, l1, elastic_net, for which weights lead into one neuron is not known of "
+            f"{model.python}; found 'group_l2'",
+        )
+    return own
 
 
 def network_of(experiment: Experiment, n_inputs: int, q: int) -> Model:
@@ -367,7 +398,7 @@ def regularizer_of(experiment: Experiment, model: Model) -> Regularizer:
     counts = np.ones(model.layout.size, dtype=np.bool_)
     if not objective.regularize_biases:
         for name, _, place in model.layout.slices():
-            counts[place] = not name.endswith(".bias")
+            counts[place] = not BIASES.intersection(name.rpartition(".")[2].split("_"))
     strength = np.where(counts, objective.strength, 0.0)
     families: Mapping[str, Callable[[], Regularizer]] = {
         "none": NoRegularizer,
@@ -676,7 +707,9 @@ def first_parameters(experiment: Experiment, me: PeerId) -> str:
 
 def common_settings(experiment: Experiment, ground: Ground, shard: Shard, me: PeerId = 0) -> dict[str, str]:
     """What all peers must agree on, as text: the settings, and what follows from files."""
-    facts = {"columns of x": math.prod(shard.x.shape[1:]), "schedule": ground.digest}
+    facts: dict[str, object] = {"columns of x": math.prod(shard.x.shape[1:]), "schedule": ground.digest}
+    if experiment.model.python:
+        facts["shape of x"] = shard.x.shape[1:]
     if parameters := first_parameters(experiment, me):
         facts["first parameters"] = parameters
     if isinstance(ground.weights, Fastest):  # computed by each peer alone: another last bit would break (9)
@@ -789,11 +822,14 @@ class Facts:
         Of the network, (d, hidden ..., q).
     n_parameters : int
         p.
+    needs_torch : bool
+        Whether the network is a module of PyTorch.
     """
 
     n_samples: tuple[int, ...]
     widths: tuple[int, ...]
     n_parameters: int
+    needs_torch: bool = False
 
 
 def rehearse(experiment: Experiment) -> Facts:
@@ -810,6 +846,8 @@ def rehearse(experiment: Experiment) -> Facts:
     models = []
     for peer, shard in enumerate(found):
         initial = initial_of(experiment, peer)
+        if experiment.model.python:  # as each peer does it, before it knows of others' classes
+            model_of(experiment, shard, shard.n_classes, initial)
         models.append(model_of(experiment, shard, n_classes, initial))
         if regimes.network_of(models[-1]) != regimes.network_of(models[0]):
             expected, different = (" - ".join(map(str, model.widths)) for model in (models[0], models[-1]))
@@ -827,7 +865,7 @@ def rehearse(experiment: Experiment) -> Facts:
     if experiment.data.test_path:
         test = shards.read(Path(experiment.data.test_path), "data.test_path")
         problem_of(experiment, models[0], test, sum(n_samples))
-    return Facts(n_samples, models[0].widths, models[0].layout.size)
+    return Facts(n_samples, models[0].widths, models[0].layout.size, functions.is_torch(models[0]))
 
 
 def shard_of(experiment: Experiment, peer: PeerId, path: Path | None = None) -> Shard:
@@ -878,6 +916,9 @@ def record(experiment: Experiment, ground: Ground, run_dir: Path) -> None:
 
     run_dir.mkdir(parents=True, exist_ok=True)
     software = {name: metadata.version(name) for name in SOFTWARE} | {"python": platform.python_version()}
+    for name in FRAMEWORKS if experiment.model.python else ():
+        with suppress(metadata.PackageNotFoundError):
+            software[name] = metadata.version(name)
     tree = msgspec.structs.replace(experiment, software=software)
     if experiment.run.mode == "async":
         lines = _lines_of(ground.outlets, experiment)

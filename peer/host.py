@@ -252,7 +252,11 @@ class Host:
 
     def _guess_of_parameters(self) -> int:
         """An upper bound on p while the number of classes is still unknown."""
-        q = max(self.experiment.model.outputs, self.initial.n_outputs, wire.MAX_CLASSES >> 8)
+        most = wire.MAX_CLASSES >> 8
+        if self.experiment.model.python:  # p as a function of q is a line, if any: never above that through 0
+            model = config.model_of(self.experiment, self.shard, self.shard.n_classes, self.initial)
+            return model.layout.size * (1 if self.experiment.model.outputs else -(-most // model.n_outputs))
+        q = max(self.experiment.model.outputs, self.initial.n_outputs, most)
         return config.network_of(self.experiment, math.prod(self.shard.x.shape[1:]), q).layout.size
 
     # ---- files -----------------------------------------------------------------------------
@@ -381,6 +385,8 @@ class Host:
             The shard, the initial parameters and the model do not fit.
         """
         model = config.model_of(self.experiment, self.shard, n_classes, self.initial)
+        if self.experiment.model.python:  # who sees no shard has to know how to make the network again
+            self.event("model", inputs=self.shard.x.shape[1:], outputs=model.n_outputs)
         problem = config.problem_of(self.experiment, model, self.shard, n_samples_total, self.each)
         n_samples, n_agents = self.shard.n_samples, self.experiment.peers
         batches = config.batches_of(self.experiment, self.me, n_samples, n_samples_total, n_agents)

@@ -154,6 +154,8 @@ def warm_up(experiment: Experiment) -> None:
     Two peers with the shard of peer 0 talk to each other for a few rounds, in this process. What they
     made is gone after it, threads and ZeroMQ context included; nothing of it is kept.
     """
+    if experiment.model.python:  # what it imports has threads, which a forked peer would not have
+        return
     shard = config.shard_of(experiment, 0)
     model = config.model_of(experiment, shard, shard.n_classes, config.initial_of(experiment, 0))
     if model.layout.size > WARM_PARAMETERS:

@@ -14,6 +14,7 @@ import msgspec
 from peer import config, keys, settings
 from peer.aside import aside
 from peer.errors import ConfigError
+from peer.frameworks import functions
 from peer.settings import Experiment
 from peer.transport import new_key_pair, public_of
 
@@ -32,9 +33,11 @@ def here(experiment: Experiment, run_dir: Path) -> tuple[Experiment, config.Grou
         raise ConfigError("--out", f"expected a folder without a run, found one in {run_dir}; nothing is replaced")
     ground = aside(config.ground, experiment)
     experiment = aside(with_cut_shards, experiment, run_dir / "shards")
-    aside(config.rehearse, experiment)
+    facts = aside(config.rehearse, experiment)
     experiment = with_run_id(experiment)
     aside(config.record, experiment, ground, run_dir)
+    if facts.needs_torch:
+        functions.warm()
     return experiment, ground
 
 

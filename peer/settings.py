@@ -47,6 +47,8 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     activation: str = "tanh"
     layers: tuple[Any, ...] = ()  # see `peer.networks`; empty: dense ones of the widths `hidden`
     image: tuple[int, ...] = ()  # channels, height, width of an input, for layers that see it so; empty: a vector
+    python: str = ""  # "package.module:function" that makes the network, see `peer.frameworks.functions`
+    folder: str = ""  # where that module is looked for first; relative to, and empty: that of the experiment file
     initial: str = ""  # relative to the experiment file; empty: drawn from the seed, the same for all
     outputs: int = 0  # 0: as many as the data, or the initial parameters, say
 
@@ -200,14 +202,15 @@ MAX_DIMENSION: Final = 10_000
 """Of data sets that are drawn: what there is to learn is a matrix of that many rows and columns, 800 MB."""
 
 PATHS: Final = (
-    *("data.path", "data.test_path", "data.validation_path", "model.initial", "topology.path", "transport.keys"),
+    *("data.path", "data.test_path", "data.validation_path"),
+    *("model.initial", "model.folder", "topology.path", "transport.keys"),
 )
 """Settings that name files or folders, relative to the experiment file."""
 
 LOCAL: Final = frozenset(
     {
-        *("data.path", "data.test_path", "data.validation_path", "model.initial", "topology.path", "name"),
-        "surrogate.cores",
+        *("data.path", "data.test_path", "data.validation_path", "model.initial", "model.folder", "topology.path"),
+        *("name", "surrogate.cores"),
         *("transport.addresses", "transport.bind", "transport.keys", "run.patience_s", "run.departure_s"),
     }
 )
@@ -320,6 +323,9 @@ def read(path: Path, overrides: Sequence[str] = ()) -> Experiment:
         raise ConfigError(str(path), f"expected TOML, found: {error}") from error
     _anchor(tree, path.parent)
     override(tree, overrides)
+    model = tree.get("model")
+    if isinstance(model, dict) and model.get("python") and not model.get("folder"):
+        model["folder"] = str(path.parent.absolute())
     return from_tree(tree)
 
 
@@ -512,6 +518,9 @@ def _check_layers(model: Model) -> None:
         raise ConfigError("model.image", f"expected channels, height and width >= 1, found {list(model.image)}")
     if model.image and not model.layers:
         raise ConfigError("model.image", f"expected [] without model.layers, found {list(model.image)}")
+    for key in ("hidden", "activation", "layers") if model.python else ():
+        if getattr(model, key) != getattr(Model(), key):
+            raise ConfigError(f"model.{key}", f"expected nothing beside model.python = {model.python!r}, found one")
 
 
 def _check_feedback(experiment: Experiment) -> None:

@@ -165,6 +165,74 @@ class World:
         return np.asarray(np.argmax(outputs, axis=1))
 
 
+@final
+@dataclass(frozen=True, eq=False)
+class Ends:
+    """With which parameters the peers of a run have ended.
+
+    Parameters
+    ----------
+    model : Model
+        What the peers trained: the network, some of its parameters, or the network linearized at its start.
+    epoch : Epoch or None
+        The newest of a run without rounds; None in rounds.
+    everybody : sequence of int
+        All peers that were ever there.
+    members : tuple of int
+        Those of the epoch, or all.
+    first : int
+        The first member that has written parameters.
+    parameters : dict of int to Vector
+        Final ones by peer, (p,).
+    """
+
+    model: Model
+    epoch: Epoch | None
+    everybody: Sequence[PeerId]
+    members: tuple[PeerId, ...]
+    first: PeerId
+    parameters: Mapping[PeerId, Vector]
+
+    @classmethod
+    def of(
+        cls,
+        experiment: Experiment,
+        run_dir: Path,
+        own: Callable[[Experiment, Sequence[int], int], Model] = config.own_network_of,
+    ) -> Ends:
+        """Read what the peers have written; `own` makes a network of the user's own again.
+
+        Raises
+        ------
+        ConfigError
+            A file is missing or malformed, or the network cannot be made again.
+        """
+        epoch = journal.last_epoch(run_dir, experiment.peers)
+        everybody = journal.everybody(run_dir, experiment.peers)
+        members = tuple(range(experiment.peers)) if epoch is None else epoch.members
+        written = members if epoch is None else tuple(peer for peer in everybody if _final(run_dir, peer).exists())
+        first = next((peer for peer in members if peer in written), members[0])
+        finals = {peer: _arrays(_final(run_dir, peer)) for peer in sorted({first, *written})}
+        if experiment.model.python:
+            network = own(experiment, *_form(experiment, run_dir, first))
+        else:
+            network = _network(experiment, finals[first], _final(run_dir, first))
+        initial = journal.folder_of(run_dir, first) / "initial.npz"
+        model = network if experiment.regime == Regime() else _trained(experiment, network, initial)
+        parameters = {peer: _vector(model, arrays, _final(run_dir, peer)) for peer, arrays in finals.items()}
+        return cls(model, epoch, everybody, members, first, parameters)
+
+    @property
+    def agreed(self) -> list[Vector]:
+        """Those of the members, (p,) each."""
+        return [self.parameters[peer] for peer in self.members if peer in self.parameters]
+
+    @property
+    def mean(self) -> Vector:
+        """What the members agree on, (p,)."""
+        return np.asarray(np.mean(self.agreed, axis=0))
+
+
 def of_run(
     experiment: Experiment, run_dir: Path, seconds: float | None = None, with_central: bool = False
 ) -> dict[str, Any]:
@@ -194,21 +262,13 @@ def of_run(
     ConfigError
         A file that the peers wrote is missing or malformed, or a shard cannot be used.
     """
-    epoch = journal.last_epoch(run_dir, experiment.peers)
-    everybody = journal.everybody(run_dir, experiment.peers)
-    members = tuple(range(experiment.peers)) if epoch is None else epoch.members
-    written = members if epoch is None else tuple(peer for peer in everybody if _final(run_dir, peer).exists())
-    first = next((peer for peer in members if peer in written), members[0])
-    finals = {peer: _arrays(_final(run_dir, peer)) for peer in sorted({first, *written})}
+    found = Ends.of(experiment, run_dir)
+    model, epoch, members, first = found.model, found.epoch, found.members, found.first
     initial = journal.folder_of(run_dir, first) / "initial.npz"
-    network = _network(experiment, finals[first], _final(run_dir, first))
-    model = network if experiment.regime == Regime() else _trained(experiment, network, initial)
     world = World.of(experiment, run_dir, model, epoch)
-    ends = {peer: _vector(model, arrays, _final(run_dir, peer)) for peer, arrays in finals.items()}
-    agreed = [ends[peer] for peer in members if peer in ends]
-    mean = np.mean(agreed, axis=0)
-    rounds = {peer: journal.rounds(journal.folder_of(run_dir, peer)) for peer in everybody}
-    rows = [_row(world, run_dir, peer, w, rounds[peer]) for peer, w in ends.items()]
+    agreed, mean = found.agreed, found.mean
+    rounds = {peer: journal.rounds(journal.folder_of(run_dir, peer)) for peer in found.everybody}
+    rows = [_row(world, run_dir, peer, w, rounds[peer]) for peer, w in found.parameters.items()]
     samples = [row["samples"] for row in rows]
     if epoch is not None:
         rows = [{**row, "wakings": len(rounds[row["peer"]])} for row in rows]
@@ -225,7 +285,7 @@ def of_run(
         "iterations": n_done,
         **stopped,
         "parameters": model.layout.size,
-        "regime": _regime(experiment, network),
+        "regime": _regime(experiment, regimes.network_of(model)),
         "samples": _total_samples(run_dir, experiment.peers, epoch) if epoch or None in samples else sum(samples),
         "shards_seen": sorted(world.problems),
         "seconds": seconds,
@@ -404,6 +464,21 @@ def _arrays(path: Path) -> dict[str, NDArray[Any]]:
 def _trained(experiment: Experiment, network: Model, initial: Path) -> Model:
     """What the peers of a regime trained, of the parameters with which they began."""
     return config.trained_of(experiment, network, config.Initial(str(initial), _arrays(initial)))
+
+
+def _form(experiment: Experiment, run_dir: Path, peer: PeerId) -> tuple[tuple[int, ...], int]:
+    """Shape of a sample and number of outputs of a network of the user's own, as a peer has logged them.
+
+    Raises
+    ------
+    ConfigError
+        It has not.
+    """
+    folder = journal.folder_of(run_dir, peer)
+    for event in journal.events(folder):
+        if event["event"] == "model":
+            return tuple(event["inputs"]), event["outputs"]
+    raise ConfigError(str(folder / "log.jsonl"), f"expected the event model of {experiment.model.python}, found none")
 
 
 def _network(experiment: Experiment, parameters: dict[str, NDArray[Any]], path: Path) -> Model:

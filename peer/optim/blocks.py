@@ -71,11 +71,12 @@ def equal(p: int, n_blocks: int) -> tuple[slice, ...]:
 
 def layers(layout: Layout) -> tuple[slice, ...]:
     """Places of the layers, a block each: parts whose names differ in the last word only, which stand together."""
-    blocks: dict[str, slice] = {}
+    blocks: list[tuple[str, slice]] = []
     for name, _, place in layout.slices():
         layer = name.rpartition(".")[0]
-        blocks[layer] = slice(blocks.get(layer, place).start, place.stop)
-    return tuple(blocks.values())
+        start = blocks.pop()[1].start if blocks and blocks[-1][0] == layer else place.start
+        blocks.append((layer, slice(start, place.stop)))
+    return tuple(place for _, place in blocks)
 
 
 @final

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from peer import config, settings
+from peer.arrays import Layout
 from peer.errors import ConfigError, SolveError
 from peer.host import Host
 from peer.optim import blocks
@@ -38,6 +39,8 @@ def problem_of(
 def test_layers_are_weights_and_biases_together() -> None:
     assert blocks.layers(MODEL.layout) == (slice(0, 25), slice(25, 37))
     assert blocks.layers(mlp((3, 2), "tanh").layout) == (slice(0, 8),)
+    apart = Layout((("a", (2,)), ("b.c", (1,)), ("b.d", (1,)), ("e", (3,))))  # as of others' networks
+    assert blocks.layers(apart) == (slice(0, 2), slice(2, 4), slice(4, 7))
 
 
 def test_the_first_blocks_are_the_longer_ones() -> None:

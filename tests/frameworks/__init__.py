@@ -1,0 +1,1 @@
+"""Networks of PyTorch and JAX; needs both, see `make test-frameworks`."""
