@@ -47,7 +47,8 @@ from peer.problem import Problem
 from topology import PeerId
 
 PROBE: Final = 256
-"""Samples of a probe: the cosine of two sums over them is that over all to some hundredths on the bundled data."""
+"""Samples of a probe. Of 1,300 digits, with two layers of 128 units in training, cosines over so many have a deviation
+of 0.03 to 0.04 from those over all, and up to 0.1; more where the gradient nearly vanishes."""
 
 
 @final
