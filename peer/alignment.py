@@ -24,7 +24,7 @@ known of it.
 
 The default of `least`, 0.1: with random weights and feedback cosines over all layers of 64 to 128 units are 0 with a
 deviation of 0.03 to 0.05, so that 0.1 was learned; and of the networks of `python -m benchmarks.feedback` the one that
-loses most by feedback, with a bottleneck of 2 units, ends with 0.06, that with 4 units with 0.16, all others with more.
+loses most by feedback, with a bottleneck of 2 units, ends with 0.06 or 0.10, by what was drawn, all others with more.
 That of `grace`, 200: of agents with two layers of 64 or 128 units and the digits the slowest came to 0.1 in 140 rounds.
 """
 
