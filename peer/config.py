@@ -33,6 +33,7 @@ from peer.optim.blocks import Each, in_turn
 from peer.optim.chains import Chain
 from peer.optim.feedback import Feedback
 from peer.optim.losses import Huber, Loss, Squared, Weighted, cross_entropy, squared_hinge
+from peer.optim.metrics import Measured
 from peer.optim.models import Model
 from peer.optim.regimes import Linear, Restricted
 from peer.optim.regularizers import L1, L2, Boxed, ElasticNet, NoRegularizer, Regularizer, group_l2
@@ -228,11 +229,16 @@ def model_of(experiment: Experiment, shard: Shard, n_classes: int, initial: Init
 def trained_of(experiment: Experiment, network: Model, initial: Initial) -> Model:
     """What a regime makes of a network: with some parameters that are fixed, linearized at the start, or itself.
 
+    Or with its own inner product, which goes with no regime.
+
     Raises
     ------
     ConfigError
         It has no such parameters, or the given ones are not its.
     """
+    if experiment.model.inner_product != "euclidean":
+        assert isinstance(network, Chain), "settings allow no other"
+        return Measured(network)
     names, model = trained_names(experiment, network), network
     if len(names) < len(network.layout.shapes):
         model = Restricted(network, names, initial.everything(network, experiment.seed))
@@ -400,18 +406,21 @@ def regularizer_of(experiment: Experiment, model: Model) -> Regularizer:
         for name, _, place in model.layout.slices():
             counts[place] = not BIASES.intersection(name.rpartition(".")[2].split("_"))
     strength = np.where(counts, objective.strength, 0.0)
+    roots = model.roots if isinstance(model, Measured) else np.ones(model.layout.size)  # w = v / roots
     families: Mapping[str, Callable[[], Regularizer]] = {
         "none": NoRegularizer,
-        "l2": lambda: L2(strength),
-        "l1": lambda: L1(strength),
-        "elastic_net": lambda: ElasticNet(objective.l1_ratio * strength, (1.0 - objective.l1_ratio) * strength),
+        "l2": lambda: L2(strength / roots**2),
+        "l1": lambda: L1(strength / roots),
+        "elastic_net": lambda: ElasticNet(
+            objective.l1_ratio * strength / roots, (1.0 - objective.l1_ratio) * strength / roots**2
+        ),
         "group_l2": lambda: group_l2(np.where(counts, model.neurons, -1), objective.strength),
     }
     regularizer = families[objective.regularizer]()
     if (objective.lower, objective.upper) == (-math.inf, math.inf):
         return regularizer
     lower, upper = np.where(counts, objective.lower, -math.inf), np.where(counts, objective.upper, math.inf)
-    return Boxed(regularizer, lower, upper)
+    return Boxed(regularizer, roots * lower, roots * upper)
 
 
 def batches_of(

@@ -49,6 +49,7 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     image: tuple[int, ...] = ()  # channels, height, width of an input, for layers that see it so; empty: a vector
     python: str = ""  # "package.module:function" that makes the network, see `peer.frameworks.functions`
     folder: str = ""  # where that module is looked for first; relative to, and empty: that of the experiment file
+    inner_product: str = "euclidean"  # of parameters; "fan-in": that of the layers, see `peer.optim.metrics`
     initial: str = ""  # relative to the experiment file; empty: drawn from the seed, the same for all
     outputs: int = 0  # 0: as many as the data, or the initial parameters, say
 
@@ -238,6 +239,7 @@ CHOICES: Final[Mapping[str, Sequence[str]]] = {
     "data.partition": ("iid", "dirichlet", "label-sorted"),
     "data.dataset": ("", "breast-cancer", "diabetes", "digits", "wine", *DRAWN),
     "model.activation": tuple(ACTIVATIONS),
+    "model.inner_product": ("euclidean", "fan-in"),
     "objective.loss": ("squared", "huber", "squared_hinge", "cross_entropy"),
     "objective.regularizer": ("none", "l2", "l1", "elastic_net", "group_l2"),
     "objective.scale": ("mean", "sum"),
@@ -471,6 +473,7 @@ def _check_together(experiment: Experiment) -> None:
         raise ConfigError("model.hidden", f"expected widths >= 1, found {list(experiment.model.hidden)}")
     _check_layers(experiment.model)
     _check_tangents(experiment)
+    _check_inner_product(experiment)
     longest = 1.0 if isinstance(step.alpha, str) else step.alpha
     if step.rule == "diminishing" and not step.mu * longest < 1.0:
         raise ConfigError("step.mu", f"expected 0 <= mu < 1/alpha for diminishing steps, found {step.mu}")
@@ -536,6 +539,22 @@ def _check_feedback(experiment: Experiment) -> None:
     if tolerance:
         why = "as what feedback gives may vanish where no gradient does"
         raise ConfigError("run.tolerance", f"expected 0 with {FEEDBACK_ALIGNMENT}, {why}; found {tolerance}")
+
+
+def _check_inner_product(experiment: Experiment) -> None:
+    found, objective = experiment.model.inner_product, experiment.objective
+    problems = {
+        "with [regime], which is about the network's own coordinates": experiment.regime != Regime(),
+        "with model.python, of which layers are not known": bool(experiment.model.python),
+        "with tangent_strength, whose gradient is in the network's own coordinates": objective.tangent_strength > 0.0,
+        "with feedback alignment, which is in the network's own coordinates": (
+            experiment.surrogate.gradient == FEEDBACK_ALIGNMENT
+        ),
+        "with group_l2, whose groups then have no proximal map in closed form": objective.regularizer == "group_l2",
+    }
+    for problem, holds in problems.items():
+        if holds and found != Model().inner_product:
+            raise ConfigError("model.inner_product", f"expected euclidean {problem}; found {found!r}")
 
 
 def _check_tangents(experiment: Experiment) -> None:

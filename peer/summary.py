@@ -218,7 +218,8 @@ class Ends:
         else:
             network = _network(experiment, finals[first], _final(run_dir, first))
         initial = journal.folder_of(run_dir, first) / "initial.npz"
-        model = network if experiment.regime == Regime() else _trained(experiment, network, initial)
+        is_plain = experiment.regime == Regime() and experiment.model.inner_product == settings.Model().inner_product
+        model = network if is_plain else _trained(experiment, network, initial)
         parameters = {peer: _vector(model, arrays, _final(run_dir, peer)) for peer, arrays in finals.items()}
         return cls(model, epoch, everybody, members, first, parameters)
 

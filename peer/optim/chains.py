@@ -90,6 +90,11 @@ class Chain:
         """The first layer that has parameters; the number of layers, if none has."""
         return next((k for k, layer in enumerate(self.layers) if layer.layout.shapes), len(self.layers))
 
+    @cached_property
+    def inner_product(self) -> Vector:
+        """Diagonal of the inner product of the parameters: those of the layers, (p,)."""
+        return np.concatenate([np.zeros(0), *(layer.inner_product for layer in self.layers)])
+
     def initial(self, rng: np.random.Generator) -> Vector:
         """Each layer's, (p,)."""
         return np.concatenate([np.zeros(0), *(layer.initial(rng) for layer in self.layers)])
@@ -266,6 +271,11 @@ class Residual:
     def neurons(self) -> NDArray[np.intp]:
         """Those of F, (p,)."""
         return self.chain.neurons
+
+    @property
+    def inner_product(self) -> Vector:
+        """Those of F, (p,)."""
+        return self.chain.inner_product
 
     def initial(self, rng: np.random.Generator) -> Vector:
         """Those of F, (p,)."""

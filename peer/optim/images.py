@@ -89,6 +89,11 @@ class Convolution:
         into = np.arange(self.n_channels)
         return np.concatenate([np.repeat(into, self._reach), into[: self.n_channels * self.bias]])
 
+    @cached_property
+    def inner_product(self) -> Vector:
+        """As many as a kernel has entries, of weights; 1 of biases."""
+        return np.repeat([float(self._reach), 1.0], [self.n_channels * self._reach, self.n_channels * self.bias])
+
     def initial(self, rng: np.random.Generator) -> Vector:
         """Weights by `glorot`, for as many inputs and outputs as a kernel joins; biases 0; (p,)."""
         theta, area = np.zeros(self.layout.size), self.size**2
@@ -261,6 +266,11 @@ class Pooling:
     def neurons(self) -> NDArray[np.intp]:
         """Of no parameters."""
         return np.zeros(0, dtype=np.intp)
+
+    @property
+    def inner_product(self) -> Vector:
+        """Of no parameters."""
+        return np.zeros(0)
 
     def initial(self, rng: np.random.Generator) -> Vector:
         """Nothing."""

@@ -83,6 +83,10 @@ class Layer(Protocol):
     def neurons(self) -> NDArray[np.intp]:
         """Into which of the layer's neurons each parameter leads, biases included, or `IN_NONE`, (p,)."""
 
+    @property
+    def inner_product(self) -> Vector:
+        """Diagonal M > 0 of the inner product of its parameters, see `peer.optim.metrics`, (p,)."""
+
     def initial(self, rng: np.random.Generator) -> Vector:
         """Random parameters to start from, (p,)."""
 
@@ -140,6 +144,11 @@ class Dense:
         """The row of a weight, (p,)."""
         into = np.arange(self.n_outputs)
         return np.concatenate([np.repeat(into, self.n_inputs), into[: self.n_outputs * self.bias]])
+
+    @cached_property
+    def inner_product(self) -> Vector:
+        """As many as inputs, of weights; 1 of biases."""
+        return np.repeat([float(self.n_inputs), 1.0], [self.n_inputs * self.n_outputs, self.n_outputs * self.bias])
 
     def initial(self, rng: np.random.Generator) -> Vector:
         """Weights at random, biases 0; (p,)."""
@@ -308,6 +317,11 @@ class Activation:
         """Of no parameters."""
         return np.zeros(0, dtype=np.intp)
 
+    @property
+    def inner_product(self) -> Vector:
+        """Of no parameters."""
+        return np.zeros(0)
+
     def initial(self, rng: np.random.Generator) -> Vector:
         """Nothing."""
         return np.zeros(0)
@@ -398,6 +412,11 @@ class LayerNormalization:
     def neurons(self) -> NDArray[np.intp]:
         """None: g and b scale and shift what others lead to, (p,)."""
         return np.full(self.layout.size, IN_NONE)
+
+    @property
+    def inner_product(self) -> Vector:
+        """1 each: they act on one entry."""
+        return np.ones(self.layout.size)
 
     def initial(self, rng: np.random.Generator) -> Vector:
         """G = 1, b = 0; (p,)."""

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from peer.arrays import Layout, Matrix, Vector
 from peer.optim.chains import Chain
 from peer.optim.factors import Columns, Factors, Part, Piece
+from peer.optim.metrics import Measured
 from peer.optim.models import Model, Pass
 
 NO_ANCHOR: Final = np.zeros(0)
@@ -304,13 +305,15 @@ def network_of(model: Model) -> Model:
     """The network that a model of a regime is made of, with all parameters; others are their own."""
     if isinstance(model, Linear):
         return network_of(model.network)
-    return model.network if isinstance(model, Restricted) else model
+    return model.network if isinstance(model, Restricted | Measured) else model
 
 
 def own(model: Model, everything: Vector) -> Vector:
-    """Of all parameters of the network, (P,), those of the model, (p,)."""
+    """Of all parameters of the network, (P,), those of the model, (p,), in its coordinates."""
     if isinstance(model, Linear):
         return own(model.network, everything)
+    if isinstance(model, Measured):
+        return model.roots * everything
     return np.asarray(everything[model.places]) if isinstance(model, Restricted) else everything
 
 
@@ -318,6 +321,8 @@ def everything(model: Model, w: Vector) -> dict[str, NDArray[np.float64]]:
     """All parameters of the network by name, w, (p,), among them: what somebody needs who uses it."""
     if isinstance(model, Linear):
         return everything(model.network, w)
+    if isinstance(model, Measured):
+        return model.network.layout.unflatten(w / model.roots)
     if isinstance(model, Restricted):
         return model.network.layout.unflatten(model.whole(w))
     return model.layout.unflatten(w)

@@ -52,6 +52,10 @@ CASES: dict[str, dict[str, Any]] = {
         "topology": LINKS | {"consensus_steps": 2},
         "run": {"tolerance": 0.3},
     },
+    "the layers' inner product, elastic net": {
+        "model": {"hidden": [6], "inner_product": "fan-in"},
+        "objective": {"loss": "cross_entropy", "regularizer": "elastic_net", "strength": 0.01, "lower": -0.5},
+    },
     "a chain, moved images": {
         "model": {
             "image": [1, 2, 2],
@@ -129,8 +133,9 @@ def test_sockets_and_simulation_agree_to_the_last_bit(lab: Lab, case: dict[str, 
         assert (last < ROUNDS) == (found.run.tolerance > 0.0)
         for peer in range(PEERS):
             assert len(metrics(run_dir, peer)) == last
-            found_w = regimes.flattened(model, parameters(run_dir, peer))
-            assert np.array_equal(found_w, simulated.history[peer, last].w), f"peer {peer}, seed {seed}"
+            ends = regimes.everything(model, simulated.history[peer, last].w)
+            for name, part in parameters(run_dir, peer).items():
+                assert np.array_equal(part, ends[name]), f"peer {peer}, seed {seed}, {name}"
             back = [event["n"] for event in events(run_dir, peer) if event["event"] == "backprop"]
             assert back == [state.back_n for state in [simulated.history[peer, last]] if state.back_n]
         assert any(simulated.history[peer, last].back_n for peer in range(PEERS)) == bool(watches[0])
