@@ -1,10 +1,10 @@
 """What a network that stays linearized saves: the time of a round, and how often one must be linearized anew.
 
 The first table is of one agent's mathematics, processor seconds of a round, as ratios: with the network linearized once
-for all (`neural-tangent`) over the same with one linearization a round, by tau, the last being chosen by the agent in
-each round anew. What is computed once is not counted. The second is of whole runs of 8 agents, in one process, until the network itself is stationary to a
-thousandth of what it was: rounds, linearizations an agent, and processor seconds, as ratios to the method as
-published, for `auto` with some shares, and every so many rounds.
+for all (`neural-tangent`) over the same with one linearization a round, by tau, the last being chosen by the agent anew
+in each round. What is computed once is not counted. The second is of whole runs of 8 agents, in one process, until the
+network itself is stationary to a thousandth of what it was: rounds, linearizations an agent, and processor seconds as
+ratios to the method as published, for `auto` with some shares, and every so many rounds.
 
     python -m benchmarks.lazy                    # both: a quarter of an hour of a processor
     python -m benchmarks.lazy --only rounds      # the first
