@@ -161,7 +161,7 @@ CENTRAL: Final[dict[Regime, Callable[[Parameters, Matrix, Vector], Parameters]]]
 """How each regime is trained in one place."""
 
 
-ROUNDS: Final[dict[Regime, int]] = {"random-features": 100, "neural-tangent": 150, "full": 300}
+ROUNDS: Final[dict[Regime, int]] = {"random-features": 200, "neural-tangent": 600, "full": 300}
 """Of a run with peers."""
 
 SETTINGS: Final[dict[Regime, Mapping[str, Any]]] = {

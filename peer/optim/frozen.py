@@ -20,16 +20,18 @@ from scipy import linalg
 
 from peer.arrays import Matrix, Vector
 from peer.optim.factors import Factors
-from peer.optim.inverses import Inverse, cholesky
+from peer.optim.inverses import Inverse, cholesky, sandwiched, turned
 from peer.optim.maps import (
     Blocks,
+    LinearMap,
     Map,
     columns_of,
     factored,
+    factored_by_products,
     gram_of,
     is_dense_cheaper,
     is_dual,
-    mixed_rows,
+    outer_of,
     products_of,
 )
 from peer.optim.models import Pass
@@ -39,6 +41,9 @@ T = TypeVar("T")
 
 EIGEN_ROUNDS: Final = 25
 """From so many rounds on eigenvalues pay where tau changes in each."""
+
+SMALL: Final = 1 << 16
+"""Entries of a J that is kept, half a megabyte: with more, products with the network are faster than with a matrix."""
 
 MAX_KINDS: Final = 3
 """Different entries of T for which Gram matrices are kept: there are two where biases are not regularized."""
@@ -56,24 +61,29 @@ class Kept:
     ----------
     jacobian : Map
         J, (m*q, p).
-    roots : Blocks or None
-        B, (m, q, q), where the second derivative B B' of the loss is constant; None for the identity, and where it is
-        not constant.
+    constant : bool
+        Whether the second derivative BB' of the loss is.
     lasts : int
         Rounds for which J stays, about.
     """
 
     jacobian: Map
-    roots: Blocks | None
+    constant: bool
     lasts: int
     _found: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
-    def inverse(self, weight: float, shift: Vector, adapts: bool) -> Inverse:
-        """Of weight J'BB'J + T, (p, p), with the diagonal T, (p,); where BB' is constant, and J factored.
+    def inverse(self, weight: float, roots: Blocks | None, shift: Vector, adapts: bool) -> Inverse:
+        """Of weight J'BB'J + T, (p, p), with the diagonal T, (p,); where J is factored, and BB' constant or J wide.
+
+        With a wide J, and K = J T^(-1) J', by Woodbury:
+
+            x = c - T^(-1) J'B (Id/weight + B'K B)^(-1) B'J c,    c = T^(-1) b.
 
         Parameters
         ----------
         weight : float
+        roots : Blocks or None
+            B, (m, q, q); None for the identity.
         shift : Vector
             T, > 0.
         adapts : bool
@@ -84,90 +94,93 @@ class Kept:
         SolveError
             The matrix is not positive definite to rounding.
         """
+        if not self.constant:
+            return self._dual(weight, roots, shift, False)
         same = self._found.get("inverse")
         if same is None or same[0] != weight or not np.array_equal(same[1], shift):
-            self._found["inverse"] = same = weight, shift.copy(), self._inverse(weight, shift, adapts)
+            make = self._dual if is_dual(self.jacobian) else self._primal
+            self._found["inverse"] = same = weight, shift.copy(), make(weight, roots, shift, adapts)
         inverse: Inverse = same[2]
         return inverse
 
-    def _inverse(self, weight: float, shift: Vector, adapts: bool) -> Inverse:
-        t = float(shift[0]) if shift.size and (shift == shift[0]).all() else None
-        by_eigenvalues = adapts and self.lasts >= EIGEN_ROUNDS
-        if not is_dual(self.jacobian):
-            if by_eigenvalues and t is not None:
-                return self._diagonalized(self._gram, weight, t)
-            matrix = weight * self._once("gram", self._gram)
-            matrix.flat[:: len(matrix) + 1] += shift
-            return cholesky(matrix)
-        R = self._once("rows", self._rows)
-        if t is not None:
-            dual = t / weight
-            solve = self._diagonalized(self._outer, 1.0, dual) if by_eigenvalues else self._shifted(dual)
-            return lambda b: np.asarray((b - R.T @ solve(R @ b)) / t)
-        matrix = self.outer(shift)
-        matrix.flat[:: len(matrix) + 1] += 1.0 / weight
-        solve = cholesky(matrix)
+    def _primal(self, weight: float, roots: Blocks | None, shift: Vector, adapts: bool) -> Inverse:
+        if adapts and self.lasts >= EIGEN_ROUNDS and (shift == shift[:1]).all():
+            values, V = self._once("eigen", lambda: eigen(self._gram(roots)))
+            inverted = 1.0 / (weight * values + shift[:1])
+            return lambda b: np.asarray(V @ (inverted * (V.T @ b)))
+        matrix = weight * self._once("gram", lambda: self._gram(roots))
+        matrix.flat[:: len(matrix) + 1] += shift
+        return cholesky(matrix)
+
+    def _dual(self, weight: float, roots: Blocks | None, shift: Vector, adapts: bool) -> Inverse:
+        J = self.jacobian
+        if adapts and self.lasts >= EIGEN_ROUNDS and (shift == shift[:1]).all():
+            values, V = self._once("eigen", lambda: eigen(self._between(roots)))
+            inverted = 1.0 / (1.0 / weight + values / shift[:1])
+
+            def solve(u: Vector) -> Vector:
+                return np.asarray(V @ (inverted * (V.T @ u)))
+
+        else:
+            factored = cholesky(sandwiched(weight * self.outer(shift), roots))
+
+            def solve(u: Vector) -> Vector:
+                return weight * factored(u)
 
         def inverse(b: Vector) -> Vector:
             c = b / shift
-            return np.asarray(c - (R.T @ solve(R @ c)) / shift)
+            u = turned(roots, J @ c, True)
+            return np.asarray(c - (J.T @ turned(roots, solve(u), False)) / shift)
 
         return inverse
 
     def outer(self, shift: Vector) -> Matrix:
-        """B'J T^(-1) J'B, (m*q, m*q), of a wide J; each of the few different entries of T has a matrix that is kept."""
+        """J T^(-1) J', (m*q, m*q), of a wide J; each of the few different entries of T has a matrix that is kept."""
         kinds, kind = np.unique(shift, return_inverse=True)
-        R = self._once("rows", self._rows)
-        if len(kinds) == 1:
-            return np.asarray(self._once("outer", self._outer) / kinds[0])
         if len(kinds) > MAX_KINDS:
-            return np.asarray((R / shift) @ R.T)
+            return outer_of(self.jacobian, shift**-0.5)
         same = self._found.get("kinds")
         if same is None or not np.array_equal(same[0], kind):
-            columns = (R[:, kind == k] for k in range(len(kinds)))
-            self._found["kinds"] = same = kind, [some @ some.T for some in columns]
+            some = (outer_of(self.jacobian, np.where(kind == k, 1.0, 0.0)) for k in range(len(kinds)))
+            self._found["kinds"] = same = kind, list(some)
         return np.asarray(sum(gram / entry for gram, entry in zip(same[1], kinds, strict=True)))
 
-    def root(self, weight: float, make: Callable[[Matrix], Matrix]) -> Matrix:
+    def root(self, weight: float, roots: Blocks | None, make: Callable[[Matrix], Matrix]) -> Matrix:
         """What `make` gives of weight J'BB'J, (p, p), where BB' is constant."""
         same = self._found.get("root")
         if same is None or same[0] != weight:
-            self._found["root"] = same = weight, make(weight * self._once("gram", self._gram))
+            self._found["root"] = same = weight, make(weight * self._once("gram", lambda: self._gram(roots)))
         return np.asarray(same[1])
 
-    def _shifted(self, shift: float) -> Inverse:
-        matrix = self._once("outer", self._outer).copy()
-        matrix.flat[:: len(matrix) + 1] += shift
-        return cholesky(matrix)
+    @property
+    def matrix(self) -> Matrix:
+        """J itself, (m*q, p)."""
+        J = self.jacobian
+        if not isinstance(J, LinearMap):
+            return J
+        assert J.matrix is not None, "J fits into memory, else it would be known by its products alone"
+        return self._once("matrix", J.matrix)
 
-    def _diagonalized(self, matrix: Callable[[], Matrix], weight: float, shift: float) -> Inverse:
-        """Of weight V diag(values) V' + shift Id."""
+    def _gram(self, roots: Blocks | None) -> Matrix:
+        return gram_of(1.0, roots, self.jacobian)
 
-        def eigen() -> tuple[Vector, Matrix]:
-            values, V = linalg.eigh(matrix(), driver="evd")
-            return np.maximum(values, 0.0), V
-
-        values, V = self._once("eigen", eigen)
-        inverted = 1.0 / (weight * values + shift)
-        return lambda b: np.asarray(V @ (inverted * (V.T @ b)))
-
-    def _gram(self) -> Matrix:
-        return gram_of(1.0, self.roots, self.jacobian)
-
-    def _rows(self) -> Matrix:
-        R = self.jacobian if self.roots is None else mixed_rows(1.0, self.roots, self.jacobian)
-        assert isinstance(R, np.ndarray), "a wide J that is factored is a matrix"
-        return R
-
-    def _outer(self) -> Matrix:
-        R = self._once("rows", self._rows)
-        return np.asarray(R @ R.T)
+    def _between(self, roots: Blocks | None) -> Matrix:
+        """B'J J'B, (m*q, m*q)."""
+        matrix = sandwiched(outer_of(self.jacobian, np.ones(self.jacobian.shape[1])), roots)
+        matrix.flat[:: len(matrix) + 1] -= 1.0
+        return matrix
 
     def _once(self, name: str, make: Callable[[], T]) -> T:
         if name not in self._found:
             self._found[name] = make()
         found: T = self._found[name]
         return found
+
+
+def eigen(matrix: Matrix) -> tuple[Vector, Matrix]:
+    """Eigenvalues, (n,), and vectors, (n, n), of a positive semidefinite matrix: V diag(values) V'."""
+    values, V = linalg.eigh(matrix, driver="evd")
+    return np.maximum(values, 0.0), V
 
 
 @final
@@ -182,14 +195,11 @@ class Frozen:
         The network at its anchor.
     constant : bool
         Whether the second derivative of the loss is.
-    roots : Blocks or None
-        Its roots then; None for the identity.
     """
 
     model: Linear
     base: Pass
     constant: bool
-    roots: Blocks | None
     _kept: dict[Place, Kept] = field(default_factory=dict, init=False, repr=False)
     _factors: list[Factors] = field(default_factory=list, init=False, repr=False)
 
@@ -214,10 +224,12 @@ class Frozen:
         return self._factors[0]
 
     def _jacobian(self) -> Map:
-        cheaper = is_dense_cheaper(self.base, self.constant, self.model.lasts)
-        return factored(self.base) if cheaper else products_of(self.base)
+        if not is_dense_cheaper(self.base, self.constant, self.model.lasts):
+            return products_of(self.base)
+        is_small = self.base.outputs.size * self.base.n_parameters <= SMALL
+        return factored(self.base) if is_small else factored_by_products(self.base)
 
     def _one(self, place: Place, make: Callable[[], Map]) -> Kept:
         if place not in self._kept:
-            self._kept[place] = Kept(make(), self.roots, self.model.lasts)
+            self._kept[place] = Kept(make(), self.constant, self.model.lasts)
         return self._kept[place]

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Final, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import linalg
 
 from peer.arrays import Matrix, Vector
@@ -37,3 +38,30 @@ def cholesky(matrix: Matrix) -> Inverse:
         return np.asarray(x)
 
     return inverse
+
+
+def turned(roots: NDArray[np.float64] | None, u: Vector, transposed: bool) -> Vector:
+    """B_m u_m, or B_m'u_m, for all m, (m*q,)."""
+    if roots is None:
+        return u
+    if roots.shape[1] == 1:
+        return roots.reshape(-1) * u
+    m, q, _ = roots.shape
+    return np.asarray((roots.transpose(0, 2, 1) if transposed else roots) @ u.reshape(m, q, 1)).reshape(-1)
+
+
+def sandwiched(K: Matrix, roots: NDArray[np.float64] | None) -> Matrix:
+    """Id + B'K B with the blocks B on the diagonal, (m*q, m*q)."""
+    if roots is None:
+        matrix = K.copy()
+    elif roots.shape[1] == 1:
+        b = roots.reshape(-1)
+        matrix = b[:, None] * K
+        matrix *= b
+    else:
+        m, q, _ = roots.shape
+        half = roots.transpose(0, 2, 1) @ K.reshape(m, q, m * q)  # B'K
+        half = np.ascontiguousarray(half.reshape(m * q, m, q).transpose(1, 0, 2)) @ roots
+        matrix = half.transpose(1, 0, 2).reshape(m * q, m * q)
+    matrix.flat[:: len(matrix) + 1] += 1.0
+    return matrix

@@ -68,6 +68,9 @@ NYSTROM_PARAMETERS: Final = 20_000
 MATRIX_BYTES: Final = 1 << 30
 """Of a J that is formed at most."""
 
+CHUNK: Final = 1 << 22
+"""Entries of columns of J that are formed at a time, 32 MB, where all together never are."""
+
 MAX_PRODUCTS: Final = 2_000
 """Of conjugate gradients in one system: what has not converged by then is left to the next Newton step, or a matrix."""
 
@@ -90,6 +93,8 @@ class LinearMap:
     gram : callable or None
         Blocks B, (m, q, q), or None for the identity -> sum over m of J_m'B_m B_m'J_m, (p, p), where A is such a J,
         which is not wide, and this is to be formed.
+    outer : callable or None
+        d, (p,) -> J diag(d)^2 J', (m*q, m*q), where A is such a J, which is wide, and this is to be formed.
     """
 
     shape: tuple[int, int]
@@ -99,6 +104,7 @@ class LinearMap:
     squared_adjoint: Product
     matrix: Callable[[], Matrix] | None = None
     gram: Callable[[Blocks | None], Matrix] | None = None
+    outer: Callable[[Vector], Matrix] | None = None
 
     def __matmul__(self, x: Vector) -> Vector:
         """A x, (k,)."""
@@ -173,12 +179,14 @@ Map: TypeAlias = Matrix | LinearMap
 
 def is_direct(jacobian: Map) -> bool:
     """Whether systems with J are factored, and not solved by products alone."""
-    return not isinstance(jacobian, LinearMap) or jacobian.gram is not None
+    return not isinstance(jacobian, LinearMap) or jacobian.gram is not None or jacobian.outer is not None
 
 
 def is_dual(jacobian: Map) -> bool:
     """Whether systems with J are factored in m q unknowns, for J is wide."""
-    return not isinstance(jacobian, LinearMap) and jacobian.shape[0] < jacobian.shape[1]
+    if isinstance(jacobian, LinearMap):
+        return jacobian.outer is not None
+    return bool(jacobian.shape[0] < jacobian.shape[1])
 
 
 def gram_of(weight: float, roots: Blocks | None, jacobian: Map) -> Matrix:
@@ -191,6 +199,39 @@ def gram_of(weight: float, roots: Blocks | None, jacobian: Map) -> Matrix:
     R = mixed_rows(math.sqrt(weight), roots, jacobian)
     assert isinstance(R, np.ndarray), "as J is"
     return np.asarray(R.T @ R)
+
+
+def outer_of(jacobian: Map, d: Vector) -> Matrix:
+    """J diag(d)^2 J', (m*q, m*q), of a wide J, with d, (p,)."""
+    if isinstance(jacobian, LinearMap):
+        assert jacobian.outer is not None, "J is known by its products alone"
+        return jacobian.outer(d)
+    scaled_columns = jacobian * d
+    return np.asarray(scaled_columns @ scaled_columns.T)
+
+
+def factored_by_products(here: Pass) -> LinearMap:
+    """J, (m*q, p), so that systems with it are factored, while it is never kept: products are made with the network.
+
+    For a J that stays for many rounds, each of which takes some ten products with it: these read less memory so.
+    """
+    products, factors = products_of(here), cache(here.factors)
+    k, p = products.shape
+
+    def outer(d: Vector) -> Matrix:
+        total, width = np.zeros((k, k)), max(1, CHUNK // k)
+        for start in range(0, p, width):
+            place = slice(start, min(start + width, p))
+            columns = matrix_of(factors(), place) * d[place]
+            total += columns @ columns.T
+        return total
+
+    def gram(roots: Blocks | None) -> Matrix:
+        if here.outputs.shape[1] == 1:
+            return gram_of(1.0, roots, matrix_of(factors()))
+        return factors().gram(slice(0, p), roots)
+
+    return replace(products, outer=outer) if k < p else replace(products, gram=gram)
 
 
 def jacobian_of(here: Pass, quadratic: bool) -> Map:

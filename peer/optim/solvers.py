@@ -14,12 +14,11 @@ from scipy import linalg
 from peer.arrays import Matrix, Vector, largest
 from peer.errors import SolveError
 from peer.optim.inverses import INDEFINITE as INDEFINITE
-from peer.optim.inverses import Inverse, cholesky
+from peer.optim.inverses import Inverse, cholesky, sandwiched, turned
 from peer.optim.maps import (
     NYSTROM_PARAMETERS,
     PATIENCE,
     RANK,
-    Blocks,
     LinearMap,
     Map,
     conjugate_gradients,
@@ -218,20 +217,20 @@ class Systems:
         h, J, scale = self.subproblem, self.subproblem.jacobian, self._whitening.scale
         if not is_direct(J):
             return self._by_products(outputs, accuracy)
-        if h.kept is not None and h.loss.constant_curvature:
-            return h.kept.inverse(h.weight, scale**-2.0, h.adapts)
         roots = h.roots(outputs)
+        if h.kept is not None and (h.loss.constant_curvature or is_dual(J)):
+            return h.kept.inverse(h.weight, roots, scale**-2.0, h.adapts)
         if not is_dual(J):
             matrix = gram_of(h.weight, roots, J)
             matrix.flat[:: len(matrix) + 1] += scale**-2.0
             return cholesky(matrix)
         V, K = self._dual
-        solve_dual = cholesky(_sandwich(K, roots))
+        solve_dual = cholesky(sandwiched(K, roots))
 
         def inverse(b: Vector) -> Vector:
             c = scale * b
-            u = _turned(roots, V @ c, True)
-            return np.asarray(scale * (c - V.T @ _turned(roots, solve_dual(u), False)))
+            u = turned(roots, V @ c, True)
+            return np.asarray(scale * (c - V.T @ turned(roots, solve_dual(u), False)))
 
         return inverse
 
@@ -285,36 +284,8 @@ class Systems:
         """sqrt(weight) V, (m*q, p), and weight V V', (m*q, m*q)."""
         J = self.subproblem.jacobian
         assert isinstance(J, np.ndarray), "a wide J is a matrix"
-        weight, kept = self.subproblem.weight, self.subproblem.kept
-        V = J * (math.sqrt(weight) * self._whitening.scale)
-        return V, V @ V.T if kept is None else weight * kept.outer(self._whitening.scale**-2.0)
-
-
-def _turned(roots: Blocks | None, u: Vector, transposed: bool) -> Vector:
-    """B_m u_m, or B_m'u_m, for all m, (m*q,)."""
-    if roots is None:
-        return u
-    if roots.shape[1] == 1:
-        return roots.reshape(-1) * u
-    m, q, _ = roots.shape
-    return np.asarray((roots.transpose(0, 2, 1) if transposed else roots) @ u.reshape(m, q, 1)).reshape(-1)
-
-
-def _sandwich(K: Matrix, roots: Blocks | None) -> Matrix:
-    """Id + B'K B with the blocks B on the diagonal, (m*q, m*q)."""
-    if roots is None:
-        matrix = K.copy()
-    elif roots.shape[1] == 1:
-        b = roots.reshape(-1)
-        matrix = b[:, None] * K
-        matrix *= b
-    else:
-        m, q, _ = roots.shape
-        half = roots.transpose(0, 2, 1) @ K.reshape(m, q, m * q)  # B'K
-        half = np.ascontiguousarray(half.reshape(m * q, m, q).transpose(1, 0, 2)) @ roots
-        matrix = half.transpose(1, 0, 2).reshape(m * q, m * q)
-    matrix.flat[:: len(matrix) + 1] += 1.0
-    return matrix
+        V = J * (math.sqrt(self.subproblem.weight) * self._whitening.scale)
+        return V, V @ V.T
 
 
 def shifted_system(root: Map, accuracy: float = EPS) -> Callable[[Vector], Vector]:
@@ -435,7 +406,9 @@ def model_root(subproblem: Linearized, outputs: Matrix) -> Map:
     """R of `SecondOrder`: as many rows as J has, or, where its Gram matrix is formed, as many as that has ranks."""
     J, kept = subproblem.jacobian, subproblem.kept
     if is_direct(J) and not is_dual(J) and kept is not None and subproblem.loss.constant_curvature:
-        return kept.root(subproblem.weight, pivoted_root)
+        return kept.root(subproblem.weight, subproblem.roots(outputs), pivoted_root)
+    if kept is not None and is_dual(J):
+        J = kept.matrix
     roots = subproblem.roots(outputs)
     if is_direct(J) and not is_dual(J):
         return pivoted_root(gram_of(subproblem.weight, roots, J))

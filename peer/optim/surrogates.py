@@ -202,9 +202,7 @@ class Data:
         if not isinstance(self.model, Linear):
             return None
         base = self.model.network.at(self.model.anchor, self.inputs) if self.base is None else self.base
-        constant = self.loss.constant_curvature
-        roots = self.loss.curvature_root(base.outputs) if constant and not self.loss.quadratic else None
-        return Frozen(self.model, base, constant, roots)
+        return Frozen(self.model, base, self.loss.constant_curvature)
 
     def linearized(self, anchor: Vector, lasts: int) -> Data:
         """The same samples seen through the network linearized at an anchor, (p,). The last one is kept."""
