@@ -202,7 +202,7 @@ def test_a_disk_that_fills_up_stops_the_run_and_nothing_is_lost(lab: Lab, small:
 def test_files_that_may_not_grow_stop_the_run_wherever_it_is(lab: Lab, undisturbed: Path) -> None:
     """At the first checkpoint, and in the log of rounds. A low soft limit of descriptors is none."""
     trio = Trio(lab)
-    for n_bytes, name in ((1_500, "checkpoint.npz"), (16_000, "metrics.jsonl")):
+    for n_bytes, name in ((4_000, "checkpoint.npz"), (24_000, "metrics.jsonl")):
         trio.start(_limited(FSIZE=n_bytes))
         trio.refused(f"peers/001/{name}: File too large")
     trio.start(_limited(NOFILE=(20, 400)))
