@@ -874,7 +874,7 @@ def rehearse(experiment: Experiment) -> Facts:
     if experiment.data.test_path:
         test = shards.read(Path(experiment.data.test_path), "data.test_path")
         problem_of(experiment, models[0], test, sum(n_samples))
-    return Facts(n_samples, models[0].widths, models[0].layout.size, functions.is_torch(models[0]))
+    return Facts(n_samples, models[0].widths, models[0].layout.size, functions.is_torch(regimes.network_of(models[0])))
 
 
 def shard_of(experiment: Experiment, peer: PeerId, path: Path | None = None) -> Shard:
