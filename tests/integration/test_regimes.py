@@ -67,7 +67,8 @@ def test_all_weights_of_a_network_that_stays_linearized(lab: Lab) -> None:
 
 
 def test_the_last_layer_alone_without_rounds(lab: Lab) -> None:
-    run_dir = ended(lab, "random-features", iterations=300, step={"alpha": 0.5}, run={"mode": "async"})
+    links = {"graph": "complete"}
+    run_dir = ended(lab, "random-features", iterations=240, step={"alpha": 0.5}, topology=links, run={"mode": "async"})
     assert json.loads((run_dir / "summary.json").read_text())["parameters"] == NEURONS + 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from peer.arrays import Matrix
 from peer.config import Initial
 from peer.errors import ConfigError
 from peer.optim import frozen
-from peer.optim.chains import Chain, mlp
+from peer.optim.blocks import equal
+from peer.optim.chains import mlp
 from peer.optim.inverses import Inverse, cholesky
 from peer.optim.losses import Softmax, Squared
 from peer.optim.maps import Blocks, Map, gram_of, is_direct
@@ -24,7 +26,7 @@ from peer.optim.surrogates import Data, Partial
 from peer.problem import Problem
 from peer.settings import Experiment
 from tests import quadratic
-from tests.instances import parameters_of
+from tests.instances import loss_of, parameters_of
 
 NETWORK = mlp((3, 4, 2), "tanh")
 NAMES = tuple(name for name, _ in NETWORK.layout.shapes)
@@ -104,7 +106,7 @@ def test_features_are_computed_once() -> None:
 class Counting:
     """A network that counts its passes."""
 
-    def __init__(self, network: Chain) -> None:
+    def __init__(self, network: Model) -> None:
         self.network, self.n_passes = network, 0
 
     def __getattr__(self, name: str) -> Any:
@@ -142,6 +144,26 @@ def test_a_linearized_network_is_passed_once_and_factored_once(monkeypatch: pyte
     for tau in (0.3, 0.2, 0.1):
         problem.with_tau(tau).best_response(w, problem.gradient(w), rng.standard_normal(26))
     assert made == ["gram", "factors", "gram"], "with eigenvalues no tau takes factors"
+
+
+@pytest.mark.parametrize("m", [4, 30])
+@pytest.mark.parametrize("loss", ["squared", "softmax"])
+def test_blocks_keep_what_is_theirs(loss: str, m: int) -> None:
+    """Blocks too long for stacks, in primal and dual form: what is kept gives what is computed anew in each round."""
+    rng = np.random.default_rng(8)
+    start = parameters_of(rng, NETWORK)
+    model = Linear(NETWORK, start, 100)
+    kept = Data(model, rng.standard_normal((m, 3)), loss_of(rng, loss, m, 2), 1.0 / m)
+    anew = replace(kept, model=Counting(model))
+    assert anew.frozen is None
+    for tau in (0.5, 0.2):
+        w, pi = start + rng.standard_normal(26), rng.standard_normal(26)
+        found = []
+        for data in (kept, anew):
+            problem = Problem(data, L2(np.full(26, 0.1)), Partial(tau, 3.0), 1e-13, equal(26, 2))
+            found.append(problem.best_response(w, problem.gradient(w), pi))
+        assert found[0].method == found[1].method
+        np.testing.assert_allclose(found[0].w, found[1].w, rtol=0.0, atol=1e-11)
 
 
 def test_a_linearized_network_makes_a_convex_problem() -> None:
