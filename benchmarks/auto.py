@@ -26,7 +26,7 @@ import click
 import numpy as np
 
 from benchmarks.agents import mixed
-from peer import agent, careful, config, settings, shards
+from peer import agent, careful, config, learning, settings, shards
 from peer.arrays import DTYPES, Vector
 from peer.data import Cut
 from peer.errors import SolveError
@@ -96,9 +96,9 @@ class Network:
             Cut.of(experiment).write(Path(folder))
             parts = [shards.read(Path(folder) / f"peer-{i:03d}.npz", "data") for i in range(experiment.peers)]
         n_classes, total = max(part.n_classes for part in parts), sum(part.n_samples for part in parts)
-        model = config.model_of(experiment, parts[0], n_classes, config.Initial("", {}))
-        problems = tuple(config.problem_of(experiment, model, part, total) for part in parts)
-        start = config.Initial("", {}).vector(model, experiment.seed, problems[0].regularizer)
+        model = learning.model_of(experiment, parts[0], n_classes, learning.Initial("", {}))
+        problems = tuple(learning.problem_of(experiment, model, part, total) for part in parts)
+        start = learning.Initial("", {}).vector(model, experiment.seed, problems[0].regularizer)
         return cls(experiment, config.ground(experiment), problems, start)
 
     def objective(self, w: Vector) -> float:

@@ -25,7 +25,7 @@ import msgspec
 import numpy as np
 
 from benchmarks.agents import mixed
-from peer import agent, central, config, settings
+from peer import agent, central, learning, settings
 from peer.agent import State
 from peer.arrays import Vector
 from peer.data import Cut
@@ -110,11 +110,11 @@ def agents_of(experiment: Experiment) -> tuple[list[Problem], Vector]:
         Cut.of(experiment).write(Path(folder))
         data = msgspec.structs.replace(experiment.data, dataset="", path=f"{folder}/peer-{{id:03d}}.npz")
         experiment = msgspec.structs.replace(experiment, data=data)
-        shards = [config.shard_of(experiment, peer) for peer in range(experiment.peers)]
+        shards = [learning.shard_of(experiment, peer) for peer in range(experiment.peers)]
     n_classes, n_samples = max(shard.n_classes for shard in shards), sum(shard.n_samples for shard in shards)
-    initial = config.initial_of(experiment, 0)
-    model = config.model_of(experiment, shards[0], n_classes, initial)
-    problems = [config.problem_of(experiment, model, shard, n_samples) for shard in shards]
+    initial = learning.initial_of(experiment, 0)
+    model = learning.model_of(experiment, shards[0], n_classes, initial)
+    problems = [learning.problem_of(experiment, model, shard, n_samples) for shard in shards]
     return problems, initial.vector(model, experiment.seed, problems[0].regularizer)
 
 
@@ -123,7 +123,7 @@ def batched(experiment: Experiment, problems: Sequence[Problem]) -> list[Problem
     sizes = [len(g.data.inputs) for g in problems]
     surrogate = msgspec.structs.replace(experiment.surrogate, batch=-(-min(sizes) // PARTS))
     experiment = msgspec.structs.replace(experiment, surrogate=surrogate)
-    drawn = [config.batches_of(experiment, i, m, sum(sizes), len(sizes)) for i, m in enumerate(sizes)]
+    drawn = [learning.batches_of(experiment, i, m, sum(sizes), len(sizes)) for i, m in enumerate(sizes)]
     return [replace(g, batches=batches) for g, batches in zip(problems, drawn, strict=True)]
 
 

@@ -49,7 +49,7 @@ import msgspec
 import numpy as np
 
 from benchmarks.agents import mixed
-from peer import agent, config, settings
+from peer import agent, config, learning, settings
 from peer.arrays import Matrix, Vector
 from peer.data import Cut
 from peer.optim import blocks, inverses, maps, solvers
@@ -238,18 +238,18 @@ def variants(experiment: Experiment, n_blocks: Sequence[int], cores: Cores) -> d
         Cut.of(experiment).write(Path(folder))
         data = msgspec.structs.replace(experiment.data, dataset="", path=f"{folder}/peer-{{id:03d}}.npz")
         experiment = msgspec.structs.replace(experiment, data=data)
-        shards = [config.shard_of(experiment, peer) for peer in range(experiment.peers)]
+        shards = [learning.shard_of(experiment, peer) for peer in range(experiment.peers)]
     n_classes, n_samples = max(shard.n_classes for shard in shards), sum(shard.n_samples for shard in shards)
-    initial = config.initial_of(experiment, 0)
-    model = config.model_of(experiment, shards[0], n_classes, initial)
-    problems = [config.problem_of(experiment, model, shard, n_samples, cores.each) for shard in shards]
+    initial = learning.initial_of(experiment, 0)
+    model = learning.model_of(experiment, shards[0], n_classes, initial)
+    problems = [learning.problem_of(experiment, model, shard, n_samples, cores.each) for shard in shards]
     start, graph = initial.vector(model, experiment.seed, problems[0].regularizer), ring(experiment.peers)
     p, m, q = model.layout.size, shards[0].n_samples, model.n_outputs
     click.echo(f"{experiment.peers} agents with {m} samples, m q = {m * q}, p = {p}, {experiment.objective.loss}:")
     found = {}
     for count in sorted(min(count or p, p) for count in n_blocks):
         surrogate = msgspec.structs.replace(experiment.surrogate, blocks=count)
-        cut = config.blocks_of(msgspec.structs.replace(experiment, surrogate=surrogate), model)
+        cut = learning.blocks_of(msgspec.structs.replace(experiment, surrogate=surrogate), model)
         found[count] = Variant(tuple(replace(g, blocks=cut) for g in problems), start, experiment, graph, cores)
     return found
 

@@ -33,7 +33,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from peer import agent, alignment, config, settings, shards
+from peer import agent, alignment, learning, settings, shards
 from peer.agent import State
 from peer.arrays import DTYPES, Matrix, Vector
 from peer.data import Cut
@@ -104,7 +104,7 @@ def train(hidden: Sequence[int], how: str, seed: int) -> Trained:
     model, rng = mlp((64, *hidden, 10), "tanh"), np.random.default_rng(seed)
     problem = Problem(replace(data, model=model), NoRegularizer(), Full(1.0), 1e-8)
     w, step = SIZE * model.initial(rng), np.zeros(model.layout.size)
-    fed = replace(problem, feedback=feedback.drawn(np.random.default_rng([seed, config.FEEDBACK]), model))
+    fed = replace(problem, feedback=feedback.drawn(np.random.default_rng([seed, learning.FEEDBACK]), model))
     field = fed if how == "feedback" else problem
     fixed = slice(0, feedback.places(model)[-1].start if how == "last layer only" else 0)
     for _ in range(EPOCHS):
@@ -150,15 +150,15 @@ def network_of(tree: dict[str, Any]) -> Network:
         *_, test_path = Cut.of(experiment).write(Path(folder))
         data = msgspec.structs.replace(experiment.data, dataset="", path=f"{folder}/peer-{{id:03d}}.npz")
         experiment = msgspec.structs.replace(experiment, data=data)
-        found = [config.shard_of(experiment, peer) for peer in range(experiment.peers)]
+        found = [learning.shard_of(experiment, peer) for peer in range(experiment.peers)]
         test = shards.read(test_path, "data.test_path")
     n_classes, n_samples = max(shard.n_classes for shard in found), sum(shard.n_samples for shard in found)
-    initial = config.initial_of(experiment, 0)
-    model = config.model_of(experiment, found[0], n_classes, initial)
-    problems = tuple(config.problem_of(experiment, model, shard, n_samples) for shard in found)
-    problems = tuple(replace(problem, feedback=config.feedback_of(experiment, model)) for problem in problems)
+    initial = learning.initial_of(experiment, 0)
+    model = learning.model_of(experiment, found[0], n_classes, initial)
+    problems = tuple(learning.problem_of(experiment, model, shard, n_samples) for shard in found)
+    problems = tuple(replace(problem, feedback=learning.feedback_of(experiment, model)) for problem in problems)
     start = SIZE * initial.vector(model, experiment.seed, problems[0].regularizer)
-    return Network(problems, start, config.problem_of(experiment, model, test, n_samples).data)
+    return Network(problems, start, learning.problem_of(experiment, model, test, n_samples).data)
 
 
 def rounds(network: Network, n_rounds: int, seed: int, watched: bool) -> Iterator[list[State]]:
@@ -210,7 +210,7 @@ def decentralized(hidden: Sequence[int], n_rounds: int, length: float, seed: int
         surrogate |= {} if how == "backprop" else {"gradient": settings.FEEDBACK_ALIGNMENT}
         network = network_of(TREE | {"seed": seed, "model": {"hidden": hidden}, "surrogate": surrogate})
         if how == "private":
-            generators = (np.random.default_rng([seed, config.FEEDBACK, i]) for i in range(len(network.problems)))
+            generators = (np.random.default_rng([seed, learning.FEEDBACK, i]) for i in range(len(network.problems)))
             drawn = [feedback.drawn(rng, mlp((64, *hidden, 10), "tanh")) for rng in generators]
             problems = [replace(g, feedback=way) for g, way in zip(network.problems, drawn, strict=True)]
             network = replace(network, problems=tuple(problems))

@@ -26,7 +26,7 @@ import click
 import msgspec
 import numpy as np
 
-from peer import agent, config, gossip, settings, wire
+from peer import agent, gossip, learning, settings, wire
 from peer.agent import State
 from peer.arrays import DTYPES, Vector
 from peer.data import Cut
@@ -72,11 +72,11 @@ def problems_of(experiment: Experiment) -> tuple[list[Problem], Vector]:
         Cut.of(experiment).write(Path(folder))
         data = msgspec.structs.replace(experiment.data, dataset="", path=f"{folder}/peer-{{id:03d}}.npz")
         experiment = msgspec.structs.replace(experiment, data=data)
-        shards = [config.shard_of(experiment, peer) for peer in range(experiment.peers)]
-    initial = config.initial_of(experiment, 0)
-    model = config.model_of(experiment, shards[0], max(shard.n_classes for shard in shards), initial)
+        shards = [learning.shard_of(experiment, peer) for peer in range(experiment.peers)]
+    initial = learning.initial_of(experiment, 0)
+    model = learning.model_of(experiment, shards[0], max(shard.n_classes for shard in shards), initial)
     n_samples = sum(shard.n_samples for shard in shards)
-    problems = [config.problem_of(experiment, model, shard, n_samples) for shard in shards]
+    problems = [learning.problem_of(experiment, model, shard, n_samples) for shard in shards]
     return problems, initial.vector(model, experiment.seed, problems[0].regularizer)
 
 

@@ -32,7 +32,7 @@ import numpy as np
 
 from benchmarks.agents import mixed
 from benchmarks.solvers import Counted, problem_of, state_of, subproblem
-from peer import agent, config, settings
+from peer import agent, learning, settings
 from peer.arrays import Vector
 from peer.data import Cut
 from peer.optim import maps, solvers
@@ -103,11 +103,11 @@ def problems_of(job: Job) -> tuple[list[Problem], Vector]:
         Cut.of(experiment).write(Path(folder))
         data = msgspec.structs.replace(experiment.data, dataset="", path=f"{folder}/peer-{{id:03d}}.npz")
         experiment = msgspec.structs.replace(experiment, data=data)
-        shards = [config.shard_of(experiment, peer) for peer in range(N_AGENTS)]
+        shards = [learning.shard_of(experiment, peer) for peer in range(N_AGENTS)]
     n_classes, n_samples = max(shard.n_classes for shard in shards), sum(shard.n_samples for shard in shards)
-    initial = config.initial_of(experiment, 0)
-    model = config.model_of(experiment, shards[0], n_classes, initial)
-    problems = [config.problem_of(experiment, model, shard, n_samples) for shard in shards]
+    initial = learning.initial_of(experiment, 0)
+    model = learning.model_of(experiment, shards[0], n_classes, initial)
+    problems = [learning.problem_of(experiment, model, shard, n_samples) for shard in shards]
     return problems, initial.vector(model, experiment.seed, problems[0].regularizer)
 
 

@@ -29,7 +29,7 @@ import click
 import numpy as np
 
 from benchmarks.exchange import spread
-from peer import agent, config, process, settings
+from peer import agent, learning, process, settings
 from peer.__main__ import DEFAULT
 from peer.host import Assignment
 from peer.launch import Watcher, launch
@@ -111,8 +111,8 @@ class Stopwatch(Watcher):
     n_solved: list[int] = field(init=False)
 
     def __post_init__(self) -> None:
-        shard, peers = config.shard_of(self.experiment, 0), range(self.experiment.peers)
-        model = config.model_of(self.experiment, shard, 2, config.initial_of(self.experiment, 0))
+        shard, peers = learning.shard_of(self.experiment, 0), range(self.experiment.peers)
+        model = learning.model_of(self.experiment, shard, 2, learning.initial_of(self.experiment, 0))
         self.world = World.of(self.experiment, self.run_dir, model)
         self.width = 1 + model.layout.size
         self.n_solved = [0 for _ in peers]

@@ -16,7 +16,7 @@ from typing import Final, final
 
 import numpy as np
 
-from peer import agent, alignment, careful, checkpoint, config, journal, npz, renewal, waking
+from peer import agent, alignment, careful, checkpoint, config, journal, learning, npz, renewal, waking
 from peer.arrays import Vector
 from peer.assembly import Opening
 from peer.errors import DisagreementError, NeighborsLate
@@ -237,7 +237,7 @@ class AsyncLife:
             self.state = agent.State(**last.agent)  # type: ignore[arg-type]
             members = self.flows.members
             samples = sum(last.standings[j].n_samples for j in members)
-            problem = config.reweighted(self.experiment, problem, samples, len(members))
+            problem = learning.reweighted(self.experiment, problem, samples, len(members))
         else:
             alpha = config.alpha_of(self.experiment, host.assignment.ground)
             self.state = await host.compute(self.first, problem, w, alpha, len(self.membership.members))
@@ -288,7 +288,7 @@ class AsyncLife:
         """Begin an epoch, with the problem of its members."""
         state = self.state
         assert state is not None
-        problem = config.reweighted(self.experiment, problem, opening.n_samples, len(opening.members))
+        problem = learning.reweighted(self.experiment, problem, opening.n_samples, len(opening.members))
         field, n_agents = alignment.chosen(problem, state), len(opening.members)
         first = await self.host.compute(self.first, field, state.w, state.alpha, n_agents)
         self.state = alignment.kept(state, replace(first, n=state.n, anchored=state.n))

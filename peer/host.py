@@ -24,7 +24,7 @@ from typing import Final, ParamSpec, Protocol, TypeVar, final
 
 import numpy as np
 
-from peer import alignment, checkpoint, config, memory, npz, settings, wire
+from peer import alignment, checkpoint, config, learning, memory, npz, settings, wire
 from peer.agent import State
 from peer.alignment import Watch
 from peer.arrays import Vector
@@ -163,8 +163,8 @@ class Host:
         experiment, me = assignment.experiment, assignment.me
         self.assignment, self.experiment, self.me = assignment, experiment, me
         self.folder = assignment.folder
-        self.shard = config.shard_of(experiment, me)
-        self.initial = config.initial_of(experiment, me)
+        self.shard = learning.shard_of(experiment, me)
+        self.initial = learning.initial_of(experiment, me)
         self.common = config.common_settings(experiment, assignment.ground, self.shard, me)
         self.digest = config.digest(self.common)
         n_ids = experiment.peers if experiment.run.mode == "rounds" else settings.MAX_PEERS
@@ -172,7 +172,7 @@ class Host:
         self.changed = asyncio.Event()
         self.drops = Drops()
         self.held_out: Data | None = None
-        self.renewal = config.renewal_of(experiment)
+        self.renewal = learning.renewal_of(experiment)
         self.watch: Watch | None = None
         self.writing = threading.Lock()
         self.computing_since_s: float | None = None
@@ -254,10 +254,10 @@ class Host:
         """An upper bound on p while the number of classes is still unknown."""
         most = wire.MAX_CLASSES >> 8
         if self.experiment.model.python:  # p as a function of q is a line, if any: never above that through 0
-            model = config.model_of(self.experiment, self.shard, self.shard.n_classes, self.initial)
+            model = learning.model_of(self.experiment, self.shard, self.shard.n_classes, self.initial)
             return model.layout.size * (1 if self.experiment.model.outputs else -(-most // model.n_outputs))
         q = max(self.experiment.model.outputs, self.initial.n_outputs, most)
-        return config.network_of(self.experiment, math.prod(self.shard.x.shape[1:]), q).layout.size
+        return learning.network_of(self.experiment, math.prod(self.shard.x.shape[1:]), q).layout.size
 
     # ---- files -----------------------------------------------------------------------------
 
@@ -384,15 +384,15 @@ class Host:
         ConfigError
             The shard, the initial parameters and the model do not fit.
         """
-        model = config.model_of(self.experiment, self.shard, n_classes, self.initial)
+        model = learning.model_of(self.experiment, self.shard, n_classes, self.initial)
         if self.experiment.model.python:  # who sees no shard has to know how to make the network again
             self.event("model", inputs=self.shard.x.shape[1:], outputs=model.n_outputs)
-        problem = config.problem_of(self.experiment, model, self.shard, n_samples_total, self.each)
+        problem = learning.problem_of(self.experiment, model, self.shard, n_samples_total, self.each)
         n_samples, n_agents = self.shard.n_samples, self.experiment.peers
-        batches = config.batches_of(self.experiment, self.me, n_samples, n_samples_total, n_agents)
-        problem = replace(problem, batches=batches, feedback=config.feedback_of(self.experiment, model))
-        self.watch = config.watch_of(self.experiment, problem, self.me)
-        self.held_out = config.held_out_of(self.experiment, model, self.shard, n_samples_total)
+        batches = learning.batches_of(self.experiment, self.me, n_samples, n_samples_total, n_agents)
+        problem = replace(problem, batches=batches, feedback=learning.feedback_of(self.experiment, model))
+        self.watch = learning.watch_of(self.experiment, problem, self.me)
+        self.held_out = learning.held_out_of(self.experiment, model, self.shard, n_samples_total)
         self.form = replace(self.form, n_parameters=model.layout.size)
         self.transport.expect(self.form.max_flow_bytes)
         if 8 * n_samples * model.n_outputs * model.layout.size >= memory.LARGE_BYTES:  # J, or what is made in its place

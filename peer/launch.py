@@ -25,7 +25,7 @@ from typing import Any, Final, final
 
 import msgspec
 
-from peer import config, journal, memory, prepare, process, shards
+from peer import config, journal, learning, memory, prepare, process, shards
 from peer.door import LINK_DESCRIPTORS, OWN_DESCRIPTORS, check_descriptors
 from peer.errors import ConfigError
 from peer.host import BAD_INPUT, BROKEN, DONE, INTERRUPTED, LOST, Assignment
@@ -156,8 +156,8 @@ def warm_up(experiment: Experiment) -> None:
     """
     if experiment.model.python:  # what it imports has threads, which a forked peer would not have
         return
-    shard = config.shard_of(experiment, 0)
-    model = config.model_of(experiment, shard, shard.n_classes, config.initial_of(experiment, 0))
+    shard = learning.shard_of(experiment, 0)
+    model = learning.model_of(experiment, shard, shard.n_classes, learning.initial_of(experiment, 0))
     if model.layout.size > WARM_PARAMETERS:
         return
     replaced = msgspec.structs.replace

@@ -15,7 +15,7 @@ from typing import Final, final
 
 import numpy as np
 
-from peer import agent, alignment, careful, checkpoint, config, gossip, npz, renewal, stopping, validation
+from peer import agent, alignment, careful, checkpoint, config, gossip, learning, npz, renewal, stopping, validation
 from peer.arrays import DTYPES
 from peer.checkpoint import Checkpoint
 from peer.errors import ConfigError, NeighborLeft, NeighborsLate, ProtocolError
@@ -67,7 +67,7 @@ class RoundsLife:
         self.greeted: set[PeerId] = set()
         self.alpha = config.alpha_of(self.experiment, ground)
         self.caution = config.caution_of(self.experiment, ground, self.experiment.peers)
-        self.renewal = config.renewal_of(self.experiment)
+        self.renewal = learning.renewal_of(self.experiment)
         self.state: agent.State | None = None
         self.solve_s = math.inf
         process = host.open(self, {j: self.experiment.transport.addresses[j] for j in self.neighbors})

@@ -81,7 +81,7 @@ class Surrogate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tolerance: float = 1e-8
     inexactness: float = 0.0  # in rounds: c of `Problem.in_round`; 0: every solve goes to `tolerance`
     batch: int = 0  # samples a round; 0: all, exact, the paper's
-    refresh: int = 0  # with a batch, rounds between full passes; 0: as many as a pass in batches has, see config
+    refresh: int = 0  # with a batch, rounds between full passes; 0: as many as a pass in batches has
     gradient: str = "backprop"
     probe_every: int = 10  # with feedback: rounds between two looks at how it is aligned, see `peer.alignment`; 0: none
     fallback: float = 0.1  # cosine below which an agent goes back to backprop, see there

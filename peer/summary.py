@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from peer import central, config, journal, npz, settings, shards, theory, validation
+from peer import central, journal, learning, npz, settings, shards, theory, validation
 from peer.arrays import Labels, Matrix, Vector
 from peer.errors import ConfigError
 from peer.journal import Epoch, Round
@@ -89,16 +89,16 @@ class World:
         members = tuple(range(experiment.peers)) if epoch is None else epoch.members
         places = {peer: _shard_path(experiment, run_dir, peer) for peer in members}
         seen = _without_hidden(experiment, [peer for peer, path in places.items() if path is not None])
-        found = {peer: config.shard_of(seen, peer, path) for peer, path in places.items() if path is not None}
+        found = {peer: learning.shard_of(seen, peer, path) for peer, path in places.items() if path is not None}
         total = sum(shard.n_samples for shard in found.values())
         if len(found) < len(members) and found and experiment.objective.scale == "mean":
             total = _total_samples(run_dir, experiment.peers, epoch)
-        problems = {peer: config.problem_of(experiment, model, shard, total) for peer, shard in found.items()}
-        parts = (config.held_out_of(experiment, model, shard, total) for shard in found.values())
+        problems = {peer: learning.problem_of(experiment, model, shard, total) for peer, shard in found.items()}
+        parts = (learning.held_out_of(experiment, model, shard, total) for shard in found.values())
         held_out = tuple(part for part in parts if part is not None)
         path = _seen(experiment.data.test_path, run_dir / "shards" / "test.npz")
         test = shards.read(path, "data.test_path") if path is not None else None
-        return cls(experiment, model, config.regularizer_of(experiment, model), problems, test, members, held_out)
+        return cls(experiment, model, learning.regularizer_of(experiment, model), problems, test, members, held_out)
 
     @property
     def whole(self) -> bool:
@@ -158,7 +158,7 @@ class World:
 
     def _classes(self, outputs: Matrix, shard: Shard) -> Labels:
         if self.experiment.objective.loss in settings.REAL_TARGETS:
-            codes = config.codes_of(shard, self.model.n_outputs)
+            codes = learning.codes_of(shard, self.model.n_outputs)
             return np.asarray(np.argmin(np.sum((outputs[:, None, :] - codes[None]) ** 2, axis=2), axis=1))
         if outputs.shape[1] == 1:
             return (outputs[:, 0] > 0.0).astype(np.int64)
@@ -198,7 +198,7 @@ class Ends:
         cls,
         experiment: Experiment,
         run_dir: Path,
-        own: Callable[[Experiment, Sequence[int], int], Model] = config.own_network_of,
+        own: Callable[[Experiment, Sequence[int], int], Model] = learning.own_network_of,
     ) -> Ends:
         """Read what the peers have written; `own` makes a network of the user's own again.
 
@@ -312,10 +312,10 @@ def of_run(
 
 def _regime(experiment: Experiment, network: Model) -> dict[str, Any]:
     """What was trained, and when linearized; and what objective, stationarity, test and central training are of."""
-    linear, kind = config.is_linear(experiment), experiment.regime.kind
+    linear, kind = learning.is_linear(experiment), experiment.regime.kind
     return {
         "kind": kind,
-        "trained": list(config.trained_names(experiment, network)),
+        "trained": list(learning.trained_names(experiment, network)),
         "relinearize_every": 0 if linear else "auto" if kind == "auto" else experiment.regime.relinearize_every,
         "of": "the network linearized at initial.npz" if linear else "the network",
     }
@@ -464,7 +464,7 @@ def _arrays(path: Path) -> dict[str, NDArray[Any]]:
 
 def _trained(experiment: Experiment, network: Model, initial: Path) -> Model:
     """What the peers of a regime trained, of the parameters with which they began."""
-    return config.trained_of(experiment, network, config.Initial(str(initial), _arrays(initial)))
+    return learning.trained_of(experiment, network, learning.Initial(str(initial), _arrays(initial)))
 
 
 def _form(experiment: Experiment, run_dir: Path, peer: PeerId) -> tuple[tuple[int, ...], int]:
@@ -483,11 +483,11 @@ def _form(experiment: Experiment, run_dir: Path, peer: PeerId) -> tuple[tuple[in
 
 
 def _network(experiment: Experiment, parameters: dict[str, NDArray[Any]], path: Path) -> Model:
-    first, n_outputs = parameters.get("layers.0.weight"), config.Initial(str(path), parameters).n_outputs
+    first, n_outputs = parameters.get("layers.0.weight"), learning.Initial(str(path), parameters).n_outputs
     if first is None or first.ndim < 1 or n_outputs == 0:
         raise ConfigError(str(path), f"expected the layers of a network, found {', '.join(parameters) or 'nothing'}")
     n_inputs = math.prod(experiment.model.image) if experiment.model.image else first.shape[-1]
-    return config.network_of(experiment, n_inputs, n_outputs)
+    return learning.network_of(experiment, n_inputs, n_outputs)
 
 
 def _vector(model: Model, parameters: dict[str, NDArray[Any]], path: Path) -> Vector:

@@ -284,7 +284,7 @@ def _problems(
 
 
 def among(problem: Problem, n_samples: int, n_agents: int) -> Problem:
-    """The same g_i, and its surrogate, among other members: as `config.reweighted`."""
+    """The same g_i, and its surrogate, among other members: as `learning.reweighted`."""
     surrogate = problem.surrogate
     if isinstance(surrogate, Partial):
         surrogate = replace(surrogate, kappa=float(n_agents))

@@ -16,7 +16,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 from scipy.optimize import minimize
 
-from peer import agent, config, settings
+from peer import agent, config, learning, settings
 from peer.agent import Clipping, Mixture, Proposal, State
 from peer.arrays import Vector, rounded
 from peer.data import Cut
@@ -125,12 +125,12 @@ def main() -> None:
         experiment = settings.read(
             path, ["data.dataset=", f"data.path={folder}/peer-{{id:03d}}.npz", "model.hidden=[]", "surrogate.tau=0.03"]
         )
-        shards = [config.shard_of(experiment, peer) for peer in range(experiment.peers)]
+        shards = [learning.shard_of(experiment, peer) for peer in range(experiment.peers)]
         test = read(Path(folder) / "test.npz")
-    initial, alpha = config.initial_of(experiment, 0), 0.15
-    model = config.model_of(experiment, shards[0], 2, initial)
+    initial, alpha = learning.initial_of(experiment, 0), 0.15
+    model = learning.model_of(experiment, shards[0], 2, initial)
     total = sum(shard.n_samples for shard in shards)
-    problems = [config.problem_of(experiment, model, shard, total) for shard in shards]
+    problems = [learning.problem_of(experiment, model, shard, total) for shard in shards]
     start = initial.vector(model, experiment.seed, problems[0].regularizer)
     graph_of = config.schedule_of(experiment).graph
     honest = [i for i in range(experiment.peers) if i != given.liar]

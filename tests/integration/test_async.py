@@ -28,7 +28,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import Lasso, LogisticRegression, Ridge
 
-from peer import config, settings
+from peer import learning, settings
 from peer.summary import World
 from tests.integration.fleet import Fleet
 from tests.integration.lab import Array, Lab, end, events, flat, free_addresses, metrics, refusal, wait_until
@@ -268,8 +268,8 @@ def how_far(fleet: Fleet) -> str:
 def residual(run_dir: Path, w: Array) -> float:
     """||w - prox(w - grad G(w))||_inf over all data, recomputed from a run directory."""
     experiment = settings.read(run_dir / "experiment.toml")
-    shard = config.shard_of(experiment, 0)
-    model = config.model_of(experiment, shard, 3, config.initial_of(experiment, 0))
+    shard = learning.shard_of(experiment, 0)
+    model = learning.model_of(experiment, shard, 3, learning.initial_of(experiment, 0))
     return World.of(experiment, run_dir, model).stationarity(w)
 
 

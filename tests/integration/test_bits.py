@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
-from peer import config, settings
+from peer import config, learning, settings
 from peer.agent import Clipping
 from peer.optim import regimes
 from peer.optim.models import Model
@@ -99,14 +99,14 @@ def test_sockets_and_simulation_agree_to_the_last_bit(lab: Lab, case: dict[str, 
     run_dir = lab.launch(experiment)
 
     found = settings.read(run_dir / "experiment.toml")
-    shards = [config.shard_of(found, peer) for peer in range(PEERS)]
-    model = config.model_of(found, shards[0], 3, config.initial_of(found, 0))
+    shards = [learning.shard_of(found, peer) for peer in range(PEERS)]
+    model = learning.model_of(found, shards[0], 3, learning.initial_of(found, 0))
     total = sum(shard.n_samples for shard in shards)
     ground = config.ground(found)
     alpha = config.alpha_of(found, ground)
-    w = config.initial_of(found, 0).vector(model, found.seed, config.regularizer_of(found, model))
+    w = learning.initial_of(found, 0).vector(model, found.seed, learning.regularizer_of(found, model))
     problems = tuple(_problem(found, model, shard, peer, total) for peer, shard in enumerate(shards))
-    watches = [config.watch_of(found, problem, peer) for peer, problem in enumerate(problems)]
+    watches = [learning.watch_of(found, problem, peer) for peer, problem in enumerate(problems)]
     for seed in (1, 2):
         simulated = synchronous.Run(
             replace(
@@ -123,7 +123,7 @@ def test_sockets_and_simulation_agree_to_the_last_bit(lab: Lab, case: dict[str, 
                 tolerance=found.run.tolerance,
                 gossip=ground.gossip,
                 caution=config.caution_of(found, ground, PEERS),
-                renewal=config.renewal_of(found),
+                renewal=learning.renewal_of(found),
                 watches=tuple(watch for watch in watches if watch is not None),
             )
         )
@@ -142,9 +142,9 @@ def test_sockets_and_simulation_agree_to_the_last_bit(lab: Lab, case: dict[str, 
 
 
 def _problem(experiment: Experiment, model: Model, shard: Shard, peer: int, total: int) -> Problem:
-    batches = config.batches_of(experiment, peer, shard.n_samples, total, PEERS)
-    way = config.feedback_of(experiment, model)
-    return replace(config.problem_of(experiment, model, shard, total), batches=batches, feedback=way)
+    batches = learning.batches_of(experiment, peer, shard.n_samples, total, PEERS)
+    way = learning.feedback_of(experiment, model)
+    return replace(learning.problem_of(experiment, model, shard, total), batches=batches, feedback=way)
 
 
 def _radii(clipping: Clipping | None) -> tuple[float, float, float] | None:

@@ -11,7 +11,8 @@ import pytest
 from scipy.special import expit
 
 from peer import settings
-from peer.config import ground, shard_of
+from peer.config import ground
+from peer.learning import shard_of
 from tests.integration.fleet import Fleet
 from tests.integration.lab import Array, Lab, events, metrics, parameters, same_finals
 from topology.schedules import window_lengths

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from peer import agent, alignment, config, settings, waking
+from peer import agent, alignment, learning, settings, waking
 from peer.agent import State
 from peer.alignment import PROBE, Watch
 from peer.arrays import Vector
@@ -257,7 +257,7 @@ def test_good_feedback_is_kept() -> None:
     found = settings.from_tree(
         {"data": {"path": "{id}"}, "surrogate": {"kind": "full", "gradient": "feedback-alignment", "probe_every": 5}}
     )
-    watches = [config.watch_of(found, problem, i) for i, problem in enumerate(problems)]
+    watches = [learning.watch_of(found, problem, i) for i, problem in enumerate(problems)]
     kept = [watch for watch in watches if watch is not None]
     history = list(rounds(problems, kept, 150))
     assert all(state.back_n == 0 for state in history[-1])
@@ -279,7 +279,7 @@ def test_a_bottleneck_is_left(width: int, some_go_back: bool) -> None:
 def test_without_looks_nobody_is_watched() -> None:
     surrogate = {"kind": "full", "gradient": "feedback-alignment", "probe_every": 0}
     problem = problems_of(1)[0]
-    assert config.watch_of(settings.from_tree({"data": {"path": "{id}"}, "surrogate": surrogate}), problem, 0) is None
+    assert learning.watch_of(settings.from_tree({"data": {"path": "{id}"}, "surrogate": surrogate}), problem, 0) is None
     surrogate["probe_every"] = 10
     experiment = settings.from_tree({"data": {"path": "{id}"}, "surrogate": surrogate})
-    assert config.watch_of(experiment, replace(problem, feedback=None), 0) is None
+    assert learning.watch_of(experiment, replace(problem, feedback=None), 0) is None

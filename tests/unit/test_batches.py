@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peer import agent, config
+from peer import agent, learning
 from peer.arrays import Vector
 from peer.central import minimize
 from peer.errors import ConfigError
@@ -218,21 +218,21 @@ def experiment(**surrogate: Any) -> Experiment:
 
 
 def test_an_experiment_says_which_batches_there_are() -> None:
-    assert config.batches_of(experiment(), 0, 50, 200, 4) is None
+    assert learning.batches_of(experiment(), 0, 50, 200, 4) is None
     for m in (1, 8):  # such an agent takes all it has, and is exact
-        assert config.batches_of(experiment(batch=8), 0, m, 200, 4) is None
-    assert config.batches_of(experiment(batch=8), 3, 9, 200, 4) == Batches(5, 3, 9, 8, 7)  # 200/(4 * 8), rounded up
-    assert config.batches_of(experiment(batch=60), 3, 90, 200, 4) == Batches(5, 3, 90, 60, 1)
-    assert config.batches_of(experiment(batch=8, refresh=2), 3, 9, 200, 4) == Batches(5, 3, 9, 8, 2)
+        assert learning.batches_of(experiment(batch=8), 0, m, 200, 4) is None
+    assert learning.batches_of(experiment(batch=8), 3, 9, 200, 4) == Batches(5, 3, 9, 8, 7)  # 200/(4 * 8), rounded up
+    assert learning.batches_of(experiment(batch=60), 3, 90, 200, 4) == Batches(5, 3, 90, 60, 1)
+    assert learning.batches_of(experiment(batch=8, refresh=2), 3, 9, 200, 4) == Batches(5, 3, 9, 8, 2)
 
 
 def test_other_members_make_other_passes() -> None:
     problem, _ = problem_of("squared", 1, Partial(1.0))
     what = experiment(batch=2)
-    assert config.reweighted(what, problem, 12, 2).batches is None
-    problem = replace(problem, batches=config.batches_of(what, 1, 6, 24, 4))
+    assert learning.reweighted(what, problem, 12, 2).batches is None
+    problem = replace(problem, batches=learning.batches_of(what, 1, 6, 24, 4))
     assert problem.batches == Batches(5, 1, 6, 2, 3)
-    assert config.reweighted(what, problem, 40, 2).batches == Batches(5, 1, 6, 2, 10)
+    assert learning.reweighted(what, problem, 40, 2).batches == Batches(5, 1, 6, 2, 10)
 
 
 def test_a_refresh_without_batches_is_refused() -> None:

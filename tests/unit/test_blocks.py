@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from peer import config, settings
+from peer import learning, settings
 from peer.arrays import Layout
 from peer.errors import ConfigError, SolveError
 from peer.host import Host
@@ -198,7 +198,7 @@ def test_a_matrix_that_is_not_positive_definite_to_rounding_is_an_error(d: int) 
 def test_more_blocks_than_parameters_are_refused() -> None:
     experiment = settings.from_tree({"data": {"dataset": "wine"}, "surrogate": {"blocks": P + 1}})
     with pytest.raises(ConfigError, match=r"^surrogate.blocks: expected at most the 37 parameters .*, found 38$"):
-        config.blocks_of(experiment, MODEL)
+        learning.blocks_of(experiment, MODEL)
 
 
 @pytest.mark.parametrize("cores", [1, 3])

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peer import config
+from peer import config, learning
 from peer.arrays import Matrix, Vector
 from peer.errors import ConfigError
 from peer.networks import network_of
@@ -232,27 +232,27 @@ def experiment(**tree: object) -> Experiment:
 
 
 def test_all_agents_have_the_same_feedback_and_other_seeds_another() -> None:
-    one, same, other = (config.feedback_of(experiment(seed=seed), DEEP) for seed in (5, 5, 6))
+    one, same, other = (learning.feedback_of(experiment(seed=seed), DEEP) for seed in (5, 5, 6))
     assert one is not None
     assert same is not None
     assert other is not None
     for A, B, C in zip(one.matrices, same.matrices, other.matrices, strict=True):
         assert np.array_equal(A, B)
         assert not np.array_equal(A, C)
-    assert config.feedback_of(from_tree({"data": {"path": "{id}"}, "surrogate": {"kind": "full"}}), DEEP) is None
+    assert learning.feedback_of(from_tree({"data": {"path": "{id}"}, "surrogate": {"kind": "full"}}), DEEP) is None
 
 
 @pytest.mark.parametrize("model", [mlp((3, 2), "tanh"), Chain((LayerNormalization(3), Activation(3, "tanh")))])
 def test_a_single_layer_is_refused(model: Chain) -> None:
     with pytest.raises(ConfigError) as refusal:
-        config.feedback_of(experiment(), model)
+        learning.feedback_of(experiment(), model)
     assert refusal.value.key == "surrogate.gradient"
     assert "two or more have parameters" in str(refusal.value)
 
 
 def test_a_network_that_is_no_chain_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"surrogate\.gradient: .* needs a network of layers"):
-        config.feedback_of(experiment(), object())  # type: ignore[arg-type]
+        learning.feedback_of(experiment(), object())  # type: ignore[arg-type]
 
 
 def test_a_rehearsal_finds_what_would_stop_a_peer(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from peer import config, settings
+from peer import config, learning, settings
 from peer.errors import ConfigError
 from peer.frameworks import functions
 from peer.optim.chains import Chain, mlp
@@ -180,7 +180,7 @@ def test_outputs_are_those_of_the_data_unless_they_are_given(folder: Path) -> No
             {"seed": 7, "data": {"path": "{id}"}, "model": tree, "objective": {"loss": "cross_entropy"}}
         )
         shard = Shard(Path("peer-0.npz"), np.zeros((4, 2, 3)), None, np.arange(4) % labels, None, None)
-        model = config.model_of(experiment, shard, labels, config.Initial("", {}))
+        model = learning.model_of(experiment, shard, labels, learning.Initial("", {}))
         assert isinstance(model, Chain)
         assert (model.n_inputs, model.n_outputs) == (6, q)
         facts = config.common_settings(experiment, config.ground(experiment), shard)

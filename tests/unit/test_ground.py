@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from peer import config, settings
+from peer import config, learning, settings
 from peer.errors import ConfigError
 from peer.optim.surrogates import Partial
 from peer.settings import Experiment
@@ -186,7 +186,7 @@ def test_what_is_given_is_not_chosen() -> None:
     found = settings.from_tree({"data": {"dataset": "wine"}} | given)
     assert config.ground(found).contraction == 1.0, "nobody has looked"
     assert config.caution_of(found, config.ground(found), 8) is None
-    assert config.surrogate_of(found, 8) == Partial(2.0, 1.0)
+    assert learning.surrogate_of(found, 8) == Partial(2.0, 1.0)
 
 
 @pytest.mark.parametrize(("more", "keeps"), [({}, True), ({"kind": "full"}, False), ({"blocks": "layers"}, False)])
@@ -195,7 +195,7 @@ def test_which_surrogates_keep_the_curvature(more: dict[str, Any], keeps: bool) 
     caution = config.caution_of(found, config.ground(found), 5)
     assert caution is not None
     assert (caution.n_agents, caution.keeps) == (5, keeps)
-    assert config.surrogate_of(found, 5).kappa == (1.0 if "kind" in more else 5.0)
+    assert learning.surrogate_of(found, 5).kappa == (1.0 if "kind" in more else 5.0)
 
 
 @pytest.mark.parametrize(("mode", "weights"), [("rounds", "fdla"), ("async", "metropolis")])

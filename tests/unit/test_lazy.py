@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from peer import config, settings, summary, theory
+from peer import config, learning, settings, summary, theory
 from peer.arrays import Matrix
-from peer.config import Initial
 from peer.errors import ConfigError
+from peer.learning import Initial
 from peer.optim import frozen
 from peer.optim.blocks import equal
 from peer.optim.chains import mlp
@@ -37,7 +37,7 @@ def experiment(**tree: Any) -> Experiment:
 
 
 def model_of(initial: Initial | None = None, **regime: Any) -> Model:
-    return config.trained_of(experiment(regime=regime), NETWORK, initial or Initial("", {}))
+    return learning.trained_of(experiment(regime=regime), NETWORK, initial or Initial("", {}))
 
 
 def test_full_is_the_network_itself() -> None:
@@ -225,7 +225,7 @@ def test_peers_whose_fixed_parts_differ_find_out(tmp_path: Path) -> None:
         found = settings.from_tree(tree | {"regime": regime})
         with pytest.raises(ConfigError, match=r"model\.initial: .*initial-.id.\.npz: peer 1: expected the same"):
             config.rehearse(found)
-        shard = config.shard_of(found, 0)
+        shard = learning.shard_of(found, 0)
         one, other = (config.common_settings(found, config.ground(found), shard, peer) for peer in range(2))
         assert {key for key in one if one[key] != other[key]} == {"first parameters"}
 
@@ -239,7 +239,7 @@ def test_a_summary_knows_the_risk_of_a_quadratic_network_on_data_of_a_known_law(
         "regime": {"kind": kind},
     }
     found, network = settings.from_tree(tree), quadratic.network()
-    model = config.trained_of(found, network, Initial("", {}))
+    model = learning.trained_of(found, network, Initial("", {}))
     rng = np.random.default_rng(7)
     start = everything(model, Initial("", {}).vector(model, found.seed, L2(np.zeros(model.layout.size))))
     w = rng.standard_normal(model.layout.size)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from peer import config, settings
+from peer import learning, settings
 from peer.errors import ConfigError
 from peer.networks import network_of
 from peer.optim import regimes
@@ -92,10 +92,10 @@ def test_penalties_and_bounds_are_those_of_the_network(name: str) -> None:
     objective = {"regularizer": name, "strength": 0.3, "lower": -0.4, "upper": 0.6, "regularize_biases": False}
     tree: dict[str, Any] = {"data": {"dataset": "digits"}, "objective": objective}
     chain, w = mlp((3, 4, 2), "tanh"), np.linspace(-1.0, 1.0, 26)
-    plain = config.regularizer_of(settings.from_tree(tree), chain)
+    plain = learning.regularizer_of(settings.from_tree(tree), chain)
     tree["model"] = {"inner_product": "fan-in"}
     model = Measured(chain)
-    measured = config.regularizer_of(settings.from_tree(tree), model)
+    measured = learning.regularizer_of(settings.from_tree(tree), model)
     assert measured.value(regimes.own(model, w)) == pytest.approx(plain.value(w), rel=1e-14)
     nearest = measured.nearest(regimes.own(model, w)) / model.roots
     np.testing.assert_allclose(nearest, plain.nearest(w), rtol=0.0, atol=1e-15)
@@ -135,12 +135,12 @@ def test_a_run_ends_at_the_same_optimum(tmp_path: Path) -> None:
             "surrogate": {"tau": 0.1, "tolerance": 1e-13},
         }
         experiment = settings.from_tree(tree)
-        model = config.trained_of(experiment, mlp((3, 2), "tanh"), config.Initial("", {}))
+        model = learning.trained_of(experiment, mlp((3, 2), "tanh"), learning.Initial("", {}))
         problems = []
         for x, y in parts:
             np.savez(tmp_path / "0.npz", x=x, y=y)
-            shard = config.shard_of(experiment, 0)
-            problems.append(config.problem_of(experiment, model, shard, 24))
+            shard = learning.shard_of(experiment, 0)
+            problems.append(learning.problem_of(experiment, model, shard, 24))
         problems = [replace(problem, surrogate=Partial(0.1, 3.0)) for problem in problems]
         start = model.initial(np.random.default_rng(3))
         triangle = [Graph.of(3, [(0, 1), (1, 2), (0, 2)])]

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from peer import config, journal, npz, settings, summary
+from peer import journal, learning, npz, settings, summary
 from peer.errors import ConfigError
 from peer.journal import Journal, folder_of
 from tests.rundir import EPOCHS, SAMPLES, change, parameters, stop_early, write_elastic, write_run
@@ -121,7 +121,7 @@ def test_what_is_held_out_is_not_trained_on(tmp_path: Path) -> None:
     errors = sum(loss(tmp_path, f"peer-{peer:03d}", MEAN) for peer in range(3)) / 2.0
     expected = 0.0
     for peer in range(3):
-        shard = config.shard_of(experiment, peer)
+        shard = learning.shard_of(experiment, peer)
         assert shard.held_out is not None
         assert shard.held_out.targets is not None
         lost = 0.5 * float(np.sum((shard.held_out.targets - shard.held_out.x @ MEAN[:2, None] - MEAN[2]) ** 2))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from peer import config, settings
+from peer import learning, settings
 from peer.errors import ConfigError
 from peer.optim.losses import Huber, Logistic, Loss, Softmax, Squared, SquaredHinge, Weighted
 from peer.settings import Experiment
@@ -16,7 +16,7 @@ from peer.shards import Shard
 
 X = np.zeros((4, 2))
 LABELS = np.array([0, 2, 1, 2])
-NOTHING = config.Initial("", {})
+NOTHING = learning.Initial("", {})
 
 
 def experiment(loss: str, **objective: Any) -> Experiment:
@@ -30,8 +30,8 @@ def shard(targets: Any = None, labels: Any = None, codes: Any = None, weights: A
 def made(loss: str, of: Shard, **objective: Any) -> tuple[int, Loss]:
     """The model's outputs, and the loss."""
     found = experiment(loss, **objective)
-    q = config.model_of(found, of, of.n_classes, NOTHING).n_outputs
-    return q, config.loss_of(found, of, q)
+    q = learning.model_of(found, of, of.n_classes, NOTHING).n_outputs
+    return q, learning.loss_of(found, of, q)
 
 
 @pytest.mark.parametrize(("name", "kind"), [("squared", Squared), ("huber", Huber)])
@@ -85,8 +85,8 @@ def test_weights_of_samples_wrap_every_loss(name: str, kind: type[Loss]) -> None
 def test_losses_of_labels_refuse_real_targets(name: str) -> None:
     found = experiment(name)
     for act in (
-        lambda: config.model_of(found, shard(X), 0, NOTHING),
-        lambda: config.loss_of(found, shard(X), 2),
+        lambda: learning.model_of(found, shard(X), 0, NOTHING),
+        lambda: learning.loss_of(found, shard(X), 2),
     ):
         with pytest.raises(ConfigError, match=rf"{name} needs integer labels; peer-1\.npz has real targets") as refusal:
             act()
@@ -96,11 +96,11 @@ def test_losses_of_labels_refuse_real_targets(name: str) -> None:
 @pytest.mark.parametrize("name", settings.CHOICES["objective.loss"])
 def test_labels_are_within_the_outputs(name: str) -> None:
     with pytest.raises(ConfigError, match=r"expected labels in 0\.\.1 for 1 outputs, found 2") as refusal:
-        config.loss_of(experiment(name), shard(None, LABELS), 1)
+        learning.loss_of(experiment(name), shard(None, LABELS), 1)
     assert refusal.value.key == "data.path"
 
 
 @pytest.mark.parametrize("name", settings.REAL_TARGETS)
 def test_targets_have_as_many_columns_as_the_model_outputs(name: str) -> None:
     with pytest.raises(ConfigError, match="y with the model's 3 columns, found 2"):
-        config.loss_of(experiment(name), shard(X), 3)
+        learning.loss_of(experiment(name), shard(X), 3)

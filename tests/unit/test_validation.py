@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peer import config, validation
+from peer import config, learning, validation
 from peer.agent import Mixture, Proposal, State, exchange
 from peer.errors import ConfigError, SolveError
 from peer.messages import Share
@@ -186,8 +186,8 @@ def test_held_out_samples_may_be_in_files_of_their_own(tmp_path: Path) -> None:
     assert config.rehearse(experiment).n_samples == (4, 3)
     w, model = np.array([0.5, -0.25, 1.0]), mlp((2, 1), "tanh")
     for peer in range(2):
-        shard = config.shard_of(experiment, peer)
-        held = config.held_out_of(experiment, model, shard, 7)
+        shard = learning.shard_of(experiment, peer)
+        held = learning.held_out_of(experiment, model, shard, 7)
         assert held is not None
         x = np.load(tmp_path / f"v-{peer:03d}.npz")["x"]
         errors = 0.5 * (x @ w[:2] + 1.0 - [3.0, -2.0]) ** 2
@@ -201,7 +201,7 @@ def test_peers_must_agree_whether_files_hold_samples_out(tmp_path: Path) -> None
     elsewhere = msgspec.structs.replace(elsewhere, data=data)
     without = msgspec.structs.replace(with_files, data=msgspec.structs.replace(with_files.data, validation_path=""))
     common = [
-        config.common_settings(one, config.ground(one), config.shard_of(one, 0))
+        config.common_settings(one, config.ground(one), learning.shard_of(one, 0))
         for one in (with_files, elsewhere, without)
     ]
     assert common[0] == common[1] != common[2]
@@ -244,12 +244,12 @@ def test_the_validation_loss_is_a_mean_with_the_weight_of_what_is_trained_on(tmp
             "objective": {"scale": "sum"},
         }
     )
-    shards = [config.shard_of(experiment, peer) for peer in range(2)]
+    shards = [learning.shard_of(experiment, peer) for peer in range(2)]
     assert [shard.n_samples for shard in shards] == [7, 4]
     assert config.rehearse(experiment).n_samples == (7, 4)
     w, model, total, expected = np.array([0.5, -0.25]), mlp((1, 1), "tanh"), 0.0, 0.0
     for shard in shards:
-        held = config.held_out_of(experiment, model, shard, 11)
+        held = learning.held_out_of(experiment, model, shard, 11)
         assert held is not None
         assert shard.held_out is not None
         assert shard.held_out.targets is not None
