@@ -136,6 +136,12 @@ class Kept:
 
     def outer(self, shift: Vector) -> Matrix:
         """J T^(-1) J', (m*q, m*q), of a wide J; each of the few different entries of T has a matrix that is kept."""
+        same = self._found.get("outer")
+        if same is None or not np.array_equal(same[0], shift):
+            self._found["outer"] = same = shift.copy(), self._outer(shift)
+        return np.asarray(same[1])
+
+    def _outer(self, shift: Vector) -> Matrix:
         kinds, kind = np.unique(shift, return_inverse=True)
         if len(kinds) > MAX_KINDS:
             return outer_of(self.jacobian, shift**-0.5)
