@@ -210,7 +210,8 @@ def scenario(seed: int) -> Scenario:
     length = 4.0 * n_rounds * way.n_steps
     patience = random.Random(f"patience of {seed}").choice((None, None, None, 0, 1, 2, 3)) if radii is None else None
     tolerance = random.Random(f"tolerance of {seed}").choice((0.0, 0.0, 1.0, 3.0, 10.0))
-    problems, watches = _fed(problems, seed) if not tolerance else (problems, ())
+    again = random.Random(f"renewal of {seed}").choice((None, None, None, Renewal(2), Renewal(3), Renewal()))
+    problems, watches = _fed(problems, seed) if not (tolerance or again) else (problems, ())  # as settings have it
     return Scenario(
         seed=seed,
         schedule=schedule,
@@ -234,7 +235,7 @@ def scenario(seed: int) -> Scenario:
         patience=patience or 0,
         watches=watches,
         caution=random.Random(f"caution of {seed}").choice((None, None, Caution(n_agents, 0.5, keeps=n_blocks == 1))),
-        renewal=random.Random(f"renewal of {seed}").choice((None, None, None, Renewal(2), Renewal(3), Renewal())),
+        renewal=again,
     )
 
 
