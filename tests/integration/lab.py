@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -182,11 +183,22 @@ def end(process: subprocess.Popen[str], number: signal.Signals | None = None) ->
 
 
 def free_addresses(n: int) -> list[str]:
-    """Addresses on the loopback that nobody listens on."""
-    sockets = [socket.socket() for _ in range(n)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    addresses = [f"tcp://127.0.0.1:{one.getsockname()[1]}" for one in sockets]
-    for one in sockets:
-        one.close()
-    return addresses
+    """Addresses on the loopback that nobody listens on, and that the system gives to nobody in the meantime.
+
+    Ports that it chooses itself begin at 32,768: one of those that is free now may be the own end of somebody's
+    connection when a peer wants to listen on it.
+    """
+    return [f"tcp://127.0.0.1:{port}" for port in islice(filter(_is_free, _ports), n)]
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as one:
+        try:
+            one.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+_ports = cycle(range(10_000 + os.getpid() % 20 * 1_000, 11_000 + os.getpid() % 20 * 1_000))
+"""Of this process; tests that run at the same time are in processes with other numbers."""

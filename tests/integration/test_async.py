@@ -274,12 +274,10 @@ def residual(run_dir: Path, w: Array) -> float:
 
 
 CASES: Final = (
-    ("ridge", "directed ring"),
     ("lasso", "arcs that come and go"),
-    ("logistic", "arcs of a file"),
     ("network", "directed erdos-renyi"),
 )
-"""Of the tests here."""
+"""Of the tests here; `--long` plays all."""
 
 
 @pytest.mark.parametrize(("task", "topology"), CASES, ids=[" on ".join(case) for case in CASES])

@@ -29,7 +29,7 @@ PEERS: Final = 4
 ROUNDS: Final = 240
 KILLS: Final = 3
 
-N_SEEDS: Final = 2
+N_SEEDS: Final = 1
 """In the default tests."""
 
 

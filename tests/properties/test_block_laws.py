@@ -40,7 +40,7 @@ R = TypeVar("R")
 seeds = st.integers(0, 2**32 - 1)
 taus = st.floats(-2.0, 1.0).map(lambda exponent: 10.0**exponent)
 kappas = st.sampled_from([1.0, 5.0])
-few = settings(max_examples=15, deadline=None)
+few = settings(max_examples=8, deadline=None)
 
 
 def problem_of(

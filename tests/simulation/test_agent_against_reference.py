@@ -43,7 +43,7 @@ WIDTHS = {
     "softmax": (3, 4, 3),
 }
 
-N_ROUNDS = 12
+N_ROUNDS = 8
 
 
 def setting_of(loss: str, regularizer: str, kind: str, curvature: str, scale: str, mu: float, seed: int) -> Setting:

@@ -21,7 +21,7 @@ from tests import asynchronous
 from tests.asynchronous import CALM, STORMY, optimum, play, scenario
 from tests.rounding import drift
 
-N_SEEDS, N_SHORT = 60, 20
+N_SEEDS, N_SHORT = 40, 20
 CHUNK = 5
 
 
@@ -51,17 +51,17 @@ def test_the_seeds_cover_what_they_are_for() -> None:
     expected += ["ring", "complete", "star", "grid", "exponential", "erdos-renyi"]
     schedules = ("static", "random-links", "matchings", "one-peer-exponential")
     expected += [f"{schedule}, directed {directed}" for schedule in schedules for directed in (True, False)]
-    assert all(kinds[kind] >= 2 for kind in expected), kinds
+    assert all(kinds[kind] >= 1 for kind in expected), kinds
     deeds = Counter(deed.kind for run in runs for deed in run.deeds)
-    assert all(deeds[kind] >= 9 for kind in ("crash", "join", "leave", "loss", "return")), deeds
-    assert sum(run.is_calm for run in runs) >= 2
-    assert sum(run.slow is not None for run in runs) >= 6
+    assert all(deeds[kind] >= 6 for kind in ("crash", "join", "leave", "loss", "return")), deeds
+    assert sum(run.is_calm for run in runs) >= 1
+    assert sum(run.slow is not None for run in runs) >= 4
     weathers = [run.weather for run in runs]
     for spells in ("partitions", "cuts", "stops"):
-        assert sum(len(getattr(weather, spells)) for weather in weathers) >= 12, spells
+        assert sum(len(getattr(weather, spells)) for weather in weathers) >= 8, spells
     for sometimes in ("corrupt", "duplicate", "late", "narrow"):
-        assert sum(getattr(weather, sometimes) > 0.0 for weather in weathers) >= 12, sometimes
-    assert sum(weather.reliable for weather in weathers) >= 12
+        assert sum(getattr(weather, sometimes) > 0.0 for weather in weathers) >= 8, sometimes
+    assert sum(weather.reliable for weather in weathers) >= 8
 
 
 def test_the_optimum_is_that_of_all_data_together() -> None:
