@@ -48,7 +48,7 @@ def layers(draw: st.DrawFn, kind: str) -> Layer:
     if kind in ("average", "max"):
         return Pooling(image, draw(st.integers(1, 2)), largest=kind == "max")
     if kind == "normalization":
-        return LayerNormalization(draw(st.integers(3, 5)))
+        return LayerNormalization(draw(st.integers(2, 5)))
     n = draw(st.integers(2, 4))
     inner = Chain((Dense(n, 3), Activation(3, "gelu"), LayerNormalization(3), Dense(3, n, bias=False)))
     return Residual(inner, draw(st.floats(-1.0, 1.0))) if kind == "residual" else inner
