@@ -6,17 +6,22 @@ FRAMEWORKS ?= .venv-frameworks
 TORCH ?= torch==2.13.*
 BIN = $(VENV)/bin
 
-.PHONY: demo test test-frameworks test-containers test-kills test-async simulate bench clean
+.PHONY: demo test test-faults test-frameworks test-containers test-kills test-async simulate bench clean
 
 demo: $(VENV)/demo        ## the main job on a real data set: 8 peers learn to diagnose tumors
 	$(BIN)/peer launch
 
-test: $(VENV)/dev         ## style, types, layers and every test
+test: $(VENV)/dev         ## style, types, layers and every test but those below
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/python -m compileall -q peer topology  # hundreds of processes import them, and some may not write bytecode
 	$(BIN)/pytest -n 3 --dist worksteal
+
+test-faults: $(VENV)/dev  ## what processes, disks, links and hosts may suffer; hosts are network namespaces: as root
+	$(BIN)/python -m tests.hosts.namespaces
+	$(BIN)/pytest -n 4 --dist worksteal tests/faults tests/hosts
 
 test-frameworks: $(FRAMEWORKS)/dev  ## networks written with PyTorch and JAX, which are installed for it
 	$(FRAMEWORKS)/bin/pytest -n 2 --dist worksteal tests/frameworks
@@ -26,10 +31,10 @@ test-containers: $(VENV)/dev  ## the peers in containers, on the engine that ans
 	$(BIN)/pytest tests/containers
 
 test-kills: $(VENV)/dev   ## kill -9 of random peers at random times, 50 seeds: half an hour
-	$(BIN)/python -m tests.integration.test_kills --seeds 50
+	$(BIN)/python -m tests.faults.test_kills --seeds 50
 
 test-async: $(VENV)/dev   ## without rounds, real processes: every model on every kind of graph, through loss and kills
-	$(BIN)/python -m tests.integration.test_async --long
+	$(BIN)/python -m tests.faults.test_async --long
 
 simulate: $(VENV)/dev     ## 10,000 simulated runs on all cores: 8,000 seeds in rounds, 2,000 without; and 500 cut short
 	$(BIN)/python -m tests.simulate --mode rounds --seeds 0:8000

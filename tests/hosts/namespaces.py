@@ -19,6 +19,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -256,3 +257,15 @@ def tool(*command: str | Path) -> None:
     """Run a command that has to succeed."""
     done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{' '.join(map(str, command))}: {done.stderr or done.stdout}"
+
+
+def main() -> None:
+    """Say why there can be no hosts here, if so, with exit code 69: EX_UNAVAILABLE of sysexits.h."""
+    reason = obstacle()
+    if reason:
+        print(f"test-faults: {reason}", file=sys.stderr)
+        sys.exit(69)
+
+
+if __name__ == "__main__":
+    main()

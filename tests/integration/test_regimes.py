@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from tests import quadratic
+from tests.faults.test_kills import Run
 from tests.integration.lab import Lab, end, events, flat, free_addresses, metrics, parameters, same_finals
-from tests.integration.test_kills import Run
 from tests.quadratic import NEURONS, PEERS, STRENGTH, TAU, Instance
 
 WHAT = quadratic.drawn(2, 12)

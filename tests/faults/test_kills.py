@@ -1,6 +1,6 @@
 """kill -9 at any time, then --resume: the run ends with the bits of the undisturbed one.
 
-`python -m tests.integration.test_kills --seeds 50` plays many seeds; the tests here, a few. A seed
+`python -m tests.faults.test_kills --seeds 50` plays many seeds; the tests here, a few. A seed
 says which peers are killed, when, and how long they stay away. Kills come a while after a process
 was started, or as soon as its peer is in some round: so they fall before the first Hello, between
 Hello and the first checkpoint, in the rounds, while a checkpoint is written, and when the peer is
@@ -111,7 +111,7 @@ def play(seed: int, folder: Path, launched: Path) -> Counter[str]:
         run.kill(victim)
         time.sleep(rng.choice((0.0, rng.uniform(0.0, 1.0))))
         run.start(victim)
-    again = f"seed {seed}; replay it by: python -m tests.integration.test_kills --first {seed} --seeds 1"
+    again = f"seed {seed}; replay it by: python -m tests.faults.test_kills --first {seed} --seeds 1"
     for peer, process in run.processes.items():
         code, errors = end(process)
         assert (code, errors) == (0, ""), f"peer {peer} ended with {code}: {errors}; {again}"
@@ -136,7 +136,7 @@ def test_killed_peers_resume_and_nothing_has_happened(seed: int, launched: Path,
 
 def main() -> None:
     """Play a range of seeds, and say what the kills hit."""
-    parser = argparse.ArgumentParser(prog="python -m tests.integration.test_kills", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.faults.test_kills", description=main.__doc__)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--seeds", type=int, default=50)
     given = parser.parse_args()

@@ -11,6 +11,7 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -143,6 +144,13 @@ class Trio:
         """Wait until the victim has done n rounds."""
         wait_until(lambda: len(metrics(self.run_dir(VICTIM), VICTIM)) >= n, self.processes[VICTIM])
 
+    def wait_until_nothing_is_written(self) -> None:
+        """Wait until the victim's files have stayed as they are for half a second."""
+        before: dict[Path, int] = {}
+        while (now := {path: path.stat().st_mtime_ns for path in self.folder(VICTIM).iterdir()}) != before:
+            before = now
+            time.sleep(0.5)
+
     def refused(self, *problems: str) -> None:
         """Assert that the victim ends with one line, that the others are told, and that no file is torn."""
         ends = [end(process) for process in self.processes]
@@ -187,10 +195,11 @@ def test_a_disk_that_fills_up_stops_the_run_and_nothing_is_lost(lab: Lab, small:
 
     trio.start()
     trio.wait_for_round(100)
-    trio.processes[VICTIM].send_signal(signal.SIGSTOP)  # so that it finds no space when it is interrupted
+    trio.processes[0].send_signal(signal.SIGSTOP)  # so that the victim has nothing to write until it is interrupted
+    trio.wait_until_nothing_is_written()
     ballast = _fill(small)
-    trio.processes[VICTIM].send_signal(signal.SIGTERM)
-    code, errors = end(trio.processes[VICTIM], signal.SIGCONT)
+    code, errors = end(trio.processes[VICTIM], signal.SIGTERM)
+    trio.processes[0].send_signal(signal.SIGCONT)
     assert code == 2, errors
     assert "No space left on device" in errors
     assert len(errors.strip().splitlines()) == 1, errors

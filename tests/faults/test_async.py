@@ -5,7 +5,7 @@ they overtake each other, and repeats some; peers are killed meanwhile, and go o
 are older than their last. Linear models must then be at the optimum that scikit-learn finds for all
 data together, a network at a stationary point of (1).
 
-`python -m tests.integration.test_async --long` plays every model on every kind of graph, and prints
+`python -m tests.faults.test_async --long` plays every model on every kind of graph, and prints
 what was reached and how long it took; the tests here, some of them.
 """
 
@@ -480,7 +480,7 @@ def test_who_cannot_come_in_is_told_why(lab: Lab) -> None:
 
 def main() -> None:
     """Play runs through the relay, and say how far they got and how long it took."""
-    parser = argparse.ArgumentParser(prog="python -m tests.integration.test_async", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.faults.test_async", description=main.__doc__)
     parser.add_argument("--long", action="store_true", help="every model on every kind of graph")
     parser.add_argument("--task", choices=TASKS, action="append", help="only these models")
     parser.add_argument("--topology", choices=TOPOLOGIES, action="append", help="only these graphs")

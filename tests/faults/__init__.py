@@ -1,0 +1,1 @@
+"""What happens to processes and hosts: kills, losses, full disks, strangers."""
