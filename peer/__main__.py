@@ -117,12 +117,11 @@ def launch(
     peer launch examples/digits.toml --peers 12 --set model.hidden=[32]
     """
     check_address_space()
-    from peer import launch as launcher
-    from peer import settings
+    from peer import launcher, settings
 
     given = (*overrides, *([f"peers={peers}"] if peers is not None else []))
     what = settings.read(experiment or DEFAULT, given)
-    run_dir = out or free_folder(Path("runs"), what.name)
+    run_dir = out or launcher.free_folder(Path("runs"), what.name)
     watchers: list[Any] = []
 
     def watch(run_dir: Path, resolved: Experiment) -> launcher.Watcher:
@@ -151,12 +150,6 @@ def summarize(run_dir: Path, seconds: float, central: bool) -> None:
     found = summary.of_run(settings.read(run_dir / "experiment.toml"), run_dir, seconds, central)
     summary.write(found, run_dir / "summary.json")
     show_summary(Console(), found, run_dir)
-
-
-def free_folder(parent: Path, name: str) -> Path:
-    """A folder of this name that does not exist yet, numbered where there are some already."""
-    candidates = (parent / (name if k == 1 else f"{name}-{k}") for k in range(1, 1_000_000))
-    return next(folder for folder in candidates if not folder.exists())
 
 
 @cli.command()

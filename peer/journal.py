@@ -304,6 +304,24 @@ def rounds(folder: Path) -> list[Round]:
     return found
 
 
+def lines(folder: Path) -> list[dict[str, Any]]:
+    """All that a peer has written down of its rounds, as it is there.
+
+    Raises
+    ------
+    ConfigError
+        A line is no JSON object; names the file and the line.
+    """
+    path = folder / "metrics.jsonl"
+    found = []
+    for number, line in enumerate(_whole_lines(path), start=1):
+        parsed = _object(line)
+        if parsed is None:
+            raise ConfigError(f"{path}, line {number}", "expected a round of metrics, found no JSON object")
+        found.append(parsed)
+    return found
+
+
 def events(folder: Path) -> list[dict[str, Any]]:
     """What a peer has logged; without lines that a crash has torn."""
     return [event for line in _whole_lines(folder / "log.jsonl") if (event := _event(line)) is not None]

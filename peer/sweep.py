@@ -33,7 +33,7 @@ from typing import Any, Final, TypeAlias, final
 
 import msgspec
 
-from peer import launch, npz, prepare, settings, simulation, summary
+from peer import launcher, npz, prepare, settings, simulation, summary
 from peer.errors import ConfigError, PeerError, SolveError, is_refusal, refusal
 from peer.host import BAD_INPUT, BROKEN, DONE, INTERRUPTED, LOST
 from peer.journal import folder_of, n_done
@@ -610,7 +610,7 @@ def _fail(run_dir: Path, code: int, line: str) -> None:
 
 
 @final
-class _Parent(launch.Watcher):
+class _Parent(launcher.Watcher):
     """Ends a run whose sweep is gone."""
 
     def __init__(self, pid: int) -> None:
@@ -665,13 +665,13 @@ def _speak_into(path: Path) -> None:
     os.close(file)
 
 
-def _run(experiment: Experiment, run_dir: Path, simulate: bool, watcher: launch.Watcher) -> tuple[int, str]:
+def _run(experiment: Experiment, run_dir: Path, simulate: bool, watcher: launcher.Watcher) -> tuple[int, str]:
     """Run an experiment to its summary; exit code and line."""
     if simulate:
         experiment, ground = prepare.here(experiment, run_dir)
         seconds = simulation.run(experiment, ground, run_dir, watcher.look)
     else:
-        outcome = launch.launch(experiment, run_dir, lambda *_: watcher)
+        outcome = launcher.launch(experiment, run_dir, lambda *_: watcher)
         if not outcome.finished:
             return outcome.code, outcome.line
         seconds = outcome.seconds
