@@ -24,7 +24,7 @@ import click
 import numpy as np
 
 from peer import settings
-from peer.launch import Watcher, launch
+from peer.launcher import Watcher, launch
 from peer.settings import Experiment
 
 TARGET_S: Final = 2.0

@@ -42,7 +42,7 @@ from peer import agent, process, settings
 from peer.__main__ import DEFAULT
 from peer.host import Assignment
 from peer.journal import Journal
-from peer.launch import Watcher, launch
+from peer.launcher import Watcher, launch
 from peer.optim import maps
 from peer.optim.chains import Chain, ChainPass
 from peer.optim.factors import Factors

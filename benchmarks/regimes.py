@@ -28,7 +28,7 @@ from scipy import optimize
 
 from peer import journal, npz, settings, theory
 from peer.arrays import Matrix, Vector
-from peer.launch import Watcher, launch
+from peer.launcher import Watcher, launch
 from peer.settings import Experiment
 from peer.theory import REGIMES, Law, Regime, population_risk
 

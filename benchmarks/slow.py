@@ -32,7 +32,7 @@ from benchmarks.exchange import spread
 from peer import agent, learning, process, settings
 from peer.__main__ import DEFAULT
 from peer.host import Assignment
-from peer.launch import Watcher, launch
+from peer.launcher import Watcher, launch
 from peer.settings import Experiment
 from peer.summary import World
 

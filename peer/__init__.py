@@ -8,9 +8,23 @@ The README says how to read the core in an hour.
 from __future__ import annotations
 
 from os import PathLike
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from peer.library import Experiment, Run, launch
 
 __version__ = "0.1.0"
+
+__all__ = ["Experiment", "Run", "__version__", "launch", "load_model"]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401  (whatever has that name)
+    """What notebooks and scripts use; a peer, which does not, never loads it."""
+    if name not in ("Experiment", "Run", "launch"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from peer import library
+
+    return getattr(library, name)
 
 
 def load_model(run_dir: str | PathLike[str]) -> Any:  # noqa: ANN401  (of whatever kind the user's code is)

@@ -7,7 +7,7 @@ import re
 import resource
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -117,12 +117,11 @@ def launch(
     peer launch examples/digits.toml --peers 12 --set model.hidden=[32]
     """
     check_address_space()
-    from peer import launch as launcher
-    from peer import settings
+    from peer import launcher, settings
 
     given = (*overrides, *([f"peers={peers}"] if peers is not None else []))
     what = settings.read(experiment or DEFAULT, given)
-    run_dir = out or free_folder(Path("runs"), what.name)
+    run_dir = out or launcher.free_folder(Path("runs"), what.name)
     watchers: list[Any] = []
 
     def watch(run_dir: Path, resolved: Experiment) -> launcher.Watcher:
@@ -153,10 +152,52 @@ def summarize(run_dir: Path, seconds: float, central: bool) -> None:
     show_summary(Console(), found, run_dir)
 
 
-def free_folder(parent: Path, name: str) -> Path:
-    """A folder of this name that does not exist yet, numbered where there are some already."""
-    candidates = (parent / (name if k == 1 else f"{name}-{k}") for k in range(1, 1_000_000))
-    return next(folder for folder in candidates if not folder.exists())
+@cli.command()
+@click.argument("experiment", type=FILE)
+@click.option(
+    "--grid", multiple=True, metavar="KEY=VALUE,VALUE,...", help="A setting and its values; as often as liked."
+)
+@click.option("--seeds", default=1, show_default=True, help="Runs of each point, from the experiment's seed on.")
+@click.option("--out", type=FOLDER, help="Folder of the sweep; sweeps/NAME where it is not given.")
+@click.option("--jobs", type=click.IntRange(min=1), help="Cells at a time; else as many as have cores.")
+@click.option("--simulate", is_flag=True, help="All peers of a cell in one process, without sockets: the same numbers.")
+@with_settings
+def sweep(
+    experiment: Path,
+    grid: tuple[str, ...],
+    seeds: int,
+    out: Path | None,
+    jobs: int | None,
+    simulate: bool,
+    overrides: tuple[str, ...],
+) -> int:
+    """Run EXPERIMENT over a grid of settings, and seeds. Called again, it goes on with what is not done.
+
+    \b
+    peer sweep examples/digits.toml --grid surrogate.tau=0.1,1,10 --seeds 5
+    peer sweep examples/digits.toml --grid data.partition=iid,label-sorted --grid 'model.hidden=[16],[32,16]' --simulate
+    """
+    check_address_space()
+    from peer import sweep as sweeping
+
+    def draw(told: Iterator[Mapping[str, Any]]) -> None:
+        from rich.console import Console
+
+        from peer import sweep_view
+
+        sweep_view.draw(Console(), told)
+
+    plan = sweeping.Plan.of(experiment, overrides, grid, seeds)
+    folder = out or Path("sweeps") / plan.base.name
+    n_cores = len(os.sched_getaffinity(0))
+    with sweeping.drawn_by(draw) as show:
+        results = sweeping.run(plan, folder, simulate=simulate, jobs=jobs, show=show, n_cores=n_cores)
+    from rich.console import Console
+
+    from peer import sweep_view
+
+    sweep_view.show(Console(), plan, results, folder)
+    return sweeping.exit_code(results)
 
 
 @cli.command()

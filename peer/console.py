@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, final
 
@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 
 from peer.journal import ranges
-from peer.launch import Watcher, new_metrics
+from peer.launcher import Watcher, new_metrics
 from peer.settings import Experiment
 from topology import PeerId
 
@@ -35,9 +35,17 @@ class Progress(Watcher):
         Where to show it: redrawn in place on a terminal, else a line every PLAIN_S.
     run_dir : Path
     experiment : Experiment
+    redraw : callable or None
+        Takes the line at each look, where there is another way to replace what was shown, as in a notebook.
     """
 
-    def __init__(self, console: Console, run_dir: Path, experiment: Experiment) -> None:
+    def __init__(
+        self,
+        console: Console,
+        run_dir: Path,
+        experiment: Experiment,
+        redraw: Callable[[str], object] | None = None,
+    ) -> None:
         self._console = console
         self._run_dir = run_dir
         self._experiment = experiment
@@ -47,7 +55,9 @@ class Progress(Watcher):
         self._opened_n: dict[PeerId, int] = {}
         self._bytes = 0
         self._said_round = -1
-        self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
+        self._redraw = redraw
+        live = console.is_terminal and redraw is None
+        self._live = Live(console=console, auto_refresh=False, transient=True) if live else None
         if self._live is not None:
             self._live.start()
 
@@ -60,7 +70,9 @@ class Progress(Watcher):
                     self._opened_n[peer] = int(line["iteration"])
                 self._last[peer] = line
         now = time.monotonic()
-        if self._live is not None:
+        if self._redraw is not None:
+            self._redraw(self._text())
+        elif self._live is not None:
             self._live.update(self._text(), refresh=True)
         elif self._round != self._said_round and now - self._said_s >= PLAIN_S:
             self._said_s, self._said_round = now, self._round
@@ -111,7 +123,7 @@ class Progress(Watcher):
         self.look()
         if self._live is not None:
             self._live.stop()
-        if self._last:
+        if self._last and self._redraw is None:
             self._console.print(self._text(), highlight=False, soft_wrap=True)
 
 

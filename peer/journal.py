@@ -304,6 +304,24 @@ def rounds(folder: Path) -> list[Round]:
     return found
 
 
+def lines(folder: Path) -> list[dict[str, Any]]:
+    """All that a peer has written down of its rounds, as it is there.
+
+    Raises
+    ------
+    ConfigError
+        A line is no JSON object; names the file and the line.
+    """
+    path = folder / "metrics.jsonl"
+    found = []
+    for number, line in enumerate(_whole_lines(path), start=1):
+        parsed = _object(line)
+        if parsed is None:
+            raise ConfigError(f"{path}, line {number}", "expected a round of metrics, found no JSON object")
+        found.append(parsed)
+    return found
+
+
 def events(folder: Path) -> list[dict[str, Any]]:
     """What a peer has logged; without lines that a crash has torn."""
     return [event for line in _whole_lines(folder / "log.jsonl") if (event := _event(line)) is not None]
@@ -381,11 +399,16 @@ def health(folder: Path, within_s: float, now: float, counted: str = "rounds") -
     if last["event"] == "end":
         code, problem = last.get("code"), last.get("problem")
         return Health(ended_well(last), "done" if ended_well(last) else f"ended with exit code {code}: {problem}")
-    n = (_last(metrics, _object) or {}).get("iteration", -1) + 1
+    n = n_done(folder)
     # before its first round is done, a peer has made progress when it last logged something
     idle_s = max(0.0, now - (metrics if n else log).stat().st_mtime)
     waits = f"; waits for peers {last.get('peers')} since {last.get('since')}" if last["event"] == "waiting" else ""
     return Health(idle_s <= within_s, f"{n} {counted} done, the last {idle_s:.1f} s ago{waits}")
+
+
+def n_done(folder: Path) -> int:
+    """Rounds or wakings that a peer has journaled, by its last line; 0 where it has not begun."""
+    return int((_last(folder / "metrics.jsonl", _object) or {}).get("iteration", -1)) + 1
 
 
 def _object(line: bytes) -> dict[str, Any] | None:

@@ -325,9 +325,21 @@ def read(path: Path, overrides: Sequence[str] = ()) -> Experiment:
         raise ConfigError(str(path), f"expected TOML, found: {error}") from error
     _anchor(tree, path.parent)
     override(tree, overrides)
+    return anchored(tree, path.parent)
+
+
+def anchored(tree: dict[str, Any], folder: Path) -> Experiment:
+    """Experiment of nested tables, checked, with paths relative to a folder made absolute.
+
+    Raises
+    ------
+    ConfigError
+        Names the key, what was expected and what was found.
+    """
+    _anchor(tree, folder)
     model = tree.get("model")
     if isinstance(model, dict) and model.get("python") and not model.get("folder"):
-        model["folder"] = str(path.parent.absolute())
+        model["folder"] = str(folder.absolute())
     return from_tree(tree)
 
 
@@ -356,13 +368,14 @@ def override(tree: dict[str, Any], overrides: Sequence[str]) -> None:
                 raise ConfigError("--set", f"expected {table} as a table or as a value, found both")
         place[last] = value
     _anchor(given, Path.cwd())
-    _merge(tree, given)
+    merge(tree, given)
 
 
-def _merge(tree: dict[str, Any], given: Mapping[str, Any]) -> None:
+def merge(tree: dict[str, Any], given: Mapping[str, Any]) -> None:
+    """Put nested tables into others: what both have is taken of `given`."""
     for key, value in given.items():
         if isinstance(value, dict) and isinstance(tree.get(key), dict):
-            _merge(tree[key], value)
+            merge(tree[key], value)
         else:
             tree[key] = value
 

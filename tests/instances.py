@@ -9,11 +9,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from peer import agent, alignment, careful, validation
+from peer import agent, alignment, careful
 from peer import renewal as renewals
 from peer.agent import Clipping, Mixture, Proposal, State
 from peer.alignment import Watch
-from peer.arrays import Matrix, Vector, rounded
+from peer.arrays import Matrix, Vector
 from peer.careful import Caution
 from peer.gossip import begun, taken
 from peer.messages import Share
@@ -35,6 +35,7 @@ from peer.optim.steps import StepRule
 from peer.optim.surrogates import Data, Linearized, Partial
 from peer.problem import Problem
 from peer.renewal import Renewal
+from peer.simulation import told
 from tests import reference
 from tests.laws import matrix
 from topology import Graph
@@ -268,11 +269,3 @@ def exchange(
 def share_of(i: int, state: State, proposal: Proposal, wire_dtype: np.dtype[Any]) -> Share:
     """What the neighbors of agent i get in the first exchange of a round, rounded as the wire rounds."""
     return told(i, Mixture.of(state, proposal), state.n, wire_dtype)
-
-
-def told(i: int, own: Mixture, n: int, wire_dtype: np.dtype[Any]) -> Share:
-    """What the neighbors of agent i get in exchange n, rounded as the wire rounds."""
-    y, z = rounded(own.y, wire_dtype), rounded(own.z, wire_dtype)
-    return Share(
-        sender=i, n=n, floor=n, objective=own.objective, y=y, z=z, flood=own.flood, validation=validation.told(own)
-    )

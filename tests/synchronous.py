@@ -42,7 +42,7 @@ from peer.renewal import Renewal
 from peer.roster import Roster
 from peer.rounds import MEETINGS, Rounds
 from peer.session import Outgoing, Session
-from tests.instances import told
+from peer.simulation import told
 from tests.network import RUN_ID, Network, Weather, weather
 from tests.simulated import Clock, Outcome, Tell, batched, replayable, silent, sizes_of
 from topology import PeerId, Schedule, graphs

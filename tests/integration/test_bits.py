@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -12,16 +13,16 @@ from threadpoolctl import threadpool_limits
 from peer import config, learning, settings
 from peer.agent import Clipping
 from peer.optim import regimes
-from peer.optim.models import Model
-from peer.problem import Problem
-from peer.settings import Experiment
-from peer.shards import Shard
+from peer.simulation import Agents
 from tests import synchronous
 from tests.integration.lab import Lab, events, metrics, parameters
 
 PEERS, ROUNDS = 5, 25
 
 LINKS: dict[str, Any] = {"graph": "complete", "schedule": "random-links", "link_probability": 0.5}
+
+UNLIKE = {"time_s", "solve_s", "wait_s", "bytes_sent", "bytes_received"}
+"""What a peer writes down that depends on clocks, and on what it sends beside its shares."""
 
 FEEDBACK: dict[str, Any] = {"kind": "full", "gradient": "feedback-alignment", "tau": 2.0}
 
@@ -99,14 +100,17 @@ def test_sockets_and_simulation_agree_to_the_last_bit(lab: Lab, case: dict[str, 
     run_dir = lab.launch(experiment)
 
     found = settings.read(run_dir / "experiment.toml")
-    shards = [learning.shard_of(found, peer) for peer in range(PEERS)]
-    model = learning.model_of(found, shards[0], 3, learning.initial_of(found, 0))
-    total = sum(shard.n_samples for shard in shards)
     ground = config.ground(found)
-    alpha = config.alpha_of(found, ground)
-    w = learning.initial_of(found, 0).vector(model, found.seed, learning.regularizer_of(found, model))
-    problems = tuple(_problem(found, model, shard, peer, total) for peer, shard in enumerate(shards))
-    watches = [learning.watch_of(found, problem, peer) for peer, problem in enumerate(problems)]
+    agents = Agents.of(found, ground, [learning.shard_of(found, peer) for peer in range(PEERS)])
+    alpha, watches = config.alpha_of(found, ground), [watch for watch in agents.watches if watch is not None]
+    with threadpool_limits(1):  # as launch gives it to its peers: sums of more threads have other last bits
+        played = list(agents.play())
+    for peer in range(PEERS):
+        lines = [json.loads(json.dumps(agents.line(peer, done))) for done in played]
+        written = metrics(run_dir, peer)
+        assert [without(UNLIKE, line) for line in lines] == [without(UNLIKE, line) for line in written]
+        sent = [np.array([line["bytes_sent"] for line in each if line["neighbors"]]) for each in (lines, written)]
+        assert np.median(sent[0] / sent[1]) == pytest.approx(1.0, abs=0.02), "in most rounds shares are all they send"
     for seed in (1, 2):
         simulated = synchronous.Run(
             replace(
@@ -114,8 +118,8 @@ def test_sockets_and_simulation_agree_to_the_last_bit(lab: Lab, case: dict[str, 
                 schedule=config.schedule_of(found),
                 n_rounds=ROUNDS,
                 dtype=found.transport.wire_dtype,
-                problems=problems,
-                initial=(w,) * PEERS,
+                problems=agents.problems,
+                initial=agents.start,
                 alpha=alpha,
                 rule=config.step_of(found),
                 radii=_radii(config.clipping_of(found, (), alpha)),
@@ -124,27 +128,28 @@ def test_sockets_and_simulation_agree_to_the_last_bit(lab: Lab, case: dict[str, 
                 gossip=ground.gossip,
                 caution=config.caution_of(found, ground, PEERS),
                 renewal=learning.renewal_of(found),
-                watches=tuple(watch for watch in watches if watch is not None),
+                watches=tuple(watches),
             )
         )
         with threadpool_limits(1):  # as launch gives it to its peers: sums of more threads have other last bits
             simulated.play()
         last = max(n for _, n in simulated.history)
+        assert last == len(played)
         assert (last < ROUNDS) == (found.run.tolerance > 0.0)
         for peer in range(PEERS):
             assert len(metrics(run_dir, peer)) == last
-            ends = regimes.everything(model, simulated.history[peer, last].w)
+            ends = regimes.everything(agents.model, simulated.history[peer, last].w)
+            same = regimes.everything(agents.model, played[-1].after[peer].w)
             for name, part in parameters(run_dir, peer).items():
+                assert np.array_equal(part, same[name]), f"peer {peer}, all in one process, {name}"
                 assert np.array_equal(part, ends[name]), f"peer {peer}, seed {seed}, {name}"
             back = [event["n"] for event in events(run_dir, peer) if event["event"] == "backprop"]
             assert back == [state.back_n for state in [simulated.history[peer, last]] if state.back_n]
-        assert any(simulated.history[peer, last].back_n for peer in range(PEERS)) == bool(watches[0])
+        assert any(simulated.history[peer, last].back_n for peer in range(PEERS)) == bool(watches)
 
 
-def _problem(experiment: Experiment, model: Model, shard: Shard, peer: int, total: int) -> Problem:
-    batches = learning.batches_of(experiment, peer, shard.n_samples, total, PEERS)
-    way = learning.feedback_of(experiment, model)
-    return replace(learning.problem_of(experiment, model, shard, total), batches=batches, feedback=way)
+def without(keys: set[str], line: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in line.items() if key not in keys}
 
 
 def _radii(clipping: Clipping | None) -> tuple[float, float, float] | None:

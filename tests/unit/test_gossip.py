@@ -22,7 +22,8 @@ from peer.optim.steps import Constant
 from peer.optim.surrogates import Partial
 from peer.problem import Problem
 from peer.shards import Shard
-from tests.instances import F4, F8, data_of, exchange, parameters_of, told
+from peer.simulation import told
+from tests.instances import F4, F8, data_of, exchange, parameters_of
 from topology import Graph, graphs
 from topology.gossip import MOST_AGENTS, Gossip, chebyshev, make, plain, round_rate
 from topology.graphs import TopologyError

@@ -23,7 +23,8 @@ from peer.optim.regularizers import L1
 from peer.optim.steps import Constant
 from peer.optim.surrogates import Full
 from peer.problem import Problem
-from tests.instances import F4, F8, data_of, exchange, told
+from peer.simulation import told
+from tests.instances import F4, F8, data_of, exchange
 from topology import Graph, Schedule, graphs
 from topology.gossip import Gossip, chebyshev, plain
 from topology.schedules import Matchings, OnePeerExponential, RandomLinks, Replay, Static, window_end

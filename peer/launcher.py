@@ -78,6 +78,12 @@ class Outcome:
     finished: bool
 
 
+def free_folder(parent: Path, name: str) -> Path:
+    """A folder of this name that does not exist yet, numbered where there are some already."""
+    candidates = (parent / (name if k == 1 else f"{name}-{k}") for k in range(1, 1_000_000))
+    return next(folder for folder in candidates if not folder.exists())
+
+
 def listeners(experiment: Experiment) -> list[socket.socket]:
     """A listening socket for every peer: at its address, or at a free port of the loopback.
 

@@ -1,0 +1,50 @@
+"""A launch by a script, as a notebook does it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from tests.integration.lab import TIMEOUT_S, Lab, same_finals
+
+SCRIPT = """
+import threading
+from peer import Experiment, Run, launch
+
+threading.Thread(target=threading.Event().wait, daemon=True).start()  # as a notebook has some
+experiment = Experiment.load("experiment.toml")
+run = launch(experiment, "api", progress=True)
+assert run == Run("api") and run.experiment["name"] == "experiment"
+print(len(run.metrics[2]["residual"]), sorted(run.summary["test"]), run.model().predict([[0.0, 0.0, 0.0]]).shape)
+try:
+    links = {"schedule": "random-links", "link_probability": 0.0}
+    launch(experiment.replace("topology", links), "never", progress=False)
+except ValueError as error:
+    print(error)
+try:
+    launch(experiment.replace({"objective.loss": "squared", "surrogate.kind": "full", "surrogate.tau": 1e-300}), "nan")
+except ArithmeticError as error:
+    print(error)
+"""
+
+
+def test_a_script_launches_and_reads_runs(lab: Lab) -> None:
+    lab.experiment(
+        peers=4,
+        iterations=6,
+        data={"path": lab.four_shards()},
+        model={"hidden": [3]},
+        objective={"loss": "cross_entropy"},
+        topology={"graph": "ring"},
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], cwd=lab.folder, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    shown = done.stdout.splitlines()
+    assert "round 6/6" in shown[0]
+    assert shown[1] == "6 [] (1, 3)"
+    assert shown[2].startswith("topology: ")
+    assert "nan or infinite" in shown[-1]
+    assert not (lab.folder / "never").exists()
+    same_finals(lab.folder / "api", lab.launch(lab.folder / "experiment.toml"), 4)

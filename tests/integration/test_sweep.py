@@ -1,0 +1,91 @@
+"""Sweeps: killed in the middle, called again, with cells that fail, and without sockets."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+from tests.integration.lab import Lab, end, refusal, same_finals, wait_until
+
+PEERS = 3
+
+
+def experiment(lab: Lab, iterations: int = 40) -> Path:
+    return lab.experiment(
+        peers=PEERS,
+        iterations=iterations,
+        seed=3,
+        data={"path": lab.four_shards()},
+        model={"hidden": [3]},
+        objective={"loss": "cross_entropy"},
+        topology={"graph": "complete", "schedule": "random-links"},
+    )
+
+
+def cells(out: Path) -> dict[str, dict[str, Any]]:
+    found: dict[str, Any] = json.loads((out / "sweep.json").read_text())
+    return {cell["run_dir"]: cell for cell in found["cells"]}
+
+
+def test_a_sweep_that_was_killed_goes_on(lab: Lab) -> None:
+    command: list[str | Path] = ["sweep", experiment(lab, 120), "--grid", "surrogate.tau=1,3,10", "--jobs", "1"]
+    first, second, third = (lab.folder / "out" / f"tau={tau},seed=3" for tau in (1, 3, 10))
+    killed = lab.start(*command, "--out", "out")
+    wait_until((second / "peers" / "000" / "metrics.jsonl").exists, killed)
+    assert end(killed, signal.SIGKILL)[0] == -signal.SIGKILL  # what it had started ends by itself, as is waited for
+    kept = (first / "summary.json").stat().st_mtime_ns
+    assert not third.exists()
+
+    done = lab.run(*command, "--out", "out")
+    assert done.returncode == 0, done.stderr
+    assert "3 cells" in done.stdout
+    assert (first / "summary.json").stat().st_mtime_ns == kept, "a cell that was done is run again"
+    assert [cell["status"] for cell in cells(lab.folder / "out").values()] == ["done"] * 3
+    again = lab.run(*command, "--out", "out")
+    assert again.returncode == 0
+    assert f"{second.name}: objective" in done.stdout
+    assert f"{second.name}: objective" not in again.stdout, "nothing was left to be done"
+
+    simulated = lab.run(*command, "--out", "simulated", "--simulate")
+    assert simulated.returncode == 0, simulated.stderr
+    for cell in (first, second, third):
+        same_finals(cell, lab.folder / "simulated" / cell.name, PEERS)
+        numbers, others = (cells(lab.folder / out)[cell.name]["numbers"] for out in ("out", "simulated"))
+        assert numbers["objective"] == others["objective"]
+
+
+def test_a_cell_that_fails_ends_no_other(lab: Lab) -> None:
+    command: list[str | Path] = [
+        "sweep",
+        experiment(lab, 5),
+        "--grid",
+        "topology.link_probability=0,1",
+        "--simulate",
+        "--out",
+        "out",
+    ]
+    done = lab.run(*command)
+    assert done.returncode == 2, done.stderr
+    assert not done.stderr
+    assert "link_probability=0,seed=3: topology: " in done.stdout
+    found = cells(lab.folder / "out")
+    assert [(cell["status"], cell["code"]) for cell in found.values()] == [("failed", 2), ("done", 0)]
+    assert "falls apart" in found["link_probability=0,seed=3"]["line"]
+    rows = list(csv.DictReader((lab.folder / "out" / "sweep.csv").read_text().splitlines()))
+    assert [row["status"] for row in rows] == ["failed", "done"]
+    assert float(rows[1]["objective"]) == found["link_probability=1,seed=3"]["numbers"]["objective"]
+
+
+def test_what_is_no_sweep_touches_nothing(lab: Lab) -> None:
+    path = experiment(lab, 5)
+    for options, words in (
+        (["--grid", "surrogate.tua=1"], "did you mean surrogate.tau"),
+        (["--grid", "surrogate.tau=1,-1"], "in cell tau=-1,seed=3"),
+        (["--seeds", "0"], "--seeds"),
+        (["--simulate", "--set", "run.mode=async"], "--simulate"),
+    ):
+        assert words in refusal(lab.run("sweep", path, *options, "--out", "out"), 2)
+        assert not (lab.folder / "out").exists()
