@@ -433,33 +433,33 @@ def shard(
 
 
 @cli.command()
-@click.argument("run_dir", type=FOLDER)
+@click.argument("run_dirs", type=FOLDER, nargs=-1, required=True, metavar="RUN_DIR...")
+@click.option("--png", is_flag=True, help="Write each figure as a picture, too, 300 dots an inch.")
+@click.option("--csv", "numbers", is_flag=True, help="Write the numbers behind each figure, too.")
+@click.option(
+    "--out", type=FILE, help="The page; else report.html in RUN_DIR, or of several runs in the current folder."
+)
 @click.option("--wait", is_flag=True, help="First wait until every peer has ended well.")
-def report(run_dir: Path, wait: bool) -> int:
-    """Figures and tables of RUN_DIR, a finished or a running run, as one page: RUN_DIR/report.html.
+def report(run_dirs: tuple[Path, ...], png: bool, numbers: bool, out: Path | None, wait: bool) -> int:
+    """Figures and tables of runs, finished ones or running ones, as one page.
 
-    A finished run gets its summary.json too, if it has none.
+    Several runs are laid side by side: a curve for each, or for those that differ in their seed only their median and
+    spread, and a panel for each data set. Pictures and numbers go into the folder beside the page that has its name. A
+    finished run gets its summary.json too, if it has none.
 
     \b
     peer report runs/wdbc
     peer report runs/wdbc --wait
+    peer report runs/* --out all.html --png --csv
     """
-    from peer import journal, summary
-
     try:
-        from peer import report as reports
+        from peer.report import command
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] != "matplotlib":
             raise
         raise ConfigError("report", "needs matplotlib: pip install 'next-peer[report]'") from error
-    if wait:
-        summary.wait_for_all(run_dir, lambda line: click.echo(f"peer report: {line}"))
-    what, path = reports.experiment_of(run_dir), run_dir / "summary.json"
-    if not path.exists() and not journal.unfinished(run_dir, what.peers):
-        summary.write(summary.of_run(what, run_dir), path)
-    for written in (path, reports.write(run_dir)):
-        if written.exists():
-            click.echo(written)
+    for written in command.run(run_dirs, out, png, numbers, wait, click.echo):
+        click.echo(written)
     return 0
 
 

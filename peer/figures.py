@@ -1,6 +1,6 @@
-"""The figures of a report, as SVG that stands in a page or in a paper. Imports matplotlib; never in a peer.
+"""The figures of a report, as SVG for a page or as pictures for a paper. Imports matplotlib; never in a peer.
 
-Backgrounds are transparent and text stays text. All colors are written out, so that a figure can be
+In a page backgrounds are transparent and text stays text. All colors are written out, so that a figure can be
 taken out of its page; `dark` are the rules by which the page changes them on a dark background.
 """
 
@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import StringIO
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Final, final
+from typing import Any, Final, Protocol, final
 
 import numpy as np
 from matplotlib import rc_context
@@ -28,8 +28,17 @@ from topology.graphs import Edge
 from topology.outlets import Arc
 from topology.schedules import OnePeerExponential, union
 
-WIDTH_IN: Final = 4.2
-"""Of a figure, in inches: with 8.5 pt text it can be read in a column of a paper and on a telephone."""
+WIDTH_IN: Final = 3.4
+"""Of a figure, in inches: a column of a paper in two columns. With 8 pt text a telephone shows it well, too."""
+
+HEIGHT_IN: Final = 2.35
+"""Of a figure whose legend has one row."""
+
+ROW_IN: Final = 0.14
+"""Height of one more row of a legend."""
+
+DOTS_AN_INCH: Final = 300
+"""Of pictures in pixels: what journals ask for."""
 
 FEW: Final = 8
 """Peers up to which each has a line and a name in the legend; of more, the median and the range are shown."""
@@ -39,6 +48,9 @@ MOST_POINTS: Final = 400
 
 GREATEST: Final = 1e200
 """Value that is drawn; what is beyond is drawn there, since matplotlib's margins would overflow."""
+
+COLUMNS: Final = 4
+"""Of a legend with the names of peers."""
 
 MOST_DRAWN: Final = 150
 """Agents up to which their places are computed from the links, which takes seconds for more; then a circle."""
@@ -67,10 +79,13 @@ ON_DARK: Final[Mapping[str, str]] = {
 STYLE: Final[Any] = {  # its keys are a type of their own in each version of matplotlib
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib, and is wide: what fits, fits in other fonts
-    "font.size": 8.5,
+    "font.size": 8.0,
+    "axes.labelsize": 8.0,
     "legend.fontsize": 8.0,
+    "legend.labelspacing": 0.25,
+    "legend.handletextpad": 0.5,
     "legend.frameon": False,
-    "legend.handlelength": 1.6,
+    "legend.handlelength": 1.2,
     "svg.fonttype": "none",
     "svg.hashsalt": "next-peer",  # the same report from the same run
     "text.color": INK,
@@ -85,11 +100,49 @@ STYLE: Final[Any] = {  # its keys are a type of their own in each version of mat
     "axes.axisbelow": True,
     "grid.color": IDLE,
     "grid.linewidth": 0.4,
-    "lines.linewidth": 1.2,
+    "lines.linewidth": 1.1,
     "hatch.linewidth": 0.6,
     "figure.constrained_layout.use": True,
 }
 """Matplotlib's parameters."""
+
+Numbers = tuple[Sequence[str], Iterable[Sequence[object]]]
+"""What a figure shows, as the heads and the rows of a table."""
+
+
+class Drawing(Protocol):
+    """A figure, and the numbers behind it."""
+
+    def figure(self) -> Figure:
+        """The figure itself, to be made within the parameters STYLE."""
+        ...
+
+    def numbers(self) -> Numbers:
+        """What it shows, all of it and as it was measured."""
+        ...
+
+
+def svg(drawing: Drawing, name: str) -> str:
+    """A figure as an element of a page; `name` keeps its ids apart from those of other figures there."""
+    with rc_context(STYLE):
+        return _svg(drawing.figure(), name)
+
+
+def write(drawing: Drawing, path: Path) -> None:
+    """Write a picture, the ending of whose name says the format: .svg, .png or .pdf; .png with DOTS_AN_INCH.
+
+    Raises
+    ------
+    ValueError
+        No such format.
+    OSError
+        It cannot be written.
+    """
+    if path.suffix.lower() not in PICTURES:
+        raise ValueError(f"{path}: expected the name of a picture, ending in {', '.join(PICTURES)}")
+    metadata = {"Date": None} if path.suffix.lower() == ".svg" else {}
+    with rc_context(STYLE):
+        drawing.figure().savefig(path, dpi=DOTS_AN_INCH, facecolor=PAPER, metadata=metadata)
 
 
 @final
@@ -124,33 +177,48 @@ class Curves:
     breaks: Mapping[int, Sequence[int]] = field(default_factory=dict)
 
     def svg(self, name: str) -> str:
-        """The figure; `name` keeps its ids apart from those of other figures on the page."""
-        with rc_context(STYLE):
-            figure = Figure(figsize=(WIDTH_IN, 2.9))
-            axes = figure.add_subplot()
-            axes.set(xlabel="round n" if self.times is None else "time (s)", ylabel=self.label)
-            axes.xaxis.set_major_locator(MaxNLocator(6, integer=self.times is None, steps=[1, 2, 5, 10]))
-            series = {peer: self._drawable(values) for peer, values in self.series.items()}
-            if not any(np.isfinite(values).any() for values in series.values()):
-                unit = "round" if self.times is None else "waking"
-                _say(axes, f"0 in every {unit}" if self.series else f"no {unit} yet")
-                return _svg(figure, name)
-            for mark in self.marks:
-                axes.axvline(mark, color=INK, linewidth=0.5, linestyle=(0, (4, 4)))
-            if len(self.series) <= FEW:
-                _lines(axes, series, self.times, self.breaks)
-            else:
-                _band(axes, spread(list(series.values())) if self.times is None else _over(series, self.times))
-            if self.reference is not None:
-                axes.axhline(self.reference, color=INK, linewidth=0.9, linestyle=(0, (1, 1.5)), label="central")
-            n_names = len(axes.get_legend_handles_labels()[0])
-            columns = n_names if n_names <= 4 else (n_names + 1) // 2
-            figure.legend(loc="outside upper center", ncols=columns, columnspacing=1.2)
-            if self.log:
-                _logarithmic(axes, np.concatenate(list(series.values())))
-            else:
-                axes.ticklabel_format(axis="y", useOffset=False, scilimits=(-4, 6))
-            return _svg(figure, name)
+        """The figure as an element of a page, see `svg`."""
+        return svg(self, name)
+
+    def figure(self) -> Figure:
+        """The figure."""
+        names = len(self.series) + (self.reference is not None) if len(self.series) <= FEW else 3
+        figure, axes = empty(legend_rows(names, COLUMNS))
+        axes.set(xlabel="round n" if self.times is None else "time (s)", ylabel=self.label)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=self.times is None, steps=[1, 2, 5, 10]))
+        series = {peer: self._drawable(values) for peer, values in self.series.items()}
+        if not any(np.isfinite(values).any() for values in series.values()):
+            unit = "round" if self.times is None else "waking"
+            _say(axes, f"0 in every {unit}" if self.series else f"no {unit} yet")
+            return figure
+        for mark in self.marks:
+            axes.axvline(mark, color=INK, linewidth=0.5, linestyle=(0, (4, 4)))
+        if len(self.series) <= FEW:
+            _lines(axes, series, self.times, self.breaks)
+        else:
+            _band(axes, spread(list(series.values())) if self.times is None else _over(series, self.times))
+        if self.reference is not None:
+            axes.axhline(self.reference, color=INK, linewidth=0.9, linestyle=(0, (1, 1.5)), label="central")
+        name_all(figure, axes, COLUMNS)
+        if self.log:
+            logarithmic(axes, np.concatenate(list(series.values())))
+        else:
+            axes.ticklabel_format(axis="y", useOffset=False, scilimits=(-4, 6))
+        return figure
+
+    def numbers(self) -> Numbers:
+        """Every value: a row a round and a column a peer; without rounds a row a waking of a peer, with its time."""
+        if self.times is not None:
+            rows = [
+                (peer, n, self.times[peer][n], value)
+                for peer, values in self.series.items()
+                for n, value in enumerate(values.tolist())
+            ]
+            return ["peer", "waking", "time (s)", self.label], rows
+        n_rounds = max(map(len, self.series.values()), default=0)
+        columns = [[*values.tolist(), *[""] * (n_rounds - len(values))] for values in self.series.values()]
+        heads = ["round n", *(f"{self.label}, peer {peer}" for peer in self.series)]
+        return heads, zip(range(n_rounds), *columns, strict=True)
 
     def _drawable(self, values: Vector) -> Vector:
         low = 1.0 / GREATEST if self.log else -GREATEST
@@ -181,29 +249,17 @@ class Risks:
     runs: Mapping[str, tuple[Vector, Vector]] = field(default_factory=dict)
 
     def svg(self, name: str) -> str:
-        """The figure; `name` keeps its ids apart from those of other figures on the page."""
-        with rc_context(STYLE):
-            return _svg(self._figure(), name)
+        """The figure as an element of a page, see `svg`."""
+        return svg(self, name)
 
     def write(self, path: Path) -> None:
-        """Write a picture, the ending of whose name says the format: .svg, .png or .pdf.
+        """Write a picture, see `write`."""
+        write(self, path)
 
-        Raises
-        ------
-        ValueError
-            No such format.
-        OSError
-            It cannot be written.
-        """
-        if path.suffix.lower() not in PICTURES:
-            raise ValueError(f"{path}: expected the name of a picture, ending in {', '.join(PICTURES)}")
-        metadata = {"Date": None} if path.suffix.lower() == ".svg" else {}
-        with rc_context(STYLE):
-            self._figure().savefig(path, dpi=200, facecolor=PAPER, metadata=metadata)
-
-    def _figure(self) -> Figure:
-        figure = Figure(figsize=(WIDTH_IN, 2.9))
-        axes = figure.add_subplot()
+    def figure(self) -> Figure:
+        """The figure."""
+        n_names = len(self.limits) + bool(self.drawn) + bool(self.runs)
+        figure, axes = empty(legend_rows(n_names, 3))
         axes.set(xlabel="neurons a dimension, N/d", ylabel=self.label)
         dot: dict[str, Any] = {"marker": "o", "markersize": 4.5, "linestyle": ""}
         ring: dict[str, Any] = {**dot, "fillstyle": "none"}
@@ -216,9 +272,37 @@ class Risks:
             if found:  # one more name for all colors together
                 axes.plot([], [], color=INK, label=words, **marker)
         axes.set_ylim(bottom=0.0)
-        n_names = len(axes.get_legend_handles_labels()[0])
-        figure.legend(loc="outside upper center", ncols=min(n_names, 3), columnspacing=1.2)
+        name_all(figure, axes, 3)
         return figure
+
+    def numbers(self) -> Numbers:
+        """Every point: what it is, the regime, N/d and the risk."""
+        kinds = (("limit", self.limits), ("best, drawn neurons", self.drawn), ("run", self.runs))
+        rows = [
+            (kind, name, at, risk)
+            for kind, found in kinds
+            for name, points in found.items()
+            for at, risk in zip(*(values.tolist() for values in points), strict=True)
+        ]
+        return ["kind", "regime", "N/d", self.label], rows
+
+
+def empty(n_rows: int = 1, width_in: float = WIDTH_IN) -> tuple[Figure, Axes]:
+    """A figure without anything in it, with room for a legend of so many rows."""
+    figure = Figure(figsize=(width_in, HEIGHT_IN + ROW_IN * max(0, n_rows - 1)))
+    return figure, figure.add_subplot()
+
+
+def legend_rows(n_names: int, n_columns: int) -> int:
+    """Rows of a legend."""
+    return math.ceil(n_names / n_columns)
+
+
+def name_all(figure: Figure, axes: Axes, n_columns: int) -> None:
+    """The legend, above the axes: it covers nothing."""
+    n_names = len(axes.get_legend_handles_labels()[0])
+    n_rows = legend_rows(n_names, n_columns)
+    figure.legend(loc="outside upper center", ncols=math.ceil(n_names / max(n_rows, 1)), columnspacing=1.0)
 
 
 def _lines(
@@ -286,61 +370,100 @@ def spread_in_time(series: Sequence[Vector], times: Sequence[Vector]) -> tuple[V
     return 0.5 * (edges[filled] + edges[filled + 1]), low, middle, high
 
 
-def effort(solve_s: Sequence[float], wait_s: Sequence[float], peers: Sequence[int], name: str) -> str:
-    """Bars: the seconds that each peer has solved, and on top of them those that it has waited."""
-    with rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH_IN, 2.9))
-        axes = figure.add_subplot()
-        few = len(peers) <= 2 * FEW
+@final
+@dataclass(frozen=True)
+class Effort:
+    """Bars: the seconds that each peer has solved, and on top of them those that it has waited.
+
+    Parameters
+    ----------
+    solve_s, wait_s : sequence of float
+    peers : sequence of int
+        Whose they are.
+    """
+
+    solve_s: Sequence[float]
+    wait_s: Sequence[float]
+    peers: Sequence[int]
+
+    def figure(self) -> Figure:
+        """The figure."""
+        figure, axes = empty()
+        few = len(self.peers) <= 2 * FEW
         width = 0.7 if few else 1.0
-        places = np.arange(len(peers))
+        places = np.arange(len(self.peers))
         edge: dict[str, Any] = {"edgecolor": PAPER, "linewidth": 0.6 if few else 0.0}
-        axes.bar(places, solve_s, width, color=BLUE, label="solving", **edge)
-        axes.bar(places, wait_s, width, bottom=solve_s, color=ORANGE, label="waiting", **edge)
+        axes.bar(places, self.solve_s, width, color=BLUE, label="solving", **edge)
+        axes.bar(places, self.wait_s, width, bottom=self.solve_s, color=ORANGE, label="waiting", **edge)
         if few:
-            axes.set_xticks(places, list(map(str, peers)))
+            axes.set_xticks(places, list(map(str, self.peers)))
         else:
             axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 5, 10]))
         axes.grid(visible=False, axis="x")
         axes.set(xlabel="peer", ylabel="time (s)")
-        if peers:
-            axes.margins(x=0.5 / len(peers) if few else 0.01)
-            figure.legend(loc="outside upper center", ncols=2)
-        return _svg(figure, name)
+        if self.peers:
+            axes.margins(x=0.5 / len(self.peers) if few else 0.01)
+            name_all(figure, axes, COLUMNS)
+        return figure
+
+    def numbers(self) -> Numbers:
+        """A row a peer."""
+        rows = list(zip(self.peers, self.solve_s, self.wait_s, strict=True))
+        return ["peer", "solving (s)", "waiting (s)"], rows
 
 
-def links(schedule: Schedule, n_rounds: int, name: str) -> str:
-    """Every link of a run."""
-    whole = union(schedule, n_rounds)
-    possible = ground(schedule, whole).edges
-    circular = isinstance(schedule, OnePeerExponential)
-    return _links(range(schedule.n_agents), whole.edges, possible, circular, name, arrows=False)
+@final
+@dataclass(frozen=True)
+class Links:
+    """Links between peers: those that were up, and those that never were, which are pale.
 
+    Parameters
+    ----------
+    peers : sequence of int
+    up : frozenset of (int, int)
+    possible : frozenset of (int, int)
+        With those that are up.
+    circular : bool
+        Whether peers are drawn in a circle, whatever their links are.
+    arrows : bool
+        Whether links have a direction.
+    """
 
-def arcs(outlets: Outlets, members: tuple[PeerId, ...], used: Collection[Arc], name: str) -> str:
-    """Every link among the members of an epoch, with its direction; those over which nothing came are pale."""
-    possible = frozenset((i, j) for i, out in outlets.links(members).items() for j in out)
-    circular = outlets.schedule == "one-peer-exponential"
-    return _links(members, possible.intersection(used), possible, circular, name, arrows=True)
+    peers: Sequence[PeerId]
+    up: frozenset[Edge]
+    possible: frozenset[Edge]
+    circular: bool
+    arrows: bool
 
+    @classmethod
+    def of_schedule(cls, schedule: Schedule, n_rounds: int) -> Links:
+        """Every link of a run."""
+        whole = union(schedule, n_rounds)
+        possible = ground(schedule, whole).edges
+        circular = isinstance(schedule, OnePeerExponential)
+        return cls(range(schedule.n_agents), whole.edges, possible, circular, arrows=False)
 
-def _links(
-    peers: Sequence[PeerId],
-    up: frozenset[Edge],
-    possible: frozenset[Edge],
-    circular: bool,
-    name: str,
-    arrows: bool,
-) -> str:
-    with rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH_IN, 2.9))
-        axes = figure.add_subplot()
-        places = {peer: k for k, peer in enumerate(peers)}
-        linked = Graph.of(len(peers), ((places[i], places[j]) for i, j in possible))
-        found = positions(linked, circular=circular or len(peers) > MOST_DRAWN)
+    @classmethod
+    def of_outlets(cls, outlets: Outlets, members: tuple[PeerId, ...], used: Collection[Arc]) -> Links:
+        """Every link among the members of an epoch, with its direction; those over which nothing came are pale."""
+        possible = frozenset((i, j) for i, out in outlets.links(members).items() for j in out)
+        circular = outlets.schedule == "one-peer-exponential"
+        return cls(members, possible.intersection(used), possible, circular, arrows=True)
+
+    def figure(self) -> Figure:
+        """The figure."""
+        figure, axes = empty()
+        places = {peer: k for k, peer in enumerate(self.peers)}
+        linked = Graph.of(len(self.peers), ((places[i], places[j]) for i, j in self.possible))
+        found = positions(linked, circular=self.circular or len(self.peers) > MOST_DRAWN)
         points = {peer: found[k] for peer, k in places.items()}
-        panel(axes, points, up=up, idle=possible - up, large=True, arrows=arrows)
-        return _svg(figure, name)
+        panel(axes, points, up=self.up, idle=self.possible - self.up, large=True, arrows=self.arrows)
+        return figure
+
+    def numbers(self) -> Numbers:
+        """A row a link."""
+        heads = ["from", "to"] if self.arrows else ["peer", "peer, too"]
+        return [*heads, "used"], [(i, j, int((i, j) in self.up)) for i, j in sorted(self.possible)]
 
 
 def dark() -> str:
@@ -354,7 +477,7 @@ def dark() -> str:
     return "\n".join(rules)
 
 
-def _logarithmic(axes: Axes, values: Vector) -> None:
+def logarithmic(axes: Axes, values: Vector) -> None:
     """Make the vertical axis logarithmic: over many decades from one to another, else with plain numbers."""
     least, greatest = float(np.nanmin(values)), float(np.nanmax(values))
     axes.set_yscale("log")

@@ -1,0 +1,35 @@
+"""`peer report`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from peer import journal, summary
+from peer.report.reading import experiment_of
+from peer.report.writing import checked, folder_beside, write
+
+
+def run(
+    run_dirs: Sequence[Path], out: Path | None, png: bool, numbers: bool, wait: bool, say: Callable[[str], None]
+) -> list[Path]:
+    """Write the report of one or several runs, see `writing.write`, and the summaries that are missing; their paths.
+
+    Raises
+    ------
+    ConfigError
+        See there.
+    """
+    checked(run_dirs, out)
+    summaries = []
+    for run_dir in run_dirs:
+        if wait:
+            summary.wait_for_all(run_dir, lambda line: say(f"peer report: {line}"))
+        what, path = experiment_of(run_dir), run_dir / "summary.json"
+        if not path.exists() and not journal.unfinished(run_dir, what.peers):
+            summary.write(summary.of_run(what, run_dir), path)
+            summaries.append(path)
+        elif path.exists() and len(run_dirs) == 1:
+            summaries.append(path)
+    page = write(*run_dirs, out=out, png=png, numbers=numbers)
+    return [*summaries, *([folder_beside(page)] if png or numbers else []), page]
