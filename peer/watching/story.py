@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, final
 
@@ -321,7 +321,7 @@ def in_words(event: Event) -> str:
     peers = f"peer{'s' * (len(event.peers) > 1)} {ranges(sorted(event.peers))}" if event.peers else ""
     told = {
         "start": f"goes on behind round {event.n}" if event.n else "starts",
-        "ready": f"has heard from all; {event.samples} samples in all",
+        "ready": f"is ready: {event.samples} samples in all",
         "waiting": f"waits for {peers}",
         "together": f"all are here, after {event.waited_s:.3g} s",
         "disconnected": f"has lost the connection to peer {event.peer}",
@@ -359,9 +359,3 @@ def _short(value: float) -> float | int | None:
     if not math.isfinite(value):
         return None
     return int(value) if value == int(value) and abs(value) < 1e15 else float(f"{value:.{DIGITS}g}")
-
-
-def links_seen(tracks: Mapping[PeerId, Track]) -> Sequence[tuple[PeerId, PeerId]]:
-    """All links over which peers have sent, each once, ascending."""
-    arcs = {(i, j) for i, track in tracks.items() for js in track.links for j in js}
-    return sorted({(min(arc), max(arc)) for arc in arcs})

@@ -10,7 +10,7 @@ const MANY = 32;  // peers beyond which all lines have one color, and pointing a
 export const FIGURES = [
   { name: "objective_estimate", title: "Objective", note: "as each agent estimates it", unit: "", log: true },
   { name: "residual", title: "Residual", note: "of stationarity, each agent", unit: "", log: true },
-  { name: "disagreement", title: "Disagreement", note: "of each agent with its neighbors, squared", unit: "", log: true },
+  { name: "disagreement", title: "Disagreement", note: "with neighbors, squared", unit: "", log: true },
   { name: "bytes_sent", title: "Sent", note: "by each peer so far", unit: "MB", log: false, scale: 1e-6 },
   { name: "alpha", title: "Step α", note: "of each agent", unit: "", log: true },
   { name: "tau", title: "Proximal weight τ", note: "of each agent", unit: "", log: true },
