@@ -6,7 +6,7 @@ FRAMEWORKS ?= .venv-frameworks
 TORCH ?= torch==2.13.*
 BIN = $(VENV)/bin
 
-.PHONY: demo test test-faults test-frameworks test-containers test-kills test-async simulate bench clean
+.PHONY: demo test test-faults test-frameworks test-pages test-containers test-kills test-async simulate bench clean
 
 demo: $(VENV)/demo        ## the main job on a real data set: 8 peers learn to diagnose tumors
 	$(BIN)/peer launch
@@ -25,6 +25,9 @@ test-faults: $(VENV)/dev  ## what processes, disks, links and hosts may suffer; 
 
 test-frameworks: $(FRAMEWORKS)/dev  ## networks written with PyTorch and JAX, which are installed for it
 	$(FRAMEWORKS)/bin/pytest -n 2 --dist worksteal tests/frameworks
+
+test-pages: $(VENV)/dev   ## the live page, clicked through in a headless Chromium, which has to be there; watched runs
+	$(BIN)/pytest -n 2 --dist worksteal tests/pages
 
 test-containers: $(VENV)/dev  ## the peers in containers, on the engine that answers; 69 says that none does
 	$(BIN)/python -m tests.containers.engine

@@ -463,6 +463,21 @@ def report(run_dirs: tuple[Path, ...], png: bool, numbers: bool, out: Path | Non
     return 0
 
 
+@cli.command()
+@click.argument("source", required=False, metavar="[RUN_DIR]")
+@click.option("--port", default=0, help="Of the page, on the loopback; a free one where it is not given.")
+def watch(source: str | None, port: int) -> int:
+    """Show RUN_DIR on a page of this host, live and again afterwards; without one, the newest in runs/.
+
+    \b
+    peer watch
+    peer watch runs/wdbc --port 8000
+    """
+    from peer.watching import command
+
+    return command.watch(source, port, click.echo)
+
+
 def in_words(lengths: Sequence[int]) -> str:
     """How long windows are."""
     if not lengths:

@@ -23,9 +23,10 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 
 from peer.arrays import Vector
 from topology import Graph, Outlets, PeerId, Schedule
-from topology.draw import IDLE, INK, PAPER, PICTURES, ground, panel, positions
+from topology.draw import IDLE, INK, PAPER, PICTURES, ground, panel
 from topology.graphs import Edge
 from topology.outlets import Arc
+from topology.places import positions
 from topology.schedules import OnePeerExponential, union
 
 WIDTH_IN: Final = 3.4

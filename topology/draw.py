@@ -7,8 +7,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
-import networkx as nx
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.figure import Figure
@@ -16,6 +14,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from topology.graphs import Edge, Graph, PeerId, TopologyError
 from topology.outlets import InStep
+from topology.places import Point, positions
 from topology.schedules import Matchings, OnePeerExponential, RandomLinks, Schedule, rounds_to_show, union
 
 PICTURES: Final = (".png", ".svg", ".pdf")
@@ -39,8 +38,6 @@ UP: Final = "#0072B2"
 IDLE: Final = "#B9BEC3"
 INK: Final = "#22272B"
 PAPER: Final = "#FFFFFF"
-
-Point = tuple[float, float]
 
 
 def draw(schedule: Schedule | InStep, n_rounds: int, path: Path, title: str) -> None:
@@ -109,34 +106,6 @@ def picture(schedule: Schedule | InStep, n_rounds: int, title: str) -> Figure:
             axes.set_title(f"{unit} {n}: {_count(len(up), link)} up", color=INK, fontsize=9)
     figure.suptitle(heading, color=INK, fontsize=13)
     return figure
-
-
-def positions(graph: Graph, *, circular: bool = False) -> Mapping[PeerId, Point]:
-    """Where to draw each agent, in the square [-1, 1]^2, which the drawing touches.
-
-    On a circle if asked for, or if turning by one place maps the graph onto itself, as it does a
-    ring, an exponential and a complete graph. Else by the layout of Kamada and Kawai, which makes
-    drawn distances follow the number of hops, its longest extent laid across the page; agents that
-    cannot reach each other are kept one hop farther apart than any that can. Agent 0 is on the left
-    and in the upper half.
-    """
-    n_agents = graph.n_agents
-    turned = Graph.of(n_agents, (((i + 1) % n_agents, (j + 1) % n_agents) for i, j in graph.edges))
-    if circular or n_agents <= 2 or turned == graph:
-        angles = [math.pi / 2 - 2 * math.pi * i / n_agents for i in range(n_agents)]
-        return {i: (math.cos(angle), math.sin(angle)) for i, angle in enumerate(angles)}
-    linked = graph.networkx()
-    hops = dict(nx.all_pairs_shortest_path_length(linked))
-    far = 1 + max(max(reached.values()) for reached in hops.values())
-    hops = {i: {j: reached.get(j, far) for j in range(n_agents)} for i, reached in hops.items()}
-    found = nx.kamada_kawai_layout(linked, dist=hops)
-    points = np.array([found[i] for i in range(n_agents)])
-    points -= points.mean(axis=0)
-    points = points @ np.linalg.svd(points, full_matrices=False)[2].T
-    points *= np.where(points[0] * (-1, 1) < 0, -1, 1)  # the signs of singular vectors are anybody's
-    middle = (points.max(axis=0) + points.min(axis=0)) / 2
-    points = (points - middle) / np.abs(points - middle).max()
-    return {i: (float(x), float(y)) for i, (x, y) in enumerate(points)}
 
 
 def panel(

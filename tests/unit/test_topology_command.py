@@ -20,9 +20,9 @@ from matplotlib.figure import Figure
 
 from topology import draw, graphs
 from topology.__main__ import main
-from topology.draw import Point
 from topology.graphs import Graph
 from topology.outlets import InStep, Outlets
+from topology.places import Point, positions
 from topology.schedules import Matchings, OnePeerExponential, RandomLinks, Schedule, Static, load, make
 from topology.weights import Weights
 
@@ -391,7 +391,7 @@ def test_arrows_point_to_those_that_are_pushed_to() -> None:
     figure = draw.picture(schedule, 300, "ring")
     assert links(figure, draw.UP) == [5]
     assert figure.get_suptitle() == "ring   ·   5 agents, 5 arcs"
-    points = draw.positions(graphs.ring(5))
+    points = positions(graphs.ring(5))
     arcs = [(i, (i + 1) % 5) for i in range(5)]
     (tips,) = heads(figure, draw.UP)
     assert len(tips) == 5
@@ -434,7 +434,7 @@ def test_every_agent_is_drawn(n_agents: int) -> None:
 
 @pytest.mark.parametrize("name", ["ring", "exponential", "complete"])
 def test_what_turns_into_itself_is_drawn_on_a_circle(name: str) -> None:
-    points = draw.positions(graphs.family(name, 9, probability=0.3, radius=0.5, seed=0))
+    points = positions(graphs.family(name, 9, probability=0.3, radius=0.5, seed=0))
     assert [math.hypot(*points[i]) for i in range(9)] == pytest.approx([1.0] * 9)
     assert points[0] == pytest.approx((0.0, 1.0))
 
@@ -445,7 +445,7 @@ def test_what_turns_into_itself_is_drawn_on_a_circle(name: str) -> None:
     ids=["grid", "star", "path", "erdos-renyi", "disconnected"],
 )
 def test_other_graphs_fill_the_square_without_collisions(graph: Graph) -> None:
-    points = draw.positions(graph)
+    points = positions(graph)
     assert list(points) == list(range(graph.n_agents))
     assert max(abs(value) for point in points.values() for value in point) == pytest.approx(1.0)
     apart = [math.dist(points[i], points[j]) for i in points for j in points if i < j]

@@ -1,0 +1,220 @@
+"""The page and what it is told, over HTTP on the loopback; the only file that knows aiohttp.
+
+A browser may be led to this port by any page that it shows. So a request has to name the loopback as its host, which
+a name of somebody else that is made to point here does not do; nothing is answered to other origins; and the page
+itself may load nothing but what is served here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any, Final, final
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from peer.errors import ConfigError
+from peer.watching import about as abouts
+from peer.watching.story import Cursor, Source, Story
+
+LOOK_S: Final = 0.5
+"""Between two looks at what the peers have written; the page plays in between what it has got."""
+
+INTERRUPTED: Final = 130
+"""Exit code: there is no other end."""
+
+POLITE: Final = 19
+"""Niceness of this process: peers on this host come first."""
+
+PAGE: Final = Path(__file__).with_name("page")
+
+FILES: Final = {
+    "/": ("index.html", "text/html"),
+    **{f"/{name}": (name, "text/javascript") for name in ("page.js", "story.js", "graph.js", "charts.js", "axes.js")},
+    "/uPlot.js": ("uPlot.iife.min.js", "text/javascript"),
+    "/uPlot.css": ("uPlot.min.css", "text/css"),
+    "/page.css": ("page.css", "text/css"),
+    "/icon.svg": ("icon.svg", "image/svg+xml"),
+}
+"""What is served, with its type."""
+
+POLICY: Final = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self'",
+        "connect-src 'self'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+    )
+)
+"""Content-Security-Policy: nothing from elsewhere, nothing inline."""
+
+HEADERS: Final = {
+    "Content-Security-Policy": POLICY,
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-store",
+}
+
+
+def application(source: Source, where: str) -> web.Application:
+    """The server of one run.
+
+    Parameters
+    ----------
+    source : Source
+        Of the lines.
+    where : str
+        What the source is, for the page.
+    """
+    app = web.Application(middlewares=[loopback_only])
+    app[READER] = Reader(source, where)
+    for path, (name, kind) in FILES.items():
+        app.router.add_get(path, _file(PAGE / name, kind))
+    app.router.add_get("/events", events)
+    app.on_response_prepare.append(_with_headers)
+    return app
+
+
+@final
+class Reader:
+    """Reads a source, as long as somebody wants to know."""
+
+    def __init__(self, source: Source, where: str) -> None:
+        self._source = source
+        self._where = where
+        self._story = Story()
+        self._about: dict[str, Any] | None = None
+        self._n_waiting = 0
+        self._task: asyncio.Task[None] | None = None
+        self._news = asyncio.Condition()
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[None]:
+        """Read while this is open, by whomever."""
+        self._n_waiting += 1
+        if self._task is None or self._task.done():
+            self._task = asyncio.ensure_future(self._read())
+        try:
+            yield
+        finally:
+            self._n_waiting -= 1
+
+    async def about(self) -> dict[str, Any]:
+        """What does not change, once it is known."""
+        async with self._news:
+            await self._news.wait_for(lambda: self._about is not None)
+        assert self._about is not None
+        return self._about
+
+    async def more(self, cursor: Cursor) -> dict[str, Any]:
+        """What a reader does not know yet; waits until there is something."""
+        async with self._news:
+            await self._news.wait_for(lambda: self._story.version != cursor.version)
+        return self._story.since(cursor) or {}
+
+    async def _read(self) -> None:
+        while self._n_waiting:
+            if self._about is None and (experiment := self._source.experiment()) is not None:
+                self._about = await asyncio.to_thread(abouts.about, experiment, self._where)
+            self._story.take(await asyncio.to_thread(self._source.look))
+            async with self._news:
+                self._news.notify_all()
+            await asyncio.sleep(LOOK_S)
+
+
+READER: Final = web.AppKey("reader", Reader)
+
+
+async def events(request: web.Request) -> web.StreamResponse:
+    """All that is known of the run, and then whatever comes, as server-sent events."""
+    response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+    await response.prepare(request)
+    reader, cursor = request.app[READER], Cursor()
+    with suppress(ConnectionError):
+        async with reader.reading():
+            await response.write(f"event: about\ndata: {abouts.encoded(await reader.about())}\n\n".encode())
+            while True:
+                message = await asyncio.to_thread(abouts.encoded, await reader.more(cursor))
+                await response.write(f"data: {message}\n\n".encode())
+    return response
+
+
+@web.middleware
+async def loopback_only(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Refuse requests for another host than this one's loopback, and those that another site's page makes."""
+    if not is_own(request.headers.get("Host", "")):
+        raise web.HTTPMisdirectedRequest(text="expected the loopback as host\n")
+    if request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
+        raise web.HTTPForbidden(text="expected a request of this page\n")
+    return await handler(request)
+
+
+def is_own(host: str) -> bool:
+    """Whether the host of a request is the loopback, by one of its own names."""
+    return re.fullmatch(r"(127\.0\.0\.1|localhost|\[::1\])(:[0-9]{1,5})?", host) is not None
+
+
+async def _with_headers(request: web.Request, response: web.StreamResponse) -> None:
+    response.headers.update(HEADERS)
+
+
+def _file(path: Path, kind: str) -> Callable[[web.Request], Any]:
+    text = path.read_text(encoding="utf-8")
+
+    async def answer(request: web.Request) -> web.Response:
+        return web.Response(text=text, content_type=kind, charset="utf-8")
+
+    return answer
+
+
+def serve(source: Source, where: str, port: int, tell: Callable[[str], None]) -> int:
+    """Serve a run until this process is told to end; the exit code.
+
+    Parameters
+    ----------
+    source : Source
+    where : str
+    port : int
+        0: a free one.
+    tell : callable
+        Takes the address, once there is somebody who answers there.
+
+    Raises
+    ------
+    ConfigError
+        The port is in use, or may not be used.
+    """
+    try:
+        listener = socket.create_server(("127.0.0.1", port))
+    except (OSError, OverflowError) as error:
+        problem = error.strerror if isinstance(error, OSError) else str(error)
+        raise ConfigError("--port", f"cannot listen on 127.0.0.1:{port}: {problem}") from error
+    with suppress(OSError):
+        os.nice(POLITE)
+    return asyncio.run(_serve(application(source, where), listener, tell))
+
+
+async def _serve(app: web.Application, listener: socket.socket, tell: Callable[[str], None]) -> int:
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.SockSite(runner, listener).start()
+    tell(f"http://127.0.0.1:{listener.getsockname()[1]}/")
+    await stop.wait()
+    await runner.cleanup()
+    return INTERRUPTED

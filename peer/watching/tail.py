@@ -1,0 +1,74 @@
+"""What peers write into a run directory, as it grows. Nothing in the directory is changed, locked or created."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final, final
+
+from peer import journal, settings
+from peer.errors import ConfigError
+from peer.settings import Experiment
+from peer.watching.story import LOG, METRICS, Line
+from topology import PeerId
+
+LOOK_BYTES: Final = 1 << 24
+"""Of one file that are read at a time: a long run is read in several looks, and none takes long."""
+
+
+@final
+class Tail:
+    """The journals in a run directory.
+
+    Parameters
+    ----------
+    run_dir : Path
+
+    Raises
+    ------
+    ConfigError
+        It is no run directory.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        path = run_dir / "experiment.toml"
+        if not path.exists():
+            raise ConfigError(str(run_dir), "expected a run directory, found no experiment.toml in it")
+        self._run_dir = run_dir
+        self._experiment = settings.read(path)
+        self._read: dict[tuple[PeerId, str], int] = {}
+
+    def experiment(self) -> Experiment:
+        """What is run."""
+        return self._experiment
+
+    def look(self) -> list[Line]:
+        """Whole lines that have been written since the last look."""
+        return [
+            line
+            for peer in journal.everybody(self._run_dir, self._experiment.peers)
+            for name in (LOG, METRICS)
+            for line in self._grown(peer, name)
+        ]
+
+    def close(self) -> None:
+        """Nothing is held between two looks."""
+
+    def _grown(self, peer: PeerId, name: str) -> list[Line]:
+        """What has come to one file; all of it where its last lines were cut off, as by a peer that has returned."""
+        path, key = journal.folder_of(self._run_dir, peer) / f"{name}.jsonl", (peer, name)
+        before, found = self._read.get(key, 0), list[Line]()
+        try:
+            if path.stat().st_size == before:
+                return []
+            with path.open("rb") as file:
+                if before:
+                    file.seek(before - 1)
+                    if file.read(1) != b"\n":
+                        before, found = 0, [Line(peer, name, None)]
+                file.seek(before)
+                text = file.read(LOOK_BYTES)
+        except OSError:  # not there yet, or not for us to read
+            return []
+        whole = text.rfind(b"\n") + 1
+        self._read[key] = before + whole
+        return [*found, *(Line(peer, name, line) for line in text[:whole].splitlines())]

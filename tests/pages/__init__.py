@@ -1,0 +1,1 @@
+"""The live page in a headless Chromium, and runs that are watched."""
