@@ -422,6 +422,36 @@ def report(run_dir: Path, wait: bool) -> int:
     return 0
 
 
+@cli.command()
+@click.argument("run_dir", type=FOLDER)
+@click.option("--format", "form", type=click.Choice(["npz", "safetensors", "onnx"]), required=True, help="Of the file.")
+@click.option("--out", type=FILE, help="The file; RUN_DIR/model.FORMAT where it is not given.")
+@click.option("--peer", type=int, help="Whose network; else the mean of all members' parameters.")
+@click.option("--dtype", type=click.Choice(["float64", "float32"]), help="Of numbers.  [default: float32 in onnx]")
+@click.option("--softmax", is_flag=True, help="Of onnx: an output `probabilities`, too.")
+@click.option("--force", is_flag=True, help="Replace a file that is there.")
+def export(
+    run_dir: Path, form: str, out: Path | None, peer: int | None, dtype: str | None, softmax: bool, force: bool
+) -> int:
+    """Write the trained network of RUN_DIR to a file, with the standardization of its data.
+
+    npz and safetensors hold the parameters by name; an onnx model computes, from samples as they
+    were before standardization. Networks of your own go into npz and safetensors.
+
+    \b
+    peer export runs/wdbc --format npz
+    peer export runs/wdbc --format safetensors --peer 3 --out peer-3.safetensors
+    peer export runs/wdbc --format onnx --softmax
+    """
+    from peer import export as exports
+
+    path, found = exports.write(run_dir, form, out, peer, dtype, softmax, force)
+    click.echo(path)
+    if not found.known:
+        complain("files were used as they are: what you did to them before, do to what you predict from, too")
+    return 0
+
+
 def in_words(lengths: Sequence[int]) -> str:
     """How long windows are."""
     if not lengths:
