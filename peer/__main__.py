@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from peer import __version__
+from peer import __version__, completion
 from peer.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def main() -> None:
     if os.getpid() == 1:  # of a container, which the system spares a signal that is not handled
         signal.signal(signal.SIGTERM, lambda number, frame: os._exit(128 + number))
     try:
-        code = cli.main(standalone_mode=False)
+        code = cli.main(standalone_mode=False, complete_var=completion.VARIABLE)
     except click.exceptions.Abort:
         code = 130
     except click.ClickException as error:
@@ -97,12 +97,15 @@ def with_id(required: bool, says: str) -> Callable[[Callable[..., Any]], Callabl
 
 def with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
     """The option that overrides settings."""
-    option = click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting.")
+    about = "Override a setting."
+    option = click.option(
+        "--set", "overrides", multiple=True, metavar="KEY=VALUE", help=about, shell_complete=completion.overrides
+    )
     return option(command)
 
 
 @cli.command()
-@click.argument("experiment", type=FILE, required=False)
+@click.argument("experiment", type=FILE, required=False, shell_complete=completion.experiments)
 @click.option("--peers", type=int, help="Number of peers, instead of the experiment's.")
 @click.option("--out", type=FOLDER, help="Run directory; runs/NAME where it is not given.")
 @click.option("--central", is_flag=True, help="Train the same network centrally too, and show both.")
@@ -160,7 +163,7 @@ def free_folder(parent: Path, name: str) -> Path:
 
 
 @cli.command()
-@click.argument("experiment", type=FILE)
+@click.argument("experiment", type=FILE, shell_complete=completion.experiments)
 @with_id(required=True, says="Which peer this is,")
 @click.option("--out", type=FOLDER, help="Run directory; runs/NAME where it is not given.")
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint in the run directory, if there is one.")
@@ -249,6 +252,7 @@ def run(
             resume=resume,
             stay=stay,
             tell=tell,
+            page=settings.endpoint_of(what.metrics.openmetrics),
         )
         code, line = run_peer(assignment)
         click.echo(f"peer {me}: {line or f'done; {folder}/final.npz'}", err=bool(line))
@@ -270,7 +274,7 @@ def with_shards(experiment: Experiment, run_dir: Path) -> Experiment:
 
 
 @cli.command()
-@click.argument("run_dir", type=FOLDER)
+@click.argument("run_dir", type=FOLDER, shell_complete=completion.runs)
 @with_id(required=True, says="Which peer,")
 @click.option(
     "--within", default=30.0, show_default=True, help="Seconds in which a round or waking must have been done."
@@ -293,7 +297,7 @@ def health(run_dir: Path, me: int, within: float) -> int:
 
 
 @cli.command()
-@click.argument("experiment", type=FILE)
+@click.argument("experiment", type=FILE, shell_complete=completion.experiments)
 @click.option("--out", type=FOLDER, required=True, help="Run directory.")
 @with_settings
 def prepare(experiment: Path, out: Path, overrides: tuple[str, ...]) -> int:
@@ -392,7 +396,7 @@ def shard(
 
 
 @cli.command()
-@click.argument("run_dir", type=FOLDER)
+@click.argument("run_dir", type=FOLDER, shell_complete=completion.runs)
 @click.option("--wait", is_flag=True, help="First wait until every peer has ended well.")
 def report(run_dir: Path, wait: bool) -> int:
     """Figures and tables of RUN_DIR, a finished or a running run, as one page: RUN_DIR/report.html.
@@ -423,7 +427,7 @@ def report(run_dir: Path, wait: bool) -> int:
 
 
 @cli.command()
-@click.argument("run_dir", type=FOLDER)
+@click.argument("run_dir", type=FOLDER, shell_complete=completion.runs)
 @click.option("--format", "form", type=click.Choice(["npz", "safetensors", "onnx"]), required=True, help="Of the file.")
 @click.option("--out", type=FILE, help="The file; RUN_DIR/model.FORMAT where it is not given.")
 @click.option("--peer", type=int, help="Whose network; else the mean of all members' parameters.")
@@ -452,6 +456,95 @@ def export(
     return 0
 
 
+@cli.command()
+@click.argument("run_dir", type=FOLDER, shell_complete=completion.runs)
+@click.option("--tensorboard", type=FOLDER, help="Write TensorBoard's events into DIR/RUN.", metavar="DIR")
+@click.option("--mlflow", default="", metavar="URI", help="Make a run of MLflow: a tracking URI, or a folder.")
+@click.option("--openmetrics", default="", metavar="[HOST:]PORT", help="Serve OpenMetrics text; on the loopback.")
+@click.option("--while-input", is_flag=True, hidden=True, help="End with the standard input, and not with the run.")
+def follow(run_dir: Path, tensorboard: Path | None, mlflow: str, openmetrics: str, while_input: bool) -> int:
+    """Take the numbers of RUN_DIR to other tools, while it runs or afterwards; ends with the run.
+
+    Without options to where [metrics] of the experiment says: `peer launch` does that by itself.
+    Peers do not notice: what they journal is read.
+
+    \b
+    peer follow runs/wdbc --tensorboard tensorboard
+    peer follow runs/wdbc --mlflow http://127.0.0.1:5000
+    peer follow runs/wdbc --openmetrics 9464
+    """
+    from peer import follow as following
+    from peer.settings import Metrics
+
+    given = Metrics(str(tensorboard.absolute()) if tensorboard else "", mlflow, openmetrics)
+    what = following.experiment_of(run_dir, given)
+    following.follow(run_dir, what, lambda line: None if while_input else click.echo(line), while_input)
+    return 0
+
+
+@cli.command()
+@click.argument("file", type=FILE, default="experiment.toml")
+@click.option("--force", is_flag=True, help="Replace a file that is there.")
+def init(file: Path, force: bool) -> int:
+    """Write an experiment file to begin with: every setting with its meaning and its default.
+
+    \b
+    peer init
+    peer init mine.toml && peer check mine.toml && peer launch mine.toml
+    """
+    import msgspec
+
+    from peer import npz, settings, template
+
+    what = msgspec.structs.replace(settings.read(DEFAULT), name=file.stem)
+    settings.check(what)
+    if file.exists() and not force:
+        raise ConfigError(str(file), "expected no file, found one; --force replaces it")
+    npz.replace(file, lambda out: out.write(template.text(what, file.name).encode()))
+    click.echo(file)
+    return 0
+
+
+@cli.command()
+@click.argument("experiment", type=FILE, required=False, shell_complete=completion.experiments)
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@with_settings
+def doctor(experiment: Path | None, as_json: bool, overrides: tuple[str, ...]) -> int:
+    """Say whether this host can run peers, or EXPERIMENT: exit code 0 if so, else 2, with what to do.
+
+    \b
+    peer doctor
+    peer doctor examples/three.toml --json
+    """
+    import json
+    from dataclasses import asdict
+
+    from peer import doctor as doctors
+
+    found = doctors.examine(doctors.read(experiment, overrides))
+    if as_json:
+        click.echo(json.dumps([asdict(finding) | {"mark": finding.mark} for finding in found], indent=2))
+    for finding in found if not as_json else ():
+        click.echo(f"{finding.mark:5}{finding.name:24}{finding.found}")
+        if finding.advice:
+            click.echo(f"{'':29}{finding.advice}")
+    return 2 if any(finding.mark == "BAD" for finding in found) else 0
+
+
+@cli.command("completion")
+@click.argument("shell", type=click.Choice(completion.SHELLS))
+def completion_command(shell: str) -> int:
+    """Print what makes SHELL complete commands, experiment files, settings and run directories.
+
+    \b
+    eval "$(peer completion bash)"
+    peer completion zsh >~/.zfunc/_peer
+    peer completion fish >~/.config/fish/completions/peer.fish
+    """
+    click.echo(completion.source(cli, shell))
+    return 0
+
+
 def in_words(lengths: Sequence[int]) -> str:
     """How long windows are."""
     if not lengths:
@@ -461,7 +554,7 @@ def in_words(lengths: Sequence[int]) -> str:
 
 
 @cli.command()
-@click.argument("experiment", type=FILE)
+@click.argument("experiment", type=FILE, shell_complete=completion.experiments)
 @with_settings
 def check(experiment: Path, overrides: tuple[str, ...]) -> int:
     """Validate EXPERIMENT, and print what it comes to; start nothing.
@@ -513,7 +606,7 @@ def check(experiment: Path, overrides: tuple[str, ...]) -> int:
 
 
 @cli.command()
-@click.argument("experiment", type=FILE)
+@click.argument("experiment", type=FILE, shell_complete=completion.experiments)
 @click.option("--image", default="next-peer", show_default=True, help="Name of the image.")
 @click.option("--build", metavar="DIR", help="Folder with the Dockerfile; the current one, if it has one.")
 @click.option("--memory", default="512m", show_default=True, help="Of each peer, at most.")
@@ -573,7 +666,7 @@ def keys(folder: Path, peers: int | None, me: int | None) -> int:
 
 
 @cli.command()
-@click.argument("experiment", type=FILE)
+@click.argument("experiment", type=FILE, shell_complete=completion.experiments)
 @click.option("--image", default="next-peer", show_default=True, help="Image of this program.")
 @click.option("--namespace", default="", help="Namespace; else the one that is current when they are applied.")
 @click.option("--keys", "key_folder", type=FOLDER, help="Folder that `peer keys` wrote; else keys are made.")

@@ -59,7 +59,7 @@ class Graph:
     def node(self, operator: str, *inputs: str, output: str = "", **attributes: Attribute) -> str:
         """One more node; the name of what it gives."""
         name = output or f"{operator.lower()}_{next(self.numbers)}"
-        self.nodes.append(helper.make_node(operator, inputs, [name], **attributes))
+        self.nodes.append(helper.make_node(operator, inputs, [name], None, None, None, None, **attributes))
         return name
 
     def constant(self, name: str, value: NDArray[np.float64] | float) -> str:
