@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from peer import __version__
+from peer import __version__, completion
 from peer.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def main() -> None:
     if os.getpid() == 1:  # of a container, which the system spares a signal that is not handled
         signal.signal(signal.SIGTERM, lambda number, frame: os._exit(128 + number))
     try:
-        code = cli.main(standalone_mode=False)
+        code = cli.main(standalone_mode=False, complete_var=completion.VARIABLE)
     except click.exceptions.Abort:
         code = 130
     except click.ClickException as error:
@@ -97,12 +97,15 @@ def with_id(required: bool, says: str) -> Callable[[Callable[..., Any]], Callabl
 
 def with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
     """The option that overrides settings."""
-    option = click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting.")
+    about = "Override a setting."
+    option = click.option(
+        "--set", "overrides", multiple=True, metavar="KEY=VALUE", help=about, shell_complete=completion.overrides
+    )
     return option(command)
 
 
 @cli.command()
-@click.argument("experiment", type=FILE, required=False)
+@click.argument("experiment", type=FILE, required=False, shell_complete=completion.experiments)
 @click.option("--peers", type=int, help="Number of peers, instead of the experiment's.")
 @click.option("--out", type=FOLDER, help="Run directory; runs/NAME where it is not given.")
 @click.option("--central", is_flag=True, help="Train the same network centrally too, and show both.")
@@ -201,7 +204,7 @@ def sweep(
 
 
 @cli.command()
-@click.argument("experiment", type=FILE)
+@click.argument("experiment", type=FILE, shell_complete=completion.experiments)
 @with_id(required=True, says="Which peer this is,")
 @click.option("--out", type=FOLDER, help="Run directory; runs/NAME where it is not given.")
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint in the run directory, if there is one.")
@@ -290,6 +293,7 @@ def run(
             resume=resume,
             stay=stay,
             tell=tell,
+            page=settings.endpoint_of(what.metrics.openmetrics),
         )
         code, line = run_peer(assignment)
         click.echo(f"peer {me}: {line or f'done; {folder}/final.npz'}", err=bool(line))
@@ -311,7 +315,7 @@ def with_shards(experiment: Experiment, run_dir: Path) -> Experiment:
 
 
 @cli.command()
-@click.argument("run_dir", type=FOLDER)
+@click.argument("run_dir", type=FOLDER, shell_complete=completion.runs)
 @with_id(required=True, says="Which peer,")
 @click.option(
     "--within", default=30.0, show_default=True, help="Seconds in which a round or waking must have been done."
@@ -334,7 +338,7 @@ def health(run_dir: Path, me: int, within: float) -> int:
 
 
 @cli.command()
-@click.argument("experiment", type=FILE)
+@click.argument("experiment", type=FILE, shell_complete=completion.experiments)
 @click.option("--out", type=FOLDER, required=True, help="Run directory.")
 @with_settings
 def prepare(experiment: Path, out: Path, overrides: tuple[str, ...]) -> int:
@@ -433,7 +437,7 @@ def shard(
 
 
 @cli.command()
-@click.argument("run_dirs", type=FOLDER, nargs=-1, required=True, metavar="RUN_DIR...")
+@click.argument("run_dirs", type=FOLDER, nargs=-1, required=True, metavar="RUN_DIR...", shell_complete=completion.runs)
 @click.option("--png", is_flag=True, help="Write each figure as a picture, too, 300 dots an inch.")
 @click.option("--csv", "numbers", is_flag=True, help="Write the numbers behind each figure, too.")
 @click.option(
@@ -464,7 +468,7 @@ def report(run_dirs: tuple[Path, ...], png: bool, numbers: bool, out: Path | Non
 
 
 @cli.command()
-@click.argument("source", required=False, metavar="[RUN_DIR]")
+@click.argument("source", required=False, metavar="[RUN_DIR]", shell_complete=completion.runs)
 @click.option("--port", default=0, help="Of the page, on the loopback; a free one where it is not given.")
 def watch(source: str | None, port: int) -> int:
     """Show RUN_DIR on a page of this host, live and again afterwards; without one, the newest in runs/.
@@ -478,6 +482,125 @@ def watch(source: str | None, port: int) -> int:
     return command.watch(source, port, click.echo)
 
 
+@cli.command()
+@click.argument("run_dir", type=FOLDER, shell_complete=completion.runs)
+@click.option("--format", "form", type=click.Choice(["npz", "safetensors", "onnx"]), required=True, help="Of the file.")
+@click.option("--out", type=FILE, help="The file; RUN_DIR/model.FORMAT where it is not given.")
+@click.option("--peer", type=int, help="Whose network; else the mean of all members' parameters.")
+@click.option("--dtype", type=click.Choice(["float64", "float32"]), help="Of numbers.  [default: float32 in onnx]")
+@click.option("--softmax", is_flag=True, help="Of onnx: an output `probabilities`, too.")
+@click.option("--force", is_flag=True, help="Replace a file that is there.")
+def export(
+    run_dir: Path, form: str, out: Path | None, peer: int | None, dtype: str | None, softmax: bool, force: bool
+) -> int:
+    """Write the trained network of RUN_DIR to a file, with the standardization of its data.
+
+    npz and safetensors hold the parameters by name; an onnx model computes, from samples as they
+    were before standardization. Networks of your own go into npz and safetensors.
+
+    \b
+    peer export runs/wdbc --format npz
+    peer export runs/wdbc --format safetensors --peer 3 --out peer-3.safetensors
+    peer export runs/wdbc --format onnx --softmax
+    """
+    from peer import export as exports
+
+    path, found = exports.write(run_dir, form, out, peer, dtype, softmax, force)
+    click.echo(path)
+    if not found.known:
+        complain("files were used as they are: what you did to them before, do to what you predict from, too")
+    return 0
+
+
+@cli.command()
+@click.argument("run_dir", type=FOLDER, shell_complete=completion.runs)
+@click.option("--tensorboard", type=FOLDER, help="Write TensorBoard's events into DIR/RUN.", metavar="DIR")
+@click.option("--mlflow", default="", metavar="URI", help="Make a run of MLflow: a tracking URI, or a folder.")
+@click.option("--openmetrics", default="", metavar="[HOST:]PORT", help="Serve OpenMetrics text; on the loopback.")
+@click.option("--while-input", is_flag=True, hidden=True, help="End with the standard input, and not with the run.")
+def follow(run_dir: Path, tensorboard: Path | None, mlflow: str, openmetrics: str, while_input: bool) -> int:
+    """Take the numbers of RUN_DIR to other tools, while it runs or afterwards; ends with the run.
+
+    Without options to where [metrics] of the experiment says: `peer launch` does that by itself.
+    Peers do not notice: what they journal is read.
+
+    \b
+    peer follow runs/wdbc --tensorboard tensorboard
+    peer follow runs/wdbc --mlflow http://127.0.0.1:5000
+    peer follow runs/wdbc --openmetrics 9464
+    """
+    from peer import follow as following
+    from peer.settings import Metrics
+
+    given = Metrics(str(tensorboard.absolute()) if tensorboard else "", mlflow, openmetrics)
+    what = following.experiment_of(run_dir, given)
+    following.follow(run_dir, what, lambda line: None if while_input else click.echo(line), while_input)
+    return 0
+
+
+@cli.command()
+@click.argument("file", type=FILE, default="experiment.toml")
+@click.option("--force", is_flag=True, help="Replace a file that is there.")
+def init(file: Path, force: bool) -> int:
+    """Write an experiment file to begin with: every setting with its meaning and its default.
+
+    \b
+    peer init
+    peer init mine.toml && peer check mine.toml && peer launch mine.toml
+    """
+    import msgspec
+
+    from peer import npz, settings, template
+
+    what = msgspec.structs.replace(settings.read(DEFAULT), name=file.stem)
+    settings.check(what)
+    if file.exists() and not force:
+        raise ConfigError(str(file), "expected no file, found one; --force replaces it")
+    npz.replace(file, lambda out: out.write(template.text(what, file.name).encode()))
+    click.echo(file)
+    return 0
+
+
+@cli.command()
+@click.argument("experiment", type=FILE, required=False, shell_complete=completion.experiments)
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@with_settings
+def doctor(experiment: Path | None, as_json: bool, overrides: tuple[str, ...]) -> int:
+    """Say whether this host can run peers, or EXPERIMENT: exit code 0 if so, else 2, with what to do.
+
+    \b
+    peer doctor
+    peer doctor examples/three.toml --json
+    """
+    import json
+    from dataclasses import asdict
+
+    from peer import doctor as doctors
+
+    found = doctors.examine(doctors.read(experiment, overrides))
+    if as_json:
+        click.echo(json.dumps([asdict(finding) | {"mark": finding.mark} for finding in found], indent=2))
+    for finding in found if not as_json else ():
+        click.echo(f"{finding.mark:5}{finding.name:24}{finding.found}")
+        if finding.advice:
+            click.echo(f"{'':29}{finding.advice}")
+    return 2 if any(finding.mark == "BAD" for finding in found) else 0
+
+
+@cli.command("completion")
+@click.argument("shell", type=click.Choice(completion.SHELLS))
+def completion_command(shell: str) -> int:
+    """Print what makes SHELL complete commands, experiment files, settings and run directories.
+
+    \b
+    eval "$(peer completion bash)"
+    peer completion zsh >~/.zfunc/_peer
+    peer completion fish >~/.config/fish/completions/peer.fish
+    """
+    click.echo(completion.source(cli, shell))
+    return 0
+
+
 def in_words(lengths: Sequence[int]) -> str:
     """How long windows are."""
     if not lengths:
@@ -487,7 +610,7 @@ def in_words(lengths: Sequence[int]) -> str:
 
 
 @cli.command()
-@click.argument("experiment", type=FILE)
+@click.argument("experiment", type=FILE, shell_complete=completion.experiments)
 @with_settings
 def check(experiment: Path, overrides: tuple[str, ...]) -> int:
     """Validate EXPERIMENT, and print what it comes to; start nothing.
@@ -539,7 +662,7 @@ def check(experiment: Path, overrides: tuple[str, ...]) -> int:
 
 
 @cli.command()
-@click.argument("experiment", type=FILE)
+@click.argument("experiment", type=FILE, shell_complete=completion.experiments)
 @click.option("--image", default="next-peer", show_default=True, help="Name of the image.")
 @click.option("--build", metavar="DIR", help="Folder with the Dockerfile; the current one, if it has one.")
 @click.option("--memory", default="512m", show_default=True, help="Of each peer, at most.")
@@ -599,7 +722,7 @@ def keys(folder: Path, peers: int | None, me: int | None) -> int:
 
 
 @cli.command()
-@click.argument("experiment", type=FILE)
+@click.argument("experiment", type=FILE, shell_complete=completion.experiments)
 @click.option("--image", default="next-peer", show_default=True, help="Image of this program.")
 @click.option("--namespace", default="", help="Namespace; else the one that is current when they are applied.")
 @click.option("--keys", "key_folder", type=FOLDER, help="Folder that `peer keys` wrote; else keys are made.")

@@ -11,11 +11,12 @@ from typing import Any, Final, TypeAlias, final
 import numpy as np
 from numpy.typing import NDArray
 
-from peer import npz, settings, theory
+from peer import npz, settings, standardization, theory
 from peer.arrays import Labels, Matrix
 from peer.errors import ConfigError
 from peer.settings import DRAWN, REAL_TARGETS, Experiment
 from peer.shards import path_of
+from peer.standardization import Scale, Standardization
 from topology import PeerId
 
 Arrays: TypeAlias = dict[str, NDArray[Any]]
@@ -93,13 +94,16 @@ class Cut:
     def write(self, folder: Path) -> list[Path]:
         """Write `peer-000.npz`, ... and, where something is held out, `test.npz`; the files written.
 
+        Before `test.npz`, `standardization.npz`, where columns were standardized: see `peer.standardization`.
+
         Raises
         ------
         ConfigError
             As `pieces`.
         """
-        parts, test = self.pieces()
+        parts, test, scales = self._cut()
         files = [(folder / f"peer-{peer:03d}.npz", part) for peer, part in enumerate(parts)]
+        files += [(folder / standardization.NAME, dict(scales.arrays))] * (scales.x is not None)
         files += [(folder / "test.npz", test)] * (len(test["x"]) > 0)
         folder.mkdir(parents=True, exist_ok=True)
         for path, arrays in files:
@@ -114,29 +118,44 @@ class Cut:
         ConfigError
             No such data set, more peers than samples, or a fraction that holds out too little or too much.
         """
+        parts, test, _ = self._cut()
+        return parts, test
+
+    def standardization(self) -> Standardization:
+        """What is done to the columns of the data set before it is cut.
+
+        Raises
+        ------
+        ConfigError
+            As `pieces`.
+        """
+        _, _, scales = self._cut()
+        return scales
+
+    def _cut(self) -> tuple[list[Arrays], Arrays, Standardization]:
         drawn = self.dataset in DRAWN
         standardize = self.standardize and not drawn
         x, labels, targets = self._drawn() if drawn else _load(self.dataset, self.loss)
         train, test = self._split(targets if labels is None else labels, labels is not None)
         if len(train) < self.n_peers:
             raise ConfigError("peers", f"expected at most one peer a sample, {len(train)}; found {self.n_peers}")
-        if standardize:
-            x = _standardized(x, train)
-        arrays: Arrays = {"x": x}
+        of_x, of_y, plain = Scale.of(x[train]) if standardize else None, None, None
+        arrays: Arrays = {"x": x if of_x is None else of_x.applied(x)}
         if labels is None:
-            arrays["y"] = _standardized(targets, train) if standardize else targets
+            of_y = Scale.of(targets[train]) if standardize else None
+            arrays["y"] = targets if of_y is None else of_y.applied(targets)
         elif self.loss in REAL_TARGETS:
-            codes = SIGNS if drawn else _codes(int(labels.max()) + 1)
-            y = codes[labels]
+            plain = codes = SIGNS if drawn else _codes(int(labels.max()) + 1)
             if standardize:
-                codes = (codes - y[train].mean(axis=0)) / _deviation(y[train])
+                of_y = Scale.of(codes[labels][train])
+                codes = of_y.applied(codes)
             arrays |= {"y": codes[labels], "labels": labels}
         else:
             arrays["y"] = labels
         rows = [train[part] for part in self._parts(_classes(labels, targets)[train])]
         constant: Arrays = {"codes": codes} if "labels" in arrays else {}
         *parts, held_out = ({name: array[part] for name, array in arrays.items()} | constant for part in [*rows, test])
-        return parts, held_out
+        return parts, held_out, Standardization(of_x, of_y, plain)
 
     def _drawn(self) -> tuple[Matrix, Labels | None, Matrix]:
         """Samples of a known law, see `peer.theory`; of a mixture, class 1 is y = 1, and class 0 y = -1."""
@@ -290,12 +309,3 @@ def _classes(labels: Labels | None, targets: Matrix) -> Labels:
         return labels
     edges = np.quantile(targets[:, 0], np.linspace(0, 1, TARGET_BINS + 1)[1:-1])
     return np.asarray(np.searchsorted(edges, targets[:, 0]), dtype=np.int64)
-
-
-def _standardized(array: Matrix, train: NDArray[np.intp]) -> Matrix:
-    return np.asarray((array - array[train].mean(axis=0)) / _deviation(array[train]))
-
-
-def _deviation(array: Matrix) -> Matrix:
-    deviation = array.std(axis=0)
-    return np.where(deviation > 0.0, deviation, 1.0)

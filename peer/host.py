@@ -32,6 +32,7 @@ from peer.drops import Drops
 from peer.errors import ConfigError, DisagreementError, RemoteError
 from peer.journal import Journal, claim, folder_of
 from peer.messages import Message
+from peer.openmetrics import Tally
 from peer.optim.blocks import in_turn
 from peer.optim.models import Model
 from peer.optim.surrogates import Data
@@ -98,6 +99,8 @@ class Assignment:
         When done, be there for neighbors that may need this peer still, until it is told to go.
     tell : callable
         Takes a line for the user: for whom this peer waits.
+    page : (str, int) or None
+        Host and port where it serves its numbers as OpenMetrics text.
     """
 
     experiment: settings.Experiment
@@ -112,6 +115,7 @@ class Assignment:
     resume: bool = False
     stay: bool = False
     tell: Callable[[str], None] = lambda line: None
+    page: tuple[str, int] | None = None
 
     @property
     def folder(self) -> Path:
@@ -171,6 +175,7 @@ class Host:
         self.form = wire.Format(experiment.run_id, n_ids, 0, experiment.transport.wire_dtype)
         self.changed = asyncio.Event()
         self.drops = Drops()
+        self.tally = Tally(experiment.run_id)
         self.held_out: Data | None = None
         self.renewal = learning.renewal_of(experiment)
         self.watch: Watch | None = None
@@ -245,7 +250,7 @@ class Host:
         """
         if self.assignment.resume:
             npz.sweep(self.folder)
-        self.journal = Journal(self.folder, n if self.assignment.resume else None)
+        self.journal = Journal(self.folder, n if self.assignment.resume else None, partial(self.tally.add, self.me))
         self._opened.callback(self.journal.close)
         if not (self.assignment.run_dir / "experiment.toml").exists():
             config.record(self.experiment, self.assignment.ground, self.assignment.run_dir)

@@ -14,6 +14,7 @@ import os
 import selectors
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -29,7 +30,8 @@ from peer import config, journal, learning, memory, prepare, process, shards
 from peer.door import LINK_DESCRIPTORS, OWN_DESCRIPTORS, check_descriptors
 from peer.errors import ConfigError
 from peer.host import BAD_INPUT, BROKEN, DONE, INTERRUPTED, LOST, Assignment
-from peer.settings import Experiment
+from peer.settings import Experiment, Metrics
+from peer.sinks import check_installed
 from peer.transport import Keys, is_loopback, new_key_pair
 from topology import Outlets, PeerId
 from topology.graphs import Graph
@@ -50,6 +52,9 @@ WARM_S: Final = 1.0
 WARM_PARAMETERS: Final = 5_000
 """Peers of a larger network have memory of their own that outweighs what they share, and rounds that take long."""
 
+
+FOLLOWER_S: Final = 30.0
+"""For whoever takes numbers elsewhere to come to its end, once the peers have."""
 
 PIPES: Final = 8
 """Descriptors of the parent, beside a listening socket and a pipe for each peer: the pipes it holds, and files."""
@@ -139,6 +144,7 @@ def launch(experiment: Experiment, run_dir: Path, watch: Callable[[Path, Experim
     """
     n, pair = experiment.peers, 2 * (OWN_DESCRIPTORS + LINK_DESCRIPTORS)
     check_descriptors(n + max(n, pair) + PIPES, f"{n} peers")
+    check_installed(experiment.metrics)
     sockets = listeners(experiment)
     try:
         experiment, ground = prepare.here(with_addresses(experiment, sockets), run_dir)
@@ -148,7 +154,7 @@ def launch(experiment: Experiment, run_dir: Path, watch: Callable[[Path, Experim
         raise
     warm_up(experiment)
     began = time.monotonic()
-    with _fleet(experiment, ground, run_dir, sockets) as fleet:
+    with _fleet(experiment, ground, run_dir, sockets) as fleet, following(experiment, run_dir):
         goes_on = experiment.run.mode == "async"
         code, line, finished = fleet.supervise(watch(run_dir, experiment), run_dir if goes_on else None)
     return Outcome(code, line, time.monotonic() - began, finished)
@@ -196,6 +202,29 @@ def new_keys(experiment: Experiment) -> list[Keys | None]:
     pairs = [new_key_pair() for _ in range(experiment.peers)]
     public = {peer: pair[0] for peer, pair in enumerate(pairs)}
     return [Keys(secret, own, public) for own, secret in pairs]
+
+
+@contextmanager
+def following(experiment: Experiment, run_dir: Path) -> Iterator[None]:
+    """While peers run, a process beside them that takes their numbers to where `[metrics]` says, if it does.
+
+    It reads what they journal, and nobody waits for it before all is over. It ends with its standard input, and so
+    with this process, however that ends.
+    """
+    if experiment.metrics == Metrics():
+        yield
+        return
+    command = [sys.executable, "-m", "peer", "follow", str(run_dir), "--while-input"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as follower:
+        try:
+            yield
+        finally:
+            assert follower.stdin is not None
+            follower.stdin.close()
+            try:
+                follower.wait(FOLLOWER_S)
+            except subprocess.TimeoutExpired:
+                follower.kill()
 
 
 class Watcher:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
+from peer import endpoint, openmetrics
 from peer.async_mode import AsyncLife
 from peer.door import LINK_DESCRIPTORS, OWN_DESCRIPTORS, check_descriptors
 from peer.errors import (
@@ -101,12 +102,19 @@ async def _run(assignment: Assignment) -> tuple[int, str]:
 async def _live(assignment: Assignment, stop: asyncio.Event) -> tuple[int, str, Sequence[PeerId]]:
     """Exit code and line of one run of a peer, and who may need it still."""
     host: Host | None = None
+    server: asyncio.Server | None = None
     try:
         host = Host(assignment)
+        if assignment.page is not None:
+            server = await endpoint.serve(
+                assignment.page, host.tally.text, openmetrics.CONTENT_TYPE, "metrics.openmetrics"
+            )
         peer = AsyncLife(host) if assignment.experiment.run.mode == "async" else RoundsLife(host)
     except Exception as error:
         if host is not None:
             host.abandon()
+        if server is not None:
+            server.close()
         if not isinstance(error, ConfigError) and not is_refusal(error):
             raise
         return BAD_INPUT, str(error) if isinstance(error, ConfigError) else refusal(error), ()
@@ -133,6 +141,8 @@ async def _live(assignment: Assignment, stop: asyncio.Event) -> tuple[int, str, 
         except (OSError, MemoryError) as error:  # it could not even say how it ended
             if code in (DONE, INTERRUPTED):
                 code, line = BAD_INPUT, refusal(error)
+        if server is not None:
+            server.close()
         await host.close()
     return code, line, peer.absent
 

@@ -24,7 +24,35 @@ from topology.weights import FDLA, STATIC_ONLY, WEIGHTS
 
 
 class Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[data]`: a named data set to be cut, or the pattern of the files that are cut already."""
+    """`[data]`: a named data set to be cut, or the pattern of the files that are cut already.
+
+    Parameters
+    ----------
+    dataset : str
+        A named data set, which is cut into one shard a peer; empty where data.path names files that are cut already.
+    path : str
+        Shard files, with {id} for the number of a peer, 0-based; relative to the experiment file.
+    test_path : str
+        Held-out samples for the test metrics; relative to the experiment file.
+    partition : str
+        How a named set is cut: iid; dirichlet, unequal classes; label-sorted, contiguous pieces of the sorted set.
+    dirichlet_alpha : float
+        Of dirichlet: small is unequal.
+    test_fraction : float
+        Part of a named set that is held out for the test metrics.
+    standardize : bool
+        Whether columns of a named set, real targets included, get mean 0 and deviation 1.
+    dimension : int
+        Of sets that are drawn: columns of x.
+    samples : int
+        Of sets that are drawn: how many, before some are held out.
+    separation : float
+        Of gaussian-mixture: how far the covariances of the classes differ, ||Delta||.
+    validation_fraction : float
+        Part of each peer's own samples that is not trained on, but watched.
+    validation_path : str
+        Or files with such samples, may hold {id}; relative to the experiment file.
+    """
 
     dataset: str = ""
     path: str = ""  # with {id}, 0-based; relative to the experiment file
@@ -41,7 +69,29 @@ class Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[model]`: a chain of layers, or, in short, a multilayer perceptron."""
+    """`[model]`: a chain of layers, or, in short, a multilayer perceptron.
+
+    Parameters
+    ----------
+    hidden : sequence of int
+        Widths of the hidden layers of a multilayer perceptron; [] is a linear model.
+    activation : str
+        Between these layers.
+    layers : sequence
+        Instead of these two: a word, or a table with its kind, for each layer; see "Networks" in the README.
+    image : sequence of int
+        Channels, height and width of an input, for layers that see images; [] is a vector.
+    python : str
+        Instead of layers: "package.module:function" that makes a network with PyTorch or JAX.
+    folder : str
+        Where that module is looked for first; empty: beside the experiment file.
+    inner_product : str
+        Of parameters: euclidean, or that of the layers, fan-in, by which wide layers take longer steps.
+    initial : str
+        File of first parameters, may hold {id}; relative to the experiment file; empty: drawn from the seed.
+    outputs : int
+        Number of outputs; 0: as many as the data, or the initial parameters, say.
+    """
 
     hidden: tuple[int, ...] = (10,)
     activation: str = "tanh"
@@ -55,7 +105,33 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Objective(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[objective]`: (1) and (2)."""
+    """`[objective]`: (1) and (2).
+
+    Parameters
+    ----------
+    loss : str
+        squared and huber are of real targets, by which classes are coded; the others are of labels.
+    huber_delta : float
+        Of huber: residuals beyond it count linearly.
+    regularizer : str
+        r(w): l2 shrinks; l1 and elastic_net make zeros; group_l2 switches off whole neurons.
+    strength : float
+        lambda of the regularizer.
+    l1_ratio : float
+        Of elastic_net: the share of l1.
+    lower : float
+        Least value of every parameter that is regularized.
+    upper : float
+        Largest value of these.
+    regularize_biases : bool
+        Whether biases are regularized and bounded, too.
+    scale : str
+        Weight of each sample: 1 over the number of all (mean), or 1 (sum).
+    tangent_strength : float
+        Of a loss of derivatives along shifts of images; 0: none.
+    shifts : sequence
+        Such shifts, [down, right] in pixels.
+    """
 
     loss: str = "squared"
     huber_delta: float = 1.345  # of huber: 95 % of the efficiency of least squares (Holland & Welsch 1977), see README
@@ -71,7 +147,37 @@ class Objective(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Surrogate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[surrogate]`: (11) or (12)."""
+    """`[surrogate]`: (11) or (12).
+
+    Parameters
+    ----------
+    kind : str
+        What each agent minimizes in a round: the loss of its linearized network (partial), or of a line (full).
+    curvature : str
+        Of the partial surrogate: the agent's own (local, the paper's), or an estimate for all (network); auto: network.
+    tau : float or str
+        Weight of the proximal term, or auto: each agent's own, from the curvature that it sees.
+    blocks : int or str
+        Blocks of parameters that an agent solves for independently, or layers: one a layer.
+    cores : int
+        Threads with which an agent solves its blocks; their number changes no bit.
+    tolerance : float
+        Relative residual to which a surrogate is minimized.
+    inexactness : float
+        In rounds: early surrogates are minimized only roughly, by this much; 0: all to the tolerance.
+    batch : int
+        Samples of which an agent makes a round's gradient; 0: all.
+    refresh : int
+        With a batch: rounds between two full passes; 0: as many as a pass in batches has.
+    gradient : str
+        By backprop, or by fixed random matrices in its place.
+    probe_every : int
+        With feedback alignment: rounds between two looks at how well it is aligned; 0: none.
+    fallback : float
+        With feedback alignment: cosine below which an agent goes back to backprop.
+    grace : int
+        With feedback alignment: rounds for which it may be below.
+    """
 
     kind: str = "partial"
     curvature: str = "auto"  # the network's; "local" is the paper's
@@ -89,7 +195,18 @@ class Surrogate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Regime(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[regime]`: which parameters are trained, and how often the network is linearized; see `peer.optim.regimes`."""
+    """`[regime]`: which parameters are trained, and how often the network is linearized; see `peer.optim.regimes`.
+
+    Parameters
+    ----------
+    kind : str
+        What is trained: everything (full), the network linearized at its start, its last layer alone, or what
+        the network itself tells (auto).
+    trainable : sequence of str
+        Parts or layers by name that are trained, the others stay as they begin; []: all.
+    relinearize_every : int
+        Rounds between two linearizations; 1: the method as published; 0: never after the start.
+    """
 
     kind: str = "full"
     trainable: tuple[str, ...] = ()  # with kind "full" or "auto": parts or layers by name; empty: all
@@ -97,7 +214,17 @@ class Regime(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[step]`: (10)."""
+    """`[step]`: (10).
+
+    Parameters
+    ----------
+    rule : str
+        Of the step sizes alpha[n]: constant, or diminishing by mu; auto: constant.
+    alpha : float or str
+        First step size, or auto: from how fast the graph averages.
+    mu : float
+        Of diminishing steps: alpha[n+1] = alpha[n] (1 - mu alpha[n]).
+    """
 
     rule: str = "auto"  # constant, with the alpha of the graph where none is given
     alpha: float | str = "auto"
@@ -105,7 +232,31 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Topology(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[topology]`: who meets whom, when, and with what weight."""
+    """`[topology]`: who meets whom, when, and with what weight.
+
+    Parameters
+    ----------
+    graph : str
+        Family of the graph whose links may be used.
+    probability : float
+        Of each link of an erdos-renyi graph.
+    radius : float
+        Of geometric graphs: reach of a peer in the unit square.
+    schedule : str
+        Which links are there in a round: all (static), some, or as a file says.
+    link_probability : float
+        Of random-links: that a link is up in a round.
+    directed : bool
+        Without rounds: who pushes to whom, where the graph has such a form.
+    path : str
+        Of schedule = "file": that file; relative to the experiment file.
+    weights : str
+        With which neighbors average: metropolis, or for a static graph the fastest ones that can be found.
+    consensus_steps : int
+        Exchanges of neighbors in a round; 1: the method as published.
+    consensus : str
+        What several exchanges come to: plain averaging, or a Chebyshev polynomial of it.
+    """
 
     graph: str = "erdos-renyi"
     probability: float = 0.3
@@ -120,7 +271,25 @@ class Topology(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Run(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[run]`."""
+    """`[run]`.
+
+    Parameters
+    ----------
+    mode : str
+        In step with the neighbors (rounds), or each peer when it likes (async), which peers may join and leave.
+    checkpoint_every : int
+        Rounds or wakings between two checkpoints; 0: never.
+    tolerance : float
+        In rounds: all stop as soon as all residuals are below it; 0: never.
+    validation_patience : int
+        Rounds without a better validation loss until all stop; 0: never.
+    patience_s : float
+        Seconds for which a neighbor is waited for.
+    departure_s : float
+        Without rounds: seconds without progress after which a member counts as gone.
+    id : str
+        What tells runs of one experiment apart; empty: its name, and what launch adds.
+    """
 
     mode: str = "rounds"
     checkpoint_every: int = 10
@@ -132,7 +301,17 @@ class Run(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Robustness(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[robustness]`: how far a neighbor may pull, see `agent.Clipping`; 0: as far as it likes."""
+    """`[robustness]`: how far a neighbor may pull, see `agent.Clipping`; 0: as far as it likes.
+
+    Parameters
+    ----------
+    clip_w : float
+        How far a neighbor may pull the parameters in a round; 0: as far as it likes.
+    clip_y : float
+        How far it may pull the tracked gradient.
+    clip_objective : float
+        How far it may pull the tracked objective.
+    """
 
     clip_w: float = 0.0
     clip_y: float = 0.0
@@ -140,7 +319,21 @@ class Robustness(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Transport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[transport]`."""
+    """`[transport]`.
+
+    Parameters
+    ----------
+    wire_dtype : str
+        Of numbers that are sent: f8 keeps every bit, f4 halves the bytes.
+    security : str
+        curve encrypts and lets only known peers in; none is for the loopback alone.
+    keys : str
+        Folder that `peer keys` wrote, may hold {id}; relative to the experiment file; launch makes its own.
+    addresses : sequence of str
+        "tcp://host:port" of each peer, or one that holds {id}; launch takes free ports of the loopback.
+    bind : str
+        Where this peer listens, if not at its address.
+    """
 
     wire_dtype: str = "f8"
     security: str = "curve"
@@ -149,8 +342,39 @@ class Transport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bind: str = ""  # empty: at the own address, on all interfaces where that is a name
 
 
+class Metrics(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[metrics]`: where else the numbers of the run go; who takes them there neither slows nor steers a peer.
+
+    Parameters
+    ----------
+    tensorboard : str
+        Folder to which launch, or `peer follow`, writes events for TensorBoard; relative to the experiment file.
+    mlflow : str
+        The same for MLflow: a tracking URI, or a folder relative to the experiment file.
+    openmetrics : int or str
+        Port on the loopback, or "host:port", where OpenMetrics text is served: by launch or `peer follow` for all
+        peers, by `peer run` for its own.
+    """
+
+    tensorboard: str = ""
+    mlflow: str = ""
+    openmetrics: int | str = ""
+
+
 class Experiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A whole experiment."""
+    """A whole experiment.
+
+    Parameters
+    ----------
+    name : str
+        Of the experiment: run directories are called so.
+    seed : int
+        Root of all randomness.
+    peers : int
+        How many there are.
+    iterations : int
+        Rounds, or wakings of each peer.
+    """
 
     name: str = "experiment"
     seed: int = 0
@@ -166,6 +390,7 @@ class Experiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     run: Run = Run()
     robustness: Robustness = Robustness()
     transport: Transport = Transport()
+    metrics: Metrics = Metrics()
     software: Mapping[str, str] = {}  # versions that a finished run used; for the record only
 
     @property
@@ -204,7 +429,7 @@ MAX_DIMENSION: Final = 10_000
 
 PATHS: Final = (
     *("data.path", "data.test_path", "data.validation_path"),
-    *("model.initial", "model.folder", "topology.path", "transport.keys"),
+    *("model.initial", "model.folder", "topology.path", "transport.keys", "metrics.tensorboard"),
 )
 """Settings that name files or folders, relative to the experiment file."""
 
@@ -213,6 +438,7 @@ LOCAL: Final = frozenset(
         *("data.path", "data.test_path", "data.validation_path", "model.initial", "model.folder", "topology.path"),
         *("name", "surrogate.cores"),
         *("transport.addresses", "transport.bind", "transport.keys", "run.patience_s", "run.departure_s"),
+        *("metrics.tensorboard", "metrics.mlflow", "metrics.openmetrics"),
     }
 )
 """Settings that may differ between the peers of one run: where things are on each host, not what they are; how many
@@ -386,6 +612,14 @@ def _anchor(tree: Mapping[str, Any], folder: Path) -> None:
         section = tree.get(table)
         if isinstance(section, dict) and isinstance(section.get(name), str) and section[name]:
             section[name] = str((folder / section[name]).absolute())
+    metrics = tree.get("metrics")
+    if isinstance(metrics, dict) and isinstance(metrics.get("mlflow"), str) and is_folder(metrics["mlflow"]):
+        metrics["mlflow"] = str((folder / metrics["mlflow"]).absolute())
+
+
+def is_folder(place: str) -> bool:
+    """Whether a place for MLflow is a folder, and no tracking URI such as "http://host:5000"."""
+    return bool(place) and ":" not in place and place != "databricks"
 
 
 def from_tree(tree: Mapping[str, Any]) -> Experiment:
@@ -526,6 +760,7 @@ def _check_together(experiment: Experiment) -> None:
         split_address(address, "transport.addresses")
     if transport.bind:
         split_address(transport.bind, "transport.bind")
+    endpoint_of(experiment.metrics.openmetrics)
 
 
 def _check_layers(model: Model) -> None:
@@ -703,6 +938,26 @@ def split_address(address: str, key: str) -> tuple[str, int]:
     whole = parts.scheme == "tcp" and not (parts.path or parts.query or parts.fragment or "@" in parts.netloc)
     if not whole or not host or port is None or not address.isprintable() or " " in address:
         raise ConfigError(key, f'expected "tcp://host:port", an IPv6 host in brackets; found {address!r}')
+    return host, port
+
+
+def endpoint_of(place: int | str, key: str = "metrics.openmetrics") -> tuple[str, int] | None:
+    """Host and port where OpenMetrics text is served; a port alone is one of the loopback; None: nowhere.
+
+    Raises
+    ------
+    ConfigError
+        It is no such place.
+    """
+    if place == "":
+        return None
+    text = str(place)
+    try:
+        host, port = split_address(f"tcp://127.0.0.1:{text}" if text.isdecimal() else f"tcp://{text}", key)
+    except ConfigError:
+        host, port = "", 0
+    if not 0 < port < 1 << 16:
+        raise ConfigError(key, f'expected a port, or "host:port", found {place!r}')
     return host, port
 
 

@@ -63,11 +63,22 @@ def load_model(run_dir: Path) -> Any:  # noqa: ANN401  (of whatever kind the use
     ConfigError
         The directory holds no finished run, or its network cannot be made again.
     """
-    found = summary.Ends.of(settings.read(run_dir / "experiment.toml"), run_dir, _own)
+    found = ends_of(settings.read(run_dir / "experiment.toml"), run_dir)
     network = regimes.network_of(found.model)
     if isinstance(network, Foreign) and not isinstance(found.model, Linear):
         return network.function.loaded(network.layout.flatten(regimes.everything(found.model, found.mean)))
     return Network(found.model, found.mean)
+
+
+def ends_of(experiment: Experiment, run_dir: Path) -> summary.Ends:
+    """With which parameters the peers of a run have ended, of whatever kind their network is.
+
+    Raises
+    ------
+    ConfigError
+        The directory holds no finished run, or its network cannot be made again.
+    """
+    return summary.Ends.of(experiment, run_dir, _own)
 
 
 def _own(experiment: Experiment, input_shape: Sequence[int], q: int) -> Model:

@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from peer import npz, settings, theory
+from peer import npz, settings, standardization, theory
 from peer.data import Cut, cut_into_place
 from peer.errors import ConfigError
 from peer.settings import Experiment
 
 PARTITIONS = ("iid", "dirichlet", "label-sorted")
 SIZES = {"breast-cancer": 569, "diabetes": 442, "wine": 178}
+
+DRAWN_SETS = ("quadratic", "gaussian-mixture")
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -28,6 +30,8 @@ def cut(folder: Path, **changed: Any) -> tuple[list[Arrays], Arrays | None]:
     values |= changed
     paths = Cut(**values).write(folder)
     assert sorted(paths) == sorted(folder.iterdir())
+    assert (folder / standardization.NAME in paths) == (values["standardize"] and values["dataset"] not in DRAWN_SETS)
+    paths = [path for path in paths if path.name != standardization.NAME]
     *_, last = paths
     test = npz.load(last) if last.name == "test.npz" else None
     found = [npz.load(path) for path in paths if path.name != "test.npz"]
