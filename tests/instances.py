@@ -272,7 +272,7 @@ def share_of(i: int, state: State, proposal: Proposal, wire_dtype: np.dtype[Any]
 
 def told(i: int, own: Mixture, n: int, wire_dtype: np.dtype[Any]) -> Share:
     """What the neighbors of agent i get in exchange n, rounded as the wire rounds."""
-    y, z = rounded(own.y, wire_dtype), rounded(own.z, wire_dtype)
+    y, z = rounded(own.y, wire_dtype) if own.y.size else None, rounded(own.z, wire_dtype)
     return Share(
         sender=i, n=n, floor=n, objective=own.objective, y=y, z=z, flood=own.flood, validation=validation.told(own)
     )
