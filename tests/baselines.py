@@ -1,7 +1,7 @@
 """The methods that NEXT is compared with, in stacked matrices and as they were published. Imports nothing of ours.
 
-Row i is agent i; s is the step size, C the mixing matrix of a round. Gradients are those of f_i = I g_i + r; where r has kinks,
-those of I g_i, with proximal maps. With batches of `setting.batch` samples step k takes batch k.
+Row i is agent i; s is the step size, C the mixing matrix of a round. Gradients are those of f_i = I g_i + r; where r
+has kinks, those of I g_i, with proximal maps. With batches of `setting.batch` samples step k takes batch k.
 """
 
 from __future__ import annotations
