@@ -169,7 +169,7 @@ def test_the_exact_methods_are_as_fast_as_published_or_faster(kind: str) -> None
     """Linear rates for f_i of curvature mu to L, and a ring.
 
     EXTRA and exact diffusion: the larger of 1 - s mu (2 - c - s L) and 1 - b for squared errors, where b is the least
-    eigenvalue of (Id - C)/2 but 0, and c the largest, or 0 for exact diffusion: S. Alghunaim, E. Ryu, K. Yuan, A. Sayed,
+    eigenvalue of (Id - C)/2 but 0, c the largest, or 0 for exact diffusion: S. Alghunaim, E. Ryu, K. Yuan, A. Sayed,
     "Decentralized proximal gradient algorithms with linear convergence rates" (2021). DIGing: 1 - s mu/1.5 for squared
     errors, with the mu of the mean of all f_i: A. Nedic, A. Olshevsky, W. Shi (2017), theorem 3.14, of one graph.
     """
