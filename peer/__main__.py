@@ -627,7 +627,8 @@ def check(experiment: Path, overrides: tuple[str, ...]) -> int:
 
     what = settings.read(experiment, overrides)
     ground, facts = rehearsed(what)
-    form = wire.Format(what.run_id, what.peers, facts.n_parameters, what.transport.wire_dtype)
+    dtype, parts = what.transport.wire_dtype, config.method_of(what).parts
+    form = wire.Format(what.run_id, what.peers, facts.n_parameters, dtype, parts)
     degrees = [len(neighbors) for neighbors in ground.union]
     mode: tuple[tuple[str, object], ...]
     if what.run.mode == "async":

@@ -66,7 +66,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
         "kept.objective": np.array([share.objective for share in kept], dtype=np.float64),
         "kept.flood": np.array([share.flood for share in kept], dtype=np.float64),
         "kept.validation": np.array([share.validation for share in kept], dtype=np.float64).reshape(-1, 2),
-        "kept.y": np.array([share.y for share in kept], dtype=np.float64),
+        "kept.y": np.array([share.y for share in kept if share.y is not None], dtype=np.float64),
         "kept.z": np.array([share.z for share in kept], dtype=np.float64),
     }
     npz.save(path, arrays)
@@ -81,6 +81,8 @@ def load(path: Path, run_id: str, digest: str, me: PeerId) -> Checkpoint:
         There is none, it is torn, or it belongs to another run or other settings. The file stays.
     """
     with _understood(path) as found:
+        n_kept = len(found["kept.n"])
+        ys = found["kept.y"] if len(found["kept.y"]) else [None] * n_kept  # of all, or, where none is tracked, of none
         checkpoint = Checkpoint(
             run_id=str(found["run_id"]),
             digest=str(found["digest"]),
@@ -91,8 +93,9 @@ def load(path: Path, run_id: str, digest: str, me: PeerId) -> Checkpoint:
             scalars={name[7:]: _scalar(array) for name, array in found.items() if name.startswith("scalar.")},
             kept=tuple(
                 Share(me, int(n), 0, float(objective), y, z, float(flood), (float(tracked), float(worst)))
-                for n, objective, y, z, flood, (tracked, worst) in zip(
-                    *(found[f"kept.{part}"] for part in ("n", "objective", "y", "z", "flood", "validation")),
+                for n, objective, z, flood, (tracked, worst), y in zip(
+                    *(found[f"kept.{part}"] for part in ("n", "objective", "z", "flood", "validation")),
+                    ys,
                     strict=True,
                 )
             ),

@@ -172,7 +172,8 @@ class Host:
         self.common = config.common_settings(experiment, assignment.ground, self.shard, me)
         self.digest = config.digest(self.common)
         n_ids = experiment.peers if experiment.run.mode == "rounds" else settings.MAX_PEERS
-        self.form = wire.Format(experiment.run_id, n_ids, 0, experiment.transport.wire_dtype)
+        parts = config.method_of(experiment).parts
+        self.form = wire.Format(experiment.run_id, n_ids, 0, experiment.transport.wire_dtype, parts)
         self.changed = asyncio.Event()
         self.drops = Drops()
         self.tally = Tally(experiment.run_id)

@@ -23,7 +23,7 @@ from typing import Final, final
 
 from peer.arrays import Vector
 from peer.errors import NeighborsLate, ProtocolError
-from peer.messages import NOTHING_FORGOTTEN, Hello, Part, Share
+from peer.messages import NOTHING_FORGOTTEN, PARTS, Hello, Part, Share
 from topology import PeerId, Schedule
 
 MEETINGS: Final = 2
@@ -51,6 +51,8 @@ class Rounds:
         Round to start from.
     floor : int
         This peer never asks again for shares of rounds below it.
+    parts : tuple of str
+        What a whole share has.
     """
 
     me: PeerId
@@ -60,6 +62,7 @@ class Rounds:
     catch_up: int = 0
     n: int = 0
     floor: int = 0
+    parts: tuple[Part, ...] = PARTS
     waiting_since_s: float = field(default=0.0, init=False)
     neighbors: tuple[PeerId, ...] = field(default=(), init=False)
     _held: dict[PeerId, dict[int, Share]] = field(default_factory=dict, init=False)
@@ -108,7 +111,7 @@ class Rounds:
 
     def _whole(self, j: PeerId) -> bool:
         share = self._held.get(j, {}).get(self.n)
-        return share is not None and share.y is not None and share.z is not None
+        return share is not None and len(_parts(share)) == len(self.parts)
 
     def wait_from(self, now: float) -> None:
         """The own part of the round is done at `now`, seconds; from here on neighbors can be late."""

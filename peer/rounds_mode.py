@@ -22,6 +22,7 @@ from peer.errors import ConfigError, NeighborLeft, NeighborsLate, ProtocolError
 from peer.gossip import Course
 from peer.host import DONE, INTERRUPTED, Host
 from peer.messages import Message, Share
+from peer.methods import Next
 from peer.optim.models import Model
 from peer.optim.regimes import everything
 from peer.problem import Problem
@@ -66,6 +67,7 @@ class RoundsLife:
         self.last = self._last_checkpoint()
         self.greeted: set[PeerId] = set()
         self.alpha = config.alpha_of(self.experiment, ground)
+        self.method = config.method_of(self.experiment)
         self.caution = config.caution_of(self.experiment, ground, self.experiment.peers)
         self.renewal = learning.renewal_of(self.experiment)
         self.state: agent.State | None = None
@@ -207,7 +209,7 @@ class RoundsLife:
         if last is not None:
             self.state = agent.State(n=last.n, **last.vectors, **last.scalars)  # type: ignore[arg-type]
         else:
-            self.state = await self.host.compute(agent.initial, problem, w, self.alpha)
+            self.state = await self.host.compute(self.method.initial, problem, w, self.alpha)
             if self.caution is not None:
                 self.state = await self.host.compute(careful.begun, problem, self.state, self.caution)
             if self.host.watch is not None:
@@ -264,7 +266,7 @@ class RoundsLife:
                 break  # they are gone; who is there, but not through yet, is waited for
 
     async def round(self, problem: Problem, state: agent.State) -> agent.State:
-        """One round of NEXT; the state after it.
+        """One round of the method; the state after it.
 
         Raises
         ------
@@ -278,12 +280,12 @@ class RoundsLife:
         sent, received, began = self.host.transport.bytes_sent, self.host.transport.bytes_received, time.monotonic()
         rounds.begin()
         ahead = goes_ahead(state.y.nbytes, self.solve_s)
+        y, told = agent.tracked(state), validation.told(state)
         if ahead:
-            self.say(self.session.offer(state.objective, state.y, None, state.flood, validation.told(state)))
+            self.say(self.session.offer(state.objective, y, None, state.flood, told))
         inner = problem.in_round(state.n, state.alpha, state.way)
-        proposal = await self.host.compute(agent.propose, inner, state, experiment.peers)
-        y, told = None if ahead else state.y, validation.told(state)
-        self.say(self.session.offer(state.objective, y, proposal.z, state.flood, told))
+        proposal = await self.host.compute(self.method.propose, inner, state, experiment.peers)
+        self.say(self.session.offer(state.objective, None if ahead else y, proposal.z, state.flood, told))
         self.solve_s = time.monotonic() - began
         course, following, waited_s = gossip.begun(state, proposal), None, 0.0
         neighbors = set(rounds.neighbors)
@@ -296,16 +298,17 @@ class RoundsLife:
             rounds.begin()
             neighbors.update(rounds.neighbors)
             here = course.here
-            self.say(self.session.offer(here.objective, here.y, here.z, here.flood, validation.told(here)))
+            y, told = agent.tracked(here), validation.told(here)
+            self.say(self.session.offer(here.objective, y, here.z, here.flood, told))
         self.host.journal.round(
             iteration=state.n,
             time_s=time.monotonic() - self.host.began_s,
             objective_local=state.value,
             objective_estimate=experiment.peers * state.objective + problem.regularizer.value(state.w),
-            residual=problem.stationarity(state.w, experiment.peers * state.y),
+            residual=self.method.residual(problem, state, following, experiment.peers),
             disagreement=float(np.sum((following.w - proposal.z) ** 2)),
             alpha=state.alpha,
-            tau=state.tau or problem.surrogate.tau,
+            tau=(state.tau or problem.surrogate.tau) if isinstance(self.method, Next) else 0.0,
             solver=proposal.solution.method,
             solver_residual=proposal.solution.residual,
             solver_iterations=proposal.solution.iterations,
@@ -362,7 +365,8 @@ class RoundsLife:
             after = replace(after, apart=max(after.apart, stopping.apart(course.here, shares, n_agents, dtype)))
         if after.k < self.n_steps:
             return after, None
-        following = agent.settle(problem, state, course.proposal, after.here, config.step_of(experiment))
+        rule = config.step_of(experiment)
+        following = self.method.settle(problem, state, course.proposal, after.here, rule, n_agents)
         schedule, n_rounds = ground.schedule, experiment.iterations
         if self.renewal is not None:
             following = renewal.renewed(problem, following, self.renewal, n_agents)

@@ -14,7 +14,7 @@ from typing import Any, final
 
 import numpy as np
 
-from peer import agent, alignment, careful, config, gossip, learning, npz, renewal, stopping, validation, wire
+from peer import alignment, careful, config, gossip, learning, npz, renewal, stopping, validation, wire
 from peer.agent import Mixture, Proposal, State
 from peer.alignment import Watch
 from peer.arrays import DTYPES, Vector, rounded
@@ -23,6 +23,7 @@ from peer.errors import ConfigError, SolveError
 from peer.gossip import Course
 from peer.journal import Journal, folder_of
 from peer.messages import Share
+from peer.methods import Next
 from peer.optim.models import Model
 from peer.optim.regimes import everything
 from peer.optim.surrogates import Data
@@ -34,7 +35,7 @@ from topology import PeerId
 
 def told(i: PeerId, own: Mixture, n: int, wire_dtype: np.dtype[Any]) -> Share:
     """What the neighbors of agent i get in exchange n, rounded as the wire rounds."""
-    y, z = rounded(own.y, wire_dtype), rounded(own.z, wire_dtype)
+    y, z = rounded(own.y, wire_dtype) if own.y.size else None, rounded(own.z, wire_dtype)
     return Share(
         sender=i, n=n, floor=n, objective=own.objective, y=y, z=z, flood=own.flood, validation=validation.told(own)
     )
@@ -130,7 +131,7 @@ class Agents:
 
     def _begun(self, i: PeerId, alpha: float) -> State:
         problem, watch, held_out = self.problems[i], self.watches[i], self.held_out[i]
-        state = agent.initial(problem, self.start[i], alpha)
+        state = config.method_of(self.experiment).initial(problem, self.start[i], alpha)
         caution = config.caution_of(self.experiment, self.ground, self.n_agents)
         if caution is not None:
             state = careful.begun(problem, state, caution)
@@ -173,12 +174,12 @@ class Agents:
         SolveError
             The numbers broke down; names the agent.
         """
-        dtype = DTYPES[self.experiment.transport.wire_dtype]
+        dtype, method = DTYPES[self.experiment.transport.wire_dtype], config.method_of(self.experiment)
         proposals, solve_s = [], []
         for i, state in enumerate(states):
             began_s = time.perf_counter()
             problem = alignment.chosen(self.problems[i], state).in_round(state.n, state.alpha, state.way)
-            proposals.append(_of(i, agent.propose, problem, state, self.n_agents))
+            proposals.append(_of(i, method.propose, problem, state, self.n_agents))
             solve_s.append(time.perf_counter() - began_s)
         courses = [gossip.begun(*pair) for pair in zip(states, proposals, strict=True)]
         for k in range(self.ground.gossip.n_steps):
@@ -207,7 +208,8 @@ class Agents:
         experiment, state, mixed = self.experiment, course.state, course.here
         problem, watch, held_out = alignment.chosen(self.problems[i], state), self.watches[i], self.held_out[i]
         how_long = self.ground.schedule, experiment.iterations
-        following = agent.settle(problem, state, course.proposal, mixed, config.step_of(experiment))
+        rule, method = config.step_of(experiment), config.method_of(experiment)
+        following = method.settle(problem, state, course.proposal, mixed, rule, self.n_agents)
         again = learning.renewal_of(experiment)
         if again is not None:
             following = renewal.renewed(problem, following, again, self.n_agents)
@@ -233,17 +235,17 @@ class Agents:
         watch, again, n_agents = self.watches[i], learning.renewal_of(self.experiment), self.n_agents
         solution = done.proposals[i].solution
         met = [self.ground.schedule.graph(state.n * n_steps + k).neighbors(i) for k in range(n_steps)]
-        dtype = self.experiment.transport.wire_dtype
-        form = wire.Format(self.experiment.run_id, n_agents, self.model.layout.size, dtype)
+        dtype, method = self.experiment.transport.wire_dtype, config.method_of(self.experiment)
+        form = wire.Format(self.experiment.run_id, n_agents, self.model.layout.size, dtype, method.parts)
         n_bytes = sum(map(len, met)) * wire.share_bytes(form)
         line: dict[str, object] = {
             "iteration": state.n,
             "objective_local": state.value,
             "objective_estimate": n_agents * state.objective + problem.regularizer.value(state.w),
-            "residual": problem.stationarity(state.w, n_agents * state.y),
+            "residual": method.residual(problem, state, following, n_agents),
             "disagreement": float(np.sum((following.w - done.proposals[i].z) ** 2)),
             "alpha": state.alpha,
-            "tau": state.tau or problem.surrogate.tau,
+            "tau": (state.tau or problem.surrogate.tau) if isinstance(method, Next) else 0.0,
             "solver": solution.method,
             "solver_residual": solution.residual,
             "solver_iterations": solution.iterations,

@@ -21,7 +21,7 @@ import numpy as np
 
 from peer.arrays import DTYPES, Vector
 from peer.errors import WireError
-from peer.messages import NOTHING_FORGOTTEN, PROTOCOL, Bye, Flow, Hello, Message, Part, Share, Standing, View
+from peer.messages import NOTHING_FORGOTTEN, PARTS, PROTOCOL, Bye, Flow, Hello, Message, Part, Share, Standing, View
 from topology import PeerId
 
 Frame: TypeAlias = bytes | memoryview
@@ -70,8 +70,6 @@ SUMS_DTYPE: Final = "f8"
 N_SCALARS: Final = 2
 """Running sums beside those of the gradient mass: of the objective's mass and of the weight."""
 
-PARTS: Final[tuple[Part, ...]] = ("y", "z")
-
 
 @final
 @dataclass(frozen=True)
@@ -88,12 +86,15 @@ class Format:
         p; 0 while it is not known, when no share can be decoded.
     dtype : str
         Tensor format on the wire, f8 or f4.
+    parts : tuple of str
+        What a whole share carries.
     """
 
     run: str
     n_agents: int
     n_parameters: int
     dtype: str
+    parts: tuple[Part, ...] = PARTS
 
     @property
     def max_header_bytes(self) -> int:
@@ -144,9 +145,9 @@ def encode(message: Message, form: Format) -> list[Frame]:
 
 
 def share_bytes(form: Format) -> int:
-    """Bytes of a whole share in one piece, about: header and two tensors."""
+    """Bytes of a whole share in one piece, about: header and tensors."""
     header = encode(Share(form.n_agents, 1_000, 1_000, 0.5, None, None), form)[0]
-    return len(header) + 2 * len(PARTS) + 2 * form.n_parameters * DTYPES[form.dtype].itemsize
+    return len(header) + len(form.parts) * (2 + form.n_parameters * DTYPES[form.dtype].itemsize)
 
 
 def flow_bytes(form: Format) -> int:
@@ -223,6 +224,8 @@ def _share(fields: _Fields, sender: int, tensors: Sequence[Frame], form: Format)
     parts = fields.get("parts", WORDS)
     if parts not in (["y"], ["z"], ["y", "z"]) or len(tensors) != len(parts):
         raise WireError("frames", f"expected a tensor for each of {shown(parts)}, found {len(tensors)}", sender, n)
+    if not set(parts) <= set(form.parts):
+        raise WireError("frames", f"expected no tensor but {', '.join(form.parts)}", sender, n)
     p = form.n_parameters
     vectors = {part: _tensor(tensor, p, form, sender, n) for part, tensor in zip(parts, tensors, strict=True)}
     return Share(sender, n, floor, objective, vectors.get("y"), vectors.get("z"), flood, validation)

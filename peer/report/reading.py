@@ -30,6 +30,7 @@ class Central(msgspec.Struct, frozen=True):
     stationarity: float
     seconds: float
     test: Mapping[str, float] = {}
+    solver: str = ""
 
 
 class Row(msgspec.Struct, frozen=True):

@@ -87,7 +87,7 @@ def results(run: Run) -> str:
     ]
     head = ["", "consensus of the peers"]
     if central is not None:
-        head.append("trained centrally")
+        head.append("trained centrally" + (f", by {central.solver}" if central.solver else ""))
         beside = [
             shown(central.objective, ".6g"),
             shown(central.stationarity, ".2e"),

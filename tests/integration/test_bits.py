@@ -21,6 +21,8 @@ PEERS, ROUNDS = 5, 25
 
 LINKS: dict[str, Any] = {"graph": "complete", "schedule": "random-links", "link_probability": 0.5}
 
+STEP: dict[str, Any] = {"rule": "diminishing", "alpha": 0.4, "mu": 0.1}
+
 UNLIKE = {"time_s", "solve_s", "wait_s", "bytes_sent", "bytes_received"}
 """What a peer writes down that depends on clocks, and on what it sends beside its shares."""
 
@@ -82,6 +84,34 @@ CASES: dict[str, dict[str, Any]] = {
         "objective": {"loss": "cross_entropy"},
         "surrogate": FEEDBACK | {"batch": 4, "cores": 2, "probe_every": 3, "fallback": 0.3, "grace": 5},
     },
+    "d-psgd, l1": {
+        "objective": {"loss": "cross_entropy", "regularizer": "l1", "strength": 0.01},
+        "method": {"kind": "d-psgd", "local_steps": 3, "momentum": 0.5},
+        "surrogate": {"batch": 4},
+        "step": {"rule": "diminishing", "mu": 0.1},
+    },
+    "gradient tracking, f4, stopped early": {
+        "objective": {"loss": "cross_entropy"},
+        "method": {"kind": "gradient-tracking", "step_size": 0.2},
+        "step": {},
+        "topology": LINKS | {"consensus_steps": 2},
+        "transport": {"wire_dtype": "f4"},
+        "run": {"tolerance": 0.3},
+    },
+    "exact diffusion, a polynomial": {
+        "objective": {"loss": "cross_entropy"},
+        "method": {"kind": "exact-diffusion"},
+        "surrogate": {"batch": 4},
+        "step": {},
+        "topology": {"graph": "ring", "consensus_steps": 2, "consensus": "chebyshev"},
+    },
+    "extra, l1, f4": {
+        "objective": {"loss": "cross_entropy", "regularizer": "l1", "strength": 0.01},
+        "method": {"kind": "extra"},
+        "step": {},
+        "topology": {"graph": "ring"},
+        "transport": {"wire_dtype": "f4"},
+    },
     "stopped early": {"objective": {"loss": "cross_entropy"}, "run": {"tolerance": 0.3}},
 }
 
@@ -94,8 +124,8 @@ def test_sockets_and_simulation_agree_to_the_last_bit(lab: Lab, case: dict[str, 
         peers=PEERS,
         iterations=ROUNDS,
         data={"path": lab.shards([(rng.normal(size=(m, 4)), np.arange(m) % 3) for m in (9, 4, 6, 11, 5)])},
-        step={"rule": "diminishing", "alpha": 0.4, "mu": 0.1},
-        **{"topology": LINKS, "model": {"hidden": [6]}} | case,
+        **{"topology": LINKS, "model": {"hidden": [6]}, "step": {"rule": "diminishing", "alpha": 0.4, "mu": 0.1}}
+        | case,
     )
     run_dir = lab.launch(experiment)
 
@@ -128,6 +158,7 @@ def test_sockets_and_simulation_agree_to_the_last_bit(lab: Lab, case: dict[str, 
                 gossip=ground.gossip,
                 caution=config.caution_of(found, ground, PEERS),
                 renewal=learning.renewal_of(found),
+                method=config.method_of(found),
                 watches=tuple(watches),
             )
         )
