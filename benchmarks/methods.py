@@ -2,7 +2,7 @@
 
 DIGITS-8: scikit-learn's digits over 16, of which 360 stratified ones are the test; a perceptron 64-32-10; a ring of 8
 with Metropolis weights; shards at random, or of two labels a peer: the sorted set in 16 pieces, two for each. What has
-to be reached is the mean of the agents' own accuracies on the test. All agents run in this process, without sockets; their
+to be reached is the mean of the agents' own accuracies on the test. All agents run in this process, without sockets; the
 shares are encoded and decoded as on the wire, and so are its bytes: what a peer sends to both of its neighbors, without
 what the transport adds. Seconds are those of a processor for all that one agent computes, an eighth of what all took.
 
@@ -73,10 +73,10 @@ GRIDS: Final[Mapping[str, Sequence[Tree]]] = {
     "next, auto": [{"surrogate": {"inexactness": 0.1, "tolerance": 1e-6}}],
     NEXT: [
         {
-            "surrogate": {"tau": tau, "inexactness": 0.1, "tolerance": 1e-6, "blocks": blocks},
+            "surrogate": {"tau": tau, "inexactness": 0.1, "tolerance": 1e-6},
             "step": {"alpha": alpha},
         }
-        for tau, alpha, blocks in product((0.1, 0.3, 1.0), (0.5, 1.0), (1,))
+        for tau, alpha in product((0.03, 0.1, 0.3, 1.0), (0.3, 0.5, 1.0))
     ],
 }
 """Settings that are tried, by method."""
