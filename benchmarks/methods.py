@@ -1,10 +1,11 @@
 """Rounds, megabytes and seconds that every method needs on DIGITS-8, each the best of a grid of its own.
 
 DIGITS-8: scikit-learn's digits over 16, of which 360 stratified ones are the test; a perceptron 64-32-10; a ring of 8
-with Metropolis weights; shards at random, or of two labels a peer: the sorted set in 16 pieces, two for each. What has
-to be reached is the mean of the agents' own accuracies on the test. All agents run in this process, without sockets; the
-shares are encoded and decoded as on the wire, and so are its bytes: what a peer sends to both of its neighbors, without
-what the transport adds. Seconds are those of a processor for all that one agent computes, an eighth of what all took.
+with Metropolis weights; shards at random, or of two labels a peer: the sorted set in 16 pieces, two for each. What
+has to be reached is the mean of the agents' own accuracies on the test. All agents run in this process, without
+sockets. Their shares are encoded and decoded as on the wire, and bytes are those: what a peer sends to both of its
+neighbors, without what the transport adds. Seconds are those of a processor for all that one agent computes, an
+eighth of what all took.
 
     python -m benchmarks.methods
     python -m benchmarks.methods --shards two-labels --seeds 5
@@ -146,7 +147,8 @@ def play(experiment: Experiment, shards: Sequence[Shard]) -> Iterator[Round]:
     total, began_s = sum(shard.n_samples for shard in shards), time.process_time()
     spent_s, sent = 0.0, 0
     initial, ground = learning.initial_of(experiment, 0), config.ground(experiment)
-    model = learning.model_of(experiment, shards[0], 10, initial)
+    n_classes = max(shard.n_classes for shard in shards)
+    model = learning.model_of(experiment, shards[0], n_classes, initial)
     problems: list[Problem] = []
     for i, shard in enumerate(shards):
         batches = learning.batches_of(experiment, i, shard.n_samples, total, PEERS)
