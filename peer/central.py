@@ -7,13 +7,15 @@ by that, too. The better one is the reference, and the summary says which it is.
 from __future__ import annotations
 
 import math
+import time
+import warnings
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import Any, Final
 
 import numpy as np
 
-from peer.arrays import Matrix, Vector
+from peer.arrays import Vector
 from peer.optim.chains import Chain
 from peer.optim.losses import Logistic, Softmax, Squared, Weighted
 from peer.optim.regularizers import L1, L2, Boxed, ElasticNet, GroupL2, Regularizer
@@ -114,8 +116,10 @@ def accelerated(
     return w, MAX_ITERATIONS
 
 
-def by_scikit_learn(shards: Sequence[Data], regularizer: Regularizer) -> tuple[Vector, str] | None:
-    """Minimizer (p,) and name of the model of scikit-learn that (1) is; None where it has none, or is not installed.
+def by_scikit_learn(shards: Sequence[Data], regularizer: Regularizer) -> tuple[Vector, int, str, float] | None:
+    """Minimizer (p,) by the model of scikit-learn that (1) is, its iterations, its name, and seconds that it took.
+
+    None where it has none, or is not installed.
 
     Ridge, Lasso and ElasticNet for the squared loss, LogisticRegression with l2 for cross entropy, of a network of one
     layer. Its biases are regularized as all weights are, or not at all.
@@ -139,17 +143,26 @@ def by_scikit_learn(shards: Sequence[Data], regularizer: Regularizer) -> tuple[V
     if len(of_weights) != 1 or of_biases not in ({(0.0, 0.0)}, of_weights):
         return None
     ((l1, l2),) = of_weights
+    if l1 == l2 == 0.0:
+        return None
     penalized = of_biases == of_weights
     x = np.concatenate([data.inputs for data in shards])
     if penalized:  # the bias is the weight of a constant then
         x = np.concatenate([x, np.ones((len(x), 1))], axis=1)
-    fitted = _fitted(shards, x, l1, l2, not penalized)
-    if fitted is None:
+    found = _estimator(shards, l1, l2, not penalized)
+    if found is None:
         return None
-    estimator, name = fitted
+    estimator, y, sample_weight = found
+    began = time.monotonic()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what has not come far enough is not taken
+        estimator.fit(x, y, sample_weight=sample_weight)
+    took = time.monotonic() - began
+    n_iterations = 1 if estimator.n_iter_ is None else int(np.max(estimator.n_iter_))  # None of one linear system
     weights = np.asarray(estimator.coef_, dtype=np.float64).reshape(q, -1)
     biases = weights[:, d] if penalized else np.broadcast_to(estimator.intercept_, q)
-    return np.concatenate([weights[:, :d].reshape(-1), biases]), f"scikit-learn {name}"
+    name = f"scikit-learn {type(estimator).__name__}"
+    return np.concatenate([weights[:, :d].reshape(-1), biases]), n_iterations, name, took
 
 
 def _strengths(regularizer: Regularizer) -> tuple[Vector, Vector] | None:
@@ -162,8 +175,8 @@ def _strengths(regularizer: Regularizer) -> tuple[Vector, Vector] | None:
     return (none, regularizer.strength) if isinstance(regularizer, L2) else None
 
 
-def _fitted(shards: Sequence[Data], x: Matrix, l1: float, l2: float, intercept: bool) -> tuple[Any, str] | None:
-    """A model of scikit-learn, fitted, and its name; of the sum of s times the losses, l1 |w| and l2 w^2/2."""
+def _estimator(shards: Sequence[Data], l1: float, l2: float, intercept: bool) -> tuple[Any, Any, Vector] | None:
+    """A model of scikit-learn of s times the losses, l1 |w| and l2 w^2/2; its targets or labels; weights of samples."""
     from sklearn import linear_model
 
     losses: list[Any] = []
@@ -178,13 +191,13 @@ def _fitted(shards: Sequence[Data], x: Matrix, l1: float, l2: float, intercept: 
     if all(isinstance(loss, Squared) for loss in losses):
         y = np.concatenate([loss.targets for loss in losses])
         if l1 == 0.0:
-            estimator, name = linear_model.Ridge(alpha=l2 / s, solver="cholesky", **more), "Ridge"
+            estimator = linear_model.Ridge(alpha=l2 / s, solver="cholesky", **more)
         elif l2 == 0.0:
-            estimator, name = linear_model.Lasso(alpha=l1 / total, tol=1e-12, max_iter=MAX_ITERATIONS, **more), "Lasso"
+            estimator = linear_model.Lasso(alpha=l1 / total, tol=1e-12, max_iter=MAX_ITERATIONS, **more)
         else:
             more |= {"alpha": (l1 + l2) / total, "l1_ratio": l1 / (l1 + l2), "tol": 1e-12, "max_iter": MAX_ITERATIONS}
-            estimator, name = linear_model.ElasticNet(**more), "ElasticNet"
-        return estimator.fit(x, y, sample_weight=sample_weight), name
+            estimator = linear_model.ElasticNet(**more)
+        return estimator, y, sample_weight
     binary, several = (all(isinstance(loss, kind) for loss in losses) for kind in (Logistic, Softmax))
     if l1 or not (binary or several):
         return None
@@ -193,4 +206,4 @@ def _fitted(shards: Sequence[Data], x: Matrix, l1: float, l2: float, intercept: 
     if classes != len(np.unique(labels)) or (several and classes < 3):
         return None  # it leaves out classes without samples, and knows two by one output only
     estimator = linear_model.LogisticRegression(C=s / l2, tol=1e-10, max_iter=MAX_ITERATIONS, **more)
-    return estimator.fit(x, labels, sample_weight=sample_weight), "LogisticRegression"
+    return estimator, labels, sample_weight

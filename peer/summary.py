@@ -516,14 +516,15 @@ def _central(world: World, w: Vector) -> dict[str, Any]:
     """The same network trained in one place, from the same parameters."""
     began = time.monotonic()
     w, n_iterations, solver = central.minimize(world.value, world.gradient, world.regularizer, w)
+    seconds = time.monotonic() - began
     other = central.by_scikit_learn([problem.data for problem in world.problems.values()], world.regularizer)
     if other is not None and world.stationarity(other[0]) <= world.stationarity(w):
-        w, solver = other
+        w, n_iterations, solver, seconds = other
     return {
         "solver": solver,
         "objective": world.objective(w),
         "stationarity": world.stationarity(w),
         "test": world.test_metrics(w),
         "iterations": n_iterations,
-        "seconds": time.monotonic() - began,
+        "seconds": seconds,
     }

@@ -57,7 +57,9 @@ def test_both_ways_come_to_the_same_optimum(problem: str, weighted: bool, biases
     r = regularizer_of(penalty, np.repeat((1.0, biases), (q * D, q)))
     found = central.by_scikit_learn(shards, r)
     assert found is not None
-    w, name = found
+    w, iterations, name, seconds = found
+    assert iterations >= 1
+    assert seconds > 0.0
     assert name == f"scikit-learn {MODELS[problem]}"
     own, n_iterations, solver = central.minimize(
         lambda w: sum(data.value(w) for data in shards),
@@ -76,6 +78,7 @@ def test_what_scikit_learn_has_no_model_for() -> None:
     assert central.by_scikit_learn(shards, L2(ones)) is not None
     others: list[Regularizer] = [
         NoRegularizer(),
+        L2(0.0 * ones),
         L2(np.arange(2.0 * D + 2)),
         Boxed(L2(ones), -ones, ones),
         group_l2(shards[0].model.neurons, 0.1),
