@@ -45,8 +45,8 @@ COLORS: Final = (BLUE, VERMILION, GREEN, PURPLE, INK.lower())
 DASHES: Final[Sequence[Any]] = ("-", (0, (4, 1.5)), (0, (1, 1.1)), (0, (5, 1.2, 1, 1.2)))
 """Told apart in gray."""
 
-MARKERS: Final = ("o", "s", "^", "D")
-"""Of points, where lines would have DASHES."""
+MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X", "<")
+"""Of points: hollow, so that those below can be seen."""
 
 LETTER_IN: Final = 0.058
 """Width of a letter of a legend: 8 pt text of DejaVu Sans was measured to have 0.056 to 0.06."""
@@ -123,11 +123,11 @@ class Overlay:
         """Draw the curves, and their names for a legend."""
         axes.set(xlabel=self.x, ylabel=self.y)
         log = self.is_log
-        for curve in self.curves:
+        for n, curve in enumerate(self.curves):
             low, middle, high = (_drawable(values, log) for values in (curve.low, curve.middle, curve.high))
             if self.points:
                 off = np.array([middle - low, high - middle])
-                marker = MARKERS[curve.dashes % len(MARKERS)]
+                marker = MARKERS[n % len(MARKERS)]
                 color = curve.style["color"]
                 axes.errorbar(
                     curve.at,
@@ -135,7 +135,8 @@ class Overlay:
                     np.nan_to_num(off),
                     color=color,
                     marker=marker,
-                    markersize=4.5,
+                    markersize=5.0,
+                    fillstyle="none",
                     linestyle="",
                     label=curve.label,
                 )
@@ -161,8 +162,7 @@ class Overlay:
         ends = [float(curve.at[-1]) for curve in self.curves if len(curve.at) and curve.at[-1] > 0.0]
         if not ends or max(ends) < SEVERAL * min(ends):
             axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
-            if not self.points:
-                axes.set_xlim(left=0.0)
+            axes.set_xlim(left=0.0, right=1.08 * max(ends) if ends and self.points else None)
             return
         positive = np.concatenate([curve.at[curve.at > 0.0] for curve in self.curves])
         # from where the shortest curve can be seen as one; before that all of them only begin
@@ -205,7 +205,7 @@ class Panels:
     Parameters
     ----------
     rows : sequence of sequence of Overlay
-        From top to bottom, and from left to right; all rows of one length.
+        From top to bottom, and from left to right; rows may be shorter than the first.
     """
 
     rows: Sequence[Sequence[Overlay]]
@@ -218,10 +218,13 @@ class Panels:
         # few panels are no larger than those of a column
         height = PANEL_IN if len(self.rows[0]) > 2 else HEIGHT_IN
         figure = Figure(figsize=(WIDE_IN, (height + 0.1) * len(self.rows) + 0.2 + ROW_IN * n_legend))
-        cells = figure.subplots(len(self.rows), len(self.rows[0]), squeeze=False)
+        n_across = max(map(len, self.rows))
+        cells = figure.subplots(len(self.rows), n_across, squeeze=False)
         handles: dict[str, Any] = {}
         for n, row in enumerate(self.rows):
-            for axes, panel in zip(cells[n], row, strict=True):
+            for axes in cells[n][len(row) :]:
+                axes.set_axis_off()
+            for axes, panel in zip(cells[n], row, strict=False):
                 panel.draw(axes)
                 if axes is not cells[n][0] and panel.y == row[0].y:
                     axes.set_ylabel("")
