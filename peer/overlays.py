@@ -51,7 +51,7 @@ MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X", "<")
 LETTER_IN: Final = 0.058
 """Width of a letter of a legend: 8 pt text of DejaVu Sans was measured to have 0.056 to 0.06."""
 
-HANDLE_IN: Final = 0.48
+HANDLE_IN: Final = 0.30
 """Width of a line beside its name in a legend, with the space about it."""
 
 SEVERAL: Final = 10.0
@@ -113,8 +113,9 @@ class Overlay:
 
     def figure(self) -> Figure:
         """The figure, with the legend above."""
-        n_columns = columns([curve.label for curve in self.curves], WIDTH_IN)
-        figure, axes = empty(legend_rows(len(self.curves), n_columns))
+        n_rows = legend_rows(len(self.curves), columns([curve.label for curve in self.curves], WIDTH_IN))
+        n_columns = math.ceil(len(self.curves) / max(n_rows, 1))
+        figure, axes = empty(n_rows)
         self.draw(axes)
         _legend(figure, axes, n_columns)
         return figure
@@ -213,8 +214,8 @@ class Panels:
     def figure(self) -> Figure:
         """The figure."""
         first = {curve.label: curve for row in self.rows for panel in row for curve in panel.curves}
-        n_columns = columns(list(first), WIDE_IN)
-        n_legend = legend_rows(len(first), n_columns)
+        n_legend = legend_rows(len(first), columns(list(first), WIDE_IN))
+        n_columns = math.ceil(len(first) / max(n_legend, 1))
         # few panels are no larger than those of a column
         height = PANEL_IN if len(self.rows[0]) > 2 else HEIGHT_IN
         figure = Figure(figsize=(WIDE_IN, (height + 0.1) * len(self.rows) + 0.2 + ROW_IN * n_legend))
@@ -237,8 +238,8 @@ class Panels:
             list(handles),
             loc="outside upper center",
             ncols=n_columns,
-            columnspacing=1.2,
-            handlelength=2.4,
+            columnspacing=0.8,
+            handlelength=2.0,
         )
         return figure
 
@@ -257,12 +258,12 @@ class Panels:
 def columns(labels: Sequence[str], width_in: float) -> int:
     """Columns of a legend that fit into a figure."""
     longest = max(map(len, labels), default=1)
-    return max(1, min(len(labels), math.floor((width_in - 0.1) / (HANDLE_IN + 0.15 + LETTER_IN * longest))))
+    return max(1, min(len(labels), math.floor((width_in - 0.1) / (HANDLE_IN + 0.1 + LETTER_IN * longest))))
 
 
 def _legend(figure: Figure, axes: Axes, n_columns: int) -> None:
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=n_columns, columnspacing=1.2, handlelength=2.4)
+    figure.legend(handles, labels, loc="outside upper center", ncols=n_columns, columnspacing=0.8, handlelength=2.0)
 
 
 def _drawable(values: Vector, log: bool) -> Vector:

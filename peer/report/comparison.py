@@ -33,7 +33,7 @@ COSTS: Final = {
 
 QUANTITIES: Final = {
     "objective": "objective estimate",
-    "gap": "objective − central optimum",
+    "gap": "gap to optimum",
     "stationarity": "stationarity residual",
     "disagreement": "disagreement",
     "validation": "validation loss",

@@ -176,6 +176,7 @@ thead th { position: static }
   .figures { grid-template-columns: repeat(2, 1fr); gap: 1rem }
   figure, tr, pre { break-inside: avoid }
   h2, h3 { break-after: avoid }
+  .wide svg { min-width: 0 }
   details::details-content { display: block; content-visibility: visible; block-size: auto }
 }"""
 """Of the page."""

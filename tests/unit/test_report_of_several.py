@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from peer import overlays, report, settings
+from peer import figures, overlays, report, settings
 from peer.errors import ConfigError
 from peer.figures import svg
 from peer.journal import folder_of
@@ -344,9 +344,9 @@ def test_costs_that_differ_much_are_on_a_logarithmic_axis() -> None:
 def test_legends_fit_into_their_figure() -> None:
     for n, letters in ((1, 3), (12, 24), (30, 60)):
         labels = ["w" * letters] * n
-        n_columns = overlays.columns(labels, overlays.WIDTH_IN)
+        n_columns = overlays.columns(labels, figures.WIDTH_IN)
         assert 1 <= n_columns <= n
-    assert overlays.columns(["a"] * 12, overlays.WIDE_IN) > overlays.columns(["a"] * 12, overlays.WIDTH_IN) > 1
+    assert overlays.columns(["a"] * 12, overlays.WIDE_IN) > overlays.columns(["a"] * 12, figures.WIDTH_IN) > 1
 
 
 def test_five_panels_have_two_rows_each() -> None:
