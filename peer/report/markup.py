@@ -163,6 +163,7 @@ footer { margin-top: 3rem }
 @media (max-width: 34rem) {
   th, td { padding: .3rem .5rem; font-size: .9rem }
   th { white-space: normal; vertical-align: bottom }
+  tbody th:first-child { min-width: 8.5rem }
   td.long { min-width: 14rem }
 }
 @media print {
