@@ -45,13 +45,13 @@ COLORS: Final = (BLUE, VERMILION, GREEN, PURPLE, INK.lower())
 DASHES: Final[Sequence[Any]] = ("-", (0, (4, 1.5)), (0, (1, 1.1)), (0, (5, 1.2, 1, 1.2)))
 """Told apart in gray."""
 
-MARKERS: Final = ("o", "s", "^", "D")
-"""Of points, where lines would have DASHES."""
+MARKERS: Final = ("o", "s", "^", "D", "v", "P", "X", "<")
+"""Of points: hollow, so that those below can be seen."""
 
 LETTER_IN: Final = 0.058
 """Width of a letter of a legend: 8 pt text of DejaVu Sans was measured to have 0.056 to 0.06."""
 
-HANDLE_IN: Final = 0.48
+HANDLE_IN: Final = 0.30
 """Width of a line beside its name in a legend, with the space about it."""
 
 SEVERAL: Final = 10.0
@@ -113,8 +113,9 @@ class Overlay:
 
     def figure(self) -> Figure:
         """The figure, with the legend above."""
-        n_columns = columns([curve.label for curve in self.curves], WIDTH_IN)
-        figure, axes = empty(legend_rows(len(self.curves), n_columns))
+        n_rows = legend_rows(len(self.curves), columns([curve.label for curve in self.curves], WIDTH_IN))
+        n_columns = math.ceil(len(self.curves) / max(n_rows, 1))
+        figure, axes = empty(n_rows)
         self.draw(axes)
         _legend(figure, axes, n_columns)
         return figure
@@ -123,11 +124,11 @@ class Overlay:
         """Draw the curves, and their names for a legend."""
         axes.set(xlabel=self.x, ylabel=self.y)
         log = self.is_log
-        for curve in self.curves:
+        for n, curve in enumerate(self.curves):
             low, middle, high = (_drawable(values, log) for values in (curve.low, curve.middle, curve.high))
             if self.points:
                 off = np.array([middle - low, high - middle])
-                marker = MARKERS[curve.dashes % len(MARKERS)]
+                marker = MARKERS[n % len(MARKERS)]
                 color = curve.style["color"]
                 axes.errorbar(
                     curve.at,
@@ -135,7 +136,8 @@ class Overlay:
                     np.nan_to_num(off),
                     color=color,
                     marker=marker,
-                    markersize=4.5,
+                    markersize=5.0,
+                    fillstyle="none",
                     linestyle="",
                     label=curve.label,
                 )
@@ -161,8 +163,7 @@ class Overlay:
         ends = [float(curve.at[-1]) for curve in self.curves if len(curve.at) and curve.at[-1] > 0.0]
         if not ends or max(ends) < SEVERAL * min(ends):
             axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
-            if not self.points:
-                axes.set_xlim(left=0.0)
+            axes.set_xlim(left=0.0, right=1.08 * max(ends) if ends and self.points else None)
             return
         positive = np.concatenate([curve.at[curve.at > 0.0] for curve in self.curves])
         # from where the shortest curve can be seen as one; before that all of them only begin
@@ -205,7 +206,7 @@ class Panels:
     Parameters
     ----------
     rows : sequence of sequence of Overlay
-        From top to bottom, and from left to right; all rows of one length.
+        From top to bottom, and from left to right; rows may be shorter than the first.
     """
 
     rows: Sequence[Sequence[Overlay]]
@@ -213,15 +214,18 @@ class Panels:
     def figure(self) -> Figure:
         """The figure."""
         first = {curve.label: curve for row in self.rows for panel in row for curve in panel.curves}
-        n_columns = columns(list(first), WIDE_IN)
-        n_legend = legend_rows(len(first), n_columns)
+        n_legend = legend_rows(len(first), columns(list(first), WIDE_IN))
+        n_columns = math.ceil(len(first) / max(n_legend, 1))
         # few panels are no larger than those of a column
         height = PANEL_IN if len(self.rows[0]) > 2 else HEIGHT_IN
         figure = Figure(figsize=(WIDE_IN, (height + 0.1) * len(self.rows) + 0.2 + ROW_IN * n_legend))
-        cells = figure.subplots(len(self.rows), len(self.rows[0]), squeeze=False)
+        n_across = max(map(len, self.rows))
+        cells = figure.subplots(len(self.rows), n_across, squeeze=False)
         handles: dict[str, Any] = {}
         for n, row in enumerate(self.rows):
-            for axes, panel in zip(cells[n], row, strict=True):
+            for axes in cells[n][len(row) :]:
+                axes.set_axis_off()
+            for axes, panel in zip(cells[n], row, strict=False):
                 panel.draw(axes)
                 if axes is not cells[n][0] and panel.y == row[0].y:
                     axes.set_ylabel("")
@@ -234,8 +238,8 @@ class Panels:
             list(handles),
             loc="outside upper center",
             ncols=n_columns,
-            columnspacing=1.2,
-            handlelength=2.4,
+            columnspacing=0.8,
+            handlelength=2.0,
         )
         return figure
 
@@ -254,12 +258,12 @@ class Panels:
 def columns(labels: Sequence[str], width_in: float) -> int:
     """Columns of a legend that fit into a figure."""
     longest = max(map(len, labels), default=1)
-    return max(1, min(len(labels), math.floor((width_in - 0.1) / (HANDLE_IN + 0.15 + LETTER_IN * longest))))
+    return max(1, min(len(labels), math.floor((width_in - 0.1) / (HANDLE_IN + 0.1 + LETTER_IN * longest))))
 
 
 def _legend(figure: Figure, axes: Axes, n_columns: int) -> None:
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=n_columns, columnspacing=1.2, handlelength=2.4)
+    figure.legend(handles, labels, loc="outside upper center", ncols=n_columns, columnspacing=0.8, handlelength=2.0)
 
 
 def _drawable(values: Vector, log: bool) -> Vector:

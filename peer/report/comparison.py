@@ -33,14 +33,30 @@ COSTS: Final = {
 
 QUANTITIES: Final = {
     "objective": "objective estimate",
-    "gap": "objective − central optimum",
+    "gap": "gap to optimum",
     "stationarity": "stationarity residual",
     "disagreement": "disagreement",
     "validation": "validation loss",
 }
 """Names on axes of what is come to."""
 
-SPREAD: Final = "Line: median of the seeds; area: from the least to the greatest, as far as all of them have come."
+TITLES: Final = {
+    "objective": "Objective",
+    "gap": "Gap to the central optimum",
+    "stationarity": "Stationarity",
+    "disagreement": "Disagreement",
+    "validation": "Validation",
+}
+"""Names in titles of what is come to."""
+
+AGAINST: Final = {"rounds": "rounds", "megabytes": "megabytes sent", "seconds": "time", "solving": "time of solving"}
+"""Names in titles of what is paid."""
+
+SPREAD: Final = (
+    "Runs that differ only in their seed are one curve: the line is their median, the area goes from the least to the "
+    "greatest, as far as all of them have come."
+)
+"""Said above figures with several seeds."""
 
 
 @final
@@ -181,24 +197,20 @@ class Comparison:
                 [self.overlay(task, self.quantities(task)[0], cost) for task in part] for cost in ("rounds", "solving")
             ]
         caption = f"{self._meaning('gap' if all(map(self.has_gap, tasks)) else 'objective')} {self._costs('solving')}"
-        return Picture("comparison", "Comparison", caption + self._spread(), Panels(rows))
+        return Picture("comparison", "Comparison", caption, Panels(rows))
 
     def _picture(self, task: Task, quantity: str, cost: str, prefix: str) -> Picture:
-        title = f"{QUANTITIES[quantity].capitalize()} against {COSTS[cost].partition(' (')[0].replace(' n', 's')}"
-        caption = f"{self._meaning(quantity)} {self._costs(cost)}".strip() + self._spread()
+        title = f"{TITLES[quantity]} against {AGAINST[cost]}"
+        caption = f"{self._meaning(quantity)} {self._costs(cost)}".strip()
         return Picture(f"{prefix}{quantity}-{cost}", title, caption, self.overlay(task, quantity, cost))
 
     def _test_picture(self, task: Task, metric: str, cost: str, prefix: str) -> Picture:
-        title = f"Test {metric} against {COSTS[cost].partition(' (')[0].replace(' n', 's')}"
-        caption = (
-            "At the end of each run: of the mean of the peers' final parameters, on samples that nobody trained on."
-        )
-        if self._spread():
-            caption += " Point: median of the seeds; line: from the least to the greatest."
+        title = f"Test {metric} against {AGAINST[cost]}"
+        caption = "At the end of each run: of the mean of the final parameters, on samples that nobody trained on."
         return Picture(f"{prefix}test-{metric}-{cost}", title, caption, self.tested(task, metric, cost))
 
     def _spread(self) -> str:
-        return f" {SPREAD}" if any(len(one.runs) > 1 for task in self.layout.tasks for one in task.variants) else ""
+        return markup.note(SPREAD) if any(len(one.runs) > 1 for _, one in self.rows()) else ""
 
     @staticmethod
     def _meaning(quantity: str) -> str:
@@ -254,7 +266,7 @@ class Comparison:
         for task, variant in self.rows():
             columns: list[tuple[Callable[[int], float | None], str]] = [
                 (lambda k: self.courses[k].paid["rounds"], ".4g"),
-                (self._objective, ".6g"),
+                (self._objective, ".6g" if all(len(one.runs) == 1 for _, one in self.rows()) else ".4g"),
                 *([(self._gap, ".2g")] if gaps else []),
                 (self._stationarity, ".2g"),
                 (self._disagreement, ".2g"),
@@ -305,9 +317,9 @@ class Comparison:
         for task, variant in self.rows():
             for k in variant.runs:
                 run = self.runs[k]
-                rows.append(
-                    [self.layout.names[k], self._first(task, variant), str(run.experiment.seed), tables.verdict(run)[1]]
-                )
+                kind, verdict = tables.verdict(run)
+                state = "finished" if kind == "done" else verdict
+                rows.append([self.layout.names[k], self._first(task, variant), str(run.experiment.seed), state])
         return markup.table(["run", "experiment", "seed", "state"], rows)
 
     def networks(self) -> str:
@@ -387,7 +399,7 @@ class Comparison:
         sections = [
             markup.section("What differs", self.differences()),
             markup.section("Results", self.results()),
-            markup.section("Figures", "\n".join(shown)),
+            markup.section("Figures", self._spread() + "\n".join(shown)),
             markup.section("Runs", self.states()),
             markup.section("Network", self.networks()),
             markup.section("Reproducing it", self.reproduction()),
@@ -401,4 +413,4 @@ def _median(values: Sequence[float | None], form: str) -> str:
     if not found:
         return "-"
     least, middle, greatest = (format(float(find(found)), form) for find in (np.min, np.median, np.max))
-    return middle if least == greatest else f"{middle} ({least} to {greatest})"
+    return middle if least == greatest else f"{middle} ({least}–{greatest})"

@@ -9,6 +9,9 @@ from typing import Final
 from peer import __version__, figures
 from peer.figures import Drawing
 
+LONG: Final = 48
+"""Letters of a cell from which on it has several lines."""
+
 
 def page(title: str, kind: str, verdict: str, sections: Sequence[str]) -> str:
     """A whole page, which needs nothing outside it; `kind` is done, running or failed."""
@@ -50,11 +53,14 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table whose first column names its rows; it scrolls by itself where it is too wide or too long."""
     heads = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
     lines = "\n".join(
-        f'<tr><th scope="row">{escape(first)}</th>' + "".join(f"<td>{escape(cell)}</td>" for cell in rest) + "</tr>"
-        for first, *rest in rows
+        f'<tr><th scope="row">{escape(first)}</th>' + "".join(map(_cell, rest)) + "</tr>" for first, *rest in rows
     )
     shown = f"<thead><tr>{heads}</tr></thead>\n" if any(head) else ""
     return f'<div class="table" tabindex="0"><table>\n{shown}<tbody>\n{lines}\n</tbody></table></div>'
+
+
+def _cell(text: str) -> str:
+    return f'<td class="long">{escape(text)}</td>' if len(text) > LONG else f"<td>{escape(text)}</td>"
 
 
 def figure(name: str, title: str, caption: str, drawing: Drawing) -> str:
@@ -148,6 +154,7 @@ figcaption { margin-top: .4rem }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums }
 th, td { padding: .3rem .9rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap }
 th:first-child { padding-left: .2rem; text-align: left; font-weight: 600 }
+td.long { min-width: 20rem; white-space: normal; text-align: left }
 thead th { position: sticky; top: 0; background: var(--paper); font-weight: 600 }
 pre { margin: 0 0 1rem; padding: .8rem 1rem; overflow: auto; background: var(--box); font-size: .85rem }
 pre { white-space: pre-wrap; overflow-wrap: anywhere }
@@ -155,8 +162,9 @@ summary { cursor: pointer; margin-bottom: .5rem }
 footer { margin-top: 3rem }
 @media (max-width: 34rem) {
   th, td { padding: .3rem .5rem; font-size: .9rem }
-  td, thead th { white-space: normal; vertical-align: bottom }
-  td { min-width: 4.2rem }
+  th { white-space: normal; vertical-align: bottom }
+  tbody th:first-child { min-width: 8.5rem }
+  td.long { min-width: 14rem }
 }
 @media print {
   @page { margin: 15mm }
@@ -164,10 +172,12 @@ footer { margin-top: 3rem }
   .table { max-height: none; overflow: visible }
   th, td { padding: .15rem .45rem; font-size: 8pt }
   td, thead th { white-space: normal }
-  thead th { position: static }
+  td.long { min-width: 20rem; white-space: normal; text-align: left }
+thead th { position: static }
   .figures { grid-template-columns: repeat(2, 1fr); gap: 1rem }
   figure, tr, pre { break-inside: avoid }
   h2, h3 { break-after: avoid }
+  .wide svg { min-width: 0 }
   details::details-content { display: block; content-visibility: visible; block-size: auto }
 }"""
 """Of the page."""

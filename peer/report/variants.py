@@ -114,11 +114,13 @@ class Layout:
         keys = self._keys(groups)
         labels = dict(enumerate(self._labels(keys)))
         style = self._style(keys, labels)
+        order = self._order(keys)
         titles = self._titles(groups)
         tasks = []
         for title, group in zip(titles, groups, strict=True):
             variants: list[Variant] = []
-            for members in _grouped(group, lambda k: labels[k]).values():
+            ordered = sorted(group, key=lambda k: order[k])
+            for members in _grouped(ordered, lambda k: labels[k]).values():
                 seeds = [self.runs[k].experiment.seed for k in members]
                 if len(set(seeds)) == len(seeds) and (len(seeds) > 1 or labels[members[0]]):
                     name = labels[members[0]] or self.runs[members[0]].experiment.name
@@ -141,6 +143,14 @@ class Layout:
             if rest and [_parts(self.settings, group, rest) for group in groups] == whole:
                 keys = rest
         return keys
+
+    def _order(self, keys: Sequence[str]) -> list[tuple[float, ...]]:
+        """What to sort runs by: numbers by their size, words in the order in which they are given first."""
+        values = [_values(one, keys) for one in self.settings]
+        given = [list(dict.fromkeys(column)) for column in zip(*values, strict=True)]
+        return [
+            tuple(_number(text, seen.index(text)) for text, seen in zip(value, given, strict=True)) for value in values
+        ]
 
     def _labels(self, keys: Sequence[str]) -> list[str]:
         """What to call the variant of each run; what says nothing among those that share its first key is left out."""
@@ -263,12 +273,12 @@ def _rank(key: str) -> tuple[int, int]:
     return first, 0 if key in CHOICES else 2 if key.startswith("software.") else 1
 
 
-def _number(text: str) -> float:
-    """What to sort values by: numbers by their size, words as they come."""
+def _number(text: str, otherwise: float = 0.0) -> float:
+    """What to sort a value by."""
     try:
         return float(text)
     except ValueError:
-        return 0.0
+        return otherwise
 
 
 def _grouped(places: Sequence[int], key: Callable[[int], Any]) -> dict[Any, list[int]]:

@@ -1,7 +1,8 @@
-"""`peer report` of real runs: finished, still running, moved, with hidden shards, and waited for."""
+"""`peer report` of real runs: finished, still running, moved, with hidden shards, waited for, and side by side."""
 
 from __future__ import annotations
 
+import csv
 import html
 import json
 import re
@@ -158,3 +159,68 @@ def test_bad_run_directories_are_refused_in_one_line(lab: Lab, run_dir: Path) ->
     line = refusal(lab.run("report", "out"), 2)
     assert "out/peers/002/metrics.jsonl, line 1: " in line
     assert not (run_dir / "report.html").exists()
+
+
+def beside(run_dir: Path, there: Path, seed: int) -> Path:
+    """The same run in another folder, as if it had had another seed."""
+    made = copied(run_dir, there)
+    file = made / "experiment.toml"
+    text, n = re.subn(r"(?m)^seed = .*$", f"seed = {seed}", file.read_text())
+    assert n == 1
+    file.write_text(text)
+    return made
+
+
+def test_runs_side_by_side_with_pictures_and_numbers(lab: Lab, launched: Path) -> None:
+    """Two seeds are one curve; a run without some of its files, of another problem, has a panel of its own."""
+    runs = [beside(launched, lab.folder / name, seed) for name, seed in (("one", 1), ("two", 2))]
+    other = copied(launched, lab.folder / "other")
+    file = other / "experiment.toml"
+    file.write_text(file.read_text().replace("strength = 0.001", "strength = 0.002"))
+    (other / "summary.json").unlink()
+    shutil.rmtree(other / "shards")
+    shutil.rmtree(other / "peers" / "002")
+    done = lab.run("report", *(run.name for run in (*runs, other)), "--out", "all.html", "--png", "--csv")
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", "all\nall.html\n")
+    page = (lab.folder / "all.html").read_text()
+    assert not re.search(r"(?:src|href)=\"(?!#)|url\((?!#)|@import|<script", page)
+    text = html.unescape(re.sub(r"<[^>]*>", " ", page))
+    assert "3 runs of 2 experiments on 2 problems. 1 not finished yet." in text
+    assert "Nothing of peer 2 is in this directory; the others have all done 12 of 12 rounds" in text
+    names = {path.stem for path in (lab.folder / "all").glob("*.png")}
+    assert names == {path.stem for path in (lab.folder / "all").glob("*.csv")}
+    assert page.count("<svg") == len(names)
+    with (lab.folder / "all" / "0-stationarity-rounds.csv").open(newline="") as numbers:
+        _, *rows = csv.reader(numbers)
+    lines = [metrics(launched, peer) for peer in range(PEERS)]
+    assert [float(row[5]) for row in rows] == [max(found[n]["residual"] for found in lines) for n in range(12)]
+
+
+def test_the_commands_in_the_report_of_several_repeat_them(lab: Lab, launched: Path) -> None:
+    """Anywhere, with nothing but the experiment that the page shows: the data set is cut again."""
+    runs = [copied(launched, lab.folder / "one"), beside(launched, lab.folder / "two", 5)]
+    done = lab.run("report", "one", "two")
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", "report.html\n")
+    page = (lab.folder / "report.html").read_text()
+    commands, experiment = re.findall(r"<pre[^>]*><code>(.*?)</code>", page, re.DOTALL)
+    again = Lab(lab.folder / "again")
+    again.folder.mkdir()
+    (again.folder / "experiment.toml").write_text(html.unescape(experiment))
+    command = next(line for line in html.unescape(commands).splitlines() if line.startswith("peer launch"))
+    repeated = again.run(*shlex.split(command)[1:])
+    assert repeated.returncode == 0, repeated.stderr
+    same_finals(runs[0], again.folder / "one", PEERS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["out", "out"], "out: expected runs that are not the same, found this one twice"),
+        (["out", "nowhere"], "nowhere: expected a run directory, found no experiment.toml in it"),
+        (["out", "--out", "all.pdf"], "--out: expected the name of a page, ending in .html; found all.pdf"),
+        ([], "Missing argument"),
+    ],
+)
+def test_what_cannot_be_laid_side_by_side_is_refused(lab: Lab, run_dir: Path, arguments: list[str], told: str) -> None:
+    assert told in refusal(lab.run("report", *arguments), 2)
+    assert not list(lab.folder.glob("*.html"))
