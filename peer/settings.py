@@ -152,7 +152,7 @@ class Surrogate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Parameters
     ----------
     kind : str
-        What each agent minimizes in a round: the loss of its linearized network (partial), or of a line (full).
+        What each agent minimizes in a round: the loss of its linearized network (partial), or that linearized, too.
     curvature : str
         Of the partial surrogate: the agent's own (local, the paper's), or an estimate for all (network); auto: network.
     tau : float or str
@@ -200,8 +200,8 @@ class Regime(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Parameters
     ----------
     kind : str
-        What is trained: everything (full), the network linearized at its start, its last layer alone, or what
-        the network itself tells (auto).
+        What is trained: all of the network (full, and auto, which linearizes it anew only when that is due); the
+        network linearized at its start (neural-tangent); its last layer alone (random-features).
     trainable : sequence of str
         Parts or layers by name that are trained, the others stay as they begin; []: all.
     relinearize_every : int

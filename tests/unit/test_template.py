@@ -45,7 +45,7 @@ def test_what_is_not_changed_is_shown_as_a_default_and_lines_are_short() -> None
 
 
 def test_a_setting_comes_with_its_alternatives() -> None:
-    text = template.text(Experiment(), "mine.toml")
+    text = template.text(Experiment(), "mine.toml").replace("\n# ", " ")
     assert "One of partial, full." in text
     assert "Accepted: 0 < alpha <= 1" in text
     assert '#tau = "auto"' in text
