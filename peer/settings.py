@@ -86,7 +86,7 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     folder : str
         Where that module is looked for first; empty: beside the experiment file.
     inner_product : str
-        Of parameters: euclidean, or that of the layers, fan-in, by which wide layers take longer steps.
+        Of parameters: euclidean, or that of the layers, fan-in: weights count once for each input of their neuron.
     initial : str
         File of first parameters, may hold {id}; relative to the experiment file; empty: drawn from the seed.
     outputs : int
@@ -251,7 +251,7 @@ class Topology(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     path : str
         Of schedule = "file": that file; relative to the experiment file.
     weights : str
-        With which neighbors average: metropolis, or for a static graph the fastest ones that can be found.
+        With which neighbors average: by a rule, or, for a static graph, the fastest ones there are (fdla).
     consensus_steps : int
         Exchanges of neighbors in a round; 1: the method as published.
     consensus : str
