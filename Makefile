@@ -2,11 +2,12 @@
 PYTHON ?= python3
 VENV ?= .venv
 FRAMEWORKS ?= .venv-frameworks
+TOOLS ?= .venv-tools
 # what pip is asked for: of a version it takes the build without CUDA ("+cpu"), where it is offered one
 TORCH ?= torch==2.13.*
 BIN = $(VENV)/bin
 
-.PHONY: demo test test-faults test-frameworks test-pages test-containers test-kills test-async simulate bench clean
+.PHONY: demo test test-faults test-frameworks test-pages test-tools test-containers test-kills test-async simulate bench clean
 
 demo: $(VENV)/demo        ## the main job on a real data set: 8 peers learn to diagnose tumors
 	$(BIN)/peer launch
@@ -28,6 +29,9 @@ test-frameworks: $(FRAMEWORKS)/dev  ## networks written with PyTorch and JAX, wh
 
 test-pages: $(VENV)/dev   ## the live page, clicked through in a headless Chromium, which has to be there; watched runs
 	$(BIN)/pytest -n 2 --dist worksteal tests/pages
+
+test-tools: $(TOOLS)/dev  ## what TensorBoard and MLflow read of a run; they are installed for it
+	$(TOOLS)/bin/pytest tests/tools
 
 test-containers: $(VENV)/dev  ## the peers in containers, on the engine that answers; 69 says that none does
 	$(BIN)/python -m tests.containers.engine
@@ -64,7 +68,7 @@ bench: $(VENV)/dev        ## ratios to raw sockets, what a fleet weighs, what a 
 	$(BIN)/python -m benchmarks.comparison
 
 clean:
-	rm -rf $(VENV) $(FRAMEWORKS)
+	rm -rf $(VENV) $(FRAMEWORKS) $(TOOLS)
 
 $(VENV)/demo: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -79,4 +83,9 @@ $(VENV)/dev: pyproject.toml
 $(FRAMEWORKS)/dev: pyproject.toml
 	$(PYTHON) -m venv $(FRAMEWORKS)
 	$(FRAMEWORKS)/bin/python -m pip install --quiet --editable '.[dev,torch,jax]' '$(TORCH)'
+	touch $@
+
+$(TOOLS)/dev: pyproject.toml
+	$(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/python -m pip install --quiet --editable '.[dev,mlflow]' tensorboard
 	touch $@

@@ -173,7 +173,7 @@ def _disk() -> Iterator[Finding]:
     advice = "" if free >= LEAST_DISK else "make room, or run in another folder: what cannot be written ends a peer"
     if not os.access(here, os.W_OK):
         advice = "run in a folder that may be written to, or give --out"
-    yield Finding("disk", f"{free / 1e9:.1f} GB free in {here}", advice)
+    yield Finding("disk", f"{free / 1e9:.1f} GB free in this folder", advice)
 
 
 def _ports() -> Iterator[Finding]:

@@ -251,7 +251,9 @@ class Host:
         """
         if self.assignment.resume:
             npz.sweep(self.folder)
-        self.journal = Journal(self.folder, n if self.assignment.resume else None, partial(self.tally.add, self.me))
+        self.journal = Journal(self.folder, n if self.assignment.resume else None)
+        if self.assignment.page is not None:
+            self.journal.told = partial(self.tally.add, self.me)
         self._opened.callback(self.journal.close)
         if not (self.assignment.run_dir / "experiment.toml").exists():
             config.record(self.experiment, self.assignment.ground, self.assignment.run_dir)

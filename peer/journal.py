@@ -34,18 +34,17 @@ class Journal:
     behind : int or None
         Go on behind what is there, and behind the first so many rounds or wakings: what was written of later ones stays
         until the first of them is over again. None: start anew.
-    told : callable
+
+    Attributes
+    ----------
+    told : callable or None
         Is told of every round's numbers, too.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        behind: int | None,
-        told: Callable[[Mapping[str, Any]], None] = lambda values: None,
-    ) -> None:
+    def __init__(self, folder: Path, behind: int | None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._folder, self._behind, self._told = folder, behind, told
+        self._folder, self._behind = folder, behind
+        self.told: Callable[[Mapping[str, Any]], None] | None = None
         mode = "w" if behind is None else "a"
         self._metrics = (folder / "metrics.jsonl").open(mode, encoding="utf-8")
         self._log = (folder / "log.jsonl").open(mode, encoding="utf-8")
@@ -67,7 +66,8 @@ class Journal:
             truncate_metrics(self._folder, self._behind)
             self._behind = None
         self._write(self._metrics, values)
-        self._told(values)
+        if self.told is not None:
+            self.told(values)
 
     def event(self, kind: str, time_s: float, **facts: object) -> None:
         """Something that happened, at `time_s` seconds since the start."""

@@ -175,6 +175,7 @@ def in_pods(experiment: Experiment) -> Experiment:
         model=replace(experiment.model, initial=initial and f"{EXPERIMENT}/{initial}"),
         topology=replace(topology, path=schedule and f"{EXPERIMENT}/{schedule}"),
         run=replace(experiment.run, patience_s=max(experiment.run.patience_s, MIN_PATIENCE_S)),
+        metrics=replace(experiment.metrics, tensorboard="", mlflow=""),  # of this host; nobody follows there
         transport=replace(
             experiment.transport,
             keys=KEYS,

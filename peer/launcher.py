@@ -225,6 +225,9 @@ def following(experiment: Experiment, run_dir: Path) -> Iterator[None]:
                 follower.wait(FOLLOWER_S)
             except subprocess.TimeoutExpired:
                 follower.kill()
+                print(
+                    f"peer: [metrics] took more than {FOLLOWER_S:.0f} s after the run; some are lost", file=sys.stderr
+                )
 
 
 class Watcher:

@@ -86,7 +86,7 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     folder : str
         Where that module is looked for first; empty: beside the experiment file.
     inner_product : str
-        Of parameters: euclidean, or that of the layers, fan-in, by which wide layers take longer steps.
+        Of parameters: euclidean, or that of the layers, fan-in: weights count once for each input of their neuron.
     initial : str
         File of first parameters, may hold {id}; relative to the experiment file; empty: drawn from the seed.
     outputs : int
@@ -152,7 +152,7 @@ class Surrogate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Parameters
     ----------
     kind : str
-        What each agent minimizes in a round: the loss of its linearized network (partial), or of a line (full).
+        What each agent minimizes in a round: the loss of its linearized network (partial), or that linearized, too.
     curvature : str
         Of the partial surrogate: the agent's own (local, the paper's), or an estimate for all (network); auto: network.
     tau : float or str
@@ -200,8 +200,8 @@ class Regime(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Parameters
     ----------
     kind : str
-        What is trained: everything (full), the network linearized at its start, its last layer alone, or what
-        the network itself tells (auto).
+        What is trained: all of the network (full, and auto, which linearizes it anew only when that is due); the
+        network linearized at its start (neural-tangent); its last layer alone (random-features).
     trainable : sequence of str
         Parts or layers by name that are trained, the others stay as they begin; []: all.
     relinearize_every : int
@@ -260,7 +260,7 @@ class Topology(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     path : str
         Of schedule = "file": that file; relative to the experiment file.
     weights : str
-        With which neighbors average: metropolis, or for a static graph the fastest ones that can be found.
+        With which neighbors average: by a rule, or, for a static graph, the fastest ones there are (fdla).
     consensus_steps : int
         Exchanges of neighbors in a round; 1: the method as published.
     consensus : str

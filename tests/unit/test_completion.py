@@ -12,7 +12,7 @@ import pytest
 
 from peer import completion
 from peer.__main__ import cli
-from peer.completion import joined
+from peer.completion import Bash, joined
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,17 +31,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def offered(words: str, current: str) -> list[str]:
     """What bash is told, as its own script asks for it."""
-    environment = {
-        "COMP_WORDS": f"peer {words} {current}".strip(),
-        "COMP_CWORD": str(len(words.split()) + 1),
-        "_PEER_COMPLETE": "bash_complete",
-        "PYTHONPATH": str(ROOT),
-    }
-    done = subprocess.run(
-        [sys.executable, "-m", "peer"], env=os.environ | environment, capture_output=True, text=True, check=False
-    )
-    assert not done.stderr
-    return [line.removeprefix("plain,") for line in done.stdout.splitlines()]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COMP_WORDS", f"peer {words} {current}".strip())
+        patch.setenv("COMP_CWORD", str(len(words.split()) + 1))
+        lines = Bash(cli, {}, "peer", completion.VARIABLE).complete().splitlines()
+    return [line.removeprefix("plain,") for line in lines]
 
 
 def test_commands_files_runs_and_settings_are_offered(folder: Path) -> None:
@@ -87,7 +81,7 @@ def test_bash_itself_completes(folder: Path) -> None:
     script = """
     eval "$(peer completion bash)"
     COMP_WORDS=(peer launch --set topology.schedule = st); COMP_CWORD=5
-    _peer_completion; echo "${COMPREPLY[@]}"
+    _peer_completion peer; echo "${COMPREPLY[@]}"
     """
     environment = os.environ | {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
     done = subprocess.run([bash, "-c", script], env=environment, capture_output=True, text=True, check=False)

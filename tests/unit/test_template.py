@@ -8,9 +8,11 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from click.testing import CliRunner
 
 from peer import settings, template
-from peer.__main__ import DEFAULT
+from peer.__main__ import DEFAULT, cli
+from peer.errors import ConfigError
 from peer.settings import Experiment
 
 LINE = re.compile(r"^#(\w+ = .*)$", flags=re.MULTILINE)
@@ -45,8 +47,28 @@ def test_what_is_not_changed_is_shown_as_a_default_and_lines_are_short() -> None
 
 
 def test_a_setting_comes_with_its_alternatives() -> None:
-    text = template.text(Experiment(), "mine.toml")
+    text = template.text(Experiment(), "mine.toml").replace("\n# ", " ")
     assert "One of partial, full." in text
     assert "Accepted: 0 < alpha <= 1" in text
     assert '#tau = "auto"' in text
     assert "#lower = -inf" in text
+
+
+def run(path: Path, *more: str) -> None:
+    CliRunner().invoke(cli, ["init", str(path), *more], standalone_mode=False, catch_exceptions=False)
+
+
+def test_the_command_replaces_a_file_only_when_told(tmp_path: Path) -> None:
+    (path := tmp_path / "e.toml").write_text("mine")
+    with pytest.raises(ConfigError, match=r"e\.toml: expected no file, found one; --force replaces it"):
+        run(path)
+    assert path.read_text() == "mine"
+    run(path, "--force")
+    assert settings.read(path).name == "e"
+
+
+def test_the_command_names_what_keeps_it_from_writing(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="nowhere"):
+        run(tmp_path / "nowhere" / "e.toml")
+    with pytest.raises(ConfigError, match="name: expected"):
+        run(tmp_path / f"{'x' * 210}.toml")
