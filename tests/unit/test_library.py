@@ -190,4 +190,4 @@ def test_importing_the_package_is_light() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
-        _ = peer.nothing  # type: ignore[attr-defined]
+        _ = peer.nothing
