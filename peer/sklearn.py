@@ -24,7 +24,6 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from peer import config, settings, validation
 from peer.arrays import Labels, Matrix, Vector
 from peer.data import Cut, classes_of
-from peer.library import nested
 from peer.settings import Experiment
 from peer.shards import Shard
 from peer.simulation import Agents
@@ -89,7 +88,7 @@ class _Estimator(BaseEstimator):
             "topology": {"graph": self.graph, "schedule": self.schedule},
             "run": {"tolerance": self.tol},
         }
-        settings.merge(tree, nested(self.settings or {}))
+        settings.merge(tree, settings.nested(self.settings or {}))
         return settings.from_tree(tree)
 
     def _train(self, x: Matrix, y: Matrix, sample_weight: ArrayLike | None, labels: bool, n_outputs: int) -> None:
