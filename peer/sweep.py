@@ -400,6 +400,8 @@ def claimed(out: Path) -> Iterator[int]:
             if holder.isdigit() and _is_alive(int(holder)):
                 raise ConfigError("--out", f"another sweep, process {holder}, is at work in {out}") from error
             fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError:  # a file system without locks
+            pass
         os.truncate(lock, 0)
         os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
         yield lock
