@@ -152,7 +152,7 @@ class Cut:
             arrays |= {"y": codes[labels], "labels": labels}
         else:
             arrays["y"] = labels
-        rows = [train[part] for part in self._parts(_classes(labels, targets)[train])]
+        rows = [train[part] for part in self.parts(classes_of(labels, targets)[train])]
         constant: Arrays = {"codes": codes} if "labels" in arrays else {}
         *parts, held_out = ({name: array[part] for name, array in arrays.items()} | constant for part in [*rows, test])
         return parts, held_out, Standardization(of_x, of_y, plain)
@@ -198,7 +198,8 @@ class Cut:
         held_out[in_order[(2 * np.arange(n_test) + 1) * m // (2 * n_test)]] = True
         return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
-    def _parts(self, classes: Labels) -> list[NDArray[np.intp]]:
+    def parts(self, classes: Labels) -> list[NDArray[np.intp]]:
+        """Rows of each peer, of samples of these classes, (m,); none is empty where there are enough."""
         rng = np.random.default_rng([self.seed, 1])
         shuffled = rng.permutation(len(classes))
         if self.partition == "iid":
@@ -304,7 +305,8 @@ def _codes(n_classes: int) -> Matrix:
     return np.array([[0.0], [1.0]]) if n_classes == 2 else np.eye(n_classes)
 
 
-def _classes(labels: Labels | None, targets: Matrix) -> Labels:
+def classes_of(labels: Labels | None, targets: Matrix) -> Labels:
+    """By what samples are shared out, (m,): their labels, or the bins of their first targets."""
     if labels is not None:
         return labels
     edges = np.quantile(targets[:, 0], np.linspace(0, 1, TARGET_BINS + 1)[1:-1])

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from html import escape
-from os import PathLike, fspath
+from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final, NoReturn, final
@@ -64,8 +64,8 @@ class Experiment:
     settings: Settings
 
     def __init__(self, tree: Mapping[str, Any] | None = None, /, **more: Any) -> None:  # noqa: ANN401
-        given = _nested(tree or {})
-        settings.merge(given, _nested(more))
+        given = settings.nested(tree or {})
+        settings.merge(given, settings.nested(more))
         object.__setattr__(self, "settings", settings.anchored(given, Path.cwd()))
 
     @classmethod
@@ -100,7 +100,7 @@ class Experiment:
             raise TypeError("expected a key and a value, or a mapping")
         tree = msgspec.to_builtins(self.settings)
         for each in (*changes, more):
-            settings.merge(tree, _nested(each))
+            settings.merge(tree, settings.nested(each))
         return Experiment._of(settings.anchored(tree, Path.cwd()))
 
     def __getitem__(self, key: str) -> Any:  # noqa: ANN401  (values are those of settings)
@@ -131,29 +131,7 @@ class Experiment:
         return f"Experiment({self.changed!r})"
 
     def _repr_html_(self) -> str:
-        return f"<pre>{escape(tomli_w.dumps(_nested(self.changed)))}</pre>"
-
-
-def _nested(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Tables in tables, of what may have dotted keys, and values as TOML has them."""
-    tree: dict[str, Any] = {}
-    for key, value in given.items():
-        *tables, last = str(key).split(".")
-        plain = _nested(value) if isinstance(value, Mapping) else _plain(value)
-        for table in (last, *reversed(tables)):
-            plain = {table: plain}
-        settings.merge(tree, plain)
-    return tree
-
-
-def _plain(value: Any) -> Any:  # noqa: ANN401  (whatever a notebook has)
-    if isinstance(value, np.ndarray | np.generic):
-        return value.tolist()
-    if isinstance(value, PathLike):
-        return fspath(value)
-    if isinstance(value, tuple | list):
-        return [_nested(item) if isinstance(item, Mapping) else _plain(item) for item in value]
-    return value
+        return f"<pre>{escape(tomli_w.dumps(settings.nested(self.changed)))}</pre>"
 
 
 # ---- runs -----------------------------------------------------------------------------------

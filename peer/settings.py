@@ -7,11 +7,13 @@ import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, Final, get_type_hints
 from urllib.parse import urlsplit
 
 import msgspec
+import numpy as np
 import tomli_w
 
 from peer import networks
@@ -621,6 +623,28 @@ def merge(tree: dict[str, Any], given: Mapping[str, Any]) -> None:
             merge(tree[key], value)
         else:
             tree[key] = value
+
+
+def nested(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Tables in tables, of what may have dotted keys, {"surrogate.tau": 1}, and values as TOML has them, not numpy."""
+    tree: dict[str, Any] = {}
+    for key, value in given.items():
+        *tables, last = str(key).split(".")
+        plain = nested(value) if isinstance(value, Mapping) else _plain(value)
+        for table in (last, *reversed(tables)):
+            plain = {table: plain}
+        merge(tree, plain)
+    return tree
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401  (whatever a notebook has)
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    if isinstance(value, PathLike):
+        return fspath(value)
+    if isinstance(value, tuple | list):
+        return [nested(item) if isinstance(item, Mapping) else _plain(item) for item in value]
+    return value
 
 
 def _anchor(tree: Mapping[str, Any], folder: Path) -> None:

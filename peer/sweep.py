@@ -42,6 +42,9 @@ from peer.settings import Experiment
 TICK_S: Final = 0.2
 """Between two looks at how far the cells are: often enough for the eye."""
 
+SURE: Final = 0.02
+"""Part of the work after which there is an estimate of the time that is left."""
+
 MAX_NAME: Final = 100
 """Characters of a folder's name, of 255 that file systems take; a longer one ends with a digest."""
 
@@ -397,6 +400,8 @@ def claimed(out: Path) -> Iterator[int]:
             if holder.isdigit() and _is_alive(int(holder)):
                 raise ConfigError("--out", f"another sweep, process {holder}, is at work in {out}") from error
             fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError:  # a file system without locks
+            pass
         os.truncate(lock, 0)
         os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
         yield lock
@@ -500,7 +505,7 @@ def run(plan: Plan, out: Path, *, simulate: bool, jobs: int | None, show: Show, 
                 "failed": states.count("failed"),
                 "running": sorted(cell.name for cell in work.running.values()),
                 "part": part,
-                "left_s": elapsed_s * (1.0 - part) / part if part > 0.0 else None,
+                "left_s": elapsed_s * (1.0 - part) / part if part > SURE else None,
             }
             show(facts | more)
 

@@ -17,7 +17,7 @@ MOST_NAMED: Final = 2
 """Cells that run, and are named; the others are counted."""
 
 WIDTH: Final = 140
-"""Columns where there is no terminal, which would say how many it has."""
+"""Columns where there is no terminal, which would say how many it has; with fewer, spreads take two lines."""
 
 HEADS: Final = {"megabytes": "MB sent"}
 """Columns that are not called as their numbers are."""
@@ -70,11 +70,11 @@ def show(console: Console, plan: Plan, results: Sequence[Result], out: Path) -> 
         table.add_column(key)
     table.add_column("done", justify="right")
     for name in names:
-        table.add_column(HEADS.get(name, name.replace("_", " ")), justify="right")
+        table.add_column(HEADS.get(name, name.replace("_", " ")), justify="right", overflow="fold")
     for point in plan.points:
         cells = [one for one in results if one.cell.point == point]
         done = f"{sum(one.status == 'done' for one in cells)}/{len(cells)}"
-        shown = [_shown(over[point].get(name)) for name in names]
+        shown = [_shown(over[point].get(name), console.width) for name in names]
         table.add_row(*(Text(text) for _, text in point), done, *shown)
     console.print(table)
     for one in results:
@@ -88,10 +88,11 @@ def show(console: Console, plan: Plan, results: Sequence[Result], out: Path) -> 
     )
 
 
-def _shown(spread: Spread | None) -> Text:
+def _shown(spread: Spread | None, width: int) -> Text:
     if spread is None:
         return Text("-")
     text = Text(f"{spread.median:.4g}")
     if spread.least < spread.largest:
-        text.append(f"\n{spread.least:.3g} to {spread.largest:.3g}", style="dim")
+        between = " to " if width >= WIDTH else " to\n"
+        text.append(f"\n{spread.least:.3g}{between}{spread.largest:.3g}", style="dim")
     return text

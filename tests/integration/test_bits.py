@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
-from peer import config, learning, settings
+from peer import config, learning, settings, validation
 from peer.agent import Clipping
 from peer.optim import regimes
 from peer.simulation import Agents
@@ -112,6 +112,11 @@ CASES: dict[str, dict[str, Any]] = {
         "topology": {"graph": "ring"},
         "transport": {"wire_dtype": "f4"},
     },
+    "held out, the best one kept": {
+        "objective": {"loss": "cross_entropy"},
+        "data": {"validation_fraction": 0.3},
+        "run": {"validation_patience": 4},
+    },
     "stopped early": {"objective": {"loss": "cross_entropy"}, "run": {"tolerance": 0.3}},
 }
 
@@ -123,9 +128,10 @@ def test_sockets_and_simulation_agree_to_the_last_bit(lab: Lab, case: dict[str, 
         seed=5,
         peers=PEERS,
         iterations=ROUNDS,
-        data={"path": lab.shards([(rng.normal(size=(m, 4)), np.arange(m) % 3) for m in (9, 4, 6, 11, 5)])},
+        data={"path": lab.shards([(rng.normal(size=(m, 4)), np.arange(m) % 3) for m in (9, 4, 6, 11, 5)])}
+        | case.get("data", {}),
         **{"topology": LINKS, "model": {"hidden": [6]}, "step": {"rule": "diminishing", "alpha": 0.4, "mu": 0.1}}
-        | case,
+        | {key: case[key] for key in case if key != "data"},
     )
     run_dir = lab.launch(experiment)
 
@@ -160,17 +166,19 @@ def test_sockets_and_simulation_agree_to_the_last_bit(lab: Lab, case: dict[str, 
                 renewal=learning.renewal_of(found),
                 method=config.method_of(found),
                 watches=tuple(watches),
+                held_out=tuple(data for data in agents.held_out if data is not None),
+                patience=found.run.validation_patience,
             )
         )
         with threadpool_limits(1):  # as launch gives it to its peers: sums of more threads have other last bits
             simulated.play()
         last = max(n for _, n in simulated.history)
         assert last == len(played)
-        assert (last < ROUNDS) == (found.run.tolerance > 0.0)
+        assert (last < ROUNDS) == (found.run.tolerance > 0.0 or found.run.validation_patience > 0)
         for peer in range(PEERS):
             assert len(metrics(run_dir, peer)) == last
-            ends = regimes.everything(agents.model, simulated.history[peer, last].w)
-            same = regimes.everything(agents.model, played[-1].after[peer].w)
+            ends = regimes.everything(agents.model, validation.result(simulated.history[peer, last]))
+            same = regimes.everything(agents.model, validation.result(played[-1].after[peer]))
             for name, part in parameters(run_dir, peer).items():
                 assert np.array_equal(part, same[name]), f"peer {peer}, all in one process, {name}"
                 assert np.array_equal(part, ends[name]), f"peer {peer}, seed {seed}, {name}"

@@ -8,7 +8,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from tests.integration.lab import Lab, end, refusal, same_finals, wait_until
+from tests.integration.lab import TIMEOUT_S, Lab, end, events, refusal, same_finals, wait_until
 
 PEERS = 3
 
@@ -58,25 +58,38 @@ def test_a_sweep_that_was_killed_goes_on(lab: Lab) -> None:
 
 
 def test_a_cell_that_fails_ends_no_other(lab: Lab) -> None:
-    command: list[str | Path] = [
-        "sweep",
-        experiment(lab, 5),
-        "--grid",
-        "topology.link_probability=0,1",
-        "--simulate",
-        "--out",
-        "out",
-    ]
-    done = lab.run(*command)
+    grid = ["--grid", "topology.link_probability=0,1", "--grid", "surrogate.tau=2,1e-300"]
+    diverges = ["--set", "surrogate.kind=full", "--set", "objective.loss=squared"]
+    command: list[str | Path] = ["sweep", experiment(lab, 5), *grid, *diverges, "--simulate"]
+    done = lab.run(*command, "--out", "out")
     assert done.returncode == 2, done.stderr
     assert not done.stderr
-    assert "link_probability=0,seed=3: topology: " in done.stdout
+    assert "link_probability=0,tau=2,seed=3: topology: " in done.stdout
     found = cells(lab.folder / "out")
-    assert [(cell["status"], cell["code"]) for cell in found.values()] == [("failed", 2), ("done", 0)]
-    assert "falls apart" in found["link_probability=0,seed=3"]["line"]
+    assert [(cell["status"], cell["code"]) for cell in found.values()] == [("failed", 2)] * 2 + [
+        ("done", 0),
+        ("failed", 4),
+    ]
+    assert "falls apart" in found["link_probability=0,tau=2,seed=3"]["line"]
+    broken = "link_probability=1,tau=1e-300,seed=3"
+    assert "nan or infinite" in found[broken]["line"]
+    assert events(lab.folder / "out" / broken, 1)[-1]["code"] == 4
     rows = list(csv.DictReader((lab.folder / "out" / "sweep.csv").read_text().splitlines()))
-    assert [row["status"] for row in rows] == ["failed", "done"]
-    assert float(rows[1]["objective"]) == found["link_probability=1,seed=3"]["numbers"]["objective"]
+    assert [row["status"] for row in rows] == ["failed", "failed", "done", "failed"]
+    assert float(rows[2]["objective"]) == found["link_probability=1,tau=2,seed=3"]["numbers"]["objective"]
+    again = lab.run(*command, "--out", "out")
+    assert again.returncode == 2
+    assert len(again.stdout.splitlines()) == len(done.stdout.splitlines()) - 4, "what breaks down is not run again"
+
+
+def test_a_sweep_that_is_interrupted_says_how_to_go_on(lab: Lab) -> None:
+    sweep = lab.start("sweep", experiment(lab, 100_000), "--seeds", "2", "--jobs", "1", "--simulate", "--out", "out")
+    wait_until((lab.folder / "out" / "seed=3" / "peers" / "000" / "metrics.jsonl").exists, sweep)
+    sweep.send_signal(signal.SIGTERM)
+    shown, errors = sweep.communicate(timeout=TIMEOUT_S)
+    assert (sweep.returncode, errors) == (130, "")
+    assert "seed=3: interrupted" in shown
+    assert "2 of 2 cells are missing; the same command goes on with them" in shown
 
 
 def test_what_is_no_sweep_touches_nothing(lab: Lab) -> None:

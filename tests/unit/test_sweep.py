@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -222,6 +224,13 @@ def test_the_table_says_what_is_missing(path: Path, tmp_path: Path) -> None:
 FACTS = {"cells": 9, "done": 3, "failed": 1, "running": ["a", "b", "c"], "part": 0.5, "left_s": 61.0}
 
 
+def test_where_it_is_narrow_spreads_take_two_lines(path: Path, tmp_path: Path) -> None:
+    console, of = screen(terminal=True), plan(path, seeds=2)
+    sweep_view.show(console, of, results(of, 1.0, 3.0), tmp_path)
+    assert "to 3" not in shown(console)
+    assert "1 to" in shown(console)
+
+
 def test_words() -> None:
     assert sweep_view.words(FACTS) == "4 of 9 cells, 1 failed, 61 s left; a b and 1 more"
     assert sweep_view.words(FACTS | {"failed": 0, "running": [], "left_s": None}) == "3 of 9 cells"
@@ -264,6 +273,13 @@ def test_the_parent_that_is_gone_ends_a_run(monkeypatch: pytest.MonkeyPatch) -> 
     assert not ended
     sweep._Parent(-1).look()
     assert [pid for pid, _ in ended] == [os.getpid()]
+
+
+def test_a_sweep_has_nothing_in_memory_that_peers_must_not_have() -> None:
+    heavy = "{'rich', 'sklearn', 'matplotlib', 'networkx'}"
+    program = f"import sys, peer.__main__, peer.sweep; print({heavy} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
 
 
 def test_settings_of_a_cell_are_checked_with_the_others(path: Path) -> None:
