@@ -8,6 +8,7 @@ for neural networks of S. Scardapane, P. Di Lorenzo (2017). Departures:
 3. On request, neighbors are believed only so far: see `Clipping`.
 4. On request, rounds take some of the samples, and gradients are estimates: see `peer.problem`.
 5. On request, the network stays linearized at a point for longer than a round: see `peer.renewal`.
+6. On request, neighbors say less than all: see `peer.links`.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from typing import Any, Protocol, final
 
 import numpy as np
 
-from peer.arrays import Matrix, Vector, is_finite, rounded
+from peer.arrays import Matrix, Sparse, Tensor, Vector, is_finite, rounded
 from peer.errors import ProtocolError, SolveError
+from peer.links import Spoken
 from peer.messages import Share
 from peer.optim.solvers import Solution
 from peer.optim.steps import StepRule
@@ -107,6 +109,8 @@ class State:
     alignments, aligned_n, back_n : Vector, int, int
         Where layers learn by feedback, see `peer.alignment`: its last cosines with the gradient, by layer;
         the last round with a good one; and the one in which the agent went back to backprop, 0 as long as it has not.
+    replicas : Matrix
+        What it has told its neighbors, and they it, where these are differences, see `peer.links`; else empty.
     """
 
     n: int
@@ -143,6 +147,7 @@ class State:
     alignments: Vector = field(default_factory=lambda: np.zeros(0))
     aligned_n: int = 0
     back_n: int = 0
+    replicas: Matrix = field(default_factory=lambda: np.zeros((0, 0)))
 
 
 @final
@@ -218,7 +223,7 @@ class Mixture:
     flood, worst : float
         Largest measure of the window before that the agent has heard of, see `peer.stopping`; and the largest x of the
         open one.
-    pulled : Matrix
+    pulled, replicas : Matrix
         As in `State`.
     """
 
@@ -229,12 +234,13 @@ class Mixture:
     flood: float
     worst: float
     pulled: Matrix
+    replicas: Matrix = field(default_factory=lambda: np.zeros((0, 0)))
 
     @classmethod
     def of(cls, state: State, proposal: Proposal) -> Mixture:
         """Before the first exchange."""
         floods = state.flood, state.worst
-        return cls(proposal.z, state.y, state.objective, state.validation, *floods, state.pulled)
+        return cls(proposal.z, state.y, state.objective, state.validation, *floods, state.pulled, state.replicas)
 
 
 def initial(problem: LocalProblem, w: Vector, alpha: float) -> State:
@@ -267,6 +273,7 @@ def exchange(
     weights: Mapping[PeerId, float],
     wire_dtype: np.dtype[Any],
     clipping: Clipping | None = None,
+    spoken: Spoken | None = None,
 ) -> Mixture:
     """The sums of (7) and (8), once, with the shares of all neighbors.
 
@@ -284,6 +291,8 @@ def exchange(
         How neighbors see this agent's own z and y.
     clipping : Clipping or None
         None: neighbors are believed.
+    spoken : Spoken or None
+        What the agent has said where that is not all; None: whole vectors.
 
     Returns
     -------
@@ -298,8 +307,12 @@ def exchange(
         nan or infinity of the agent's own making.
     """
     zs, ys = {j: share.z for j, share in shares.items()}, {j: share.y for j, share in shares.items()}
+    pulled, replicas = own.pulled, own.replicas
     if clipping is None:
-        z, y, pulled = mix(own.z, zs, weights, wire_dtype), mix(own.y, ys, weights, wire_dtype), own.pulled
+        if spoken is None:
+            z, y = mix(own.z, zs, weights, wire_dtype), mix(own.y, ys, weights, wire_dtype)
+        else:
+            z, y, replicas = spoken.mixed(own.z, own.y, own.replicas, shares, weights)
         seen = {j: shares[j].objective if j in shares else own.objective for j in weights}
         objective = math.fsum(weight * seen[j] for j, weight in weights.items())
     else:
@@ -308,14 +321,14 @@ def exchange(
         y, objective = state.gradient + pulled[:, :-1].sum(axis=0), state.value + math.fsum(pulled[:, -1])
     if not (is_finite(y) and is_finite(z)):
         for j, share in sorted(shares.items()):  # whose doing it is, is looked for only when it has happened
-            if not all(vector is None or is_finite(vector) for vector in (share.y, share.z)):
+            if not all(map(_is_finite, (share.y, share.z))):
                 raise ProtocolError("nonfinite", "expected finite numbers, found nan or infinity", j, state.n)
         raise SolveError(f"round {state.n}: parameters or gradients are nan or infinite")
     told = {j: shares[j].validation[0] if j in shares else own.validation for j in weights}
     validation = math.fsum(weight * told[j] for j, weight in weights.items())
     flood = max([own.flood, *(share.flood for share in shares.values())])
     worst = max([own.worst, *(share.validation[1] for share in shares.values())])
-    return Mixture(z, y, objective, validation, flood, worst, pulled)
+    return Mixture(z, y, objective, validation, flood, worst, pulled, replicas)
 
 
 def settle(problem: LocalProblem, state: State, proposal: Proposal, mixed: Mixture, rule: StepRule) -> State:
@@ -351,6 +364,7 @@ def settle(problem: LocalProblem, state: State, proposal: Proposal, mixed: Mixtu
         objective=mixed.objective + value - state.value,
         alpha=rule.after(state.alpha),
         pulled=mixed.pulled,
+        replicas=mixed.replicas,
         way=proposal.solution.way,
         anchor=state.anchor,
         anchored=state.anchored,
@@ -358,7 +372,7 @@ def settle(problem: LocalProblem, state: State, proposal: Proposal, mixed: Mixtu
 
 
 def mix(
-    own: Vector, theirs: Mapping[PeerId, Vector | None], weights: Mapping[PeerId, float], wire_dtype: np.dtype[Any]
+    own: Vector, theirs: Mapping[PeerId, Tensor | None], weights: Mapping[PeerId, float], wire_dtype: np.dtype[Any]
 ) -> Vector:
     """sum_j c_ij v_j over j ascending, (p,); the sum over all agents is that of their own v, to rounding."""
     seen = rounded(own, wire_dtype)
@@ -370,7 +384,7 @@ def mix(
 
 def approach(
     own: Vector,
-    theirs: Mapping[PeerId, Vector | None],
+    theirs: Mapping[PeerId, Tensor | None],
     weights: Mapping[PeerId, float],
     radius: float,
     wire_dtype: np.dtype[Any],
@@ -412,7 +426,11 @@ def clip_number(difference: float, radius: float) -> float:
     return min(max(difference, -radius), radius)
 
 
-def _whole(vector: Vector | None, j: PeerId) -> Vector:
-    if vector is None:
+def _is_finite(tensor: Tensor | None) -> bool:
+    return tensor is None or is_finite(tensor.values if isinstance(tensor, Sparse) else tensor)
+
+
+def _whole(vector: Tensor | None, j: PeerId) -> Vector:
+    if not isinstance(vector, np.ndarray):
         raise ValueError(f"the share of agent {j} is not whole")
     return vector

@@ -168,7 +168,7 @@ class Host:
         self.common = config.common_settings(experiment, assignment.ground, self.shard, me)
         self.digest = config.digest(self.common)
         n_ids = experiment.peers if experiment.run.mode == "rounds" else settings.MAX_PEERS
-        self.form = wire.Format(experiment.run_id, n_ids, 0, experiment.transport.wire_dtype)
+        self.form = config.form_of(experiment, n_ids, 0)
         self.changed = asyncio.Event()
         self.drops = Drops()
         self.held_out: Data | None = None
@@ -199,7 +199,8 @@ class Host:
         """
         assignment, me = self.assignment, self.me
         self.life = life
-        largest = max(8 * (self._guess_of_parameters() + wire.N_SCALARS), self.form.max_header_bytes)
+        guess = replace(self.form, n_parameters=self._guess_of_parameters())
+        largest = max(guess.max_flow_bytes, guess.max_frame_bytes)
         self.mathematics = ThreadPoolExecutor(1, thread_name_prefix=MATHEMATICS)
         self.cores = ThreadPoolExecutor(self.experiment.surrogate.cores, thread_name_prefix=MATHEMATICS)
         self.transport = Transport(

@@ -66,6 +66,7 @@ class RoundsLife:
         self.last = self._last_checkpoint()
         self.greeted: set[PeerId] = set()
         self.alpha = config.alpha_of(self.experiment, ground)
+        self.coding = config.coding_of(self.experiment, self.neighbors)
         self.caution = config.caution_of(self.experiment, ground, self.experiment.peers)
         self.renewal = learning.renewal_of(self.experiment)
         self.state: agent.State | None = None
@@ -277,15 +278,14 @@ class RoundsLife:
         problem = alignment.chosen(problem, state)
         sent, received, began = self.host.transport.bytes_sent, self.host.transport.bytes_received, time.monotonic()
         rounds.begin()
-        ahead = goes_ahead(state.y.nbytes, self.solve_s)
+        ahead = self.coding is None and goes_ahead(state.y.nbytes, self.solve_s)
         if ahead:
             self.say(self.session.offer(state.objective, state.y, None, state.flood, validation.told(state)))
         inner = problem.in_round(state.n, state.alpha, state.way)
         proposal = await self.host.compute(agent.propose, inner, state, experiment.peers)
-        y, told = None if ahead else state.y, validation.told(state)
-        self.say(self.session.offer(state.objective, y, proposal.z, state.flood, told))
+        course = self.tell(gossip.begun(state, proposal), ahead)
         self.solve_s = time.monotonic() - began
-        course, following, waited_s = gossip.begun(state, proposal), None, 0.0
+        following, waited_s = None, 0.0
         neighbors = set(rounds.neighbors)
         while True:
             course, following, late_s = await self.exchange(problem, course)
@@ -295,8 +295,7 @@ class RoundsLife:
                 break
             rounds.begin()
             neighbors.update(rounds.neighbors)
-            here = course.here
-            self.say(self.session.offer(here.objective, here.y, here.z, here.flood, validation.told(here)))
+            course = self.tell(course)
         self.host.journal.round(
             iteration=state.n,
             time_s=time.monotonic() - self.host.began_s,
@@ -322,6 +321,23 @@ class RoundsLife:
         self.host.tell_renewal(following)
         self.host.went_back(state, following)
         return following
+
+    def tell(self, course: Course, y_is_out: bool = False) -> Course:
+        """Send the shares of the exchange that comes next; the round with what they say.
+
+        Raises
+        ------
+        SolveError
+            They would say nan or infinity.
+        """
+        course = gossip.spoken(course, self.coding, self.host.assignment.ground.gossip, self.rounds.neighbors)
+        here, told = course.here, validation.told(course.here)
+        if course.spoken is None:
+            y = None if y_is_out else here.y
+            self.say(self.session.offer(here.objective, y, here.z, here.flood, told))
+        else:
+            self.say(self.session.offer_each(here.objective, course.spoken.words, here.flood, told))
+        return course
 
     def validated(self, state: agent.State) -> dict[str, float]:
         """What a line of metrics says of the validation loss; nothing where no samples are held out."""
