@@ -15,7 +15,8 @@ from peer.agent import Clipping, Mixture, Proposal, State
 from peer.alignment import Watch
 from peer.arrays import Matrix, Vector, rounded
 from peer.careful import Caution
-from peer.gossip import begun, taken
+from peer.gossip import Course, begun, spoken, taken
+from peer.links import Coding
 from peer.messages import Share
 from peer.optim.chains import Chain, mlp
 from peer.optim.losses import (
@@ -214,11 +215,12 @@ def exchange(
     caution: Caution | None = None,
     renewal: Renewal | None = None,
     watches: Sequence[Watch] = (),
+    codings: Sequence[Coding] = (),
 ) -> Iterator[tuple[list[State], list[Proposal]]]:
     """Run the agents in one process, `graphs` repeated; yields what all are and propose at rounds 0..n_rounds.
 
     Each exchange of a round has the next graph. With `caution` agents choose tau themselves; with `renewal` networks
-    stay linearized for longer than a round; with `watches` agents look at their feedback.
+    stay linearized for longer than a round; with `watches` agents look at their feedback; with `codings` they say less.
     """
     met = [sorted({j for graph in graphs for j in graph.neighbors(i)}) for i in range(len(problems))]
     clippings = [None if radii is None else Clipping(*radii, tuple(others)) for others in met]
@@ -238,11 +240,12 @@ def exchange(
         courses = [begun(s, p) for s, p in zip(states, proposals, strict=True)]
         for k in range(gossip.n_steps):
             graph = graphs[(n * gossip.n_steps + k) % len(graphs)]
-            shares = [told(i, course.here, n, wire_dtype) for i, course in enumerate(courses)]
+            if codings:
+                courses = [spoken(c, codings[i], gossip, graph.neighbors(i)) for i, c in enumerate(courses)]
             courses = [
                 taken(
                     course,
-                    {j: shares[j] for j in graph.neighbors(i)},
+                    {j: heard(j, courses[j], n, i, wire_dtype) for j in graph.neighbors(i)},
                     weights(graph, i),
                     gossip,
                     wire_dtype,
@@ -268,6 +271,15 @@ def exchange(
 def share_of(i: int, state: State, proposal: Proposal, wire_dtype: np.dtype[Any]) -> Share:
     """What the neighbors of agent i get in the first exchange of a round, rounded as the wire rounds."""
     return told(i, Mixture.of(state, proposal), state.n, wire_dtype)
+
+
+def heard(i: int, course: Course, n: int, by: int, wire_dtype: np.dtype[Any]) -> Share:
+    """What one neighbor of agent i gets in exchange n, if that is not what all get."""
+    share = told(i, course.here, n, wire_dtype)
+    if course.spoken is None:
+        return share
+    y, z = course.spoken.words[by]
+    return replace(share, y=y, z=z, to=by)
 
 
 def told(i: int, own: Mixture, n: int, wire_dtype: np.dtype[Any]) -> Share:

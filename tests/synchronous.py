@@ -29,6 +29,7 @@ from peer.careful import Caution
 from peer.checkpoint import Checkpoint
 from peer.errors import RemoteError, WireError
 from peer.gossip import Course
+from peer.links import Coding, Drawn, Replicas, steady
 from peer.messages import Hello, Message, Share
 from peer.optim import feedback
 from peer.optim.blocks import equal
@@ -42,7 +43,7 @@ from peer.renewal import Renewal
 from peer.roster import Roster
 from peer.rounds import MEETINGS, Rounds
 from peer.session import Outgoing, Session
-from tests.instances import told
+from tests.instances import heard
 from tests.network import RUN_ID, Network, Weather, weather
 from tests.simulated import Clock, Outcome, Tell, batched, replayable, silent, sizes_of
 from topology import PeerId, Schedule, graphs
@@ -102,6 +103,15 @@ class Scenario:
     patience: int = 0
     gossip: Gossip = ONCE
     renewal: Renewal | None = None
+    codings: tuple[Coding, ...] = ()
+
+    @property
+    def form(self) -> wire.Format:
+        """Of messages, before p is known."""
+        first = self.codings[0] if self.codings else None
+        fraction = first.fraction if isinstance(first, Drawn | Replicas) else 1.0
+        has_places = isinstance(first, Replicas) and fraction < 1.0
+        return wire.Format(RUN_ID, self.n_agents, 0, self.dtype, fraction, has_places)
 
     @property
     def n_steps(self) -> int:
@@ -137,6 +147,11 @@ class Scenario:
     def graph(self, course: Course) -> Graph:
         """Of the exchange that comes next."""
         return self.schedule.graph(course.state.n * self.n_steps + course.k)
+
+    def spoken(self, i: PeerId, course: Course) -> Course:
+        """Agent i before the exchange that comes next, with what it says in it."""
+        coding = self.codings[i] if self.codings else None
+        return gossip.spoken(course, coding, self.gossip, self.graph(course).neighbors(i))
 
     def taken(self, i: PeerId, course: Course, shares: Mapping[PeerId, Share]) -> Course:
         """Agent i after one more exchange, with what it says of stopping early, if the run may."""
@@ -182,6 +197,7 @@ class Scenario:
         every = f"checkpoint every {self.every}, y ahead: {self.ahead}, radii {self.radii}, tolerance {self.tolerance}"
         exchanges = f"{self.n_steps} {'plain' if self.gossip.is_plain else 'chebyshev'} exchanges each"
         every += f", held out {bool(self.held_out)}, patience {self.patience}"
+        every += f", coding {self.codings[0] if self.codings else None}"
         every += f", batches {sizes_of(self.problems)}"
         every += f", {self.caution}, {self.renewal}, feedback {self.watches[0].grace if self.watches else None}"
         what = f"{self.n_agents} peers, {self.n_rounds} rounds, {exchanges}, {kinds}, {self.dtype}, {every}"
@@ -212,13 +228,16 @@ def scenario(seed: int) -> Scenario:
     tolerance = random.Random(f"tolerance of {seed}").choice((0.0, 0.0, 1.0, 3.0, 10.0))
     again = random.Random(f"renewal of {seed}").choice((None, None, None, Renewal(2), Renewal(3), Renewal()))
     problems, watches = _fed(problems, seed) if not (tolerance or again) else (problems, ())  # as settings have it
+    whole = radii is not None or tolerance > 0.0 or not way.is_plain or isinstance(weights, Fastest)
+    codings = () if whole else _codings(schedule, n_rounds * way.n_steps, n_agents, seed)
+    numbers_as = rng.choice(("f8", "f8", "f4"))
     return Scenario(
         seed=seed,
         schedule=schedule,
         n_rounds=n_rounds,
         every=every,
-        dtype=rng.choice(("f8", "f8", "f4")),
-        ahead=rng.random() < 0.5,
+        dtype=next((name for name in DTYPES if codings and DTYPES[name] == codings[0].dtype), numbers_as),
+        ahead=rng.random() < 0.5 and not codings,
         problems=problems,
         initial=tuple(numbers.normal(size=model.layout.size) if same is None else same for _ in problems),
         alpha=alpha,
@@ -236,7 +255,20 @@ def scenario(seed: int) -> Scenario:
         watches=watches,
         caution=random.Random(f"caution of {seed}").choice((None, None, Caution(n_agents, 0.5, keeps=n_blocks == 1))),
         renewal=again,
+        codings=codings,
     )
+
+
+def _codings(schedule: Schedule, n_exchanges: int, n_agents: int, seed: int) -> tuple[Drawn | Replicas, ...]:
+    """Of some runs in which agents may say less than all."""
+    rng = random.Random(f"coding of {seed}")
+    kind, fraction, dtype = rng.randrange(6), rng.choice((0.2, 0.5)), DTYPES[rng.choice(("f8", "f4", "bf16"))]
+    if kind > 2:
+        return ()
+    if kind == 0:
+        return tuple(Drawn(seed, fraction, DTYPES["f8"]) for _ in range(n_agents))
+    met, told = union(schedule, n_exchanges), fraction if kind == 1 else 1.0
+    return tuple(Replicas(met.neighbors(i), told, steady(told), dtype) for i in range(n_agents))
 
 
 def _held_out(problems: Sequence[Problem]) -> tuple[Data, ...]:
@@ -323,9 +355,10 @@ def without_network(run: Scenario) -> list[list[agent.State]]:
         courses = [gossip.begun(*pair) for pair in zip(states, proposals, strict=True)]
         for k in range(run.n_steps):
             graph, n = run.graph(courses[0]), states[0].n * run.n_steps + k
-            shares = [told(i, course.here, n, dtype) for i, course in enumerate(courses)]
+            courses = [run.spoken(i, course) for i, course in enumerate(courses)]
             courses = [
-                run.taken(i, course, {j: shares[j] for j in graph.neighbors(i)}) for i, course in enumerate(courses)
+                run.taken(i, course, {j: heard(j, courses[j], n, i, dtype) for j in graph.neighbors(i)})
+                for i, course in enumerate(courses)
             ]
         states = [run.settled(i, course) for i, course in enumerate(courses)]
         history.append(states)
@@ -393,7 +426,7 @@ class Peer:
         if last is not None:
             self.rounds.keep(last.kept)
         self.session = Session(self.neighbors, self.roster, self.rounds)
-        self.form = wire.Format(RUN_ID, what.n_agents, 0, what.dtype)
+        self.form = what.form
         self.dropped: Counter[str] = Counter()
         self.news = False
         self.alive = True
@@ -496,12 +529,7 @@ class Peer:
             self.say(self.session.offer(state.objective, state.y, None, state.flood, validation.told(state)))
         yield Compute()
         proposal = agent.propose(problem.in_round(state.n, state.alpha, state.way), state, what.n_agents)
-        self.say(
-            self.session.offer(
-                state.objective, None if what.ahead else state.y, proposal.z, state.flood, validation.told(state)
-            )
-        )
-        course = gossip.begun(state, proposal)
+        course = self.tell(gossip.begun(state, proposal), what.ahead)
         while True:
             yield Until(lambda: not rounds.missing)
             shares = rounds.advance()
@@ -511,8 +539,18 @@ class Peer:
                 return what.settled(self.me, course)
             rounds.begin()
             self.run.began(self.me, rounds.n)
-            here = course.here
-            self.say(self.session.offer(here.objective, here.y, here.z, here.flood, validation.told(here)))
+            course = self.tell(course)
+
+    def tell(self, course: Course, y_is_out: bool = False) -> Course:
+        """Send the shares of the exchange that comes next; the round with what they say."""
+        course = self.what.spoken(self.me, course)
+        here, told = course.here, validation.told(course.here)
+        if course.spoken is None:
+            y = None if y_is_out else here.y
+            self.say(self.session.offer(here.objective, y, here.z, here.flood, told))
+        else:
+            self.say(self.session.offer_each(here.objective, course.spoken.words, here.flood, told))
+        return course
 
     def snapshot(self, state: agent.State) -> Checkpoint:
         """Checkpoint at the start of a round."""
@@ -682,8 +720,11 @@ class Run:
         self.most_held, self.most_kept = max(self.most_held, held), max(self.most_kept, kept)
         catch_up = every if self.happened["crash"] else 0
         assert held <= MEETINGS + catch_up, f"peer {peer.me} holds {held} shares of one neighbor"
-        # for each neighbor, the meetings from the floor that it said at the last one to that one; and this exchange
-        assert kept <= len(peer.neighbors) * max(every, self.what.n_steps) + 1, f"peer {peer.me} keeps {kept} shares"
+        # for each neighbor, the meetings from the floor that it said at the last one to that one; and this exchange,
+        # of which there is one share, or one for each
+        assert kept <= len(peer.neighbors) * (max(every, self.what.n_steps) + 1) + 1, (
+            f"peer {peer.me} keeps {kept} shares"
+        )
         # pieces of two shares, and of those that a resumed neighbor missed; an ask, an answer, and news of each peer
         waiting = 2 * (MEETINGS + catch_up) + 2 + self.what.n_agents
         assert self.network.queue <= 2 * waiting, f"{self.network.queue} messages wait on one connection"  # all twice
