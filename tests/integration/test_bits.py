@@ -81,6 +81,13 @@ CASES: dict[str, dict[str, Any]] = {
         "objective": {"loss": "cross_entropy"},
         "surrogate": FEEDBACK | {"batch": 4, "cores": 2, "probe_every": 3, "fallback": 0.3, "grace": 5},
     },
+    "differences, bf16": {"objective": {"loss": "cross_entropy"}, "transport": {"wire_dtype": "bf16"}},
+    "top-k, bf16, two exchanges": {
+        "topology": LINKS | {"consensus_steps": 2},
+        "compression": {"kind": "top-k", "fraction": 0.2},
+        "transport": {"wire_dtype": "bf16"},
+    },
+    "random-k": {"compression": {"kind": "random-k", "fraction": 0.2}},
     "stopped early": {"objective": {"loss": "cross_entropy"}, "run": {"tolerance": 0.3}},
 }
 
@@ -107,6 +114,7 @@ def test_sockets_and_simulation_agree_to_the_last_bit(lab: Lab, case: dict[str, 
     w = learning.initial_of(found, 0).vector(model, found.seed, learning.regularizer_of(found, model))
     problems = tuple(_problem(found, model, shard, peer, total) for peer, shard in enumerate(shards))
     watches = [learning.watch_of(found, problem, peer) for peer, problem in enumerate(problems)]
+    codings = [config.coding_of(found, ground.union[peer]) for peer in range(PEERS)]
     for seed in (1, 2):
         simulated = synchronous.Run(
             replace(
@@ -125,6 +133,7 @@ def test_sockets_and_simulation_agree_to_the_last_bit(lab: Lab, case: dict[str, 
                 caution=config.caution_of(found, ground, PEERS),
                 renewal=learning.renewal_of(found),
                 watches=tuple(watch for watch in watches if watch is not None),
+                codings=tuple(coding for coding in codings if coding is not None),
             )
         )
         with threadpool_limits(1):  # as launch gives it to its peers: sums of more threads have other last bits
