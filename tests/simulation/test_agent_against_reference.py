@@ -277,8 +277,14 @@ def test_the_reference_can_tell_a_wrong_method_from_a_right_one() -> None:
 
 
 @pytest.mark.parametrize("steps", [1, 2])
-@pytest.mark.parametrize("digits", [53, 24, 8], ids=["f8", "f4", "bf16"])
-@pytest.mark.parametrize(("saying", "gamma"), [("difference", 1.0), ("top-k", 0.6), ("random-k", 1.0)])
+@pytest.mark.parametrize(
+    ("saying", "gamma", "digits"),
+    [
+        *(("difference", 1.0, digits) for digits in (24, 8)),
+        *(("top-k", 0.6, digits) for digits in (53, 24, 8)),
+        *(("random-k", 1.0, digits) for digits in (53, 24)),
+    ],
+)
 def test_those_who_say_less(saying: str, gamma: float, digits: int, steps: int) -> None:
     """Replicas and draws one link at a time, on links that come and go, are the stacked ones; and (9) holds.
 
