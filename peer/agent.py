@@ -109,6 +109,8 @@ class State:
     alignments, aligned_n, back_n : Vector, int, int
         Where layers learn by feedback, see `peer.alignment`: its last cosines with the gradient, by layer;
         the last round with a good one; and the one in which the agent went back to backprop, 0 as long as it has not.
+    memory : Vector
+        What some of the other methods keep, (p,), see `peer.methods`; else empty. So is y where none is tracked.
     replicas : Matrix
         What it has told its neighbors, and they it, where these are differences, see `peer.links`; else empty.
     """
@@ -147,6 +149,7 @@ class State:
     alignments: Vector = field(default_factory=lambda: np.zeros(0))
     aligned_n: int = 0
     back_n: int = 0
+    memory: Vector = field(default_factory=lambda: np.zeros(0))
     replicas: Matrix = field(default_factory=lambda: np.zeros((0, 0)))
 
 
@@ -201,10 +204,14 @@ class Clipping:
 @final
 @dataclass(frozen=True, eq=False)
 class Proposal:
-    """Outcome of the surrogate of one round: the inner solution, and z_i of (6), (p,)."""
+    """Outcome of the surrogate of one round: the inner solution, and z_i of (6), (p,).
+
+    And, with other methods, what is kept of the way there, see `State.memory`.
+    """
 
     solution: Solution
     z: Vector
+    memory: Vector = field(default_factory=lambda: np.zeros(0))
 
 
 @final
@@ -309,10 +316,11 @@ def exchange(
     zs, ys = {j: share.z for j, share in shares.items()}, {j: share.y for j, share in shares.items()}
     pulled, replicas = own.pulled, own.replicas
     if clipping is None:
-        if spoken is None:
-            z, y = mix(own.z, zs, weights, wire_dtype), mix(own.y, ys, weights, wire_dtype)
-        else:
+        if spoken is not None:
             z, y, replicas = spoken.mixed(own.z, own.y, own.replicas, shares, weights)
+        else:
+            z = mix(own.z, zs, weights, wire_dtype)
+            y = mix(own.y, ys, weights, wire_dtype) if own.y.size else own.y
         seen = {j: shares[j].objective if j in shares else own.objective for j in weights}
         objective = math.fsum(weight * seen[j] for j, weight in weights.items())
     else:
@@ -369,6 +377,11 @@ def settle(problem: LocalProblem, state: State, proposal: Proposal, mixed: Mixtu
         anchor=state.anchor,
         anchored=state.anchored,
     )
+
+
+def tracked(own: State | Mixture) -> Vector | None:
+    """What a share says of y_i, (p,); None where the method tracks no gradient."""
+    return own.y if own.y.size else None
 
 
 def mix(

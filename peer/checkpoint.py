@@ -67,7 +67,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
         "kept.flood": np.array([share.flood for share in kept], dtype=np.float64),
         "kept.validation": np.array([share.validation for share in kept], dtype=np.float64).reshape(-1, 2),
         "kept.to": np.array([share.to for share in kept], dtype=np.int64),
-        **_tensors("kept.y", [share.y for share in kept]),
+        **_tensors("kept.y", [share.y for share in kept if share.y is not None]),
         **_tensors("kept.z", [share.z for share in kept]),
     }
     npz.save(path, arrays)
@@ -82,6 +82,10 @@ def load(path: Path, run_id: str, digest: str, me: PeerId) -> Checkpoint:
         There is none, it is torn, or it belongs to another run or other settings. The file stays.
     """
     with _understood(path) as found:
+        n_kept = len(found["kept.n"])
+        ys = (
+            _told(found, "kept.y") if len(found["kept.y"]) else [None] * n_kept
+        )  # of all, or, where none is tracked, of none
         checkpoint = Checkpoint(
             run_id=str(found["run_id"]),
             digest=str(found["digest"]),
@@ -92,14 +96,14 @@ def load(path: Path, run_id: str, digest: str, me: PeerId) -> Checkpoint:
             scalars={name[7:]: _scalar(array) for name, array in found.items() if name.startswith("scalar.")},
             kept=tuple(
                 Share(me, int(n), 0, float(objective), y, z, float(flood), (float(tracked), float(worst)), int(to))
-                for n, to, objective, y, z, flood, (tracked, worst) in zip(
+                for n, to, objective, z, flood, (tracked, worst), y in zip(
                     found["kept.n"],
-                    found.get("kept.to", np.full(len(found["kept.n"]), EVERYBODY)),  # files of before have none
+                    found.get("kept.to", np.full(n_kept, EVERYBODY)),  # files of before have none
                     found["kept.objective"],
-                    _told(found, "kept.y"),
                     _told(found, "kept.z"),
                     found["kept.flood"],
                     found["kept.validation"],
+                    ys,
                     strict=True,
                 )
             ),

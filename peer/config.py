@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -26,6 +26,7 @@ from peer.frameworks import functions
 from peer.links import Coding, Drawn, Replicas
 from peer.membership import Membership
 from peer.messages import Standing
+from peer.methods import ExactDiffusion, Extra, GradientDescent, GradientTracking, Method, Next
 from peer.optim import regimes
 from peer.optim.steps import Constant, Diminishing, StepRule
 from peer.roster import Roster
@@ -129,7 +130,7 @@ def ground(experiment: Experiment) -> Ground:
 
 def needs_contraction(experiment: Experiment) -> bool:
     """Whether a setting is left to `peer.careful`, which looks at the graph."""
-    return "auto" in (experiment.step.alpha, experiment.surrogate.tau)
+    return experiment.method.kind == settings.NEXT and "auto" in (experiment.step.alpha, experiment.surrogate.tau)
 
 
 def outlets_of(experiment: Experiment) -> Outlets:
@@ -181,7 +182,22 @@ def schedule_of(experiment: Experiment) -> Schedule:
         raise ConfigError("topology", str(error)) from error
 
 
-# ---- steps --------------------------------------------------------------------------------
+# ---- method and steps ----------------------------------------------------------------------
+
+
+def method_of(experiment: Experiment) -> Method:
+    """What agents do in a round."""
+    method = experiment.method
+    families: Mapping[str, Callable[[], Method]] = {
+        settings.NEXT: Next,
+        "gradient-descent": GradientDescent,
+        "d-psgd": lambda: GradientDescent(method.local_steps, method.momentum),
+        settings.CHOCO: lambda: GradientDescent(method.local_steps, method.momentum),
+        "gradient-tracking": GradientTracking,
+        "extra": Extra,
+        "exact-diffusion": ExactDiffusion,
+    }
+    return families[method.kind]()
 
 
 def step_of(experiment: Experiment) -> StepRule:
@@ -190,7 +206,12 @@ def step_of(experiment: Experiment) -> StepRule:
 
 
 def alpha_of(experiment: Experiment, ground: Ground) -> float:
-    """alpha[0]: as given, or what the graph says; half of that without rounds, where what is heard is old."""
+    """alpha[0]: as given, or what the graph says; half of that without rounds, where what is heard is old.
+
+    Of other methods than NEXT the step size.
+    """
+    if experiment.method.kind != settings.NEXT:
+        return experiment.method.step_size
     alpha = experiment.step.alpha
     if not isinstance(alpha, str):
         return alpha
@@ -200,7 +221,7 @@ def alpha_of(experiment: Experiment, ground: Ground) -> float:
 def caution_of(experiment: Experiment, ground: Ground, n_agents: int) -> Caution | None:
     """How agents choose tau; None where it is a setting."""
     surrogate = experiment.surrogate
-    if surrogate.tau != "auto":
+    if surrogate.tau != "auto" or experiment.method.kind != settings.NEXT:
         return None
     whole = surrogate.kind == "partial" and surrogate.blocks == 1
     relied_on = experiment.run.mode == "rounds" and not isinstance(ground.weights, Fastest)
@@ -209,6 +230,8 @@ def caution_of(experiment: Experiment, ground: Ground, n_agents: int) -> Caution
 
 def chosen(experiment: Experiment, ground: Ground) -> Iterator[tuple[str, str]]:
     """What `auto` comes to, by setting, with why."""
+    if experiment.method.kind != settings.NEXT:
+        return
     if experiment.step.alpha == "auto":
         each, half = ("waking", ", halved") if experiment.run.mode == "async" else ("round", "")
         why = f"for a {each} of averaging leaves {ground.contraction:g} of a disagreement{half}"
@@ -240,7 +263,8 @@ def form_of(experiment: Experiment, n_ids: int, n_parameters: int) -> Format:
     """What the messages of a run look like, with ids below `n_ids`; p is 0 while it is not known."""
     kind, dtype = experiment.compression_kind, experiment.transport.wire_dtype
     fraction = experiment.compression.fraction if kind in (settings.TOP_K, settings.RANDOM_K) else 1.0
-    return Format(experiment.run_id, n_ids, n_parameters, dtype, fraction, kind == settings.TOP_K and fraction < 1.0)
+    has_places = kind == settings.TOP_K and fraction < 1.0
+    return Format(experiment.run_id, n_ids, n_parameters, dtype, method_of(experiment).parts, fraction, has_places)
 
 
 def clipping_of(experiment: Experiment, neighbors: tuple[PeerId, ...], alpha: float) -> Clipping | None:
@@ -296,7 +320,8 @@ def session_of(
         n_classes=shard.n_classes,
     )
     patience_s, catch_up = experiment.run.patience_s, experiment.run.checkpoint_every * n_steps
-    rounds = Rounds(me, ground.schedule, experiment.n_exchanges, patience_s, catch_up, n=n, floor=n)
+    parts = method_of(experiment).parts
+    rounds = Rounds(me, ground.schedule, experiment.n_exchanges, patience_s, catch_up, n=n, floor=n, parts=parts)
     if last is not None:
         roster.restore(last.n_samples, last.n_classes)
         rounds.keep(last.kept)

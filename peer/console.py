@@ -138,7 +138,7 @@ def show_summary(console: Console, summary: Mapping[str, Any], run_dir: Path) ->
     table.add_column("")
     table.add_column("consensus of the peers", justify="right")
     if central:
-        table.add_column("trained centrally", justify="right")
+        table.add_column(f"trained centrally, {central['solver']}", justify="right")
 
     def row(label: str, mine: str, other: str = "") -> None:
         table.add_row(label, mine, *([other] if central else []))

@@ -17,8 +17,7 @@ algorithms with compressed communication" (2019); for gradient tracking Y. Liao,
 gradient tracking method for decentralized optimization with linear convergence" (2022). Departures:
 
 1. A pair of replicas for each link and not one for each agent: two that do not meet in a round need not hear of it.
-2. x in place of x^ where an agent adds to its own: they mix before the step of (5), here after it, as (7) has it.
-3. gamma is `steady`, from what was measured, and not the far smaller one of their proofs.
+2. gamma is `steady`, from what was measured, and not the far smaller one of their proofs.
 
 `Drawn`: Q rounds, and each entry is mixed as on a graph that is there in some exchanges, a part k/p of them, and not in
 others. Nothing needs be remembered, and gamma is 1; replicas with random-k would need gamma near k/p, and more rounds.
@@ -40,8 +39,8 @@ from peer.messages import Share
 from peer.optim import compressors
 from topology import PeerId
 
-Words: TypeAlias = Mapping[PeerId, tuple[Tensor, Tensor]]
-"""What an agent says in an exchange to each neighbor that it meets, of y and of z."""
+Words: TypeAlias = Mapping[PeerId, tuple[Tensor | None, Tensor]]
+"""What an agent says in an exchange to each neighbor that it meets, of y, where one is tracked, and of z."""
 
 
 class Coding(Protocol):
@@ -109,7 +108,8 @@ class Replicas:
     ----------
     neighbors : tuple of int
         All that the agent ever has, ascending. Row r of the replicas, (2 n_neighbors, 2 p), is what neighbor r was
-        told, row n_neighbors + r what was heard from it: of z, then of y. Empty before the first exchange: all are 0.
+        told, row n_neighbors + r what was heard from it: of z, then of y, if any. Empty before the first exchange,
+        when all are 0.
     fraction : float
         k/p; 1: all entries, and no places are said.
     gamma : float
@@ -125,11 +125,11 @@ class Replicas:
 
     def words(self, n: int, z: Vector, y: Vector, replicas: Matrix, neighbors: Sequence[PeerId]) -> Words:
         """Q of the differences."""
-        p, rows = z.size, self._rows(replicas, z.size)
-        found: dict[PeerId, tuple[Tensor, Tensor]] = {}
+        p, rows = z.size, self._rows(replicas, z.size + y.size)
+        found: dict[PeerId, tuple[Tensor | None, Tensor]] = {}
         for j in neighbors:
             told = rows[self.neighbors.index(j)]
-            found[j] = self._short(y - told[p:], n), self._short(z - told[:p], n)
+            found[j] = self._short(y - told[p:], n) if y.size else None, self._short(z - told[:p], n)
         return found
 
     def mixed(
@@ -143,24 +143,25 @@ class Replicas:
         weights: Mapping[PeerId, float],
     ) -> tuple[Vector, Vector, Matrix]:
         """The replicas go on, then z and y by their differences."""
-        p, rows, n_all = z.size, self._rows(replicas, z.size).copy(), len(self.neighbors)
+        p, rows, n_all = z.size, self._rows(replicas, z.size + y.size).copy(), len(self.neighbors)
         z, y = z.copy(), y.copy()
         for j, (y_told, z_told) in sorted(words.items()):
             told, heard = rows[self.neighbors.index(j)], rows[n_all + self.neighbors.index(j)]
             _go_on(told[:p], z_told, j)
-            _go_on(told[p:], y_told, j)
             _go_on(heard[:p], shares[j].z, j)
-            _go_on(heard[p:], shares[j].y, j)
             z += self.gamma * weights[j] * (heard[:p] - told[:p])
-            y += self.gamma * weights[j] * (heard[p:] - told[p:])
+            if y.size:
+                _go_on(told[p:], y_told, j)
+                _go_on(heard[p:], shares[j].y, j)
+                y += self.gamma * weights[j] * (heard[p:] - told[p:])
         return z, y, rows
 
     def contraction(self, plain: float) -> float:
         """1 - gamma (1 - plain): as of gossip that goes a part gamma of the way; what is told is near enough."""
         return 1.0 - self.gamma * (1.0 - plain)
 
-    def _rows(self, replicas: Matrix, p: int) -> Matrix:
-        return replicas if replicas.size else np.zeros((2 * len(self.neighbors), 2 * p))
+    def _rows(self, replicas: Matrix, width: int) -> Matrix:
+        return replicas if replicas.size else np.zeros((2 * len(self.neighbors), width))
 
     def _short(self, difference: Vector, n: int) -> Tensor:
         if not is_finite(difference):
@@ -193,7 +194,7 @@ class Drawn:
     def words(self, n: int, z: Vector, y: Vector, replicas: Matrix, neighbors: Sequence[PeerId]) -> Words:
         """The entries."""
         at = self._places(n, z.size)
-        told = rounded(y[at], self.dtype), rounded(z[at], self.dtype)
+        told = rounded(y[at], self.dtype) if y.size else None, rounded(z[at], self.dtype)
         return dict.fromkeys(neighbors, told)
 
     def mixed(
@@ -208,11 +209,14 @@ class Drawn:
     ) -> tuple[Vector, Vector, Matrix]:
         """The entries are mixed, all others stay."""
         at = self._places(n, z.size)
-        z, y, z_drawn, y_drawn = z.copy(), y.copy(), z[at], y[at]
+        z, y, z_drawn, y_drawn = z.copy(), y.copy(), z[at], y[at] if y.size else y
         for j, (y_told, z_told) in sorted(words.items()):
             z_drawn += weights[j] * (_dense(shares[j].z, j) - _dense(z_told, j))
-            y_drawn += weights[j] * (_dense(shares[j].y, j) - _dense(y_told, j))
-        z[at], y[at] = z_drawn, y_drawn
+            if y.size:
+                y_drawn += weights[j] * (_dense(shares[j].y, j) - _dense(y_told, j))
+        z[at] = z_drawn
+        if y.size:
+            y[at] = y_drawn
         return z, y, replicas
 
     def contraction(self, plain: float) -> float:

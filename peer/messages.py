@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, final
+from typing import Final, Literal, TypeAlias, final
 
 from peer.arrays import Tensor, Vector
 from topology import PeerId
@@ -24,6 +24,9 @@ Purpose: TypeAlias = Literal["ask", "answer", "news"]
 
 Part: TypeAlias = Literal["y", "z"]
 """The two tensors of a share."""
+
+PARTS: Final[tuple[Part, ...]] = ("y", "z")
+"""Both, as NEXT sends them."""
 
 
 @final
@@ -89,7 +92,8 @@ class Share:
     objective : float
         Tracker of the mean of g_i(w_i), mixed as y is.
     y, z : Vector, Sparse or None
-        (p,), or None where the piece does not carry it; in a run with compression what is said of it, see `peer.links`.
+        (p,), or None where the piece does not carry it; y also where the method has none, see `peer.methods`. In a run
+        with compression what is said of it, see `peer.links`.
     flood : float
         Largest measure of the last window that agent i has heard of, >= 0, see `peer.stopping`; infinity where
         there is none yet, or the run may not stop early.

@@ -151,6 +151,11 @@ class Problem:
         there, here = ((batch.gradient(point), batch.value(point)) for point in (before, w))  # `seen` goes on from w
         return gradient + (here[0] - there[0]), value + (here[1] - there[1])
 
+    def sample(self, k: int, w: Vector) -> tuple[Vector, float]:
+        """Grad g_i(w), (p,), and g_i(w), by the samples of batch k; by all where there are no batches."""
+        here = self if self.batches is None else self._drawn(self.batches.rows(k))
+        return here.gradient(w), here.value(w)
+
     def seen(self, n: int, w: Vector, gradient: Vector) -> tuple[Problem, Vector]:
         """What the surrogate of round n is built on, and its gradient at w, (p,): g_B, or g_i with e_i as it is given.
 

@@ -44,6 +44,7 @@ class Central(msgspec.Struct, frozen=True):
     stationarity: float
     seconds: float
     test: Mapping[str, float] = {}
+    solver: str = ""
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -376,7 +377,7 @@ def _results(run: Run) -> str:
     ]
     head = ["", "consensus of the peers"]
     if central is not None:
-        head.append("trained centrally")
+        head.append("trained centrally" + (f", by {central.solver}" if central.solver else ""))
         beside = [
             _shown(central.objective, ".6g"),
             _shown(central.stationarity, ".2e"),

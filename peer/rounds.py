@@ -23,7 +23,7 @@ from typing import Final, final
 
 from peer.arrays import Tensor, Vector
 from peer.errors import NeighborsLate, ProtocolError
-from peer.messages import EVERYBODY, NOTHING_FORGOTTEN, Hello, Part, Share
+from peer.messages import EVERYBODY, NOTHING_FORGOTTEN, PARTS, Hello, Part, Share
 from topology import PeerId, Schedule
 
 MEETINGS: Final = 2
@@ -51,6 +51,8 @@ class Rounds:
         Round to start from.
     floor : int
         This peer never asks again for shares of rounds below it.
+    parts : tuple of str
+        What a whole share has.
     """
 
     me: PeerId
@@ -60,6 +62,7 @@ class Rounds:
     catch_up: int = 0
     n: int = 0
     floor: int = 0
+    parts: tuple[Part, ...] = PARTS
     waiting_since_s: float = field(default=0.0, init=False)
     neighbors: tuple[PeerId, ...] = field(default=(), init=False)
     _held: dict[PeerId, dict[int, Share]] = field(default_factory=dict, init=False)
@@ -108,7 +111,7 @@ class Rounds:
 
     def _whole(self, j: PeerId) -> bool:
         share = self._held.get(j, {}).get(self.n)
-        return share is not None and share.y is not None and share.z is not None
+        return share is not None and len(_parts(share)) == len(self.parts)
 
     def wait_from(self, now: float) -> None:
         """The own part of the round is done at `now`, seconds; from here on neighbors can be late."""
@@ -174,11 +177,11 @@ class Rounds:
     def offer_each(
         self,
         objective: float,
-        words: Mapping[PeerId, tuple[Tensor, Tensor]],
+        words: Mapping[PeerId, tuple[Tensor | None, Tensor]],
         flood: float = math.inf,
         validation: tuple[float, float] = (0.0, 0.0),
     ) -> list[tuple[PeerId, Share]]:
-        """Own shares of the current round, another one for each neighbor, with y and z: what to send to whom now."""
+        """Own shares of the current round, another one for each neighbor, whole: what to send to whom now."""
         shares = {j: Share(self.me, self.n, self.floor, objective, *words[j], flood, validation, j) for j in words}
         self.keep(shares.values())
         return [

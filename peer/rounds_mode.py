@@ -22,6 +22,7 @@ from peer.errors import ConfigError, NeighborLeft, NeighborsLate, ProtocolError
 from peer.gossip import Course
 from peer.host import DONE, INTERRUPTED, Host
 from peer.messages import Message, Share
+from peer.methods import Next
 from peer.optim.models import Model
 from peer.optim.regimes import everything
 from peer.problem import Problem
@@ -67,6 +68,7 @@ class RoundsLife:
         self.greeted: set[PeerId] = set()
         self.alpha = config.alpha_of(self.experiment, ground)
         self.coding = config.coding_of(self.experiment, self.neighbors)
+        self.method = config.method_of(self.experiment)
         self.caution = config.caution_of(self.experiment, ground, self.experiment.peers)
         self.renewal = learning.renewal_of(self.experiment)
         self.state: agent.State | None = None
@@ -208,7 +210,7 @@ class RoundsLife:
         if last is not None:
             self.state = agent.State(n=last.n, **last.vectors, **last.scalars)  # type: ignore[arg-type]
         else:
-            self.state = await self.host.compute(agent.initial, problem, w, self.alpha)
+            self.state = await self.host.compute(self.method.initial, problem, w, self.alpha)
             if self.caution is not None:
                 self.state = await self.host.compute(careful.begun, problem, self.state, self.caution)
             if self.host.watch is not None:
@@ -265,7 +267,7 @@ class RoundsLife:
                 break  # they are gone; who is there, but not through yet, is waited for
 
     async def round(self, problem: Problem, state: agent.State) -> agent.State:
-        """One round of NEXT; the state after it.
+        """One round of the method; the state after it.
 
         Raises
         ------
@@ -280,9 +282,11 @@ class RoundsLife:
         rounds.begin()
         ahead = self.coding is None and goes_ahead(state.y.nbytes, self.solve_s)
         if ahead:
-            self.say(self.session.offer(state.objective, state.y, None, state.flood, validation.told(state)))
+            self.say(
+                self.session.offer(state.objective, agent.tracked(state), None, state.flood, validation.told(state))
+            )
         inner = problem.in_round(state.n, state.alpha, state.way)
-        proposal = await self.host.compute(agent.propose, inner, state, experiment.peers)
+        proposal = await self.host.compute(self.method.propose, inner, state, experiment.peers)
         course = self.tell(gossip.begun(state, proposal), ahead)
         self.solve_s = time.monotonic() - began
         following, waited_s = None, 0.0
@@ -301,10 +305,10 @@ class RoundsLife:
             time_s=time.monotonic() - self.host.began_s,
             objective_local=state.value,
             objective_estimate=experiment.peers * state.objective + problem.regularizer.value(state.w),
-            residual=problem.stationarity(state.w, experiment.peers * state.y),
+            residual=self.method.residual(problem, state, following, experiment.peers),
             disagreement=float(np.sum((following.w - proposal.z) ** 2)),
             alpha=state.alpha,
-            tau=state.tau or problem.surrogate.tau,
+            tau=(state.tau or problem.surrogate.tau) if isinstance(self.method, Next) else 0.0,
             solver=proposal.solution.method,
             solver_residual=proposal.solution.residual,
             solver_iterations=proposal.solution.iterations,
@@ -333,7 +337,7 @@ class RoundsLife:
         course = gossip.spoken(course, self.coding, self.host.assignment.ground.gossip, self.rounds.neighbors)
         here, told = course.here, validation.told(course.here)
         if course.spoken is None:
-            y = None if y_is_out else here.y
+            y = None if y_is_out else agent.tracked(here)
             self.say(self.session.offer(here.objective, y, here.z, here.flood, told))
         else:
             self.say(self.session.offer_each(here.objective, course.spoken.words, here.flood, told))
@@ -378,7 +382,8 @@ class RoundsLife:
             after = replace(after, apart=max(after.apart, stopping.apart(course.here, shares, n_agents, dtype)))
         if after.k < self.n_steps:
             return after, None
-        following = agent.settle(problem, state, course.proposal, after.here, config.step_of(experiment))
+        rule = config.step_of(experiment)
+        following = self.method.settle(problem, state, course.proposal, after.here, rule, n_agents)
         schedule, n_rounds = ground.schedule, experiment.iterations
         if self.renewal is not None:
             following = renewal.renewed(problem, following, self.renewal, n_agents)

@@ -132,7 +132,7 @@ class Session:
     def offer_each(
         self,
         objective: float,
-        words: Mapping[PeerId, tuple[Tensor, Tensor]],
+        words: Mapping[PeerId, tuple[Tensor | None, Tensor]],
         flood: float = math.inf,
         validation: tuple[float, float] = (0.0, 0.0),
     ) -> Outgoing:

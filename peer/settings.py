@@ -104,6 +104,15 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     mu: float = 0.0
 
 
+class Method(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[method]`: NEXT, or what it is compared with, see `peer.methods`; of the latter the step in place of alpha."""
+
+    kind: str = "next"  # "choco" is d-psgd that says differences: with [compression], of which top-k is its default
+    step_size: float = 0.1  # s, where others mostly begin, as K. He et al. 2016 do
+    local_steps: int = 1  # of d-psgd and choco, before each exchange; 1: as X. Lian et al. 2017
+    momentum: float = 0.0  # of d-psgd and choco
+
+
 class Topology(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[topology]`: who meets whom, when, and with what weight."""
 
@@ -142,7 +151,7 @@ class Robustness(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Compression(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[compression]`: how much of z and y neighbors say to each other, see `peer.links`."""
 
-    kind: str = "auto"  # "difference" with wire_dtype = "bf16", of which values would agree to two digits; else "none"
+    kind: str = "auto"  # "difference" with wire_dtype = "bf16", of which values agree to two digits; else "none"
     fraction: float = 0.1  # k/p of top-k and random-k; README: more than it saves a round is lost in rounds below it
     gamma: float | str = "auto"  # of differences
 
@@ -170,6 +179,7 @@ class Experiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     surrogate: Surrogate = Surrogate()
     regime: Regime = Regime()
     step: Step = Step()
+    method: Method = Method()
     topology: Topology = Topology()
     run: Run = Run()
     robustness: Robustness = Robustness()
@@ -191,6 +201,8 @@ class Experiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def compression_kind(self) -> str:
         """What "auto" stands for, or the kind that is given."""
         kind = self.compression.kind
+        if kind == "auto" and self.method.kind == CHOCO:
+            return TOP_K
         return kind if kind != "auto" else DIFFERENCE if self.transport.wire_dtype == "bf16" else "none"
 
     @property
@@ -239,6 +251,8 @@ FEEDBACK_ALIGNMENT: Final = "feedback-alignment"
 
 DIFFERENCE, TOP_K, RANDOM_K = "difference", "top-k", "random-k"
 """Of `compression.kind`: all entries, as differences to what was told before; those that differ most; drawn ones."""
+NEXT, CHOCO = "next", "choco"
+"""Of `method.kind`."""
 
 REAL_TARGETS: Final = ("squared", "huber")
 """Losses of real targets, for which classes are coded; the others are of labels."""
@@ -267,6 +281,7 @@ CHOICES: Final[Mapping[str, Sequence[str]]] = {
     "regime.kind": ("full", "neural-tangent", "random-features", "auto"),
     "surrogate.gradient": ("backprop", FEEDBACK_ALIGNMENT),
     "step.rule": ("constant", "diminishing", "auto"),
+    "method.kind": (NEXT, "gradient-descent", "gradient-tracking", "d-psgd", CHOCO, "exact-diffusion", "extra"),
     "topology.graph": FAMILIES,
     "topology.schedule": SCHEDULES,
     "topology.weights": WEIGHTS,
@@ -306,6 +321,9 @@ RANGES: Final[Mapping[str, tuple[float, float, str]]] = {
     "surrogate.grace": (0, 2**31, "a number of rounds >= 0"),
     "step.alpha": (5e-324, 1.0, '0 < alpha <= 1, or "auto"'),
     "step.mu": (0.0, math.inf, "a number >= 0"),
+    "method.step_size": (5e-324, math.inf, "a number > 0"),
+    "method.local_steps": (1, 2**31, "a number of steps >= 1"),
+    "method.momentum": (0.0, 1.0 - 2**-53, "0 (none) <= momentum < 1"),
     "topology.probability": (0.0, 1.0, "0 to 1"),
     "topology.radius": (0.0, 2.0, "0 to 2"),
     "topology.link_probability": (0.0, 1.0, "0 to 1"),
@@ -496,9 +514,13 @@ def _check_together(experiment: Experiment) -> None:
     _check_layers(experiment.model)
     _check_tangents(experiment)
     _check_inner_product(experiment)
+    _check_method(experiment)
     longest = 1.0 if isinstance(step.alpha, str) else step.alpha
+    if experiment.method.kind != NEXT:
+        longest = experiment.method.step_size
     if step.rule == "diminishing" and not step.mu * longest < 1.0:
-        raise ConfigError("step.mu", f"expected 0 <= mu < 1/alpha for diminishing steps, found {step.mu}")
+        name = "alpha" if experiment.method.kind == NEXT else "step_size"
+        raise ConfigError("step.mu", f"expected 0 <= mu < 1/{name} for diminishing steps, found {step.mu}")
     if step.rule != "diminishing" and step.mu != 0.0:
         raise ConfigError("step.mu", f'expected 0 with rule = "{step.rule}", found {step.mu}')
     if experiment.surrogate.refresh and not experiment.surrogate.batch:
@@ -536,6 +558,54 @@ def _check_together(experiment: Experiment) -> None:
         split_address(address, "transport.addresses")
     if transport.bind:
         split_address(transport.bind, "transport.bind")
+
+
+WITHOUT: Final[Mapping[str, str]] = {
+    **{f"surrogate.{name}": "a surrogate" for name in Surrogate.__struct_fields__ if name != "batch"},
+    "surrogate.refresh": "full passes between batches, whose gradients are taken as they are",
+    "surrogate.gradient": "feedback, as gradients are what it is made of",
+    **{f"regime.{name}": "a network that stays linearized" for name in Regime.__struct_fields__},
+    "step.alpha": "a step towards the solution of a surrogate; method.step_size is the step",
+    **{f"robustness.{name}": "clipping of what neighbors say" for name in Robustness.__struct_fields__},
+    "run.mode": "a form without rounds",
+}
+"""What other methods than NEXT do not have, by setting."""
+
+EXACT: Final = ("exact-diffusion", "extra")
+"""Methods whose corrections add up over rounds, and are right for one step size and one mixing matrix."""
+
+
+def _check_method(experiment: Experiment) -> None:
+    method, found, usual = experiment.method, flat(experiment), flat(Experiment())
+    if method.kind == NEXT:
+        own = {name: "which has alpha and a surrogate" for name in Method.__struct_fields__ if name != "kind"}
+    else:
+        own = {} if method.kind in ("d-psgd", CHOCO) else dict.fromkeys(("local_steps", "momentum"), "which has none")
+    for name, why in own.items():
+        key = f"method.{name}"
+        if found[key] != usual[key]:
+            default = f'expected the default {usual[key]} with method.kind = "{method.kind}", {why}'
+            raise ConfigError(key, f"{default}; found {found[key]!r}")
+    if method.kind == NEXT:
+        return
+    for key, what in WITHOUT.items():
+        if found[key] != usual[key]:
+            default = f'expected the default {usual[key]!r} with method.kind = "{method.kind}"'
+            raise ConfigError(key, f"{default}, which does not have {what}; found {found[key]!r}")
+    if experiment.run.tolerance and method.kind != "gradient-tracking":
+        why = "in which no agent knows the gradient of the network"
+        raise ConfigError(
+            "run.tolerance", f'expected 0 with method.kind = "{method.kind}", {why}; found {experiment.run.tolerance}'
+        )
+    if method.kind in EXACT and experiment.step.rule == "diminishing":
+        why = "whose corrections are right for one step size; found 'diminishing'"
+        raise ConfigError("step.rule", f'expected constant with method.kind = "{method.kind}", {why}')
+    if method.kind in EXACT and experiment.topology.schedule != "static":
+        why = "whose corrections are right for one mixing matrix"
+        raise ConfigError(
+            "topology.schedule",
+            f'expected static with method.kind = "{method.kind}", {why}; found {experiment.topology.schedule!r}',
+        )
 
 
 def _check_layers(model: Model) -> None:
@@ -702,9 +772,11 @@ def _check_compression(experiment: Experiment) -> None:
     if experiment.run.mode != "rounds" and dtype == "bf16":
         key, need = "transport.wire_dtype", "which has no links on which differences could be told"
         raise ConfigError(key, f'expected f8 or f4 with mode = "{experiment.run.mode}", {need}; found {dtype!r}')
+    key, found, method = "compression.kind", f"found {kind!r}", experiment.method.kind
+    if method == CHOCO and kind not in (TOP_K, DIFFERENCE):
+        raise ConfigError(key, f'expected {TOP_K} or {DIFFERENCE} with method.kind = "{CHOCO}"; {found}')
     if kind == "none":
         return
-    key, found = "compression.kind", f"found {kind!r}"
     problems = {
         f'with mode = "{experiment.run.mode}", whose messages may be lost, and replicas with them': (
             experiment.run.mode != "rounds"
@@ -714,6 +786,7 @@ def _check_compression(experiment: Experiment) -> None:
         f"with topology.consensus = {CHEBYSHEV!r}, of which the polynomial is of whole vectors": (
             experiment.topology.consensus == CHEBYSHEV
         ),
+        f'with method.kind = "{method}", whose corrections are right for whole vectors': method in EXACT,
         f"with topology.weights = {FDLA!r}, of which some may be negative": experiment.topology.weights == FDLA,
     }
     for problem, holds in problems.items():

@@ -515,8 +515,12 @@ def _row(world: World, run_dir: Path, peer: PeerId, w: Vector, rounds: Sequence[
 def _central(world: World, w: Vector) -> dict[str, Any]:
     """The same network trained in one place, from the same parameters."""
     began = time.monotonic()
-    w, n_iterations = central.minimize(world.value, world.gradient, world.regularizer, w)
+    w, n_iterations, solver = central.minimize(world.value, world.gradient, world.regularizer, w)
+    other = central.by_scikit_learn([problem.data for problem in world.problems.values()], world.regularizer)
+    if other is not None and world.stationarity(other[0]) <= world.stationarity(w):
+        w, solver = other
     return {
+        "solver": solver,
         "objective": world.objective(w),
         "stationarity": world.stationarity(w),
         "test": world.test_metrics(w),

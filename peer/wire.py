@@ -21,7 +21,7 @@ import numpy as np
 
 from peer.arrays import DTYPES, Sparse, Tensor, Vector, packed, unpacked
 from peer.errors import WireError
-from peer.messages import NOTHING_FORGOTTEN, PROTOCOL, Bye, Flow, Hello, Message, Part, Share, Standing, View
+from peer.messages import NOTHING_FORGOTTEN, PARTS, PROTOCOL, Bye, Flow, Hello, Message, Part, Share, Standing, View
 from peer.optim.compressors import n_kept
 from topology import PeerId
 
@@ -71,8 +71,6 @@ SUMS_DTYPE: Final = "f8"
 N_SCALARS: Final = 2
 """Running sums beside those of the gradient mass: of the objective's mass and of the weight."""
 
-PARTS: Final[tuple[Part, ...]] = ("y", "z")
-
 
 @final
 @dataclass(frozen=True)
@@ -89,6 +87,8 @@ class Format:
         p; 0 while it is not known, when no share can be decoded.
     dtype : str
         Tensor format on the wire: f8, f4 or bf16.
+    parts : tuple of str
+        What a whole share carries.
     fraction : float
         Part of the numbers of a tensor that a share has, see `peer.links`.
     has_places : bool
@@ -99,6 +99,7 @@ class Format:
     n_agents: int
     n_parameters: int
     dtype: str
+    parts: tuple[Part, ...] = PARTS
     fraction: float = 1.0
     has_places: bool = False
 
@@ -167,9 +168,9 @@ def encode(message: Message, form: Format) -> list[Frame]:
 
 
 def share_bytes(form: Format) -> int:
-    """Bytes of a whole share in one piece, about: header and two tensors."""
+    """Bytes of a whole share in one piece, about: header and tensors."""
     header = encode(Share(form.n_agents, 1_000, 1_000, 0.5, None, None), form)[0]
-    return len(header) + 2 * len(PARTS) + 2 * form.tensor_bytes
+    return len(header) + len(form.parts) * (2 + form.tensor_bytes)
 
 
 def flow_bytes(form: Format) -> int:
@@ -252,6 +253,8 @@ def _share(fields: _Fields, sender: int, tensors: Sequence[Frame], form: Format)
     parts = fields.get("parts", WORDS)
     if parts not in (["y"], ["z"], ["y", "z"]) or len(tensors) != len(parts):
         raise WireError("frames", f"expected a tensor for each of {shown(parts)}, found {len(tensors)}", sender, n)
+    if not set(parts) <= set(form.parts):
+        raise WireError("frames", f"expected no tensor but {', '.join(form.parts)}", sender, n)
     vectors = {part: _told(tensor, form, sender, n) for part, tensor in zip(parts, tensors, strict=True)}
     return Share(sender, n, floor, objective, vectors.get("y"), vectors.get("z"), flood, validation)
 

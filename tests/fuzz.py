@@ -43,7 +43,7 @@ from peer.assembly import Assembly
 from peer.errors import DisagreementError, ProtocolError, RemoteError, WireError
 from peer.flows import Flows
 from peer.membership import Membership
-from peer.messages import PROTOCOL, Bye, Flow, Hello, Message, Share, Standing, View
+from peer.messages import PARTS, PROTOCOL, Bye, Flow, Hello, Message, Share, Standing, View
 from peer.roster import Roster
 from peer.rounds import MEETINGS, Rounds
 from peer.session import Session
@@ -76,7 +76,7 @@ CATCH_UP: Final = 3
 FORMS: Final = (
     wire.Format("run", N_AGENTS, P, "f8"),
     wire.Format("run", N_AGENTS, P, "f4"),
-    wire.Format("run", N_AGENTS, P, "bf16", 0.5, has_places=True),
+    wire.Format("run", N_AGENTS, P, "bf16", fraction=0.5, has_places=True),
 )
 
 SETTINGS: Final[Mapping[str, str]] = {"step.alpha": "0.1", "topology.graph": "ring"}
@@ -148,7 +148,7 @@ class Author:
     def hello(self, sender: PeerId, n: int) -> Hello:
         """A Hello in round n."""
         chance = self.chance
-        held = tuple((self.near(n), chance.choice(wire.PARTS)) for _ in range(chance.randint(0, 4)))
+        held = tuple((self.near(n), chance.choice(PARTS)) for _ in range(chance.randint(0, 4)))
         counts = {j: 10 + j if chance.random() < 0.95 else 9 for j in range(N_AGENTS) if chance.random() < 0.7}
         settings = SETTINGS if chance.random() < 0.8 else {"step.alpha": "0.2", "x" * chance.randint(0, 99): "y"}
         purpose = chance.choice(("ask", "answer", "news"))

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from peer import agent, alignment, careful, validation
+from peer import alignment, careful, validation
 from peer import renewal as renewals
 from peer.agent import Clipping, Mixture, Proposal, State
 from peer.alignment import Watch
@@ -18,6 +18,7 @@ from peer.careful import Caution
 from peer.gossip import Course, begun, spoken, taken
 from peer.links import Coding
 from peer.messages import Share
+from peer.methods import Method, Next
 from peer.optim.chains import Chain, mlp
 from peer.optim.losses import (
     Huber,
@@ -47,6 +48,7 @@ LOSSES: Final = ("squared", "huber", "squared_hinge", "logistic", "softmax", "we
 SEPARABLE: Final = ("none", "l2", "l1", "elastic_net", "box")
 REGULARIZERS: Final = (*SEPARABLE, "group_l2")
 PIECES: Final = ("saturated", "all flat", "at the kink")
+NEXT: Final = Next()
 F8: Final = np.dtype("<f8")
 F4: Final = np.dtype("<f4")
 
@@ -216,6 +218,7 @@ def exchange(
     renewal: Renewal | None = None,
     watches: Sequence[Watch] = (),
     codings: Sequence[Coding] = (),
+    method: Method = NEXT,
 ) -> Iterator[tuple[list[State], list[Proposal]]]:
     """Run the agents in one process, `graphs` repeated; yields what all are and propose at rounds 0..n_rounds.
 
@@ -224,7 +227,7 @@ def exchange(
     """
     met = [sorted({j for graph in graphs for j in graph.neighbors(i)}) for i in range(len(problems))]
     clippings = [None if radii is None else Clipping(*radii, tuple(others)) for others in met]
-    states = [agent.initial(problem, w, alpha) for problem, w in zip(problems, starts, strict=True)]
+    states = [method.initial(problem, w, alpha) for problem, w in zip(problems, starts, strict=True)]
     if renewal is not None:
         states = [renewals.begun(state) for state in states]
     if caution is not None:
@@ -233,7 +236,7 @@ def exchange(
         states = [alignment.begun(*each) for each in zip(problems, states, watches, strict=True)]
     for n in range(n_rounds + 1):
         proposals = [
-            agent.propose(p.in_round(n, s.alpha, s.way), s, len(problems))
+            method.propose(p.in_round(n, s.alpha, s.way), s, len(problems))
             for p, s in zip(problems, states, strict=True)
         ]
         yield states, proposals
@@ -256,7 +259,7 @@ def exchange(
         fields = [alignment.chosen(problem, state) for problem, state in zip(problems, states, strict=True)]
         before, states = (
             states,
-            [agent.settle(fields[i], c.state, c.proposal, c.here, rule) for i, c in enumerate(courses)],
+            [method.settle(fields[i], c.state, c.proposal, c.here, rule, len(states)) for i, c in enumerate(courses)],
         )
         if renewal is not None:
             pairs = zip(problems, states, strict=True)
@@ -284,7 +287,7 @@ def heard(i: int, course: Course, n: int, by: int, wire_dtype: np.dtype[Any]) ->
 
 def told(i: int, own: Mixture, n: int, wire_dtype: np.dtype[Any]) -> Share:
     """What the neighbors of agent i get in exchange n, rounded as the wire rounds."""
-    y, z = rounded(own.y, wire_dtype), rounded(own.z, wire_dtype)
+    y, z = rounded(own.y, wire_dtype) if own.y.size else None, rounded(own.z, wire_dtype)
     return Share(
         sender=i, n=n, floor=n, objective=own.objective, y=y, z=z, flood=own.flood, validation=validation.told(own)
     )

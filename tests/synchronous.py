@@ -17,7 +17,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Final, TypeAlias, final
 
 import numpy as np
@@ -30,7 +30,8 @@ from peer.checkpoint import Checkpoint
 from peer.errors import RemoteError, WireError
 from peer.gossip import Course
 from peer.links import Coding, Drawn, Replicas, steady
-from peer.messages import Hello, Message, Share
+from peer.messages import PARTS, Hello, Message, Share
+from peer.methods import ExactDiffusion, Extra, GradientDescent, GradientTracking, Method, Next
 from peer.optim import feedback
 from peer.optim.blocks import equal
 from peer.optim.chains import Chain, mlp
@@ -104,6 +105,7 @@ class Scenario:
     gossip: Gossip = ONCE
     renewal: Renewal | None = None
     codings: tuple[Coding, ...] = ()
+    method: Method = field(default_factory=Next)
 
     @property
     def form(self) -> wire.Format:
@@ -111,7 +113,7 @@ class Scenario:
         first = self.codings[0] if self.codings else None
         fraction = first.fraction if isinstance(first, Drawn | Replicas) else 1.0
         has_places = isinstance(first, Replicas) and fraction < 1.0
-        return wire.Format(RUN_ID, self.n_agents, 0, self.dtype, fraction, has_places)
+        return wire.Format(RUN_ID, self.n_agents, 0, self.dtype, self.method.parts, fraction, has_places)
 
     @property
     def n_steps(self) -> int:
@@ -135,7 +137,7 @@ class Scenario:
 
     def begun(self, i: PeerId) -> agent.State:
         """State of agent i at round 0."""
-        state = agent.initial(self.problems[i], self.initial[i], self.alpha)
+        state = self.method.initial(self.problems[i], self.initial[i], self.alpha)
         if self.renewal is not None:
             state = renewal.begun(state)
         if self.caution is not None:
@@ -167,7 +169,7 @@ class Scenario:
         """State of agent i after the last exchange of a round."""
         state = course.state
         problem = alignment.chosen(self.problems[i], state)
-        following = agent.settle(problem, state, course.proposal, course.here, self.rule)
+        following = self.method.settle(problem, state, course.proposal, course.here, self.rule, self.n_agents)
         how_long, mixed = (self.schedule, self.n_rounds), course.here
         if self.renewal is not None:
             following = renewal.renewed(problem, following, self.renewal, self.n_agents)
@@ -200,6 +202,7 @@ class Scenario:
         every += f", coding {self.codings[0] if self.codings else None}"
         every += f", batches {sizes_of(self.problems)}"
         every += f", {self.caution}, {self.renewal}, feedback {self.watches[0].grace if self.watches else None}"
+        every += f", {self.method}"
         what = f"{self.n_agents} peers, {self.n_rounds} rounds, {exchanges}, {kinds}, {self.dtype}, {every}"
         return f"{what}, compute {self.compute}, slow {self.slow}, crashes {self.crashes}, {self.weather}"
 
@@ -228,11 +231,17 @@ def scenario(seed: int) -> Scenario:
     tolerance = random.Random(f"tolerance of {seed}").choice((0.0, 0.0, 1.0, 3.0, 10.0))
     again = random.Random(f"renewal of {seed}").choice((None, None, None, Renewal(2), Renewal(3), Renewal()))
     problems, watches = _fed(problems, seed) if not (tolerance or again) else (problems, ())  # as settings have it
+    method = random.Random(f"method of {seed}").choice((Next(),) * 10 + BASELINES)
+    if not isinstance(method, Next):  # as settings have it
+        radii, again, watches, tolerance = None, None, (), tolerance if isinstance(method, GradientTracking) else 0.0
+        problems, alpha = tuple(replace(problem, feedback=None, inexactness=0.0) for problem in problems), 0.1 * alpha
     whole = radii is not None or tolerance > 0.0 or not way.is_plain or isinstance(weights, Fastest)
+    whole = whole or isinstance(method, Extra | ExactDiffusion)
     codings = () if whole else _codings(schedule, n_rounds * way.n_steps, n_agents, seed)
     numbers_as = rng.choice(("f8", "f8", "f4"))
     return Scenario(
         seed=seed,
+        method=method,
         schedule=schedule,
         n_rounds=n_rounds,
         every=every,
@@ -253,7 +262,7 @@ def scenario(seed: int) -> Scenario:
         held_out=() if patience is None else _held_out(problems),
         patience=patience or 0,
         watches=watches,
-        caution=random.Random(f"caution of {seed}").choice((None, None, Caution(n_agents, 0.5, keeps=n_blocks == 1))),
+        caution=_caution(random.Random(f"caution of {seed}"), n_agents, n_blocks) if isinstance(method, Next) else None,
         renewal=again,
         codings=codings,
     )
@@ -269,6 +278,17 @@ def _codings(schedule: Schedule, n_exchanges: int, n_agents: int, seed: int) -> 
         return tuple(Drawn(seed, fraction, DTYPES["f8"]) for _ in range(n_agents))
     met, told = union(schedule, n_exchanges), fraction if kind == 1 else 1.0
     return tuple(Replicas(met.neighbors(i), told, steady(told), dtype) for i in range(n_agents))
+
+
+BASELINES: Final[tuple[Method, ...]] = (
+    *(GradientDescent(), GradientDescent(local_steps=3, momentum=0.5), GradientTracking()),
+    *(Extra(), ExactDiffusion()),
+)
+"""The methods that NEXT is compared with, one in three of the runs."""
+
+
+def _caution(rng: random.Random, n_agents: int, n_blocks: int) -> Caution | None:
+    return rng.choice((None, None, Caution(n_agents, 0.5, keeps=n_blocks == 1)))
 
 
 def _held_out(problems: Sequence[Problem]) -> tuple[Data, ...]:
@@ -351,7 +371,7 @@ def without_network(run: Scenario) -> list[list[agent.State]]:
     history = [states]
     while not run.is_through(states[0]):
         problems = [g.in_round(s.n, s.alpha, s.way) for g, s in zip(run.problems, states, strict=True)]
-        proposals = [agent.propose(g, s, run.n_agents) for g, s in zip(problems, states, strict=True)]
+        proposals = [run.method.propose(g, s, run.n_agents) for g, s in zip(problems, states, strict=True)]
         courses = [gossip.begun(*pair) for pair in zip(states, proposals, strict=True)]
         for k in range(run.n_steps):
             graph, n = run.graph(courses[0]), states[0].n * run.n_steps + k
@@ -422,7 +442,8 @@ class Peer:
             self.roster.restore(last.n_samples, last.n_classes)
         first = 0 if last is None else last.n * what.n_steps
         catch_up = what.every * what.n_steps
-        self.rounds = Rounds(me, what.schedule, what.n_exchanges, 1.0, catch_up, n=first, floor=first)
+        parts = what.method.parts
+        self.rounds = Rounds(me, what.schedule, what.n_exchanges, 1.0, catch_up, n=first, floor=first, parts=parts)
         if last is not None:
             self.rounds.keep(last.kept)
         self.session = Session(self.neighbors, self.roster, self.rounds)
@@ -521,15 +542,17 @@ class Peer:
                 self.rounds.floor = state.n * what.n_steps
 
     def round(self, state: agent.State) -> Generator[Compute | Until, None, agent.State]:
-        """One round of NEXT; the state after it."""
+        """One round of the method; the state after it."""
         what, problem, rounds = self.what, self.what.problems[self.me], self.rounds
         rounds.begin()
         self.run.began(self.me, rounds.n)
-        if what.ahead:
-            self.say(self.session.offer(state.objective, state.y, None, state.flood, validation.told(state)))
+        y, told = agent.tracked(state), validation.told(state)
+        if what.ahead and y is not None:
+            self.say(self.session.offer(state.objective, y, None, state.flood, told))
+            y = None
         yield Compute()
-        proposal = agent.propose(problem.in_round(state.n, state.alpha, state.way), state, what.n_agents)
-        course = self.tell(gossip.begun(state, proposal), what.ahead)
+        proposal = what.method.propose(problem.in_round(state.n, state.alpha, state.way), state, what.n_agents)
+        course = self.tell(gossip.begun(state, proposal), y is None)
         while True:
             yield Until(lambda: not rounds.missing)
             shares = rounds.advance()
@@ -546,7 +569,7 @@ class Peer:
         course = self.what.spoken(self.me, course)
         here, told = course.here, validation.told(course.here)
         if course.spoken is None:
-            y = None if y_is_out else here.y
+            y = None if y_is_out else agent.tracked(here)
             self.say(self.session.offer(here.objective, y, here.z, here.flood, told))
         else:
             self.say(self.session.offer_each(here.objective, course.spoken.words, here.flood, told))
@@ -732,7 +755,7 @@ class Run:
 
 def _shown(message: Message) -> str:
     if isinstance(message, Share):
-        parts = "".join(part for part in wire.PARTS if getattr(message, part) is not None)
+        parts = "".join(part for part in PARTS if getattr(message, part) is not None)
         return f"share {message.n}{parts}, floor {message.floor}"
     if not isinstance(message, Hello):
         return type(message).__name__.lower()
@@ -773,13 +796,22 @@ def check(run: Scenario, result: Run) -> None:
                 found = getattr(state, item.name)
                 same = np.array_equal(found, getattr(wanted, item.name))
                 assert same, f"{item.name} of peer {i} in round {n} is not that of the run without a network"
-        trackers, gradients = (sum(getattr(state, name) for state in states) for name in ("y", "gradient"))
-        largest = max(float(np.abs(state.y).max()) for state in states)
-        largest = max(largest, *(float(np.abs(state.gradient).max()) for state in states))
-        off = float(np.abs(trackers - gradients).max())
+        off, largest = conserved(run.method, states)
         # each exchange rounds a few sums of a few numbers of the largest size so far
         limit = 1e-15 * run.n_agents * 8 * (n + 1) * run.gossip.reach * max(largest, 1.0)
-        assert off <= limit, f"(9) is broken by {off} in round {n}"
+        assert off <= limit, f"(9), or what is in its place, is broken by {off} in round {n}"
+
+
+def conserved(method: Method, states: Sequence[agent.State]) -> tuple[float, float]:
+    """How far what a method conserves over all agents is off, and the largest of the numbers that it is a sum of."""
+    if "y" in method.parts:
+        parts = [state.y for state in states] + [-state.gradient for state in states]
+    elif isinstance(method, Extra | ExactDiffusion):
+        parts = [state.memory for state in states] + [state.w for state in states]
+        return float(np.abs(sum(state.memory for state in states)).max()), float(np.abs(parts).max())
+    else:
+        return 0.0, 0.0
+    return float(np.abs(sum(parts)).max()), float(np.abs(parts).max())
 
 
 def check_kept(run: Scenario, history: Sequence[Sequence[agent.State]]) -> None:

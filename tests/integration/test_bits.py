@@ -23,6 +23,8 @@ PEERS, ROUNDS = 5, 25
 
 LINKS: dict[str, Any] = {"graph": "complete", "schedule": "random-links", "link_probability": 0.5}
 
+STEP: dict[str, Any] = {"rule": "diminishing", "alpha": 0.4, "mu": 0.1}
+
 FEEDBACK: dict[str, Any] = {"kind": "full", "gradient": "feedback-alignment", "tau": 2.0}
 
 CASES: dict[str, dict[str, Any]] = {
@@ -88,6 +90,47 @@ CASES: dict[str, dict[str, Any]] = {
         "transport": {"wire_dtype": "bf16"},
     },
     "random-k": {"compression": {"kind": "random-k", "fraction": 0.2}},
+    "choco, bf16": {
+        "objective": {"loss": "cross_entropy"},
+        "method": {"kind": "choco", "local_steps": 2},
+        "surrogate": {"batch": 4},
+        "step": {"rule": "diminishing", "mu": 0.1},
+        "transport": {"wire_dtype": "bf16"},
+    },
+    "gradient tracking, random-k": {
+        "objective": {"loss": "cross_entropy"},
+        "method": {"kind": "gradient-tracking"},
+        "step": {},
+        "compression": {"kind": "random-k", "fraction": 0.3},
+    },
+    "d-psgd, l1": {
+        "objective": {"loss": "cross_entropy", "regularizer": "l1", "strength": 0.01},
+        "method": {"kind": "d-psgd", "local_steps": 3, "momentum": 0.5},
+        "surrogate": {"batch": 4},
+        "step": {"rule": "diminishing", "mu": 0.1},
+    },
+    "gradient tracking, f4, stopped early": {
+        "objective": {"loss": "cross_entropy"},
+        "method": {"kind": "gradient-tracking", "step_size": 0.2},
+        "step": {},
+        "topology": LINKS | {"consensus_steps": 2},
+        "transport": {"wire_dtype": "f4"},
+        "run": {"tolerance": 0.3},
+    },
+    "exact diffusion, a polynomial": {
+        "objective": {"loss": "cross_entropy"},
+        "method": {"kind": "exact-diffusion"},
+        "surrogate": {"batch": 4},
+        "step": {},
+        "topology": {"graph": "ring", "consensus_steps": 2, "consensus": "chebyshev"},
+    },
+    "extra, l1, f4": {
+        "objective": {"loss": "cross_entropy", "regularizer": "l1", "strength": 0.01},
+        "method": {"kind": "extra"},
+        "step": {},
+        "topology": {"graph": "ring"},
+        "transport": {"wire_dtype": "f4"},
+    },
     "stopped early": {"objective": {"loss": "cross_entropy"}, "run": {"tolerance": 0.3}},
 }
 
@@ -100,8 +143,8 @@ def test_sockets_and_simulation_agree_to_the_last_bit(lab: Lab, case: dict[str, 
         peers=PEERS,
         iterations=ROUNDS,
         data={"path": lab.shards([(rng.normal(size=(m, 4)), np.arange(m) % 3) for m in (9, 4, 6, 11, 5)])},
-        step={"rule": "diminishing", "alpha": 0.4, "mu": 0.1},
-        **{"topology": LINKS, "model": {"hidden": [6]}} | case,
+        **{"topology": LINKS, "model": {"hidden": [6]}, "step": {"rule": "diminishing", "alpha": 0.4, "mu": 0.1}}
+        | case,
     )
     run_dir = lab.launch(experiment)
 
@@ -132,6 +175,7 @@ def test_sockets_and_simulation_agree_to_the_last_bit(lab: Lab, case: dict[str, 
                 gossip=ground.gossip,
                 caution=config.caution_of(found, ground, PEERS),
                 renewal=learning.renewal_of(found),
+                method=config.method_of(found),
                 watches=tuple(watch for watch in watches if watch is not None),
                 codings=tuple(coding for coding in codings if coding is not None),
             )

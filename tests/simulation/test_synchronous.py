@@ -54,6 +54,9 @@ def test_the_seeds_cover_what_they_are_for() -> None:
     kinds.update(type(run.problems[0].data.loss).__name__ for run in runs)
     kinds.update(type(run.problems[0].regularizer).__name__ for run in runs)
     kinds.update(run.dtype for run in runs)
+    methods = Counter(type(run.method).__name__ for run in runs)
+    assert len(methods) == 5, methods
+    assert min(methods.values()) >= 5, methods
     kinds.update(f"clipped {run.radii is not None}" for run in runs)
     early = [run for run in runs if run.tolerance and len(without_network(run)) <= run.n_rounds]
     kinds.update("early" for run in early)
@@ -125,7 +128,7 @@ def _forgetful(take: Take) -> Take:
 
 def test_who_is_not_told_what_is_gone_waits_for_it_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:
     """Resumed from a checkpoint that is not its last, a peer needs shares that its neighbors have forgotten."""
-    seed = 54
+    seed = 63
     played = play(seed)
     assert played.happened["sent back for its last checkpoint"]
     monkeypatch.setattr(Rounds, "forgotten", lambda *_: NOTHING_FORGOTTEN)

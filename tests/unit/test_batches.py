@@ -193,7 +193,7 @@ def test_agents_come_to_the_optimum_with_an_eighth_of_the_samples_a_round(
     p = model.layout.size
     datas = [data_of(rng, loss, model, 48, 1.0 / (4 * 48)) for _ in range(4)]
     problems = [Problem(data, L2(np.full(p, 0.1)), Partial(exact_tau, 4.0), 1e-13) for data in datas]
-    goal, _ = minimize(
+    goal, *_ = minimize(
         lambda w: sum(g.value(w) for g in problems),
         lambda w: np.sum([g.gradient(w) for g in problems], axis=0),
         problems[0].regularizer,

@@ -101,7 +101,7 @@ def test_ranges(key: str) -> None:
     low, high, accepted = settings.RANGES[key]
     whole = isinstance(settings.flat(Experiment())[key], int)
     beyond = [low - 1, high + 1] if math.isfinite(high) else [low - 1]
-    if key in ("surrogate.tau", "step.alpha", "objective.huber_delta", "data.separation"):
+    if key in ("surrogate.tau", "step.alpha", "objective.huber_delta", "data.separation", "method.step_size"):
         beyond = [0.0, -1.0, *beyond]
     for value in beyond + ([] if whole else [math.nan, math.inf, -math.inf]):
         text = refused(tree(key, int(value) if whole else value), key)
@@ -116,6 +116,8 @@ def test_ranges(key: str) -> None:
             given["surrogate"]["batch"] = 1
         if key == "step.mu" and value:
             given["step"]["rule"] = "diminishing"
+        if key.startswith("method."):
+            given["method"]["kind"] = "d-psgd"
         assert settings.flat(settings.from_tree(given))[key] == value
 
 
@@ -205,11 +207,50 @@ def test_words_in_the_place_of_numbers(key: str, word: str) -> None:
         (tree("topology.weights", "fdla") | {"compression": TOP_K}, "compression.kind"),
         (DATA | {"transport": {"wire_dtype": "bf16"}, "compression": {"kind": "random-k"}}, "transport.wire_dtype"),
         (DATA | {"compression": {"kind": "random-k", "gamma": 0.5}}, "compression.gamma"),
+        (DATA | {"method": {"kind": "choco"}, "compression": {"kind": "none"}}, "compression.kind"),
+        (DATA | {"method": {"kind": "choco"}, "compression": {"kind": "random-k"}}, "compression.kind"),
+        (DATA | {"method": {"kind": "extra"}, "compression": TOP_K}, "compression.kind"),
+        (DATA | {"method": {"kind": "extra"}, "transport": {"wire_dtype": "bf16"}}, "compression.kind"),
         (DATA | {"run": {"mode": "async"}, "robustness": {"clip_objective": 0.1}}, "robustness.clip_objective"),
+        (tree("method.step_size", 0.2), "method.step_size"),
+        (tree("method.local_steps", 2), "method.local_steps"),
+        (tree("method.momentum", 0.5), "method.momentum"),
+        (DATA | {"method": {"kind": "gradient-descent", "local_steps": 2}}, "method.local_steps"),
+        (DATA | {"method": {"kind": "gradient-tracking", "momentum": 0.5}}, "method.momentum"),
+        (DATA | {"method": {"kind": "extra"}, "step": {"rule": "diminishing"}}, "step.rule"),
+        (DATA | {"method": {"kind": "exact-diffusion"}, "topology": {"schedule": "matchings"}}, "topology.schedule"),
+        (
+            DATA | {"method": {"kind": "d-psgd", "step_size": 5.0}, "step": {"rule": "diminishing", "mu": 0.2}},
+            "step.mu",
+        ),
     ],
 )
 def test_settings_that_do_not_fit_each_other(given: dict[str, Any], key: str) -> None:
     refused(given, key)
+
+
+@pytest.mark.parametrize("key", settings.WITHOUT)
+@pytest.mark.parametrize("kind", [kind for kind in settings.CHOICES["method.kind"] if kind != settings.NEXT])
+def test_what_a_method_does_not_have_is_refused_and_named(kind: str, key: str) -> None:
+    """Whatever setting of it is touched; batches it has."""
+    given: dict[str, Any] = {"surrogate.tau": 1.0, "surrogate.blocks": 2, "step.alpha": 0.5, "run.mode": "async"}
+    usual = settings.flat(Experiment())[key]
+    other = next((choice for choice in settings.CHOICES.get(key, ()) if choice != usual), None)
+    more = ["0.weight"] if key == "regime.trainable" else 0.5 if isinstance(usual, float) else 7
+    text = refused(tree(key, given.get(key, other or more)) | {"method": {"kind": kind}}, key)
+    assert settings.WITHOUT[key] in text
+    assert kind in text
+    batches = {"method": {"kind": kind}, "surrogate": {"batch": 3}}
+    assert settings.from_tree(DATA | batches).surrogate.batch == 3
+
+
+def test_who_tracks_no_gradient_does_not_know_when_to_stop() -> None:
+    for kind in settings.CHOICES["method.kind"]:
+        given = DATA | {"method": {"kind": kind}, "run": {"tolerance": 0.1}}
+        if kind in (settings.NEXT, "gradient-tracking"):
+            assert settings.from_tree(given).run.tolerance == 0.1
+        else:
+            assert "no agent knows the gradient" in refused(given, "run.tolerance")
 
 
 @pytest.mark.parametrize("held_out", [{"validation_fraction": 0.1}, {"validation_path": "v-{id}.npz"}])

@@ -111,7 +111,7 @@ def test_what_is_decoded_is_what_was_encoded(dtype: str, message: Message) -> No
 @given(data=st.data())
 def test_some_entries_with_their_places(dtype: str, p: int, place_bytes: int, data: st.DataObject) -> None:
     """What a share says of a tensor is k numbers and k places, however large p is."""
-    form = wire.Format("run", 5, p, dtype, 3 / p, has_places=True)
+    form = wire.Format("run", 5, p, dtype, fraction=3 / p, has_places=True)
     y, z = (Sparse(rounded(data.draw(vectors), DTYPES[dtype]), places_of(data, p)) for _ in range(2))
     frames = [bytes(frame) for frame in wire.encode(Share(1, 3, 0, 0.5, y, z), form)]
     assert (
@@ -138,7 +138,7 @@ def places_of(data: st.DataObject, p: int) -> NDArray[np.int64]:
     ids=["too large", "descending", "twice", "too few", "too many"],
 )
 def test_places_that_are_none(places: list[int], cause: str) -> None:
-    form = wire.Format("run", 5, 70, "f8", 3 / 70, has_places=True)
+    form = wire.Format("run", 5, 70, "f8", fraction=3 / 70, has_places=True)
     header, _ = wire.encode(Share(1, 3, 0, 0.5, Sparse(np.zeros(3), np.arange(3)), None), form)
     frame = np.zeros(3).tobytes() + np.array(places, dtype="<u2").tobytes()
     error = refused([bytes(header), frame], form)
@@ -147,7 +147,7 @@ def test_places_that_are_none(places: list[int], cause: str) -> None:
 
 def test_a_part_of_the_entries_without_their_places() -> None:
     """Of those that are drawn both ends know where they stand."""
-    form = wire.Format("run", 5, 70, "f8", 0.1)
+    form = wire.Format("run", 5, 70, "f8", fraction=0.1)
     frames = [bytes(frame) for frame in wire.encode(Share(1, 3, 0, 0.5, np.arange(7.0), None), form)]
     found = wire.decode(frames, form)
     assert isinstance(found, Share)
