@@ -1,10 +1,11 @@
 """Rounds, megabytes and seconds that every method needs on DIGITS-8, each the best of a grid of its own.
 
 DIGITS-8: scikit-learn's digits over 16, of which 360 stratified ones are the test; a perceptron 64-32-10; a ring of 8
-with Metropolis weights; shards at random, or of two labels a peer: the sorted set in 16 pieces, two for each. What has
-to be reached is the mean of the agents' own accuracies on the test. All agents run in this process, without sockets;
-shares are encoded and decoded as on the wire, and so are its bytes: what a peer sends to both of its neighbors, without
-what the transport adds. Seconds are those of a processor for all that one agent computes, an eighth of what all took.
+with Metropolis weights; shards at random, or of two labels a peer: the sorted set in 16 pieces, two for each. What
+has to be reached is the mean of the agents' own accuracies on the test. All agents run in this process, without
+sockets. Their shares are encoded and decoded as on the wire, and bytes are those: what a peer sends to both of its
+neighbors, without what the transport adds. Seconds are those of a processor for all that one agent computes, an
+eighth of what all took.
 
     python -m benchmarks.methods
     python -m benchmarks.methods --shards two-labels --seeds 5
@@ -60,6 +61,14 @@ GRIDS: Final[Mapping[str, Sequence[Tree]]] = {
             "surrogate": {"batch": 16},
         }
         for step, n in product((0.03, 0.1), (4, 16))
+    ],
+    "choco": [
+        {
+            "method": {"kind": "choco", "step_size": step, "local_steps": n},
+            "surrogate": {"batch": 16},
+            "compression": {"fraction": fraction},
+        }
+        for step, n, fraction in product((0.1, 0.3), (4, 16), (0.1, 0.3))
     ],
     "gradient-tracking": [
         {"method": {"kind": "gradient-tracking", "step_size": step}} for step in (0.1, 0.3, 0.6, 1.0)
@@ -146,7 +155,8 @@ def play(experiment: Experiment, shards: Sequence[Shard]) -> Iterator[Round]:
     total, began_s = sum(shard.n_samples for shard in shards), time.process_time()
     spent_s, sent = 0.0, 0
     initial, ground = learning.initial_of(experiment, 0), config.ground(experiment)
-    model = learning.model_of(experiment, shards[0], 10, initial)
+    n_classes = max(shard.n_classes for shard in shards)
+    model = learning.model_of(experiment, shards[0], n_classes, initial)
     problems: list[Problem] = []
     for i, shard in enumerate(shards):
         batches = learning.batches_of(experiment, i, shard.n_samples, total, PEERS)
@@ -155,7 +165,8 @@ def play(experiment: Experiment, shards: Sequence[Shard]) -> Iterator[Round]:
     method, rule, n_agents = config.method_of(experiment), config.step_of(experiment), len(problems)
     caution, alpha = config.caution_of(experiment, ground, n_agents), config.alpha_of(experiment, ground)
     dtype = experiment.transport.wire_dtype
-    form = wire.Format(experiment.run_id, n_agents, w.size, dtype, method.parts)
+    form = config.form_of(experiment, n_agents, w.size)
+    codings = [config.coding_of(experiment, neighbors) for neighbors in ground.union]
     states = [method.initial(g, w, alpha) for g in problems]
     if caution is not None:
         states = [careful.begun(g, state, caution) for g, state in zip(problems, states, strict=True)]
@@ -165,17 +176,21 @@ def play(experiment: Experiment, shards: Sequence[Shard]) -> Iterator[Round]:
         courses = [gossip.begun(*pair) for pair in zip(states, proposals, strict=True)]
         for k in range(ground.gossip.n_steps):
             e = n * ground.gossip.n_steps + k
-            graph, heard = ground.schedule.graph(e), list[Share]()
+            graph, heard = ground.schedule.graph(e), dict[tuple[PeerId, PeerId], Share]()
+            courses = [
+                gossip.spoken(course, codings[i], ground.gossip, graph.neighbors(i)) for i, course in enumerate(courses)
+            ]
             for i, course in enumerate(courses):
-                frames = wire.encode(share_of(i, e, course), form)
-                sent += graph.degree(i) * sum(map(len, frames))
-                message = wire.decode(frames, form)
-                assert isinstance(message, Share)
-                heard.append(message)
+                for j in graph.neighbors(i):
+                    frames = wire.encode(share_of(i, e, course, j), form)
+                    sent += sum(map(len, frames))
+                    message = wire.decode(frames, form)
+                    assert isinstance(message, Share)
+                    heard[i, j] = message
             courses = [
                 gossip.taken(
                     course,
-                    {j: heard[j] for j in graph.neighbors(i)},
+                    {j: heard[j, i] for j in graph.neighbors(i)},
                     ground.weights(graph, i),
                     ground.gossip,
                     DTYPES[dtype],
@@ -193,10 +208,11 @@ def play(experiment: Experiment, shards: Sequence[Shard]) -> Iterator[Round]:
         began_s = time.process_time()
 
 
-def share_of(i: PeerId, e: int, course: Course) -> Share:
-    """What agent i says in exchange e."""
+def share_of(i: PeerId, e: int, course: Course, to: PeerId) -> Share:
+    """What agent i says to one of its neighbors in exchange e."""
     here = course.here
-    return Share(i, e, e, here.objective, tracked(here), here.z)
+    y, z = (tracked(here), here.z) if course.spoken is None else course.spoken.words[to]
+    return Share(i, e, e, here.objective, y, z)
 
 
 def accuracy(w: Vector, problem: Experiment, data: Digits) -> float:

@@ -49,6 +49,10 @@ exact-diffusion: z_i = w_i - s grad f_i(w_i) + q_i;  x_i = (z_i + sum_j c_ij z_j
     x_i - psi_i for q_i; with batches it is H. Tang et al., "D2: Decentralized training over decentralized data" (2018).
     The proximal map comes last, and neither x_i nor q_i sees it.
 
+What is proved of the last two is proved of one graph. Over changing ones they are run with the C of each round: agents
+that agree still stay where they are at the optimum and nowhere else, and in the tests they come to it; no theorem that
+we know of says that they must.
+
 Kept over all agents, to rounding: of extra and exact-diffusion sum_i q_i = 0; of gradient-tracking (9).
 """
 

@@ -572,7 +572,7 @@ WITHOUT: Final[Mapping[str, str]] = {
 """What other methods than NEXT do not have, by setting."""
 
 EXACT: Final = ("exact-diffusion", "extra")
-"""Methods whose corrections add up over rounds, and are right for one step size and one mixing matrix."""
+"""Methods whose corrections add up over rounds, and are right for one step size."""
 
 
 def _check_method(experiment: Experiment) -> None:
@@ -600,12 +600,6 @@ def _check_method(experiment: Experiment) -> None:
     if method.kind in EXACT and experiment.step.rule == "diminishing":
         why = "whose corrections are right for one step size; found 'diminishing'"
         raise ConfigError("step.rule", f'expected constant with method.kind = "{method.kind}", {why}')
-    if method.kind in EXACT and experiment.topology.schedule != "static":
-        why = "whose corrections are right for one mixing matrix"
-        raise ConfigError(
-            "topology.schedule",
-            f'expected static with method.kind = "{method.kind}", {why}; found {experiment.topology.schedule!r}',
-        )
 
 
 def _check_layers(model: Model) -> None:

@@ -61,6 +61,15 @@ def test_what_is_loaded_is_what_was_saved(kept: tuple[Share, ...], tmp_path: Pat
         assert np.array_equal(share.z, wanted.z)  # type: ignore[arg-type]
 
 
+def test_shares_without_a_tracker_are_kept_as_such(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.npz"
+    kept = tuple(replace(share, y=None) for share in WHOLE.kept)
+    checkpoint.save(path, replace(WHOLE, kept=kept))
+    found = load(path).kept
+    assert [share.y for share in found] == [None, None]
+    assert all(np.array_equal(share.z, wanted.z) for share, wanted in zip(found, kept, strict=True))  # type: ignore[arg-type]
+
+
 def test_the_last_one_stays(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.npz"
     checkpoint.save(path, WHOLE)

@@ -218,7 +218,7 @@ def test_words_in_the_place_of_numbers(key: str, word: str) -> None:
         (DATA | {"method": {"kind": "gradient-descent", "local_steps": 2}}, "method.local_steps"),
         (DATA | {"method": {"kind": "gradient-tracking", "momentum": 0.5}}, "method.momentum"),
         (DATA | {"method": {"kind": "extra"}, "step": {"rule": "diminishing"}}, "step.rule"),
-        (DATA | {"method": {"kind": "exact-diffusion"}, "topology": {"schedule": "matchings"}}, "topology.schedule"),
+        (DATA | {"method": {"kind": "exact-diffusion"}, "step": {"rule": "diminishing"}}, "step.rule"),
         (
             DATA | {"method": {"kind": "d-psgd", "step_size": 5.0}, "step": {"rule": "diminishing", "mu": 0.2}},
             "step.mu",

@@ -196,6 +196,18 @@ def test_share_bytes_are_about_those_of_a_share() -> None:
         assert abs(wire.share_bytes(form) - actual) <= 16
 
 
+def test_where_no_gradient_is_tracked_a_share_is_one_tensor_and_another_is_refused() -> None:
+    form, v = replace(FORM, n_parameters=1_000, parts=("z",)), np.zeros(1_000)
+    frames = wire.encode(Share(3, 200, 100, 0.5, None, v), form)
+    found = cast(Share, wire.decode(frames, form))
+    assert found.y is None
+    assert np.array_equal(cast(Any, found.z), v)
+    assert abs(wire.share_bytes(form) - sum(map(len, frames))) <= 16
+    for share in (Share(3, 200, 100, 0.5, v, v), Share(3, 200, 100, 0.5, v, None)):
+        with pytest.raises(WireError, match="expected no tensor but z"):
+            wire.decode(wire.encode(share, form), form)
+
+
 def test_flow_bytes_are_about_those_of_a_flow() -> None:
     for dtype, size in (("f8", 8), ("f4", 4)):
         form = wire.Format("run", 3, 1000, dtype)
