@@ -315,6 +315,7 @@ def settled(
         objective=mixed.objective + value - state.value,
         alpha=rule.after(state.alpha),
         memory=memory,
+        replicas=mixed.replicas,
     )
 
 
