@@ -62,6 +62,14 @@ GRIDS: Final[Mapping[str, Sequence[Tree]]] = {
         }
         for step, n in product((0.03, 0.1), (4, 16))
     ],
+    "choco": [
+        {
+            "method": {"kind": "choco", "step_size": step, "local_steps": n},
+            "surrogate": {"batch": 16},
+            "compression": {"fraction": fraction},
+        }
+        for step, n, fraction in product((0.1, 0.3), (4, 16), (0.1, 0.3))
+    ],
     "gradient-tracking": [
         {"method": {"kind": "gradient-tracking", "step_size": step}} for step in (0.1, 0.3, 0.6, 1.0)
     ],
@@ -157,7 +165,8 @@ def play(experiment: Experiment, shards: Sequence[Shard]) -> Iterator[Round]:
     method, rule, n_agents = config.method_of(experiment), config.step_of(experiment), len(problems)
     caution, alpha = config.caution_of(experiment, ground, n_agents), config.alpha_of(experiment, ground)
     dtype = experiment.transport.wire_dtype
-    form = wire.Format(experiment.run_id, n_agents, w.size, dtype, method.parts)
+    form = config.form_of(experiment, n_agents, w.size)
+    codings = [config.coding_of(experiment, neighbors) for neighbors in ground.union]
     states = [method.initial(g, w, alpha) for g in problems]
     if caution is not None:
         states = [careful.begun(g, state, caution) for g, state in zip(problems, states, strict=True)]
@@ -167,17 +176,21 @@ def play(experiment: Experiment, shards: Sequence[Shard]) -> Iterator[Round]:
         courses = [gossip.begun(*pair) for pair in zip(states, proposals, strict=True)]
         for k in range(ground.gossip.n_steps):
             e = n * ground.gossip.n_steps + k
-            graph, heard = ground.schedule.graph(e), list[Share]()
+            graph, heard = ground.schedule.graph(e), dict[tuple[PeerId, PeerId], Share]()
+            courses = [
+                gossip.spoken(course, codings[i], ground.gossip, graph.neighbors(i)) for i, course in enumerate(courses)
+            ]
             for i, course in enumerate(courses):
-                frames = wire.encode(share_of(i, e, course), form)
-                sent += graph.degree(i) * sum(map(len, frames))
-                message = wire.decode(frames, form)
-                assert isinstance(message, Share)
-                heard.append(message)
+                for j in graph.neighbors(i):
+                    frames = wire.encode(share_of(i, e, course, j), form)
+                    sent += sum(map(len, frames))
+                    message = wire.decode(frames, form)
+                    assert isinstance(message, Share)
+                    heard[i, j] = message
             courses = [
                 gossip.taken(
                     course,
-                    {j: heard[j] for j in graph.neighbors(i)},
+                    {j: heard[j, i] for j in graph.neighbors(i)},
                     ground.weights(graph, i),
                     ground.gossip,
                     DTYPES[dtype],
@@ -195,10 +208,11 @@ def play(experiment: Experiment, shards: Sequence[Shard]) -> Iterator[Round]:
         began_s = time.process_time()
 
 
-def share_of(i: PeerId, e: int, course: Course) -> Share:
-    """What agent i says in exchange e."""
+def share_of(i: PeerId, e: int, course: Course, to: PeerId) -> Share:
+    """What agent i says to one of its neighbors in exchange e."""
     here = course.here
-    return Share(i, e, e, here.objective, tracked(here), here.z)
+    y, z = (tracked(here), here.z) if course.spoken is None else course.spoken.words[to]
+    return Share(i, e, e, here.objective, y, z)
 
 
 def accuracy(w: Vector, problem: Experiment, data: Digits) -> float:

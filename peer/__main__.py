@@ -627,8 +627,7 @@ def check(experiment: Path, overrides: tuple[str, ...]) -> int:
 
     what = settings.read(experiment, overrides)
     ground, facts = rehearsed(what)
-    dtype, parts = what.transport.wire_dtype, config.method_of(what).parts
-    form = wire.Format(what.run_id, what.peers, facts.n_parameters, dtype, parts)
+    form = config.form_of(what, what.peers, facts.n_parameters)
     degrees = [len(neighbors) for neighbors in ground.union]
     mode: tuple[tuple[str, object], ...]
     if what.run.mode == "async":

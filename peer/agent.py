@@ -8,6 +8,7 @@ for neural networks of S. Scardapane, P. Di Lorenzo (2017). Departures:
 3. On request, neighbors are believed only so far: see `Clipping`.
 4. On request, rounds take some of the samples, and gradients are estimates: see `peer.problem`.
 5. On request, the network stays linearized at a point for longer than a round: see `peer.renewal`.
+6. On request, neighbors say less than all: see `peer.links`.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from typing import Any, Protocol, final
 
 import numpy as np
 
-from peer.arrays import Matrix, Vector, is_finite, rounded
+from peer.arrays import Matrix, Sparse, Tensor, Vector, is_finite, rounded
 from peer.errors import ProtocolError, SolveError
+from peer.links import Spoken
 from peer.messages import Share
 from peer.optim.solvers import Solution
 from peer.optim.steps import StepRule
@@ -109,6 +111,8 @@ class State:
         the last round with a good one; and the one in which the agent went back to backprop, 0 as long as it has not.
     memory : Vector
         What some of the other methods keep, (p,), see `peer.methods`; else empty. So is y where none is tracked.
+    replicas : Matrix
+        What it has told its neighbors, and they it, where these are differences, see `peer.links`; else empty.
     """
 
     n: int
@@ -146,6 +150,7 @@ class State:
     aligned_n: int = 0
     back_n: int = 0
     memory: Vector = field(default_factory=lambda: np.zeros(0))
+    replicas: Matrix = field(default_factory=lambda: np.zeros((0, 0)))
 
 
 @final
@@ -225,7 +230,7 @@ class Mixture:
     flood, worst : float
         Largest measure of the window before that the agent has heard of, see `peer.stopping`; and the largest x of the
         open one.
-    pulled : Matrix
+    pulled, replicas : Matrix
         As in `State`.
     """
 
@@ -236,12 +241,13 @@ class Mixture:
     flood: float
     worst: float
     pulled: Matrix
+    replicas: Matrix = field(default_factory=lambda: np.zeros((0, 0)))
 
     @classmethod
     def of(cls, state: State, proposal: Proposal) -> Mixture:
         """Before the first exchange."""
         floods = state.flood, state.worst
-        return cls(proposal.z, state.y, state.objective, state.validation, *floods, state.pulled)
+        return cls(proposal.z, state.y, state.objective, state.validation, *floods, state.pulled, state.replicas)
 
 
 def initial(problem: LocalProblem, w: Vector, alpha: float) -> State:
@@ -274,6 +280,7 @@ def exchange(
     weights: Mapping[PeerId, float],
     wire_dtype: np.dtype[Any],
     clipping: Clipping | None = None,
+    spoken: Spoken | None = None,
 ) -> Mixture:
     """The sums of (7) and (8), once, with the shares of all neighbors.
 
@@ -291,6 +298,8 @@ def exchange(
         How neighbors see this agent's own z and y.
     clipping : Clipping or None
         None: neighbors are believed.
+    spoken : Spoken or None
+        What the agent has said where that is not all; None: whole vectors.
 
     Returns
     -------
@@ -305,9 +314,13 @@ def exchange(
         nan or infinity of the agent's own making.
     """
     zs, ys = {j: share.z for j, share in shares.items()}, {j: share.y for j, share in shares.items()}
+    pulled, replicas = own.pulled, own.replicas
     if clipping is None:
-        z, pulled = mix(own.z, zs, weights, wire_dtype), own.pulled
-        y = mix(own.y, ys, weights, wire_dtype) if own.y.size else own.y
+        if spoken is not None:
+            z, y, replicas = spoken.mixed(own.z, own.y, own.replicas, shares, weights)
+        else:
+            z = mix(own.z, zs, weights, wire_dtype)
+            y = mix(own.y, ys, weights, wire_dtype) if own.y.size else own.y
         seen = {j: shares[j].objective if j in shares else own.objective for j in weights}
         objective = math.fsum(weight * seen[j] for j, weight in weights.items())
     else:
@@ -316,14 +329,14 @@ def exchange(
         y, objective = state.gradient + pulled[:, :-1].sum(axis=0), state.value + math.fsum(pulled[:, -1])
     if not (is_finite(y) and is_finite(z)):
         for j, share in sorted(shares.items()):  # whose doing it is, is looked for only when it has happened
-            if not all(vector is None or is_finite(vector) for vector in (share.y, share.z)):
+            if not all(map(_is_finite, (share.y, share.z))):
                 raise ProtocolError("nonfinite", "expected finite numbers, found nan or infinity", j, state.n)
         raise SolveError(f"round {state.n}: parameters or gradients are nan or infinite")
     told = {j: shares[j].validation[0] if j in shares else own.validation for j in weights}
     validation = math.fsum(weight * told[j] for j, weight in weights.items())
     flood = max([own.flood, *(share.flood for share in shares.values())])
     worst = max([own.worst, *(share.validation[1] for share in shares.values())])
-    return Mixture(z, y, objective, validation, flood, worst, pulled)
+    return Mixture(z, y, objective, validation, flood, worst, pulled, replicas)
 
 
 def settle(problem: LocalProblem, state: State, proposal: Proposal, mixed: Mixture, rule: StepRule) -> State:
@@ -359,6 +372,7 @@ def settle(problem: LocalProblem, state: State, proposal: Proposal, mixed: Mixtu
         objective=mixed.objective + value - state.value,
         alpha=rule.after(state.alpha),
         pulled=mixed.pulled,
+        replicas=mixed.replicas,
         way=proposal.solution.way,
         anchor=state.anchor,
         anchored=state.anchored,
@@ -371,7 +385,7 @@ def tracked(own: State | Mixture) -> Vector | None:
 
 
 def mix(
-    own: Vector, theirs: Mapping[PeerId, Vector | None], weights: Mapping[PeerId, float], wire_dtype: np.dtype[Any]
+    own: Vector, theirs: Mapping[PeerId, Tensor | None], weights: Mapping[PeerId, float], wire_dtype: np.dtype[Any]
 ) -> Vector:
     """sum_j c_ij v_j over j ascending, (p,); the sum over all agents is that of their own v, to rounding."""
     seen = rounded(own, wire_dtype)
@@ -383,7 +397,7 @@ def mix(
 
 def approach(
     own: Vector,
-    theirs: Mapping[PeerId, Vector | None],
+    theirs: Mapping[PeerId, Tensor | None],
     weights: Mapping[PeerId, float],
     radius: float,
     wire_dtype: np.dtype[Any],
@@ -425,7 +439,11 @@ def clip_number(difference: float, radius: float) -> float:
     return min(max(difference, -radius), radius)
 
 
-def _whole(vector: Vector | None, j: PeerId) -> Vector:
-    if vector is None:
+def _is_finite(tensor: Tensor | None) -> bool:
+    return tensor is None or is_finite(tensor.values if isinstance(tensor, Sparse) else tensor)
+
+
+def _whole(vector: Tensor | None, j: PeerId) -> Vector:
+    if not isinstance(vector, np.ndarray):
         raise ValueError(f"the share of agent {j} is not whole")
     return vector

@@ -20,7 +20,10 @@ Matrix: TypeAlias = NDArray[np.float64]
 Labels: TypeAlias = NDArray[np.int64]
 """One axis of int64: the number of a class."""
 
-DTYPES: Final[Mapping[str, np.dtype[Any]]] = {"f8": np.dtype("<f8"), "f4": np.dtype("<f4")}
+BF16: Final = np.dtype([("bf16", "<u2")])
+"""The first 16 bits of a float32, 8 of them of its exponent; numpy has no such number, so these are only carried."""
+
+DTYPES: Final[Mapping[str, np.dtype[Any]]] = {"f8": np.dtype("<f8"), "f4": np.dtype("<f4"), "bf16": BF16}
 """Number formats on the wire, by the name that experiments and headers use."""
 
 
@@ -99,7 +102,56 @@ def largest(array: NDArray[np.float64]) -> float:
 
 def rounded(vector: Vector, dtype: np.dtype[Any]) -> Vector:
     """What a receiver sees of `vector` when it is sent as `dtype`; `vector` itself for float64."""
-    return vector if dtype == vector.dtype else vector.astype(dtype).astype(np.float64)
+    return vector if dtype == vector.dtype else unpacked(packed(vector, dtype), dtype)
+
+
+def packed(vector: Vector, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Numbers as they are sent, rounded to nearest, ties to even; those too large for the format become infinite."""
+    if dtype == vector.dtype:
+        return np.ascontiguousarray(vector)
+    with np.errstate(over="ignore"):
+        short = vector.astype("<f4")
+    if dtype != BF16:
+        return short
+    bits = short.view("<u4")
+    up = bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
+    upper = np.where(np.isnan(short), np.uint32(0x7FC0), up >> np.uint32(16))  # carried on, a nan would be a number
+    return upper.astype("<u2").view(BF16)
+
+
+def unpacked(numbers: NDArray[Any], dtype: np.dtype[Any]) -> Vector:
+    """Numbers in float64 as they were sent; float64 itself is not copied."""
+    if dtype == np.float64:
+        return numbers
+    if dtype == BF16:
+        numbers = (numbers.view("<u2").astype("<u4") << np.uint32(16)).view("<f4")
+    with np.errstate(invalid="ignore"):  # a nan may be one of those that signal
+        return numbers.astype(np.float64)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Sparse:
+    """A vector of which few entries are not 0.
+
+    Parameters
+    ----------
+    values : Vector
+        These entries, (k,).
+    places : array of int64
+        Where they stand, ascending, (k,).
+    """
+
+    values: Vector
+    places: NDArray[np.int64]
+
+    def added_to(self, vector: Vector) -> None:
+        """Add to a vector, (p,), in place."""
+        vector[self.places] += self.values
+
+
+Tensor: TypeAlias = Vector | Sparse
+"""What a share carries of z or y."""
 
 
 def two_sum(a: Vector, b: Vector) -> tuple[Vector, Vector]:

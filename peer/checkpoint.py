@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from peer import npz
-from peer.arrays import Vector
+from peer.arrays import Sparse, Tensor, Vector
 from peer.errors import ConfigError
-from peer.messages import Share, Standing
+from peer.messages import EVERYBODY, Share, Standing
 from topology import PeerId
 
 
@@ -66,8 +66,9 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
         "kept.objective": np.array([share.objective for share in kept], dtype=np.float64),
         "kept.flood": np.array([share.flood for share in kept], dtype=np.float64),
         "kept.validation": np.array([share.validation for share in kept], dtype=np.float64).reshape(-1, 2),
-        "kept.y": np.array([share.y for share in kept if share.y is not None], dtype=np.float64),
-        "kept.z": np.array([share.z for share in kept], dtype=np.float64),
+        "kept.to": np.array([share.to for share in kept], dtype=np.int64),
+        **_tensors("kept.y", [share.y for share in kept if share.y is not None]),
+        **_tensors("kept.z", [share.z for share in kept]),
     }
     npz.save(path, arrays)
 
@@ -82,7 +83,9 @@ def load(path: Path, run_id: str, digest: str, me: PeerId) -> Checkpoint:
     """
     with _understood(path) as found:
         n_kept = len(found["kept.n"])
-        ys = found["kept.y"] if len(found["kept.y"]) else [None] * n_kept  # of all, or, where none is tracked, of none
+        ys = (
+            _told(found, "kept.y") if len(found["kept.y"]) else [None] * n_kept
+        )  # of all, or, where none is tracked, of none
         checkpoint = Checkpoint(
             run_id=str(found["run_id"]),
             digest=str(found["digest"]),
@@ -92,9 +95,14 @@ def load(path: Path, run_id: str, digest: str, me: PeerId) -> Checkpoint:
             vectors={name[7:]: array for name, array in found.items() if name.startswith("vector.")},
             scalars={name[7:]: _scalar(array) for name, array in found.items() if name.startswith("scalar.")},
             kept=tuple(
-                Share(me, int(n), 0, float(objective), y, z, float(flood), (float(tracked), float(worst)))
-                for n, objective, z, flood, (tracked, worst), y in zip(
-                    *(found[f"kept.{part}"] for part in ("n", "objective", "z", "flood", "validation")),
+                Share(me, int(n), 0, float(objective), y, z, float(flood), (float(tracked), float(worst)), int(to))
+                for n, to, objective, z, flood, (tracked, worst), y in zip(
+                    found["kept.n"],
+                    found.get("kept.to", np.full(n_kept, EVERYBODY)),  # files of before have none
+                    found["kept.objective"],
+                    _told(found, "kept.z"),
+                    found["kept.flood"],
+                    found["kept.validation"],
                     ys,
                     strict=True,
                 )
@@ -102,6 +110,23 @@ def load(path: Path, run_id: str, digest: str, me: PeerId) -> Checkpoint:
         )
     _check_run(path, checkpoint, run_id, digest)
     return checkpoint
+
+
+def _tensors(name: str, tensors: Sequence[Tensor | None]) -> dict[str, NDArray[Any]]:
+    """Arrays of what shares carry, all of one kind: the numbers, and the places where they have some."""
+    values = [tensor.values if isinstance(tensor, Sparse) else tensor for tensor in tensors]
+    places = [tensor.places for tensor in tensors if isinstance(tensor, Sparse)]
+    found: dict[str, NDArray[Any]] = {name: np.array(values, dtype=np.float64)}
+    return found | ({f"{name}_places": np.array(places)} if places else {})
+
+
+def _told(found: Mapping[str, NDArray[Any]], name: str) -> Iterator[Tensor]:
+    """What `_tensors` has put away."""
+    if f"{name}_places" not in found:
+        yield from found[name]
+    else:
+        for values, places in zip(found[name], found[f"{name}_places"], strict=True):
+            yield Sparse(values, places)
 
 
 @final

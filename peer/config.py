@@ -14,14 +14,16 @@ from typing import Final, final
 
 import msgspec
 
-from peer import careful, learning, npz, settings, shards
+from peer import careful, learning, links, npz, settings, shards
 from peer.agent import Clipping
+from peer.arrays import DTYPES
 from peer.assembly import Assembly
 from peer.careful import Caution
 from peer.checkpoint import Checkpoint, Moment
 from peer.errors import ConfigError
 from peer.flows import Flows
 from peer.frameworks import functions
+from peer.links import Coding, Drawn, Replicas
 from peer.membership import Membership
 from peer.messages import Standing
 from peer.methods import ExactDiffusion, Extra, GradientDescent, GradientTracking, Method, Next
@@ -32,6 +34,7 @@ from peer.rounds import Rounds
 from peer.session import Session
 from peer.settings import Experiment
 from peer.shards import Shard
+from peer.wire import Format
 from topology import Graph, Outlets, PeerId, Schedule, TopologyError, gossip, outlets, schedules
 from topology.gossip import ONCE, Gossip, round_contraction
 from topology.outlets import InStep
@@ -116,7 +119,12 @@ def ground(experiment: Experiment) -> Ground:
         raise ConfigError("topology", str(error)) from error
     text = "\n".join(schedules.lines(schedule, experiment.n_exchanges)) if from_file else ""
     union = tuple(whole.neighbors(i) for i in range(n_agents))
-    factor = round_contraction(schedule, weights, rounds) if needs_contraction(experiment) else 1.0
+    factor = 1.0
+    if needs_contraction(experiment):
+        coding = coding_of(experiment, ())
+        factor = round_contraction(
+            schedule, weights, rounds, (lambda whole: whole) if coding is None else coding.contraction
+        )
     return Ground(schedule, union, short_digest(text) if from_file else "", linked, weights, rounds, factor)
 
 
@@ -184,6 +192,7 @@ def method_of(experiment: Experiment) -> Method:
         settings.NEXT: Next,
         "gradient-descent": GradientDescent,
         "d-psgd": lambda: GradientDescent(method.local_steps, method.momentum),
+        settings.CHOCO: lambda: GradientDescent(method.local_steps, method.momentum),
         "gradient-tracking": GradientTracking,
         "extra": Extra,
         "exact-diffusion": ExactDiffusion,
@@ -231,6 +240,31 @@ def chosen(experiment: Experiment, ground: Ground) -> Iterator[tuple[str, str]]:
         yield "surrogate.tau", "each peer's own, from the curvature that it sees; in metrics.jsonl"
     if experiment.surrogate.curvature == "auto" and experiment.surrogate.kind == "partial":
         yield "surrogate.curvature", "network"
+    if experiment.compression.kind == "auto" and experiment.compression_kind != "none":
+        yield "compression.kind", f"{experiment.compression_kind}, for {experiment.transport.wire_dtype}"
+    coding = coding_of(experiment, ())
+    if experiment.compression.gamma == "auto" and isinstance(coding, Replicas):
+        yield "compression.gamma", f"{coding.gamma:g}, with {coding.fraction:g} of the entries told"
+
+
+def coding_of(experiment: Experiment, neighbors: tuple[PeerId, ...]) -> Coding | None:
+    """How much an agent says to its neighbors, all that it ever has; None: everything."""
+    kind, dtype = experiment.compression_kind, DTYPES[experiment.transport.wire_dtype]
+    if kind == "none":
+        return None
+    fraction, gamma = experiment.compression.fraction, experiment.compression.gamma
+    if kind == settings.RANDOM_K:
+        return Drawn(experiment.seed, fraction, dtype)
+    told = fraction if kind == settings.TOP_K else 1.0
+    return Replicas(neighbors, told, links.steady(told) if isinstance(gamma, str) else gamma, dtype)
+
+
+def form_of(experiment: Experiment, n_ids: int, n_parameters: int) -> Format:
+    """What the messages of a run look like, with ids below `n_ids`; p is 0 while it is not known."""
+    kind, dtype = experiment.compression_kind, experiment.transport.wire_dtype
+    fraction = experiment.compression.fraction if kind in (settings.TOP_K, settings.RANDOM_K) else 1.0
+    has_places = kind == settings.TOP_K and fraction < 1.0
+    return Format(experiment.run_id, n_ids, n_parameters, dtype, method_of(experiment).parts, fraction, has_places)
 
 
 def clipping_of(experiment: Experiment, neighbors: tuple[PeerId, ...], alpha: float) -> Clipping | None:

@@ -12,13 +12,14 @@ methods", IEEE TAC 59(5) (2014), for gradients; of the polynomial see `topology.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, final
 
 import numpy as np
 
 from peer.agent import Clipping, Mixture, Proposal, State, exchange
+from peer.links import Coding, Spoken
 from peer.messages import Share
 from topology import PeerId
 from topology.gossip import Gossip
@@ -39,6 +40,8 @@ class Course:
         What its shares of exchanges k - 1 and k say; one and the same in the first.
     apart : float
         Where the run may stop early, the largest that was measured in the exchanges so far, see `stopping.apart`.
+    spoken : Spoken or None
+        What its shares of exchange k say, where that is not all of `here`.
     """
 
     state: State
@@ -47,12 +50,27 @@ class Course:
     before: Mixture
     here: Mixture
     apart: float = 0.0
+    spoken: Spoken | None = None
 
 
 def begun(state: State, proposal: Proposal) -> Course:
     """Before the first exchange."""
     own = Mixture.of(state, proposal)
     return Course(state, proposal, 0, own, own)
+
+
+def spoken(course: Course, coding: Coding | None, gossip: Gossip, neighbors: Sequence[PeerId]) -> Course:
+    """Before the exchange that comes next, with what is said in it to these neighbors.
+
+    Raises
+    ------
+    SolveError
+        That is nan or infinite.
+    """
+    if coding is None:
+        return course
+    n, here = course.state.n * gossip.n_steps + course.k, course.here
+    return replace(course, spoken=Spoken(coding, n, coding.words(n, here.z, here.y, here.replicas, neighbors)))
 
 
 def taken(
@@ -81,7 +99,7 @@ def taken(
     SolveError
         nan or infinity of the agent's own making.
     """
-    mixed = exchange(course.state, course.here, shares, weights, wire_dtype, clipping)
+    mixed = exchange(course.state, course.here, shares, weights, wire_dtype, clipping, course.spoken)
     if not gossip.is_plain:
         mixed = accelerated(course.before, course.here, mixed, gossip.gamma, gossip.omegas[course.k])
     return Course(course.state, course.proposal, course.k + 1, course.here, mixed, course.apart)
@@ -100,4 +118,4 @@ def accelerated(before: Mixture, here: Mixture, mixed: Mixture, gamma: float, om
     objective = x + ((omega - 1.0) * (x - x_before) + omega * gamma * (x_mixed - x))
     x, x_before, x_mixed = here.validation, before.validation, mixed.validation
     validation = x + ((omega - 1.0) * (x - x_before) + omega * gamma * (x_mixed - x))
-    return Mixture(z, y, objective, validation, mixed.flood, mixed.worst, mixed.pulled)
+    return Mixture(z, y, objective, validation, mixed.flood, mixed.worst, mixed.pulled, mixed.replicas)

@@ -172,8 +172,7 @@ class Host:
         self.common = config.common_settings(experiment, assignment.ground, self.shard, me)
         self.digest = config.digest(self.common)
         n_ids = experiment.peers if experiment.run.mode == "rounds" else settings.MAX_PEERS
-        parts = config.method_of(experiment).parts
-        self.form = wire.Format(experiment.run_id, n_ids, 0, experiment.transport.wire_dtype, parts)
+        self.form = config.form_of(experiment, n_ids, 0)
         self.changed = asyncio.Event()
         self.drops = Drops()
         self.tally = Tally(experiment.run_id)
@@ -205,7 +204,8 @@ class Host:
         """
         assignment, me = self.assignment, self.me
         self.life = life
-        largest = max(8 * (self._guess_of_parameters() + wire.N_SCALARS), self.form.max_header_bytes)
+        guess = replace(self.form, n_parameters=self._guess_of_parameters())
+        largest = max(guess.max_flow_bytes, guess.max_frame_bytes)
         self.mathematics = ThreadPoolExecutor(1, thread_name_prefix=MATHEMATICS)
         self.cores = ThreadPoolExecutor(self.experiment.surrogate.cores, thread_name_prefix=MATHEMATICS)
         self.transport = Transport(

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias, final
 
-from peer.arrays import Vector
+from peer.arrays import Tensor, Vector
 from topology import PeerId
 
 PROTOCOL: int = 3
@@ -15,6 +15,9 @@ PROTOCOL: int = 3
 
 NOTHING_FORGOTTEN: int = -1
 """No round of which a share is gone."""
+
+EVERYBODY: PeerId = -1
+"""The neighbors that an agent meets in an exchange."""
 
 Purpose: TypeAlias = Literal["ask", "answer", "news"]
 """What a Hello is for."""
@@ -88,24 +91,29 @@ class Share:
         The sender never asks again for shares of exchanges below this one.
     objective : float
         Tracker of the mean of g_i(w_i), mixed as y is.
-    y, z : Vector or None
-        (p,), or None where the piece does not carry it; y also where the method has none, see `peer.methods`.
+    y, z : Vector, Sparse or None
+        (p,), or None where the piece does not carry it; y also where the method has none, see `peer.methods`. In a run
+        with compression what is said of it, see `peer.links`.
     flood : float
         Largest measure of the last window that agent i has heard of, >= 0, see `peer.stopping`; infinity where
         there is none yet, or the run may not stop early.
     validation : (float, float)
         Tracker of the mean validation loss, mixed as y is, and the largest one that agent i has heard of in the open
         window, see `peer.validation`; 0 where nothing is held out.
+    to : int
+        The one neighbor that it is for, where each is told something else; `EVERYBODY` where it is for all. The wire
+        does not carry it.
     """
 
     sender: PeerId
     n: int
     floor: int
     objective: float
-    y: Vector | None
-    z: Vector | None
+    y: Tensor | None
+    z: Tensor | None
     flood: float = math.inf
     validation: tuple[float, float] = (0.0, 0.0)
+    to: PeerId = EVERYBODY
 
 
 @final

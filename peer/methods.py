@@ -22,6 +22,12 @@ d-psgd: the same with `local_steps` steps before each exchange, each with the ne
     this order, A. Koloskova et al., "A unified theory of decentralized SGD with changing topology and local updates"
     (2020).
 
+choco: d-psgd, and in the place of the mean of the z_j what `peer.links` makes of differences of which few are said
+
+    A. Koloskova, S. U. Stich, M. Jaggi, "Decentralized stochastic optimization and gossip algorithms with compressed
+    communication" (2019): CHOCO-SGD. Departure: a pair of replicas for each link, see there. gradient-tracking that
+    says so little is C-GT, Y. Liao et al. (2022), but for the order of step and exchange.
+
 gradient-tracking: z_i = prox(w_i - s (I y_i + r'(w_i)));  w_i+ = sum_j c_ij z_j;  y_i by (8)
 
     A. Nedic, A. Olshevsky, W. Shi, "Achieving geometric convergence for distributed optimization over time-varying
@@ -309,6 +315,7 @@ def settled(
         objective=mixed.objective + value - state.value,
         alpha=rule.after(state.alpha),
         memory=memory,
+        replicas=mixed.replicas,
     )
 
 

@@ -17,13 +17,13 @@ neighbors that it is for have said, by `floor`, that they will never ask for it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, final
 
-from peer.arrays import Vector
+from peer.arrays import Tensor, Vector
 from peer.errors import NeighborsLate, ProtocolError
-from peer.messages import NOTHING_FORGOTTEN, PARTS, Hello, Part, Share
+from peer.messages import EVERYBODY, NOTHING_FORGOTTEN, PARTS, Hello, Part, Share
 from topology import PeerId, Schedule
 
 MEETINGS: Final = 2
@@ -66,7 +66,7 @@ class Rounds:
     waiting_since_s: float = field(default=0.0, init=False)
     neighbors: tuple[PeerId, ...] = field(default=(), init=False)
     _held: dict[PeerId, dict[int, Share]] = field(default_factory=dict, init=False)
-    _kept: dict[int, Share] = field(default_factory=dict, init=False)
+    _kept: dict[tuple[int, PeerId], Share] = field(default_factory=dict, init=False)
     _floors: dict[PeerId, int] = field(default_factory=dict, init=False)
     _sent: dict[PeerId, set[tuple[int, Part]]] = field(default_factory=dict, init=False)
 
@@ -169,10 +169,24 @@ class Rounds:
         """
         piece = Share(self.me, self.n, self.floor, objective, y, z, flood, validation)
         if self.neighbors:
-            kept = self._kept.get(self.n)
+            kept = self._kept.get((self.n, EVERYBODY))
             whole = piece if kept is None else replace(kept, y=kept.y if y is None else y, z=kept.z if z is None else z)
-            self._kept[self.n] = whole
+            self._kept[self.n, EVERYBODY] = whole
         return [(j, sent) for j in self.neighbors if self.is_connected(j) and (sent := self._unsent(j, piece, ()))]
+
+    def offer_each(
+        self,
+        objective: float,
+        words: Mapping[PeerId, tuple[Tensor | None, Tensor]],
+        flood: float = math.inf,
+        validation: tuple[float, float] = (0.0, 0.0),
+    ) -> list[tuple[PeerId, Share]]:
+        """Own shares of the current round, another one for each neighbor, whole: what to send to whom now."""
+        shares = {j: Share(self.me, self.n, self.floor, objective, *words[j], flood, validation, j) for j in words}
+        self.keep(shares.values())
+        return [
+            (j, sent) for j, share in shares.items() if self.is_connected(j) and (sent := self._unsent(j, share, ()))
+        ]
 
     def connected(self, j: PeerId) -> None:
         """A connection to j is up; nothing was sent over it yet."""
@@ -191,12 +205,13 @@ class Rounds:
         j = hello.sender
         if not self.is_connected(j):
             return []
-        due = (share for n, share in sorted(self._kept.items()) if n >= hello.n and self._meets(j, n))
+        due = (share for share in self.kept() if share.n >= hello.n and self._is_for(share, j))
         return [piece for share in due if (piece := self._unsent(j, share, hello.held))]
 
     def forgotten(self, j: PeerId, n: int) -> int:
         """First round from n on, over here, of which the own share for j is gone, as j had got it."""
-        return next((m for m in range(n, self.n) if m not in self._kept and self._meets(j, m)), NOTHING_FORGOTTEN)
+        gone = (m for m in range(n, self.n) if self._meets(j, m) and not {(m, EVERYBODY), (m, j)} & self._kept.keys())
+        return next(gone, NOTHING_FORGOTTEN)
 
     def held_of(self, j: PeerId) -> tuple[tuple[int, Part], ...]:
         """Rounds and parts of j's shares that are here."""
@@ -205,11 +220,11 @@ class Rounds:
 
     def kept(self) -> list[Share]:
         """Own shares that a neighbor may still ask for, oldest first."""
-        return [share for _, share in sorted(self._kept.items())]
+        return [self._kept[key] for key in sorted(self._kept)]
 
     def keep(self, shares: Iterable[Share]) -> None:
         """Own shares of earlier rounds, from a checkpoint."""
-        self._kept.update((share.n, share) for share in shares)
+        self._kept.update(((share.n, share.to), share) for share in shares)
 
     def _unsent(self, j: PeerId, share: Share, held: Iterable[tuple[int, Part]]) -> Share | None:
         missing = [
@@ -223,6 +238,9 @@ class Rounds:
         y, z = (share.y if "y" in missing else None), (share.z if "z" in missing else None)
         return replace(share, y=y, z=z, floor=self.floor)
 
+    def _is_for(self, share: Share, j: PeerId) -> bool:
+        return share.to == j if share.to != EVERYBODY else self._meets(j, share.n)
+
     def _meets(self, j: PeerId, n: int) -> bool:
         return j in self.schedule.graph(n).neighbors(self.me)
 
@@ -235,9 +253,10 @@ class Rounds:
             sent.difference_update([(n, part) for n, part in sent if n < self._floors.get(k, 0)])
 
     def _release(self) -> None:
-        for n in [n for n in self._kept if n < self.n]:
-            if all(self._floors.get(k, 0) > n for k in self.schedule.graph(n).neighbors(self.me)):
-                del self._kept[n]
+        for n, to in [key for key in self._kept if key[0] < self.n]:
+            receivers = self.schedule.graph(n).neighbors(self.me) if to == EVERYBODY else (to,)
+            if all(self._floors.get(k, 0) > n for k in receivers):
+                del self._kept[n, to]
 
 
 def _parts(share: Share) -> list[Part]:

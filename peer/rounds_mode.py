@@ -67,6 +67,7 @@ class RoundsLife:
         self.last = self._last_checkpoint()
         self.greeted: set[PeerId] = set()
         self.alpha = config.alpha_of(self.experiment, ground)
+        self.coding = config.coding_of(self.experiment, self.neighbors)
         self.method = config.method_of(self.experiment)
         self.caution = config.caution_of(self.experiment, ground, self.experiment.peers)
         self.renewal = learning.renewal_of(self.experiment)
@@ -279,15 +280,16 @@ class RoundsLife:
         problem = alignment.chosen(problem, state)
         sent, received, began = self.host.transport.bytes_sent, self.host.transport.bytes_received, time.monotonic()
         rounds.begin()
-        ahead = goes_ahead(state.y.nbytes, self.solve_s)
-        y, told = agent.tracked(state), validation.told(state)
+        ahead = self.coding is None and goes_ahead(state.y.nbytes, self.solve_s)
         if ahead:
-            self.say(self.session.offer(state.objective, y, None, state.flood, told))
+            self.say(
+                self.session.offer(state.objective, agent.tracked(state), None, state.flood, validation.told(state))
+            )
         inner = problem.in_round(state.n, state.alpha, state.way)
         proposal = await self.host.compute(self.method.propose, inner, state, experiment.peers)
-        self.say(self.session.offer(state.objective, None if ahead else y, proposal.z, state.flood, told))
+        course = self.tell(gossip.begun(state, proposal), ahead)
         self.solve_s = time.monotonic() - began
-        course, following, waited_s = gossip.begun(state, proposal), None, 0.0
+        following, waited_s = None, 0.0
         neighbors = set(rounds.neighbors)
         while True:
             course, following, late_s = await self.exchange(problem, course)
@@ -297,9 +299,7 @@ class RoundsLife:
                 break
             rounds.begin()
             neighbors.update(rounds.neighbors)
-            here = course.here
-            y, told = agent.tracked(here), validation.told(here)
-            self.say(self.session.offer(here.objective, y, here.z, here.flood, told))
+            course = self.tell(course)
         self.host.journal.round(
             iteration=state.n,
             time_s=time.monotonic() - self.host.began_s,
@@ -325,6 +325,23 @@ class RoundsLife:
         self.host.tell_renewal(following)
         self.host.went_back(state, following)
         return following
+
+    def tell(self, course: Course, y_is_out: bool = False) -> Course:
+        """Send the shares of the exchange that comes next; the round with what they say.
+
+        Raises
+        ------
+        SolveError
+            They would say nan or infinity.
+        """
+        course = gossip.spoken(course, self.coding, self.host.assignment.ground.gossip, self.rounds.neighbors)
+        here, told = course.here, validation.told(course.here)
+        if course.spoken is None:
+            y = None if y_is_out else agent.tracked(here)
+            self.say(self.session.offer(here.objective, y, here.z, here.flood, told))
+        else:
+            self.say(self.session.offer_each(here.objective, course.spoken.words, here.flood, told))
+        return course
 
     def validated(self, state: agent.State) -> dict[str, float]:
         """What a line of metrics says of the validation loss; nothing where no samples are held out."""

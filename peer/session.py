@@ -15,11 +15,11 @@ a neighbor before this peer knows all counts itself, and has passed them on.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias, final
 
-from peer.arrays import Vector
+from peer.arrays import Tensor, Vector
 from peer.errors import ProtocolError
 from peer.messages import NOTHING_FORGOTTEN, Bye, Flow, Hello, Message, Purpose, Share, View
 from peer.roster import Roster
@@ -128,6 +128,16 @@ class Session:
     ) -> Outgoing:
         """The own share of the current round, or a piece of it."""
         return self.rounds.offer(objective, y, z, flood, validation)
+
+    def offer_each(
+        self,
+        objective: float,
+        words: Mapping[PeerId, tuple[Tensor | None, Tensor]],
+        flood: float = math.inf,
+        validation: tuple[float, float] = (0.0, 0.0),
+    ) -> Outgoing:
+        """The own shares of the current round, another one for each neighbor."""
+        return self.rounds.offer_each(objective, words, flood, validation)
 
     def part(self, reason: str) -> Outgoing:
         """Say goodbye: the run is complete, or, with a reason, given up."""

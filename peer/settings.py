@@ -236,10 +236,10 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Method(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[method]`: NEXT, or what it is compared with, see `peer.methods`; of the latter the step in place of alpha."""
 
-    kind: str = "next"
+    kind: str = "next"  # "choco" is d-psgd that says differences: with [compression], of which top-k is its default
     step_size: float = 0.1  # s, where others mostly begin, as K. He et al. 2016 do
-    local_steps: int = 1  # of d-psgd, before each exchange; 1: as X. Lian et al. 2017
-    momentum: float = 0.0  # of d-psgd
+    local_steps: int = 1  # of d-psgd and choco, before each exchange; 1: as X. Lian et al. 2017
+    momentum: float = 0.0  # of d-psgd and choco
 
 
 class Topology(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -329,6 +329,14 @@ class Robustness(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     clip_objective: float = 0.0
 
 
+class Compression(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[compression]`: how much of z and y neighbors say to each other, see `peer.links`."""
+
+    kind: str = "auto"  # "difference" with wire_dtype = "bf16", of which values agree to two digits; else "none"
+    fraction: float = 0.1  # k/p of top-k and random-k; README: more than it saves a round is lost in rounds below it
+    gamma: float | str = "auto"  # of differences
+
+
 class Transport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[transport]`.
 
@@ -401,6 +409,7 @@ class Experiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     topology: Topology = Topology()
     run: Run = Run()
     robustness: Robustness = Robustness()
+    compression: Compression = Compression()
     transport: Transport = Transport()
     metrics: Metrics = Metrics()
     software: Mapping[str, str] = {}  # versions that a finished run used; for the record only
@@ -414,6 +423,14 @@ class Experiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def holds_out(self) -> bool:
         """Whether peers have samples that are not trained on, see `peer.validation`."""
         return bool(self.data.validation_fraction or self.data.validation_path)
+
+    @property
+    def compression_kind(self) -> str:
+        """What "auto" stands for, or the kind that is given."""
+        kind = self.compression.kind
+        if kind == "auto" and self.method.kind == CHOCO:
+            return TOP_K
+        return kind if kind != "auto" else DIFFERENCE if self.transport.wire_dtype == "bf16" else "none"
 
     @property
     def run_id(self) -> str:
@@ -460,7 +477,9 @@ with more of it."""
 FEEDBACK_ALIGNMENT: Final = "feedback-alignment"
 """Of `surrogate.gradient`."""
 
-NEXT: Final = "next"
+DIFFERENCE, TOP_K, RANDOM_K = "difference", "top-k", "random-k"
+"""Of `compression.kind`: all entries, as differences to what was told before; those that differ most; drawn ones."""
+NEXT, CHOCO = "next", "choco"
 """Of `method.kind`."""
 
 REAL_TARGETS: Final = ("squared", "huber")
@@ -473,6 +492,7 @@ WORDS: Final[Mapping[str, Sequence[str]]] = {
     "surrogate.blocks": ("layers",),
     "surrogate.tau": ("auto",),
     "step.alpha": ("auto",),
+    "compression.gamma": ("auto",),
 }
 """Words that may stand in the place of a number."""
 
@@ -489,13 +509,14 @@ CHOICES: Final[Mapping[str, Sequence[str]]] = {
     "regime.kind": ("full", "neural-tangent", "random-features", "auto"),
     "surrogate.gradient": ("backprop", FEEDBACK_ALIGNMENT),
     "step.rule": ("constant", "diminishing", "auto"),
-    "method.kind": (NEXT, "gradient-descent", "gradient-tracking", "d-psgd", "exact-diffusion", "extra"),
+    "method.kind": (NEXT, "gradient-descent", "gradient-tracking", "d-psgd", CHOCO, "exact-diffusion", "extra"),
     "topology.graph": FAMILIES,
     "topology.schedule": SCHEDULES,
     "topology.weights": WEIGHTS,
     "topology.consensus": CONSENSUS,
     "run.mode": ("rounds", "async"),
-    "transport.wire_dtype": ("f8", "f4"),
+    "compression.kind": ("auto", "none", DIFFERENCE, TOP_K, RANDOM_K),
+    "transport.wire_dtype": ("f8", "f4", "bf16"),
     "transport.security": ("curve", "none"),
 }
 
@@ -540,6 +561,8 @@ RANGES: Final[Mapping[str, tuple[float, float, str]]] = {
     "run.validation_patience": (0, 2**31, "a number of rounds >= 1, or 0 (never stop early)"),
     "run.patience_s": (1e-3, 1e9, "a number of seconds > 0"),
     "run.departure_s": (1e-3, 1e9, "a number of seconds > 0"),
+    "compression.fraction": (1e-6, 1.0, "0 < fraction <= 1, at least 1e-6"),
+    "compression.gamma": (1e-6, 1.0, '0 < gamma <= 1, at least 1e-6, or "auto"'),
     "robustness.clip_w": (0.0, math.inf, "a radius > 0, or 0 (no clipping)"),
     "robustness.clip_y": (0.0, math.inf, "a radius > 0, or 0 (no clipping)"),
     "robustness.clip_objective": (0.0, math.inf, "a radius > 0, or 0 (no clipping)"),
@@ -780,6 +803,7 @@ def _check_together(experiment: Experiment) -> None:
     _check_feedback(experiment)
     _check_penalty(experiment)
     _check_clipping(experiment)
+    _check_compression(experiment)
     if experiment.run.tolerance and experiment.run.mode != "rounds":
         mode, found = experiment.run.mode, experiment.run.tolerance
         raise ConfigError(
@@ -828,7 +852,7 @@ def _check_method(experiment: Experiment) -> None:
     if method.kind == NEXT:
         own = {name: "which has alpha and a surrogate" for name in Method.__struct_fields__ if name != "kind"}
     else:
-        own = {} if method.kind == "d-psgd" else dict.fromkeys(("local_steps", "momentum"), "which has none")
+        own = {} if method.kind in ("d-psgd", CHOCO) else dict.fromkeys(("local_steps", "momentum"), "which has none")
     for name, why in own.items():
         key = f"method.{name}"
         if found[key] != usual[key]:
@@ -1007,6 +1031,38 @@ def _check_clipping(experiment: Experiment) -> None:
         )
     if not (clip_w and clip_y):  # who can pull the one pulls the other
         raise ConfigError("robustness", f"expected clip_w and clip_y both > 0 or all 0, found {clip_w} and {clip_y}")
+
+
+def _check_compression(experiment: Experiment) -> None:
+    kind, dtype, compression = experiment.compression_kind, experiment.transport.wire_dtype, experiment.compression
+    if experiment.run.mode != "rounds" and dtype == "bf16":
+        key, need = "transport.wire_dtype", "which has no links on which differences could be told"
+        raise ConfigError(key, f'expected f8 or f4 with mode = "{experiment.run.mode}", {need}; found {dtype!r}')
+    key, found, method = "compression.kind", f"found {kind!r}", experiment.method.kind
+    if method == CHOCO and kind not in (TOP_K, DIFFERENCE):
+        raise ConfigError(key, f'expected {TOP_K} or {DIFFERENCE} with method.kind = "{CHOCO}"; {found}')
+    if kind == "none":
+        return
+    problems = {
+        f'with mode = "{experiment.run.mode}", whose messages may be lost, and replicas with them': (
+            experiment.run.mode != "rounds"
+        ),
+        "with [robustness], as what is clipped must be all that a neighbor says": bool(experiment.robustness.clip_w),
+        "with run.tolerance, as neighbors do not see how far they are from agreeing": experiment.run.tolerance > 0.0,
+        f"with topology.consensus = {CHEBYSHEV!r}, of which the polynomial is of whole vectors": (
+            experiment.topology.consensus == CHEBYSHEV
+        ),
+        f'with method.kind = "{method}", whose corrections are right for whole vectors': method in EXACT,
+        f"with topology.weights = {FDLA!r}, of which some may be negative": experiment.topology.weights == FDLA,
+    }
+    for problem, holds in problems.items():
+        if holds:
+            raise ConfigError(key, f"expected none {problem}; {found}")
+    if kind == RANDOM_K and dtype == "bf16":
+        values = "for it sends values and no differences, which bf16 rounds to two digits"
+        raise ConfigError("transport.wire_dtype", f"expected f8 or f4 with {RANDOM_K}, {values}; found {dtype!r}")
+    if kind == RANDOM_K and compression.gamma != "auto":
+        raise ConfigError("compression.gamma", f"expected auto with {RANDOM_K}, found {compression.gamma}")
 
 
 def split_address(address: str, key: str) -> tuple[str, int]:

@@ -41,6 +41,15 @@ def told(i: PeerId, own: Mixture, n: int, wire_dtype: np.dtype[Any]) -> Share:
     )
 
 
+def heard(i: PeerId, course: Course, n: int, by: PeerId, wire_dtype: np.dtype[Any]) -> Share:
+    """What one neighbor of agent i gets in exchange n, if that is not what all get."""
+    share = told(i, course.here, n, wire_dtype)
+    if course.spoken is None:
+        return share
+    y, z = course.spoken.words[by]
+    return replace(share, y=y, z=z, to=by)
+
+
 @final
 @dataclass(frozen=True, eq=False)
 class Round:
@@ -185,13 +194,18 @@ class Agents:
         for k in range(self.ground.gossip.n_steps):
             n = states[0].n * self.ground.gossip.n_steps + k
             graph = self.ground.schedule.graph(n)
-            shares = [told(i, course.here, n, dtype) for i, course in enumerate(courses)]
+            courses = [_of(i, self._spoken, i, course, graph.neighbors(i)) for i, course in enumerate(courses)]
             courses = [
-                _of(i, self._taken, i, course, {j: shares[j] for j in graph.neighbors(i)}, n)
+                _of(i, self._taken, i, course, {j: heard(j, courses[j], n, i, dtype) for j in graph.neighbors(i)}, n)
                 for i, course in enumerate(courses)
             ]
         after = tuple(_of(i, self._settled, i, course) for i, course in enumerate(courses))
         return Round(states, tuple(proposals), after, tuple(solve_s))
+
+    def _spoken(self, i: PeerId, course: Course, neighbors: Sequence[PeerId]) -> Course:
+        """Agent i before an exchange, as `RoundsLife.tell` does it."""
+        coding = config.coding_of(self.experiment, self.ground.union[i])
+        return gossip.spoken(course, coding, self.ground.gossip, neighbors)
 
     def _taken(self, i: PeerId, course: Course, shares: Mapping[PeerId, Share], n: int) -> Course:
         """Agent i after exchange n, as `RoundsLife.mixed` does it."""
@@ -235,8 +249,10 @@ class Agents:
         watch, again, n_agents = self.watches[i], learning.renewal_of(self.experiment), self.n_agents
         solution = done.proposals[i].solution
         met = [self.ground.schedule.graph(state.n * n_steps + k).neighbors(i) for k in range(n_steps)]
-        dtype, method = self.experiment.transport.wire_dtype, config.method_of(self.experiment)
-        form = wire.Format(self.experiment.run_id, n_agents, self.model.layout.size, dtype, method.parts)
+        method, form = (
+            config.method_of(self.experiment),
+            config.form_of(self.experiment, n_agents, self.model.layout.size),
+        )
         n_bytes = sum(map(len, met)) * wire.share_bytes(form)
         line: dict[str, object] = {
             "iteration": state.n,

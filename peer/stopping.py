@@ -63,7 +63,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from peer.agent import Mixture, State
-from peer.arrays import Vector, rounded
+from peer.arrays import Tensor, Vector, rounded
 from peer.messages import Share
 from topology import PeerId, Schedule
 from topology.schedules import window_end
@@ -124,8 +124,8 @@ def _largest(found: NDArray[np.float64]) -> float:
     return float(np.max(np.where(np.isnan(found), np.inf, found), initial=0.0))
 
 
-def _distance(a: Vector | None, b: Vector) -> float:
-    assert a is not None, "a share is not whole"
+def _distance(a: Tensor | None, b: Vector) -> float:
+    assert isinstance(a, np.ndarray), "a share is not whole"
     return float(np.max(np.abs(a - b), initial=0.0))
 
 

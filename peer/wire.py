@@ -19,9 +19,10 @@ import msgpack
 import msgspec
 import numpy as np
 
-from peer.arrays import DTYPES, Vector
+from peer.arrays import DTYPES, Sparse, Tensor, Vector, packed, unpacked
 from peer.errors import WireError
 from peer.messages import NOTHING_FORGOTTEN, PARTS, PROTOCOL, Bye, Flow, Hello, Message, Part, Share, Standing, View
+from peer.optim.compressors import n_kept
 from topology import PeerId
 
 Frame: TypeAlias = bytes | memoryview
@@ -85,9 +86,13 @@ class Format:
     n_parameters : int
         p; 0 while it is not known, when no share can be decoded.
     dtype : str
-        Tensor format on the wire, f8 or f4.
+        Tensor format on the wire: f8, f4 or bf16.
     parts : tuple of str
         What a whole share carries.
+    fraction : float
+        Part of the numbers of a tensor that a share has, see `peer.links`.
+    has_places : bool
+        Whether it says where they stand.
     """
 
     run: str
@@ -95,6 +100,24 @@ class Format:
     n_parameters: int
     dtype: str
     parts: tuple[Part, ...] = PARTS
+    fraction: float = 1.0
+    has_places: bool = False
+
+    @property
+    def n_told(self) -> int:
+        """Numbers of a share's tensor: k, or p."""
+        return n_kept(self.fraction, self.n_parameters)
+
+    @property
+    def place_dtype(self) -> np.dtype[Any]:
+        """Of places: two bytes where these are enough."""
+        return np.dtype("<u2" if self.n_parameters <= 1 << 16 else "<u4")
+
+    @property
+    def tensor_bytes(self) -> int:
+        """Size of one tensor of a share."""
+        places = self.place_dtype.itemsize if self.has_places else 0
+        return self.n_told * (DTYPES[self.dtype].itemsize + places)
 
     @property
     def max_header_bytes(self) -> int:
@@ -104,7 +127,7 @@ class Format:
     @property
     def max_frame_bytes(self) -> int:
         """Size of the largest frame that can be valid."""
-        return max(self.max_header_bytes, self.n_parameters * DTYPES[self.dtype].itemsize)
+        return max(self.max_header_bytes, self.n_parameters * DTYPES[self.dtype].itemsize, self.tensor_bytes)
 
     @property
     def max_flow_bytes(self) -> int:
@@ -120,7 +143,7 @@ def encode(message: Message, form: Format) -> list[Frame]:
         header |= {"kind": "share", "n": message.n, "floor": message.floor, "objective": message.objective}
         header |= {"validation": message.validation}
         header |= {"flood": message.flood, "dtype": form.dtype, "parts": list(tensors)}
-        return [msgpack.packb(header), *(_raw(vector, form.dtype) for vector in tensors.values())]
+        return [msgpack.packb(header), *(_raw_tensor(tensor, form) for tensor in tensors.values())]
     if isinstance(message, Flow):
         header |= {"kind": "flow", "epoch": message.epoch, "stamp": message.stamp, "dtype": form.dtype}
         return [msgpack.packb(header), _raw(message.v, form.dtype), _raw(message.sums, SUMS_DTYPE)]
@@ -147,7 +170,7 @@ def encode(message: Message, form: Format) -> list[Frame]:
 def share_bytes(form: Format) -> int:
     """Bytes of a whole share in one piece, about: header and tensors."""
     header = encode(Share(form.n_agents, 1_000, 1_000, 0.5, None, None), form)[0]
-    return len(header) + len(form.parts) * (2 + form.n_parameters * DTYPES[form.dtype].itemsize)
+    return len(header) + len(form.parts) * (2 + form.tensor_bytes)
 
 
 def flow_bytes(form: Format) -> int:
@@ -156,8 +179,14 @@ def flow_bytes(form: Format) -> int:
     return sum(map(len, encode(Flow(form.n_agents, 2**62, (1, 1_000), v, sums), form)))
 
 
+def _raw_tensor(tensor: Tensor, form: Format) -> Frame:
+    if not isinstance(tensor, Sparse):
+        return _raw(tensor, form.dtype)
+    return b"".join((_raw(tensor.values, form.dtype), tensor.places.astype(form.place_dtype).tobytes()))
+
+
 def _raw(vector: Vector, dtype: str) -> memoryview:
-    return np.ascontiguousarray(vector, dtype=DTYPES[dtype]).data.cast("B")
+    return packed(vector, DTYPES[dtype]).view(np.uint8).data
 
 
 def decode(frames: Sequence[Frame], form: Format, came_from: PeerId | None = None) -> Message:
@@ -226,8 +255,7 @@ def _share(fields: _Fields, sender: int, tensors: Sequence[Frame], form: Format)
         raise WireError("frames", f"expected a tensor for each of {shown(parts)}, found {len(tensors)}", sender, n)
     if not set(parts) <= set(form.parts):
         raise WireError("frames", f"expected no tensor but {', '.join(form.parts)}", sender, n)
-    p = form.n_parameters
-    vectors = {part: _tensor(tensor, p, form, sender, n) for part, tensor in zip(parts, tensors, strict=True)}
+    vectors = {part: _told(tensor, form, sender, n) for part, tensor in zip(parts, tensors, strict=True)}
     return Share(sender, n, floor, objective, vectors.get("y"), vectors.get("z"), flood, validation)
 
 
@@ -251,6 +279,20 @@ def _flow(fields: _Fields, sender: int, tensors: Sequence[Frame], form: Format) 
     return Flow(sender, epoch, (incarnation, counter), v, sums)
 
 
+def _told(frame: Frame, form: Format, sender: int, n: int) -> Tensor:
+    k, p = form.n_told, form.n_parameters
+    if not form.has_places or not p:
+        return _tensor(frame, k, form, sender, n)
+    if len(frame) != form.tensor_bytes:
+        expected = f"expected {k} numbers with their places, {form.tensor_bytes} bytes"
+        raise WireError("shape", f"{expected}; found {len(frame)}", sender, n)
+    cut = k * DTYPES[form.dtype].itemsize
+    places = np.frombuffer(frame[cut:], dtype=form.place_dtype).astype(np.int64)
+    if places[-1] >= p or bool((places[1:] <= places[:-1]).any()):
+        raise WireError("places", f"expected places in 0..{p - 1}, ascending, none twice", sender, n)
+    return Sparse(_tensor(frame[:cut], k, form, sender, n), places)
+
+
 def _tensor(frame: Frame, size: int, form: Format, sender: int, n: int | None) -> Vector:
     dtype = DTYPES[form.dtype]
     expected = size * dtype.itemsize
@@ -258,11 +300,7 @@ def _tensor(frame: Frame, size: int, form: Format, sender: int, n: int | None) -
         raise WireError("shape", "expected no tensor while the number of parameters is not known", sender, n)
     if len(frame) != expected:
         raise WireError("shape", f"expected a tensor of {expected} bytes, found {len(frame)}", sender, n)
-    received = np.frombuffer(frame, dtype=dtype)
-    if dtype == np.float64:
-        return received
-    with np.errstate(invalid="ignore"):  # a nan may be one of those that signal
-        return received.astype(np.float64)
+    return unpacked(np.frombuffer(frame, dtype=dtype), dtype)
 
 
 def _hello(fields: _Fields, sender: int, form: Format) -> Hello:

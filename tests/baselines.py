@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from tests.reference import Array, Setting, batch_of, gradients, mixing, prox
+from tests.reference import Array, Setting, batch_of, gradients, mixing, prox, say
 
 
 def descent(setting: Setting, w0: Array, n_rounds: int, steps: int = 1, momentum: float = 0.0) -> list[Array]:
@@ -64,6 +64,20 @@ def diffusion(setting: Setting, w0: Array, n_rounds: int) -> list[Array]:
         phi = psi + X - psi_last
         X, psi_last = (phi + mixed(setting, n, phi)) / 2.0, psi
         W = proximal(setting, X, s)
+        history.append(W)
+    return history
+
+
+def choco(setting: Setting, w0: Array, n_rounds: int, steps: int) -> list[Array]:
+    """CHOCO-SGD, algorithm 2 of A. Koloskova et al. 2019, with several steps a round; replicas start at 0."""
+    W, s = stacked(setting, w0), setting.alpha
+    told, history = np.zeros((len(W), len(W), 1, W.shape[1])), [W]
+    for n in range(n_rounds):
+        for k in range(steps):
+            W = W - s * slopes(setting, n * steps + k, W)
+        C = mixing(setting.weights, len(W), setting.edges[n % len(setting.edges)])
+        X, told = say(setting, n, C, W[:, None], told)
+        W, s = X[:, 0], s * (1.0 - setting.mu * s)
         history.append(W)
     return history
 

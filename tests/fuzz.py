@@ -38,7 +38,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from peer import wire
 from peer.agent import State
-from peer.arrays import Vector
+from peer.arrays import Sparse, Tensor, Vector
 from peer.assembly import Assembly
 from peer.errors import DisagreementError, ProtocolError, RemoteError, WireError
 from peer.flows import Flows
@@ -73,7 +73,11 @@ N_ROUNDS: Final = 12
 CATCH_UP: Final = 3
 """Rounds between two checkpoints."""
 
-FORMS: Final = (wire.Format("run", N_AGENTS, P, "f8"), wire.Format("run", N_AGENTS, P, "f4"))
+FORMS: Final = (
+    wire.Format("run", N_AGENTS, P, "f8"),
+    wire.Format("run", N_AGENTS, P, "f4"),
+    wire.Format("run", N_AGENTS, P, "bf16", fraction=0.5, has_places=True),
+)
 
 SETTINGS: Final[Mapping[str, str]] = {"step.alpha": "0.1", "topology.graph": "ring"}
 
@@ -100,6 +104,7 @@ class Author:
 
     def __init__(self, seed: int | random.Random) -> None:
         self.chance = random.Random(seed) if isinstance(seed, int) else seed
+        self.form = FORMS[0]
         self.kinds: Mapping[str, Callable[[PeerId, int], Message]] = {
             "share": self.share,
             "flow": self.flow,
@@ -118,11 +123,19 @@ class Author:
             return max(0, n + self.chance.randint(-3, 5))
         return self.chance.choice((0, 1, 2**31 - 1, 2**31, wire.MAX_ROUND - 1, self.chance.getrandbits(53)))
 
+    def tensor(self) -> Tensor:
+        """Small numbers, where places are said with any, mostly in order."""
+        if not self.form.has_places:
+            return self.vector(self.form.n_told)
+        places = [self.chance.randrange(P if self.chance.random() < 0.9 else 1 << 16) for _ in range(self.form.n_told)]
+        in_order = sorted(places) if self.chance.random() < 0.9 else places
+        return Sparse(self.vector(len(places)), np.array(in_order, dtype=np.int64))
+
     def share(self, sender: PeerId, n: int) -> Share:
         """A share of about round n."""
-        y, z = (self.vector(P) if self.chance.random() < 0.8 else None for _ in range(2))
+        y, z = (self.tensor() if self.chance.random() < 0.8 else None for _ in range(2))
         objective, validation = self.chance.uniform(-1, 1), (self.chance.uniform(0, 2), self.chance.uniform(0, 2))
-        z = self.vector(P) if y is None else z
+        z = self.tensor() if y is None else z
         return Share(sender, self.near(n), self.near(n), objective, y, z, math.inf, validation)
 
     def flow(self, sender: PeerId, n: int) -> Flow:
@@ -167,7 +180,7 @@ class Author:
 
     def frames(self, n: int, form: wire.Format) -> tuple[PeerId, list[bytes]]:
         """Frames, and whose connection they come over."""
-        chance = self.chance
+        chance, self.form = self.chance, form
         came_from = chance.randrange(N_AGENTS)
         if chance.random() < 0.05:
             return came_from, [chance.randbytes(chance.randint(0, 200)) for _ in range(chance.randint(0, 4))]
@@ -367,13 +380,13 @@ class InRounds:
         held = [len(shares) for shares in self.worn.rounds._held.values()]
         assert len(held) <= 2
         assert max(held, default=0) <= MEETINGS + CATCH_UP
-        assert len(self.worn.rounds._kept) <= N_ROUNDS
+        assert len(self.worn.rounds._kept) <= 2 * N_ROUNDS
         return refused
 
     def go_on(self) -> None:
         rounds, form = self.steady.rounds, self.form
-        y, z = (self.chance.normal(size=P).astype(np.float32).astype(float) for _ in range(2))
-        sent = {j: Share(j, rounds.n, max(0, rounds.n - 1), 0.5, y + j, z - j) for j in (1, 3)}
+        y, z = (self.chance.normal(size=form.n_told).astype(np.float32).astype(float) for _ in range(2))
+        sent = {j: Share(j, rounds.n, max(0, rounds.n - 1), 0.5, self.told(y + j), self.told(z - j)) for j in (1, 3)}
         for j, share in sent.items():
             whole = wire.decode([bytes(frame) for frame in wire.encode(share, form)], form, j)
             self.steady.receive(whole)
@@ -384,17 +397,34 @@ class InRounds:
         for j, share in rounds.shares().items():
             told = wire.decode([bytes(frame) for frame in wire.encode(sent[j], form)], form, j)
             assert isinstance(told, Share)
-            assert np.array_equal(share.y, told.y)  # type: ignore[arg-type]
-            assert np.array_equal(share.z, told.z)  # type: ignore[arg-type]
+            assert np.array_equal(values_of(share.y), values_of(told.y))
+            assert np.array_equal(values_of(share.z), values_of(told.z))
             assert share.objective == told.objective
         for machine in (self.steady, self.worn):
             if not machine.rounds.missing:
-                machine.offer(0.5, y, z)
+                self.offer(machine, y, z)
                 machine.rounds.advance()
                 machine.rounds.floor = machine.rounds.n
                 machine.rounds.begin() if machine.rounds.n < N_ROUNDS else None
         if rounds.n == N_ROUNDS or self.worn.rounds.n == N_ROUNDS:
             self.begin()
+
+    def told(self, values: Vector) -> Tensor:
+        """What a share says, of numbers."""
+        return Sparse(values, np.arange(1, 1 + values.size)) if self.form.has_places else values
+
+    def offer(self, machine: Session, y: Vector, z: Vector) -> None:
+        """The own share, the same for both neighbors or one for each."""
+        if self.form.has_places:
+            machine.offer_each(0.5, {j: (self.told(y), self.told(z)) for j in (1, 3)})
+        else:
+            machine.offer(0.5, y, z)
+
+
+def values_of(tensor: Tensor | None) -> Vector:
+    """The numbers of what a share says."""
+    assert tensor is not None
+    return tensor.values if isinstance(tensor, Sparse) else tensor
 
 
 @final

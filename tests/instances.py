@@ -15,7 +15,8 @@ from peer.agent import Clipping, Mixture, Proposal, State
 from peer.alignment import Watch
 from peer.arrays import Matrix, Vector
 from peer.careful import Caution
-from peer.gossip import begun, taken
+from peer.gossip import begun, spoken, taken
+from peer.links import Coding
 from peer.messages import Share
 from peer.methods import Method, Next
 from peer.optim.chains import Chain, mlp
@@ -36,7 +37,7 @@ from peer.optim.steps import StepRule
 from peer.optim.surrogates import Data, Linearized, Partial
 from peer.problem import Problem
 from peer.renewal import Renewal
-from peer.simulation import told
+from peer.simulation import heard, told
 from tests import reference
 from tests.laws import matrix
 from topology import Graph
@@ -217,12 +218,13 @@ def exchange(
     caution: Caution | None = None,
     renewal: Renewal | None = None,
     watches: Sequence[Watch] = (),
+    codings: Sequence[Coding] = (),
     method: Method = NEXT,
 ) -> Iterator[tuple[list[State], list[Proposal]]]:
     """Run the agents in one process, `graphs` repeated; yields what all are and propose at rounds 0..n_rounds.
 
     Each exchange of a round has the next graph. With `caution` agents choose tau themselves; with `renewal` networks
-    stay linearized for longer than a round; with `watches` agents look at their feedback.
+    stay linearized for longer than a round; with `watches` agents look at their feedback; with `codings` they say less.
     """
     met = [sorted({j for graph in graphs for j in graph.neighbors(i)}) for i in range(len(problems))]
     clippings = [None if radii is None else Clipping(*radii, tuple(others)) for others in met]
@@ -242,11 +244,12 @@ def exchange(
         courses = [begun(s, p) for s, p in zip(states, proposals, strict=True)]
         for k in range(gossip.n_steps):
             graph = graphs[(n * gossip.n_steps + k) % len(graphs)]
-            shares = [told(i, course.here, n, wire_dtype) for i, course in enumerate(courses)]
+            if codings:
+                courses = [spoken(c, codings[i], gossip, graph.neighbors(i)) for i, c in enumerate(courses)]
             courses = [
                 taken(
                     course,
-                    {j: shares[j] for j in graph.neighbors(i)},
+                    {j: heard(j, courses[j], n, i, wire_dtype) for j in graph.neighbors(i)},
                     weights(graph, i),
                     gossip,
                     wire_dtype,

@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from peer.arrays import Matrix, Vector
+from peer.arrays import Matrix, Vector, rounded
 from peer.optim.blocks import Block
 from peer.optim.chains import Chain
+from peer.optim.compressors import drawn, top
 from peer.optim.factors import Factors, Summed
 from peer.optim.layers import Activation, Layer
 from peer.optim.losses import Huber, Loss, SquaredHinge, Weighted
@@ -537,3 +538,46 @@ def same_minimizer(subproblem: Subproblem, found: Vector, expected: Vector, tole
 def sizes_of(widths: tuple[int, ...]) -> int:
     """Number of parameters of a perceptron, counted by hand."""
     return sum((width_in + 1) * width_out for width_in, width_out in pairwise(widths))
+
+
+# ---- compressors ---------------------------------------------------------------------------
+
+
+def top_is_the_best_of_its_size(x: Vector, k: int) -> None:
+    """K entries of x as they are, none smaller than one left out, so none of any k leaves less: ||Q(x) - x|| is least.
+
+    Of the same magnitude those that stand first; and so ||Q(x) - x||^2 <= (1 - k/p) ||x||^2.
+    """
+    told = top(x, k)
+    assert np.array_equal(np.unique(told.places), told.places)
+    assert told.places.shape == told.values.shape == (k,)
+    np.testing.assert_array_equal(told.values, x[told.places])
+    order = sorted(range(x.size), key=lambda e: (-abs(x[e]), e))
+    np.testing.assert_array_equal(told.places, sorted(order[:k]))
+    left = x.copy()
+    left[told.places] = 0.0
+    assert left @ left <= (1.0 - k / x.size) * (x @ x) * (1.0 + ROUNDING)
+
+
+def every_set_is_as_likely(seed: int, p: int, k: int, n_draws: int) -> None:
+    """Random-k over many exchanges: k places each, ascending, and each place in a part k/p of them, up to 5 deviations.
+
+    So E ||Q(x) - x||^2 = (1 - k/p) ||x||^2 and E (p/k) Q(x) = x, for each x.
+    """
+    seen = np.zeros(p)
+    for n in range(n_draws):
+        places = drawn(seed, n, p, k)
+        assert places.size == k
+        assert np.array_equal(np.unique(places), places)
+        seen[places] += 1.0
+    share = k / p
+    assert np.all(np.abs(seen / n_draws - share) <= 5.0 * np.sqrt(share * (1.0 - share) / n_draws) + ROUNDING)
+
+
+def rounds_to_nearest(x: Vector, bits: int, dtype: np.dtype[Any]) -> None:
+    """What a receiver sees is x to half a unit of the last of `bits` digits; projection, odd, monotone."""
+    seen = rounded(x, dtype)
+    assert np.all(np.abs(seen - x) <= 0.5**bits * np.abs(x) * (1.0 + 2.0**-20))  # twice rounded: over float32
+    np.testing.assert_array_equal(rounded(seen, dtype), seen)
+    np.testing.assert_array_equal(rounded(-x, dtype), -seen)
+    np.testing.assert_array_equal(rounded(np.sort(x), dtype), np.sort(seen))

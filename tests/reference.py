@@ -52,6 +52,8 @@ class Setting:
     `steps` exchanges are a round, each with the next links; `consensus` is plain or chebyshev.
     `batch` is how many samples a round takes, 0 for all, `refresh` how many rounds lie between two full passes, and
     `seed` what the choice depends on.
+    `saying` is all, difference, top-k or random-k: what neighbors say to each other in an exchange; `fraction` is the
+    part of the entries, `gamma` how far agents go by differences, `digits` those, binary, of numbers on the wire.
     """
 
     shards: Sequence[tuple[Array, Array]]
@@ -82,6 +84,10 @@ class Setting:
     batch: int = 0
     refresh: int = 1
     seed: int = 0
+    saying: str = "all"
+    fraction: float = 1.0
+    gamma: float = 1.0
+    digits: int = 53
 
 
 def run(setting: Setting, w0: Array, n_rounds: int) -> tuple[Array, Array, Array]:
@@ -94,6 +100,7 @@ def run(setting: Setting, w0: Array, n_rounds: int) -> tuple[Array, Array, Array
     G = gradients(setting, W)
     Y, alpha = G, setting.alpha
     F = np.zeros((n_agents, *W.shape))  # F[i, j] went from j to i
+    told = np.zeros((n_agents, n_agents, 2, W.shape[1]))  # told[i, j] by i to j, of z and y
     history = [(W, Y, G)]
     for n in range(n_rounds):
         exchanges = range(n * setting.steps, (n + 1) * setting.steps)
@@ -109,6 +116,12 @@ def run(setting: Setting, w0: Array, n_rounds: int) -> tuple[Array, Array, Array
                 Y = G + F.sum(axis=1)
             W, G = Z, estimates(setting, n + 1, Z, W_last, G)
             Y = G + F.sum(axis=1)
+        elif setting.saying != "all":
+            for e, C in zip(exchanges, Cs, strict=True):
+                X, told = say(setting, e, C, np.stack((Z, Y), axis=1), told)
+                Z, Y = X[:, 0], X[:, 1]
+            W, G, G_last = Z, estimates(setting, n + 1, Z, W_last, G), G
+            Y = Y + G - G_last
         else:
             C = polynomial(Cs[0], len(Cs)) if setting.consensus == "chebyshev" else reduce(np.matmul, Cs[::-1])
             W = C @ Z  # (7)
@@ -118,6 +131,31 @@ def run(setting: Setting, w0: Array, n_rounds: int) -> tuple[Array, Array, Array
         history.append((W, Y, G))
     Ws, Ys, Gs = zip(*history, strict=True)
     return np.stack(Ws), np.stack(Ys), np.stack(Gs)
+
+
+def say(setting: Setting, e: int, C: Array, X: Array, told: Array) -> tuple[Array, Array]:
+    """Z and y of all agents, (I, 2, p), after exchange e, and what all have told each other by then, (I, I, 2, p)."""
+    n_agents, _, p = X.shape
+    links = (C > 0.0) & ~np.eye(n_agents, dtype=bool)
+    k = round(setting.fraction * p)
+    if setting.saying == "random-k":
+        keys = np.frombuffer(hashlib.shake_128(f"{setting.seed}:{e}:entries".encode()).digest(8 * p), dtype="<u8")
+        drawn = np.isin(np.arange(p), np.argsort(keys)[:k])
+        said = shortened(X, setting.digits)
+        return X + drawn * np.einsum("ij,ijtp->itp", C, said[None, :] - said[:, None]), told
+    change = X[:, None] - told
+    if setting.saying == "top-k":
+        sizes = np.abs(change)
+        change = np.where(sizes >= np.sort(sizes, axis=-1)[..., -k, None], change, 0.0)
+    told = told + links[:, :, None, None] * shortened(change, setting.digits)
+    return X + setting.gamma * np.einsum("ij,ijtp->itp", C * links, told.swapaxes(0, 1) - told), told
+
+
+def shortened(X: Array, digits: int) -> Array:
+    """Numbers rounded to so many binary digits, ties to even; to less than 24 of them from those."""
+    X = shortened(X, 24) if digits < 24 else X
+    mantissas, exponents = np.frexp(X)
+    return np.asarray(np.ldexp(np.round(np.ldexp(mantissas, digits)), exponents - digits))
 
 
 def clip(differences: Array, radius: float) -> Array:

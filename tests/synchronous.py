@@ -29,6 +29,7 @@ from peer.careful import Caution
 from peer.checkpoint import Checkpoint
 from peer.errors import RemoteError, WireError
 from peer.gossip import Course
+from peer.links import Coding, Drawn, Replicas, steady
 from peer.messages import PARTS, Hello, Message, Share
 from peer.methods import ExactDiffusion, Extra, GradientDescent, GradientTracking, Method, Next
 from peer.optim import feedback
@@ -43,7 +44,7 @@ from peer.renewal import Renewal
 from peer.roster import Roster
 from peer.rounds import MEETINGS, Rounds
 from peer.session import Outgoing, Session
-from peer.simulation import told
+from peer.simulation import heard
 from tests.network import RUN_ID, Network, Weather, weather
 from tests.simulated import Clock, Outcome, Tell, batched, replayable, silent, sizes_of
 from topology import PeerId, Schedule, graphs
@@ -103,7 +104,16 @@ class Scenario:
     patience: int = 0
     gossip: Gossip = ONCE
     renewal: Renewal | None = None
+    codings: tuple[Coding, ...] = ()
     method: Method = field(default_factory=Next)
+
+    @property
+    def form(self) -> wire.Format:
+        """Of messages, before p is known."""
+        first = self.codings[0] if self.codings else None
+        fraction = first.fraction if isinstance(first, Drawn | Replicas) else 1.0
+        has_places = isinstance(first, Replicas) and fraction < 1.0
+        return wire.Format(RUN_ID, self.n_agents, 0, self.dtype, self.method.parts, fraction, has_places)
 
     @property
     def n_steps(self) -> int:
@@ -139,6 +149,11 @@ class Scenario:
     def graph(self, course: Course) -> Graph:
         """Of the exchange that comes next."""
         return self.schedule.graph(course.state.n * self.n_steps + course.k)
+
+    def spoken(self, i: PeerId, course: Course) -> Course:
+        """Agent i before the exchange that comes next, with what it says in it."""
+        coding = self.codings[i] if self.codings else None
+        return gossip.spoken(course, coding, self.gossip, self.graph(course).neighbors(i))
 
     def taken(self, i: PeerId, course: Course, shares: Mapping[PeerId, Share]) -> Course:
         """Agent i after one more exchange, with what it says of stopping early, if the run may."""
@@ -184,6 +199,7 @@ class Scenario:
         every = f"checkpoint every {self.every}, y ahead: {self.ahead}, radii {self.radii}, tolerance {self.tolerance}"
         exchanges = f"{self.n_steps} {'plain' if self.gossip.is_plain else 'chebyshev'} exchanges each"
         every += f", held out {bool(self.held_out)}, patience {self.patience}"
+        every += f", coding {self.codings[0] if self.codings else None}"
         every += f", batches {sizes_of(self.problems)}"
         every += f", {self.caution}, {self.renewal}, feedback {self.watches[0].grace if self.watches else None}"
         every += f", {self.method}"
@@ -219,14 +235,18 @@ def scenario(seed: int) -> Scenario:
     if not isinstance(method, Next):  # as settings have it
         radii, again, watches, tolerance = None, None, (), tolerance if isinstance(method, GradientTracking) else 0.0
         problems, alpha = tuple(replace(problem, feedback=None, inexactness=0.0) for problem in problems), 0.1 * alpha
+    whole = radii is not None or tolerance > 0.0 or not way.is_plain or isinstance(weights, Fastest)
+    whole = whole or isinstance(method, Extra | ExactDiffusion)
+    codings = () if whole else _codings(schedule, n_rounds * way.n_steps, n_agents, seed)
+    numbers_as = rng.choice(("f8", "f8", "f4"))
     return Scenario(
         seed=seed,
         method=method,
         schedule=schedule,
         n_rounds=n_rounds,
         every=every,
-        dtype=rng.choice(("f8", "f8", "f4")),
-        ahead=rng.random() < 0.5,
+        dtype=next((name for name in DTYPES if codings and DTYPES[name] == codings[0].dtype), numbers_as),
+        ahead=rng.random() < 0.5 and not codings,
         problems=problems,
         initial=tuple(numbers.normal(size=model.layout.size) if same is None else same for _ in problems),
         alpha=alpha,
@@ -244,7 +264,20 @@ def scenario(seed: int) -> Scenario:
         watches=watches,
         caution=_caution(random.Random(f"caution of {seed}"), n_agents, n_blocks) if isinstance(method, Next) else None,
         renewal=again,
+        codings=codings,
     )
+
+
+def _codings(schedule: Schedule, n_exchanges: int, n_agents: int, seed: int) -> tuple[Drawn | Replicas, ...]:
+    """Of some runs in which agents may say less than all."""
+    rng = random.Random(f"coding of {seed}")
+    kind, fraction, dtype = rng.randrange(6), rng.choice((0.2, 0.5)), DTYPES[rng.choice(("f8", "f4", "bf16"))]
+    if kind > 2:
+        return ()
+    if kind == 0:
+        return tuple(Drawn(seed, fraction, DTYPES["f8"]) for _ in range(n_agents))
+    met, told = union(schedule, n_exchanges), fraction if kind == 1 else 1.0
+    return tuple(Replicas(met.neighbors(i), told, steady(told), dtype) for i in range(n_agents))
 
 
 BASELINES: Final[tuple[Method, ...]] = (
@@ -342,9 +375,10 @@ def without_network(run: Scenario) -> list[list[agent.State]]:
         courses = [gossip.begun(*pair) for pair in zip(states, proposals, strict=True)]
         for k in range(run.n_steps):
             graph, n = run.graph(courses[0]), states[0].n * run.n_steps + k
-            shares = [told(i, course.here, n, dtype) for i, course in enumerate(courses)]
+            courses = [run.spoken(i, course) for i, course in enumerate(courses)]
             courses = [
-                run.taken(i, course, {j: shares[j] for j in graph.neighbors(i)}) for i, course in enumerate(courses)
+                run.taken(i, course, {j: heard(j, courses[j], n, i, dtype) for j in graph.neighbors(i)})
+                for i, course in enumerate(courses)
             ]
         states = [run.settled(i, course) for i, course in enumerate(courses)]
         history.append(states)
@@ -413,7 +447,7 @@ class Peer:
         if last is not None:
             self.rounds.keep(last.kept)
         self.session = Session(self.neighbors, self.roster, self.rounds)
-        self.form = wire.Format(RUN_ID, what.n_agents, 0, what.dtype, parts)
+        self.form = what.form
         self.dropped: Counter[str] = Counter()
         self.news = False
         self.alive = True
@@ -518,8 +552,7 @@ class Peer:
             y = None
         yield Compute()
         proposal = what.method.propose(problem.in_round(state.n, state.alpha, state.way), state, what.n_agents)
-        self.say(self.session.offer(state.objective, y, proposal.z, state.flood, told))
-        course = gossip.begun(state, proposal)
+        course = self.tell(gossip.begun(state, proposal), y is None)
         while True:
             yield Until(lambda: not rounds.missing)
             shares = rounds.advance()
@@ -529,9 +562,18 @@ class Peer:
                 return what.settled(self.me, course)
             rounds.begin()
             self.run.began(self.me, rounds.n)
-            here = course.here
-            y, told = agent.tracked(here), validation.told(here)
+            course = self.tell(course)
+
+    def tell(self, course: Course, y_is_out: bool = False) -> Course:
+        """Send the shares of the exchange that comes next; the round with what they say."""
+        course = self.what.spoken(self.me, course)
+        here, told = course.here, validation.told(course.here)
+        if course.spoken is None:
+            y = None if y_is_out else agent.tracked(here)
             self.say(self.session.offer(here.objective, y, here.z, here.flood, told))
+        else:
+            self.say(self.session.offer_each(here.objective, course.spoken.words, here.flood, told))
+        return course
 
     def snapshot(self, state: agent.State) -> Checkpoint:
         """Checkpoint at the start of a round."""
@@ -701,8 +743,11 @@ class Run:
         self.most_held, self.most_kept = max(self.most_held, held), max(self.most_kept, kept)
         catch_up = every if self.happened["crash"] else 0
         assert held <= MEETINGS + catch_up, f"peer {peer.me} holds {held} shares of one neighbor"
-        # for each neighbor, the meetings from the floor that it said at the last one to that one; and this exchange
-        assert kept <= len(peer.neighbors) * max(every, self.what.n_steps) + 1, f"peer {peer.me} keeps {kept} shares"
+        # for each neighbor, the meetings from the floor that it said at the last one to that one; and this exchange,
+        # of which there is one share, or one for each
+        assert kept <= len(peer.neighbors) * (max(every, self.what.n_steps) + 1) + 1, (
+            f"peer {peer.me} keeps {kept} shares"
+        )
         # pieces of two shares, and of those that a resumed neighbor missed; an ask, an answer, and news of each peer
         waiting = 2 * (MEETINGS + catch_up) + 2 + self.what.n_agents
         assert self.network.queue <= 2 * waiting, f"{self.network.queue} messages wait on one connection"  # all twice

@@ -6,6 +6,7 @@ and with them (9), are kept by each exchange, whatever the coefficients.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, final
 
@@ -160,10 +161,16 @@ def round_rate(schedule: Schedule, n_rounds: int, weights: Weights = metropolis,
     return max((abs(gossip.at(float(eigenvalue))) for eigenvalue in eigenvalues), default=0.0)
 
 
-def round_contraction(schedule: Schedule, weights: Weights = metropolis, gossip: Gossip = ONCE) -> float:
+def round_contraction(
+    schedule: Schedule,
+    weights: Weights = metropolis,
+    gossip: Gossip = ONCE,
+    of_exchange: Callable[[float], float] = lambda whole: whole,
+) -> float:
     """Factor by which all exchanges of a round together shrink a disagreement, in the long run; 0 is agreement at once.
 
     `contraction` to the power K, which it is where these are plain. A polynomial leaves less, but steps that are longer
-    for it do not pay, see `benchmarks/gossip.py`: data that differ limit them then, and not agreement.
+    for it do not pay, see `benchmarks/gossip.py`: data that differ limit them then, and not agreement. What an exchange
+    leaves is a function of what it leaves of whole vectors, where less than these is said.
     """
-    return rounded_factor(contraction(schedule, weights) ** gossip.n_steps)
+    return rounded_factor(of_exchange(contraction(schedule, weights)) ** gossip.n_steps)

@@ -84,6 +84,26 @@ CASES: dict[str, dict[str, Any]] = {
         "objective": {"loss": "cross_entropy"},
         "surrogate": FEEDBACK | {"batch": 4, "cores": 2, "probe_every": 3, "fallback": 0.3, "grace": 5},
     },
+    "differences, bf16": {"objective": {"loss": "cross_entropy"}, "transport": {"wire_dtype": "bf16"}},
+    "top-k, bf16, two exchanges": {
+        "topology": LINKS | {"consensus_steps": 2},
+        "compression": {"kind": "top-k", "fraction": 0.2},
+        "transport": {"wire_dtype": "bf16"},
+    },
+    "random-k": {"compression": {"kind": "random-k", "fraction": 0.2}},
+    "choco, bf16": {
+        "objective": {"loss": "cross_entropy"},
+        "method": {"kind": "choco", "local_steps": 2},
+        "surrogate": {"batch": 4},
+        "step": {"rule": "diminishing", "mu": 0.1},
+        "transport": {"wire_dtype": "bf16"},
+    },
+    "gradient tracking, random-k": {
+        "objective": {"loss": "cross_entropy"},
+        "method": {"kind": "gradient-tracking"},
+        "step": {},
+        "compression": {"kind": "random-k", "fraction": 0.3},
+    },
     "d-psgd, l1": {
         "objective": {"loss": "cross_entropy", "regularizer": "l1", "strength": 0.01},
         "method": {"kind": "d-psgd", "local_steps": 3, "momentum": 0.5},
@@ -146,7 +166,8 @@ def test_sockets_and_simulation_agree_to_the_last_bit(lab: Lab, case: dict[str, 
         written = metrics(run_dir, peer)
         assert [without(UNLIKE, line) for line in lines] == [without(UNLIKE, line) for line in written]
         sent = [np.array([line["bytes_sent"] for line in each if line["neighbors"]]) for each in (lines, written)]
-        assert np.median(sent[0] / sent[1]) == pytest.approx(1.0, abs=0.02), "in most rounds shares are all they send"
+        assert np.median(sent[0] / sent[1]) == pytest.approx(1.0, abs=0.05), "in most rounds shares are all they send"
+    codings = [config.coding_of(found, ground.union[peer]) for peer in range(PEERS)]
     for seed in (1, 2):
         simulated = synchronous.Run(
             replace(
@@ -168,6 +189,7 @@ def test_sockets_and_simulation_agree_to_the_last_bit(lab: Lab, case: dict[str, 
                 watches=tuple(watches),
                 held_out=tuple(data for data in agents.held_out if data is not None),
                 patience=found.run.validation_patience,
+                codings=tuple(coding for coding in codings if coding is not None),
             )
         )
         with threadpool_limits(1):  # as launch gives it to its peers: sums of more threads have other last bits

@@ -19,7 +19,7 @@ def test_twenty_thousand_messages(seed: int) -> None:
     assert came_to.total() == COUNT
     for kind in ("Share", "Flow", "Hello", "View", "Bye"):
         assert came_to[f"{kind}: taken"] > 0, came_to
-    for cause in ("dtype", "frames", "header", "identity", "nonfinite", "run", "shape", "size", "version"):
+    for cause in ("dtype", "frames", "header", "identity", "nonfinite", "places", "run", "shape", "size", "version"):
         assert came_to[f"no message: {cause}"] > 0, came_to
     refused = {what for what in came_to if not what.startswith("no message") and not what.endswith("taken")}
     assert len(refused) >= 10, came_to

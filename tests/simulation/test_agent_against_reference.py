@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from peer.arrays import DTYPES
+from peer.links import Coding, Drawn, Replicas
 from peer.optim.batches import Batches
 from peer.optim.chains import mlp
 from peer.optim.losses import Huber, Logistic, Loss, Softmax, Squared, Weighted, squared_hinge
@@ -105,6 +107,17 @@ def problems_of(setting: Setting) -> Iterator[Problem]:
         yield Problem(data, regularizer, surrogate, tolerance=1e-13, batches=batches)
 
 
+def codings_of(setting: Setting, graphs: list[Graph]) -> Iterator[Coding]:
+    """How agents say less than all; of none where they say all."""
+    dtype = DTYPES[{53: "f8", 24: "f4", 8: "bf16"}[setting.digits]]
+    for i in range(len(setting.shards) if setting.saying != "all" else 0):
+        if setting.saying == "random-k":
+            yield Drawn(setting.seed, setting.fraction, dtype)
+        else:
+            met = tuple(sorted({j for graph in graphs for j in graph.neighbors(i)}))
+            yield Replicas(met, setting.fraction, setting.gamma, dtype)
+
+
 def compare(setting: Setting, starts: NDArray[np.float64], tolerance: float) -> None:
     """All rounds of all agents within `tolerance`, relative to the largest entry; and (9) to rounding."""
     problems = list(problems_of(setting))
@@ -117,7 +130,16 @@ def compare(setting: Setting, starts: NDArray[np.float64], tolerance: float) -> 
     weights = RULES[setting.weights]
     gossip = make(setting.consensus, setting.steps, Static(graphs[0]), weights)
     run = exchange(
-        problems, list(rows), setting.alpha, rule, graphs, N_ROUNDS, radii=radii, weights=weights, gossip=gossip
+        problems,
+        list(rows),
+        setting.alpha,
+        rule,
+        graphs,
+        N_ROUNDS,
+        radii=radii,
+        weights=weights,
+        gossip=gossip,
+        codings=list(codings_of(setting, graphs)),
     )
     for n, (states, _) in enumerate(run):
         w, y, gradient = (np.stack([getattr(s, name) for s in states]) for name in ("w", "y", "gradient"))
@@ -252,3 +274,27 @@ def test_the_reference_can_tell_a_wrong_method_from_a_right_one() -> None:
         dataclasses.replace(setting, steps=2),
     ):
         assert np.max(np.abs(reference.run(wrong, w0, N_ROUNDS)[0][-1] - right)) > 1e-5
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize(
+    ("saying", "gamma", "digits"),
+    [
+        *(("difference", 1.0, digits) for digits in (24, 8)),
+        *(("top-k", 0.6, digits) for digits in (53, 24, 8)),
+        *(("random-k", 1.0, digits) for digits in (53, 24)),
+    ],
+)
+def test_those_who_say_less(saying: str, gamma: float, digits: int, steps: int) -> None:
+    """Replicas and draws one link at a time, on links that come and go, are the stacked ones; and (9) holds.
+
+    With the surrogate that is solved in closed form: the other one leaves differences that rounding on the wire, and
+    which entries are the largest, make larger.
+    """
+    setting = setting_of("squared", "l2", "full", "local", "mean", 0.2, seed=5)
+    p = setting.penalized.size
+    fraction = 1.0 if saying == "difference" else 8 / p
+    setting = dataclasses.replace(
+        setting, saying=saying, fraction=fraction, gamma=gamma, digits=digits, steps=steps, seed=3, alpha=0.5
+    )
+    compare(setting, np.random.default_rng(6).standard_normal((len(SAMPLES), p)), 1e-12)

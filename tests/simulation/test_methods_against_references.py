@@ -19,7 +19,7 @@ from peer.problem import Problem
 from tests import baselines, reference
 from tests.instances import F4, F8, exchange
 from tests.reference import Setting
-from tests.simulation.test_agent_against_reference import problems_of, setting_of
+from tests.simulation.test_agent_against_reference import codings_of, problems_of, setting_of
 from topology import Graph
 
 METHODS: dict[str, Method] = {
@@ -221,3 +221,54 @@ def test_states_say_how_far_they_can_tell_that_they_are_from_a_fixed_point() -> 
         )
         assert first > 0.1, kind
         assert last < 1e-8 * first, kind
+
+
+# ---- less than all is said ------------------------------------------------------------------
+
+
+def compressed(setting: Setting, method: Method, starts: Array, n_rounds: int) -> list[Array]:
+    """Parameters of all agents in all rounds, where they say what the setting has."""
+    problems = [batched(problem, setting) for problem in problems_of(setting)]
+    graphs = [Graph.of(len(problems), edges) for edges in setting.edges]
+    rows = list(np.broadcast_to(starts, (len(problems), starts.shape[-1])))
+    rule, codings = Diminishing(setting.mu) if setting.mu > 0.0 else Constant(), list(codings_of(setting, graphs))
+    found = exchange(problems, rows, setting.alpha, rule, graphs, n_rounds, method=method, codings=codings)
+    return [np.stack([state.w for state in states]) for states, _ in found]
+
+
+@pytest.mark.parametrize("batch", [0, 2], ids=["all samples", "batches"])
+@pytest.mark.parametrize("digits", [53, 8], ids=["f8", "bf16"])
+def test_choco_is_the_published_recursion(digits: int, batch: int) -> None:
+    setting = setting_of("softmax", "l2", "full", "local", "mean", 0.1, seed=3)
+    p = setting.penalized.size
+    says: dict[str, Any] = {"saying": "top-k", "fraction": 7 / p, "gamma": 0.5, "digits": digits}
+    setting = dataclasses.replace(setting, alpha=0.1, batch=batch, **says)
+    starts = np.random.default_rng(5).standard_normal((4, p))
+    found = compressed(setting, GradientDescent(local_steps=2), starts, N_ROUNDS)
+    for n, (w, expected) in enumerate(zip(found, baselines.choco(setting, starts, N_ROUNDS, 2), strict=True)):
+        np.testing.assert_allclose(w, expected, rtol=0.0, atol=1e-12 * np.abs(starts).max(), err_msg=f"round {n}")
+
+
+def test_choco_ends_where_gradient_descent_does_that_goes_a_part_of_the_way() -> None:
+    """With a constant step where w = C' (w - s grad f(w)), C' = Id + gamma (C - Id), however little is said."""
+    setting, H, b, optimum = quadratic(0.1)
+    setting = dataclasses.replace(setting, saying="top-k", fraction=1 / 3, gamma=0.4, digits=8)
+    C = np.eye(4) + 0.4 * (reference.mixing("metropolis", 4, RING[0]) - np.eye(4))
+    blocks = np.zeros((12, 12))
+    for i, own in enumerate(H):
+        blocks[3 * i : 3 * i + 3, 3 * i : 3 * i + 3] = own
+    CC = np.kron(C, np.eye(3))
+    biased = np.linalg.solve(np.eye(12) - CC @ (np.eye(12) - 0.1 * blocks), -0.1 * CC @ b.reshape(-1)).reshape(4, 3)
+    assert np.abs(biased - optimum).max() > 0.01
+    found = compressed(setting, GradientDescent(), biased + 0.1, 300)[-1]
+    np.testing.assert_allclose(found, biased, rtol=0.0, atol=1e-10)
+
+
+@pytest.mark.parametrize(("saying", "fraction", "gamma"), [("top-k", 1 / 3, 0.4), ("random-k", 1 / 3, 1.0)])
+def test_gradient_tracking_comes_to_the_optimum_with_a_third_of_the_entries(
+    saying: str, fraction: float, gamma: float
+) -> None:
+    setting, _, _, optimum = quadratic(0.1)
+    setting = dataclasses.replace(setting, saying=saying, fraction=fraction, gamma=gamma)
+    found = compressed(setting, GradientTracking(), np.zeros(3), 300)[-1]
+    assert np.abs(found - optimum).max() < 1e-9

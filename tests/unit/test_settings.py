@@ -14,6 +14,7 @@ from peer.errors import ConfigError
 from peer.settings import Experiment
 
 DATA: dict[str, Any] = {"data": {"dataset": "wine"}}
+TOP_K: dict[str, Any] = {"kind": "top-k"}
 POLYNOMIAL: dict[str, Any] = {"consensus": "chebyshev", "consensus_steps": 2}
 
 
@@ -197,6 +198,19 @@ def test_words_in_the_place_of_numbers(key: str, word: str) -> None:
             "data.validation_path",
         ),
         (DATA | {"run": {"mode": "async"}, "robustness": {"clip_w": 0.1, "clip_y": 0.1}}, "robustness.clip_w"),
+        (DATA | {"run": {"mode": "async"}, "compression": TOP_K}, "compression.kind"),
+        (DATA | {"run": {"mode": "async"}, "transport": {"wire_dtype": "bf16"}}, "transport.wire_dtype"),
+        (DATA | {"run": {"tolerance": 0.1}, "compression": TOP_K}, "compression.kind"),
+        (DATA | {"run": {"tolerance": 0.1}, "transport": {"wire_dtype": "bf16"}}, "compression.kind"),
+        (DATA | {"robustness": {"clip_w": 0.1, "clip_y": 0.1}, "compression": TOP_K}, "compression.kind"),
+        (DATA | {"topology": POLYNOMIAL, "compression": TOP_K}, "compression.kind"),
+        (tree("topology.weights", "fdla") | {"compression": TOP_K}, "compression.kind"),
+        (DATA | {"transport": {"wire_dtype": "bf16"}, "compression": {"kind": "random-k"}}, "transport.wire_dtype"),
+        (DATA | {"compression": {"kind": "random-k", "gamma": 0.5}}, "compression.gamma"),
+        (DATA | {"method": {"kind": "choco"}, "compression": {"kind": "none"}}, "compression.kind"),
+        (DATA | {"method": {"kind": "choco"}, "compression": {"kind": "random-k"}}, "compression.kind"),
+        (DATA | {"method": {"kind": "extra"}, "compression": TOP_K}, "compression.kind"),
+        (DATA | {"method": {"kind": "extra"}, "transport": {"wire_dtype": "bf16"}}, "compression.kind"),
         (DATA | {"run": {"mode": "async"}, "robustness": {"clip_objective": 0.1}}, "robustness.clip_objective"),
         (tree("method.step_size", 0.2), "method.step_size"),
         (tree("method.local_steps", 2), "method.local_steps"),
@@ -466,3 +480,10 @@ def test_mu_needs_diminishing_steps() -> None:
     given = tree("step.mu", 1.0)
     given["step"]["rule"] = "diminishing"
     assert "0 <= mu < 1/alpha" in refused(given, "step.mu"), "alpha may be 1"
+
+
+@pytest.mark.parametrize(("dtype", "kind"), [("f8", "none"), ("f4", "none"), ("bf16", "difference")])
+def test_only_bf16_is_of_differences_unasked(dtype: str, kind: str) -> None:
+    assert settings.from_tree(DATA | {"transport": {"wire_dtype": dtype}}).compression_kind == kind
+    given = DATA | {"transport": {"wire_dtype": dtype}, "compression": {"kind": "none"}}
+    assert settings.from_tree(given).compression_kind == "none"

@@ -11,16 +11,17 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from peer import wire
-from peer.arrays import DTYPES
+from peer.arrays import DTYPES, Sparse, rounded
 from peer.errors import WireError
 from peer.messages import PROTOCOL, Bye, Flow, Hello, Message, Share, Standing, View
 
 FORM = wire.Format("run", 5, 3, "f8")
 
 numbers = st.floats(allow_nan=False, allow_infinity=False)
-small = st.floats(allow_nan=False, allow_infinity=False, width=32)
+small = st.floats(-(2.0**126), 2.0**126, width=32)
 vectors = st.lists(small, min_size=3, max_size=3).map(lambda values: np.array(values, dtype=np.float64))
 lines = st.text(st.characters(exclude_categories=["C", "Z"]), max_size=20)
 senders = st.integers(0, 4)
@@ -94,11 +95,65 @@ def same(a: Message, b: Message) -> bool:
 @pytest.mark.parametrize("dtype", DTYPES)
 @given(message=st.one_of(hellos, byes, flows, shares(), views()))
 def test_what_is_decoded_is_what_was_encoded(dtype: str, message: Message) -> None:
-    """With f4 the numbers are such that are f4 already."""
+    """But for rounding of tensors; of sums, which are always f8, nothing is rounded."""
     form = replace(FORM, dtype=dtype)
     frames = wire.encode(message, form)
+    if isinstance(message, Share | Flow):
+        tensors = {name: getattr(message, name) for name in ("y", "z", "v") if getattr(message, name, None) is not None}
+        seen: dict[str, Any] = {name: rounded(value, DTYPES[dtype]) for name, value in tensors.items()}
+        message = cast(Message, replace(cast(Any, message), **seen))
     assert same(wire.decode([bytes(frame) for frame in frames], form), message)
     assert same(wire.decode([memoryview(bytes(frame)) for frame in frames], form), message)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("p", "place_bytes"), [(70, 2), (70_000, 4)])
+@given(data=st.data())
+def test_some_entries_with_their_places(dtype: str, p: int, place_bytes: int, data: st.DataObject) -> None:
+    """What a share says of a tensor is k numbers and k places, however large p is."""
+    form = wire.Format("run", 5, p, dtype, fraction=3 / p, has_places=True)
+    y, z = (Sparse(rounded(data.draw(vectors), DTYPES[dtype]), places_of(data, p)) for _ in range(2))
+    frames = [bytes(frame) for frame in wire.encode(Share(1, 3, 0, 0.5, y, z), form)]
+    assert (
+        [len(frame) for frame in frames[1:]]
+        == [form.tensor_bytes] * 2
+        == [3 * (DTYPES[dtype].itemsize + place_bytes)] * 2
+    )
+    assert abs(sum(map(len, frames)) - wire.share_bytes(form)) <= 8
+    found = wire.decode(frames, form)
+    assert isinstance(found, Share)
+    for part, told in ((found.y, y), (found.z, z)):
+        assert isinstance(part, Sparse)
+        np.testing.assert_array_equal(part.values, told.values)
+        np.testing.assert_array_equal(part.places, told.places)
+
+
+def places_of(data: st.DataObject, p: int) -> NDArray[np.int64]:
+    return np.array(sorted(data.draw(st.sets(st.integers(0, p - 1), min_size=3, max_size=3))), dtype=np.int64)
+
+
+@pytest.mark.parametrize(
+    ("places", "cause"),
+    [([0, 1, 70], "places"), ([0, 2, 1], "places"), ([2, 2, 3], "places"), ([0, 1], "shape"), ([0, 1, 2, 3], "shape")],
+    ids=["too large", "descending", "twice", "too few", "too many"],
+)
+def test_places_that_are_none(places: list[int], cause: str) -> None:
+    form = wire.Format("run", 5, 70, "f8", fraction=3 / 70, has_places=True)
+    header, _ = wire.encode(Share(1, 3, 0, 0.5, Sparse(np.zeros(3), np.arange(3)), None), form)
+    frame = np.zeros(3).tobytes() + np.array(places, dtype="<u2").tobytes()
+    error = refused([bytes(header), frame], form)
+    assert (error.cause, error.sender, error.n) == (cause, 1, 3)
+
+
+def test_a_part_of_the_entries_without_their_places() -> None:
+    """Of those that are drawn both ends know where they stand."""
+    form = wire.Format("run", 5, 70, "f8", fraction=0.1)
+    frames = [bytes(frame) for frame in wire.encode(Share(1, 3, 0, 0.5, np.arange(7.0), None), form)]
+    found = wire.decode(frames, form)
+    assert isinstance(found, Share)
+    assert isinstance(found.y, np.ndarray)
+    np.testing.assert_array_equal(found.y, np.arange(7.0))
+    assert refused([frames[0], bytes(8 * 70)], form).cause == "shape"
 
 
 def test_tensors_are_little_endian_and_not_copied() -> None:
@@ -109,7 +164,7 @@ def test_tensors_are_little_endian_and_not_copied() -> None:
     received = bytes(frame)
     share = wire.decode([wire.encode(Share(0, 0, 0, 0.0, y, None), FORM)[0], received], FORM)
     assert isinstance(share, Share)
-    assert share.y is not None
+    assert isinstance(share.y, np.ndarray)
     assert not share.y.flags.writeable
     assert np.shares_memory(share.y, np.frombuffer(received))
 
@@ -570,12 +625,12 @@ def test_valid_headers_with_other_values(base: dict[str, Any], data: st.DataObje
 def test_a_nan_that_signals_is_refused_without_a_word(dtype: str) -> None:
     """The processor would say that it has met one, and numpy would warn."""
     form = replace(FORM, dtype=dtype)
-    nan = {"f8": b"\1\0\0\0\0\0\xf0\x7f", "f4": b"\1\0\x80\x7f"}[dtype]
+    nan = {"f8": b"\1\0\0\0\0\0\xf0\x7f", "f4": b"\1\0\x80\x7f", "bf16": b"\x81\x7f"}[dtype]
     header, v, sums = (bytes(frame) for frame in wire.encode(Flow(1, 3, (0, 1), np.zeros(3), np.zeros(5)), form))
     assert refused([header, nan + v[len(nan) :], sums], form).cause == "nonfinite"
     header, y = (bytes(frame) for frame in wire.encode(Share(1, 3, 0, 0.5, np.zeros(3), None), form))
     received = cast(Share, wire.decode([header, nan + y[len(nan) :]], form)).y
-    assert received is not None
+    assert isinstance(received, np.ndarray)
     assert np.isnan(received[0]), "of a share that is found where it is mixed"
 
 
