@@ -237,6 +237,14 @@ def test_runs_that_do_not_fit_together_have_a_sensible_page(tmp_path: Path) -> N
     assert states["partly"] == f"Not finished: Nothing of peer 1 is in this directory; {others}"
 
 
+def test_a_seed_that_has_only_begun_hides_no_other(tmp_path: Path) -> None:
+    runs = [a_run(tmp_path, "1", seed=1), a_run(tmp_path, "2", seed=2, n_rounds=0, ended=None, over=False)]
+    comparison = Comparison([report.read(run_dir) for run_dir in runs])
+    (curve,) = comparison.overlay(comparison.layout.tasks[0], "objective", "rounds").curves
+    assert (curve.n_runs, len(curve.at)) == (1, 4)
+    assert comparison.verdict()[1] == "2 runs of 1 experiment. 1 not finished yet."
+
+
 def test_of_a_run_with_missing_peers_the_others_are_told(tmp_path: Path) -> None:
     write_run(tmp_path)
     for path in folder_of(tmp_path, 1).iterdir():
