@@ -124,10 +124,11 @@ class Comparison:
         """One quantity of the runs of a task against one cost."""
         curves = []
         for variant in task.variants:
+            begun = [k for k in variant.runs if len(self.courses[k].costs[cost])]
             shown = courses.together(
-                [self.courses[k].costs[cost] for k in variant.runs], [self.values(k, quantity) for k in variant.runs]
+                [self.courses[k].costs[cost] for k in begun], [self.values(k, quantity) for k in begun]
             )
-            curves.append(Curve(variant.label, variant.color, variant.dashes, *shown, len(variant.runs)))
+            curves.append(Curve(variant.label, variant.color, variant.dashes, *shown, len(begun)))
         return Overlay(self._cost_name(cost), QUANTITIES[quantity], curves, title=task.label)
 
     def tested(self, task: Task, metric: str, cost: str) -> Overlay:

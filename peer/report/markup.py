@@ -170,8 +170,8 @@ footer { margin-top: 3rem }
   @page { margin: 15mm }
   body { padding: 0; max-width: none; font-size: 9pt }
   .table { max-height: none; overflow: visible }
-  th, td { padding: .15rem .45rem; font-size: 8pt }
-  td, thead th { white-space: normal }
+  p, section > p, footer, figcaption, pre { max-width: none; font-size: 8pt }
+  th, td { padding: .1rem .25rem; font-size: 7pt; white-space: normal }
   td.long { min-width: 20rem; white-space: normal; text-align: left }
 thead th { position: static }
   .figures { grid-template-columns: repeat(2, 1fr); gap: 1rem }

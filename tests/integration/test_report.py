@@ -190,6 +190,9 @@ def test_runs_side_by_side_with_pictures_and_numbers(lab: Lab, launched: Path) -
     names = {path.stem for path in (lab.folder / "all").glob("*.png")}
     assert names == {path.stem for path in (lab.folder / "all").glob("*.csv")}
     assert page.count("<svg") == len(names)
+    for path in (lab.folder / "all").glob("*.png"):
+        width = int.from_bytes(path.read_bytes()[16:20], "big")
+        assert width == (2100 if path.stem == "comparison" else 1020), "7 inches, and 3.4, of 300 dots"
     with (lab.folder / "all" / "0-stationarity-rounds.csv").open(newline="") as numbers:
         _, *rows = csv.reader(numbers)
     lines = [metrics(launched, peer) for peer in range(PEERS)]
