@@ -70,9 +70,9 @@ METHODS: Final[Mapping[str, Sequence[Tree]]] = {
         for tau, alpha in product((0.3, 1.0, 3.0), (0.3, 0.7))
     ],
     "gradient tracking": [
-        {"method": {"kind": "gradient-tracking", "step_size": step}} for step in (0.03, 0.1, 0.3, 1.0)
+        {"method": {"kind": "gradient-tracking", "step_size": step}} for step in (0.1, 0.3, 1.0, 3.0)
     ],
-    "gradient descent": [{"method": {"kind": "gradient-descent", "step_size": step}} for step in (0.03, 0.1, 0.3, 1.0)],
+    "gradient descent": [{"method": {"kind": "gradient-descent", "step_size": step}} for step in (0.1, 0.3, 1.0, 3.0)],
 }
 
 
