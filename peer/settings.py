@@ -129,6 +129,7 @@ class Run(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     patience_s: float = 60.0
     departure_s: float = 30.0  # mode "async": without progress for so long, a member counts as gone
     id: str = ""  # what tells runs of one experiment apart; empty: its name
+    publish: str = ""  # where peer 0 tells who listens what it journals, see `peer watch`; peer i at the port plus i
 
 
 class Robustness(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -184,6 +185,8 @@ class Experiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.run.id or self.name
 
 
+MAX_PORT: Final = 65_535
+
 MAX_PEERS: Final = 100_000
 """Beyond it the number is a mistake: a process each would not start."""
 
@@ -212,12 +215,19 @@ LOCAL: Final = frozenset(
     {
         *("data.path", "data.test_path", "data.validation_path", "model.initial", "model.folder", "topology.path"),
         *("name", "surrogate.cores"),
-        *("transport.addresses", "transport.bind", "transport.keys", "run.patience_s", "run.departure_s"),
+        *(
+            "transport.addresses",
+            "transport.bind",
+            "transport.keys",
+            "run.patience_s",
+            "run.departure_s",
+            "run.publish",
+        ),
     }
 )
 """Settings that may differ between the peers of one run: where things are on each host, not what they are; how many
-of its cores are used, which changes no bit; and patience of both kinds, so that a run that was given up can be resumed
-with more of it."""
+of its cores are used, which changes no bit; patience of both kinds, so that a run that was given up can be resumed
+with more of it; and who may watch."""
 
 FEEDBACK_ALIGNMENT: Final = "feedback-alignment"
 """Of `surrogate.gradient`."""
@@ -513,6 +523,8 @@ def _check_together(experiment: Experiment) -> None:
         split_address(address, "transport.addresses")
     if transport.bind:
         split_address(transport.bind, "transport.bind")
+    if experiment.run.publish:
+        published_at(experiment.run.publish, experiment.peers - 1)
 
 
 def _check_layers(model: Model) -> None:
@@ -672,6 +684,20 @@ def _check_clipping(experiment: Experiment) -> None:
         )
     if not (clip_w and clip_y):  # who can pull the one pulls the other
         raise ConfigError("robustness", f"expected clip_w and clip_y both > 0 or all 0, found {clip_w} and {clip_y}")
+
+
+def published_at(pattern: str, peer: int) -> str:
+    """Where a peer publishes: with its number in the place of {id}, if that is there, and added to the port.
+
+    Raises
+    ------
+    ConfigError
+        It is no address, or there is no such port.
+    """
+    host, port = split_address(pattern.replace("{id}", str(peer)), "run.publish")
+    if port + peer > MAX_PORT:
+        raise ConfigError("run.publish", f"expected a port that, with {peer} added, is up to {MAX_PORT}; found {port}")
+    return f"tcp://[{host}]:{port + peer}" if ":" in host else f"tcp://{host}:{port + peer}"
 
 
 def split_address(address: str, key: str) -> tuple[str, int]:

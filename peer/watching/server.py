@@ -13,7 +13,7 @@ import re
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, final
 
@@ -85,6 +85,7 @@ def application(source: Source, where: str) -> web.Application:
         app.router.add_get(path, _file(PAGE / name, kind))
     app.router.add_get("/events", events)
     app.on_response_prepare.append(_with_headers)
+    app.cleanup_ctx.append(_reading)
     return app
 
 
@@ -93,7 +94,7 @@ class Reader:
     """Reads a source, as long as somebody wants to know."""
 
     def __init__(self, source: Source, where: str) -> None:
-        self._source = source
+        self.source = source
         self._where = where
         self._story = Story()
         self._about: dict[str, Any] | None = None
@@ -125,11 +126,18 @@ class Reader:
             await self._news.wait_for(lambda: self._story.version != cursor.version)
         return self._story.since(cursor) or {}
 
+    async def close(self) -> None:
+        """Read no more."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        self.source.close()
+
     async def _read(self) -> None:
         while self._n_waiting:
-            if self._about is None and (experiment := self._source.experiment()) is not None:
+            if self._about is None and (experiment := self.source.experiment()) is not None:
                 self._about = await asyncio.to_thread(abouts.about, experiment, self._where)
-            self._story.take(await asyncio.to_thread(self._source.look))
+            self._story.take(await asyncio.to_thread(self.source.look))
             async with self._news:
                 self._news.notify_all()
             await asyncio.sleep(LOOK_S)
@@ -165,6 +173,15 @@ async def loopback_only(request: web.Request, handler: Handler) -> web.StreamRes
 def is_own(host: str) -> bool:
     """Whether the host of a request is the loopback, by one of its own names."""
     return re.fullmatch(r"(127\.0\.0\.1|localhost|\[::1\])(:[0-9]{1,5})?", host) is not None
+
+
+async def _reading(app: web.Application) -> AsyncIterator[None]:
+    """Read from the start where what has come would be lost else; and let go of the source in the end."""
+    async with AsyncExitStack() as opened:
+        opened.push_async_callback(app[READER].close)
+        if not app[READER].source.lasts:
+            await opened.enter_async_context(app[READER].reading())
+        yield
 
 
 async def _with_headers(request: web.Request, response: web.StreamResponse) -> None:

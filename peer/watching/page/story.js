@@ -117,6 +117,9 @@ export class Story {
         members = note.members;
       }
     }
+    for (const [id, one] of found) {  // of one that was not heard from the start, its rounds tell
+      if (one.is === "absent" && this.peers.get(id)?.t[0] <= seconds) one.is = "running";
+    }
     for (const one of found.values()) {
       if (one.late.size && ["starting", "running", "absent", "waiting"].includes(one.is)) one.is = "late";
     }

@@ -1,0 +1,128 @@
+"""Runs that are watched end with the same bits as others; and how `peer watch` itself begins and ends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import socket
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import ClientSession
+
+from tests.integration.lab import TIMEOUT_S, Lab, refusal
+from tests.pages.conftest import PEERS, ROUNDS, sixteen, watching
+from tests.rundir import write_run
+
+
+async def heard(address: str, n_rounds: int) -> dict[int, list[int]]:
+    """Rounds that a page is told of each peer, until it knows so many of all."""
+    found: dict[int, list[int]] = {}
+    async with asyncio.timeout(TIMEOUT_S), ClientSession() as client, client.get(address + "events") as answer:
+        text = b""
+        async for chunk in answer.content.iter_any():
+            text += chunk
+            *messages, text = text.split(b"\n\n")
+            for message in messages:
+                told = json.loads(message.partition(b"data: ")[2])
+                for peer, more in told.get("peers", {}).items():
+                    found[int(peer)] = [*found.get(int(peer), [])[: more["from"]], *more["n"]]
+            if len(found) == PEERS and all(n and n[-1] == n_rounds - 1 for n in found.values()):
+                break
+    return found
+
+
+def both(addresses: Sequence[str]) -> list[dict[int, list[int]]]:
+    """What pages at these addresses are told to the end of the run."""
+
+    async def run() -> list[dict[int, list[int]]]:
+        return list(await asyncio.gather(*(heard(address, ROUNDS) for address in addresses)))
+
+    return asyncio.run(run())
+
+
+def final(run_dir: Path) -> list[bytes]:
+    """Final parameters of all peers."""
+    return [(run_dir / "peers" / f"{peer:03d}" / "final.npz").read_bytes() for peer in range(PEERS)]
+
+
+def free_ports(n: int) -> int:
+    """A port that is free now, as are the next ones."""
+    while True:
+        with ExitStack() as opened:
+            first = opened.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
+            try:
+                for port in range(first + 1, first + n):
+                    opened.enter_context(socket.create_server(("127.0.0.1", port)))
+            except (OSError, OverflowError):
+                continue
+            return int(first)
+
+
+def test_a_run_with_two_watchers_ends_with_the_bits_of_one_without(lab: Lab, launched: Path) -> None:
+    running = lab.start("launch", sixteen(lab), "--out", "out")
+    while not (lab.folder / "out" / "experiment.toml").exists():
+        assert running.poll() is None, running.communicate()
+    with watching(lab, "out") as (_, one), watching(lab, "out") as (_, other):
+        told = both([one, other])
+    assert running.wait(TIMEOUT_S) == 0, running.communicate()
+    running.communicate()
+    for found in told:
+        assert found == {peer: list(range(ROUNDS)) for peer in range(PEERS)}
+    assert final(lab.folder / "out") == final(launched)
+
+
+def test_a_run_that_publishes_ends_with_the_same_bits_and_is_followed_from_outside(lab: Lab, launched: Path) -> None:
+    publish = f"tcp://127.0.0.1:{free_ports(PEERS)}"
+    with watching(lab, publish) as (_, one), watching(lab, publish) as (_, other):
+        running = lab.start("launch", sixteen(lab), "--out", "out", "--set", f"run.publish={publish}")
+        told = both([one, other])
+    assert running.wait(TIMEOUT_S) == 0, running.communicate()
+    running.communicate()
+    for found in told:
+        for rounds in found.values():
+            assert rounds == sorted(rounds)
+            assert len(rounds) > ROUNDS / 2  # what was before a watcher came is not told again
+    assert final(lab.folder / "out") == final(launched)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_ends_when_it_is_told_to_with_pages_open(lab: Lab, number: signal.Signals) -> None:
+    write_run(lab.folder / "runs" / "tiny", ended=None)
+
+    async def listen(address: str, process: Any) -> None:
+        async with asyncio.timeout(TIMEOUT_S), ClientSession() as client, client.get(address + "events") as answer:
+            await answer.content.readline()
+            process.send_signal(number)
+            async for _ in answer.content.iter_any():
+                pass
+
+    with watching(lab) as (process, address):
+        asyncio.run(listen(address, process))
+
+
+def test_bad_input_ends_in_one_line(lab: Lab) -> None:
+    write_run(lab.folder / "out")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for arguments, problem in (
+            ([], "watch: expected a run directory, or one in runs/; found none"),
+            (["nowhere"], "nowhere: expected a run directory, found no experiment.toml in it"),
+            (["out", "--port", str(port)], f"--port: cannot listen on 127.0.0.1:{port}: Address already in use"),
+            (["out", "--port", "70000"], "--port: cannot listen on 127.0.0.1:70000"),
+            (["tcp://127.0.0.1"], "run.publish: expected"),
+            (["tcp://10.1.2.3:5600"], "--keys: expected keys, for tcp://10.1.2.3:5600 is not of the loopback"),
+            (["tcp://10.1.2.3:5600", "--keys", "none"], "transport.keys: expected key files in none"),
+        ):
+            assert refusal(lab.run("watch", *arguments), 2).startswith(f"peer: {problem}")
+
+
+def test_peers_do_not_publish_beyond_the_loopback_without_keys(lab: Lab) -> None:
+    experiment = sixteen(lab)
+    done = lab.run("launch", experiment, "--out", "out", "--set", "run.publish=tcp://0.0.0.0:5600", "--peers", "2")
+    assert done.returncode == 2
+    assert "run.publish: expected an address of the loopback without transport.keys" in done.stderr
