@@ -15,7 +15,7 @@ import pytest
 from aiohttp import ClientSession
 
 from tests.integration.lab import TIMEOUT_S, Lab, refusal
-from tests.pages.conftest import PEERS, ROUNDS, sixteen, watching
+from tests.pages.conftest import PEERS, ROUNDS, launching, sixteen, watching
 from tests.rundir import write_run
 
 
@@ -28,8 +28,10 @@ async def heard(address: str, n_rounds: int) -> dict[int, list[int]]:
             text += chunk
             *messages, text = text.split(b"\n\n")
             for message in messages:
-                told = json.loads(message.partition(b"data: ")[2])
-                for peer, more in told.get("peers", {}).items():
+                if message.startswith(b"event: about"):
+                    continue
+                told = json.loads(message.removeprefix(b"data: "))
+                for peer, more in told["peers"].items():
                     found[int(peer)] = [*found.get(int(peer), [])[: more["from"]], *more["n"]]
             if len(found) == PEERS and all(n and n[-1] == n_rounds - 1 for n in found.values()):
                 break
@@ -64,13 +66,8 @@ def free_ports(n: int) -> int:
 
 
 def test_a_run_with_two_watchers_ends_with_the_bits_of_one_without(lab: Lab, launched: Path) -> None:
-    running = lab.start("launch", sixteen(lab), "--out", "out")
-    while not (lab.folder / "out" / "experiment.toml").exists():
-        assert running.poll() is None, running.communicate()
-    with watching(lab, "out") as (_, one), watching(lab, "out") as (_, other):
+    with launching(lab), watching(lab, "out") as (_, one), watching(lab, "out") as (_, other):
         told = both([one, other])
-    assert running.wait(TIMEOUT_S) == 0, running.communicate()
-    running.communicate()
     for found in told:
         assert found == {peer: list(range(ROUNDS)) for peer in range(PEERS)}
     assert final(lab.folder / "out") == final(launched)
@@ -78,11 +75,12 @@ def test_a_run_with_two_watchers_ends_with_the_bits_of_one_without(lab: Lab, lau
 
 def test_a_run_that_publishes_ends_with_the_same_bits_and_is_followed_from_outside(lab: Lab, launched: Path) -> None:
     publish = f"tcp://127.0.0.1:{free_ports(PEERS)}"
-    with watching(lab, publish) as (_, one), watching(lab, publish) as (_, other):
-        running = lab.start("launch", sixteen(lab), "--out", "out", "--set", f"run.publish={publish}")
+    with (
+        watching(lab, publish) as (_, one),
+        watching(lab, publish) as (_, other),
+        launching(lab, "--set", f"run.publish={publish}"),
+    ):
         told = both([one, other])
-    assert running.wait(TIMEOUT_S) == 0, running.communicate()
-    running.communicate()
     for found in told:
         for rounds in found.values():
             assert rounds == sorted(rounds)
