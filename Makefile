@@ -60,6 +60,8 @@ bench: $(VENV)/dev        ## ratios to raw sockets, what a fleet weighs, what a 
 	$(BIN)/python -m benchmarks.regimes
 	$(BIN)/python -m benchmarks.feedback
 	$(BIN)/python -m benchmarks.feedback --agents
+	$(BIN)/python -m benchmarks.watch
+	$(BIN)/python -m benchmarks.watch --publish
 
 clean:
 	rm -rf $(VENV) $(FRAMEWORKS)

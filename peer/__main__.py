@@ -8,6 +8,7 @@ import resource
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -437,6 +438,8 @@ def watch(source: str | None, port: int, keys: Path | None, me: int | None) -> i
     peer watch runs/wdbc --port 8000
     peer watch tcp://127.0.0.1:5600
     """
+    with suppress(OSError):
+        os.nice(19)  # before it imports what it needs: peers on this host come first
     from peer.watching import command
 
     return command.watch(source, port, click.echo, keys, me or 0)

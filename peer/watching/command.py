@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from peer import keys
 from peer.errors import ConfigError
-from peer.transport import Keys, public_of
-from peer.watching.published import Published
-from peer.watching.tail import Tail
+
+if TYPE_CHECKING:
+    from peer.transport import Keys
 
 
 def watch(source: str | None, port: int, tell: Callable[[str], None], folder: Path | None = None, me: int = 0) -> int:
@@ -21,7 +21,9 @@ def watch(source: str | None, port: int, tell: Callable[[str], None], folder: Pa
         There is no such run, the port cannot be used, or aiohttp is missing.
     """
     try:
+        from peer.watching.published import Published
         from peer.watching.server import serve
+        from peer.watching.tail import Tail
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] != "aiohttp":
             raise
@@ -42,6 +44,9 @@ def keys_of(folder: Path | None, me: int) -> Keys | None:
     """
     if folder is None:
         return None
+    from peer import keys
+    from peer.transport import Keys, public_of
+
     secret, public = keys.read(folder, me, 0, newcomers=True)
     return Keys(secret, public_of(secret), public)
 

@@ -8,7 +8,6 @@ itself may load nothing but what is served here.
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import signal
 import socket
@@ -29,9 +28,6 @@ LOOK_S: Final = 0.5
 
 INTERRUPTED: Final = 130
 """Exit code: there is no other end."""
-
-POLITE: Final = 19
-"""Niceness of this process: peers on this host come first."""
 
 PAGE: Final = Path(__file__).with_name("page")
 
@@ -102,11 +98,16 @@ class Reader:
         self._task: asyncio.Task[None] | None = None
         self._news = asyncio.Condition()
 
+    @property
+    def reads(self) -> bool:
+        """Whether it reads now."""
+        return self._task is not None and not self._task.done()
+
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[None]:
         """Read while this is open, by whomever."""
         self._n_waiting += 1
-        if self._task is None or self._task.done():
+        if not self.reads:
             self._task = asyncio.ensure_future(self._read())
         try:
             yield
@@ -219,8 +220,6 @@ def serve(source: Source, where: str, port: int, tell: Callable[[str], None]) ->
     except (OSError, OverflowError) as error:
         problem = error.strerror if isinstance(error, OSError) else str(error)
         raise ConfigError("--port", f"cannot listen on 127.0.0.1:{port}: {problem}") from error
-    with suppress(OSError):
-        os.nice(POLITE)
     return asyncio.run(_serve(application(source, where), listener, tell))
 
 

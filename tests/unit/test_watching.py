@@ -438,24 +438,22 @@ class Counting:
 def test_nothing_is_read_as_long_as_nobody_wants_to_know(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "LOOK_S", 0.0)
     source = Counting(write_run(tmp_path))
+    app = application(source, "here")
 
-    async def asked(client: ClientSession, address: str) -> None:
-        assert source.looks == 0
-        await heard(client, address, 4)
-        assert source.looks >= 3
-        for _ in range(1_000):  # until the server has noticed
+    async def run() -> None:
+        async with TestServer(app) as running, ClientSession() as client, asyncio.timeout(30):
+            address = str(running.make_url("")).rstrip("/")
+            assert not app[server.READER].reads
+            await heard(client, address, 4)
+            assert source.looks >= 3
+            while app[server.READER].reads:  # until it is noticed that nobody listens any more
+                await asyncio.sleep(0.001)
             before = source.looks
             async with client.get(address + "/") as answer:
                 assert answer.status == 200
-            if source.looks == before:
-                break
-        before = source.looks
-        for _ in range(20):
-            async with client.get(address + "/") as answer:
-                assert answer.status == 200
-        assert source.looks == before
+            assert source.looks == before
 
-    served(source, asked)
+    asyncio.run(run())
 
 
 # ---- what peers publish ----------------------------------------------------------------------
