@@ -119,6 +119,7 @@ def test_a_run_is_followed_while_it_goes_on(lab: Lab) -> None:
                 for name in FIGURES:
                     assert await colored(page, name) > 20, (name, width, scheme)
                 if PICTURES:
+                    await page.size(width, await page.value("document.documentElement.scrollHeight"))
                     await page.picture(Path(PICTURES) / f"live-{width}-{scheme}.png")
         await page.until("document.getElementById('state').dataset.kind === 'over'")
         await page.until(f"Number(document.getElementById('slider').value) === {ROUNDS - 1}")
