@@ -66,6 +66,8 @@ bench: $(VENV)/dev        ## ratios to raw sockets, what a fleet weighs, what a 
 	$(BIN)/python -m benchmarks.feedback --agents
 	$(BIN)/python -m benchmarks.methods
 	$(BIN)/python -m benchmarks.comparison
+	$(BIN)/python -m benchmarks.watch
+	$(BIN)/python -m benchmarks.watch --publish
 
 clean:
 	rm -rf $(VENV) $(FRAMEWORKS) $(TOOLS)

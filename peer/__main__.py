@@ -8,6 +8,7 @@ import resource
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -468,18 +469,25 @@ def report(run_dirs: tuple[Path, ...], png: bool, numbers: bool, out: Path | Non
 
 
 @cli.command()
-@click.argument("source", required=False, metavar="[RUN_DIR]", shell_complete=completion.runs)
+@click.argument("source", required=False, metavar="[RUN_DIR | tcp://HOST:PORT]", shell_complete=completion.runs)
 @click.option("--port", default=0, help="Of the page, on the loopback; a free one where it is not given.")
-def watch(source: str | None, port: int) -> int:
+@click.option("--keys", type=FOLDER, help="Of the peers, where they publish beyond this host; see `peer keys`.")
+@with_id(required=False, says="With --keys: whose pair is used,")
+def watch(source: str | None, port: int, keys: Path | None, me: int | None) -> int:
     """Show RUN_DIR on a page of this host, live and again afterwards; without one, the newest in runs/.
+
+    Or what peers tell that have `[run] publish`, from now on; peer i is at the port plus i.
 
     \b
     peer watch
     peer watch runs/wdbc --port 8000
+    peer watch tcp://127.0.0.1:5600
     """
+    with suppress(OSError):
+        os.nice(19)  # before it imports what it needs: peers on this host come first
     from peer.watching import command
 
-    return command.watch(source, port, click.echo)
+    return command.watch(source, port, click.echo, keys, me or 0)
 
 
 @cli.command()

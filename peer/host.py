@@ -51,6 +51,9 @@ send 8,000 of them."""
 WAITING_S: Final = 5.0
 """Peers that do not come are named after so long: no start on one host takes it."""
 
+TELL_S: Final = 1.0
+"""Between two times that a peer which publishes says what it runs: so long does a page wait for its heading."""
+
 STOPPED_S: Final = 1.0
 """A process that wakes up so much too late was stopped: by SIGSTOP, by a container's freezer, or with its host."""
 
@@ -185,6 +188,7 @@ class Host:
         self.began_s = time.monotonic()
         self._opened = ExitStack()
         self._news: asyncio.TimerHandle | None = None
+        self._telling: asyncio.TimerHandle | None = None
 
     def open(self, life: Life, links: Mapping[PeerId, str]) -> tuple[int, str]:
         """Listen, connect to the peers at these addresses, and claim the peer's folder.
@@ -221,6 +225,10 @@ class Host:
         )
         self._opened.callback(self.transport.abandon)
         self.transport.bind(config.bind_of(self.experiment, me, assignment.address), assignment.listener)
+        if self.experiment.run.publish:
+            address = settings.published_at(self.experiment.run.publish, me)
+            self.transport.publish(address, bool(self.experiment.transport.keys))
+            self._tell_watchers(settings.to_toml(self.experiment).encode())
         for j, address in links.items():
             self.transport.connect(j, address)
         self._opened.enter_context(claim(self.folder))
@@ -251,12 +259,22 @@ class Host:
         """
         if self.assignment.resume:
             npz.sweep(self.folder)
-        self.journal = Journal(self.folder, n if self.assignment.resume else None)
+        publish = self._published if self.experiment.run.publish else None
+        self.journal = Journal(self.folder, n if self.assignment.resume else None, publish)
         if self.assignment.page is not None:
             self.journal.told = partial(self.tally.add, self.me)
         self._opened.callback(self.journal.close)
         if not (self.assignment.run_dir / "experiment.toml").exists():
             config.record(self.experiment, self.assignment.ground, self.assignment.run_dir)
+
+    def _published(self, journal: str, line: bytes) -> None:
+        """Tell whoever listens what has been journaled."""
+        self.transport.tell([journal.encode(), b"%d" % self.me, line])
+
+    def _tell_watchers(self, experiment: bytes) -> None:
+        """Tell whoever listens, again and again, what is run: they may have come just now."""
+        self._published("experiment", experiment)
+        self._telling = asyncio.get_running_loop().call_later(TELL_S, self._tell_watchers, experiment)
 
     def _guess_of_parameters(self) -> int:
         """An upper bound on p while the number of classes is still unknown."""
@@ -470,12 +488,15 @@ class Host:
 
     def abandon(self) -> None:
         """Let go of everything at once: this peer cannot start."""
+        if self._telling is not None:
+            self._telling.cancel()
         self._opened.close()
 
     async def close(self) -> None:
         """Let go of everything."""
-        if self._news is not None:
-            self._news.cancel()
+        for timer in (self._news, self._telling):
+            if timer is not None:
+                timer.cancel()
         for threads in (self.mathematics, self.cores):
             threads.shutdown(wait=False, cancel_futures=True)
         await self.transport.close()

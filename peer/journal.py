@@ -34,6 +34,8 @@ class Journal:
     behind : int or None
         Go on behind what is there, and behind the first so many rounds or wakings: what was written of later ones stays
         until the first of them is over again. None: start anew.
+    publish : callable or None
+        Takes the name of the file, without its ending, and each line as it has been written.
 
     Attributes
     ----------
@@ -41,9 +43,9 @@ class Journal:
         Is told of every round's numbers, too.
     """
 
-    def __init__(self, folder: Path, behind: int | None) -> None:
+    def __init__(self, folder: Path, behind: int | None, publish: Callable[[str, bytes], None] | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._folder, self._behind = folder, behind
+        self._folder, self._behind, self._publish = folder, behind, publish
         self.told: Callable[[Mapping[str, Any]], None] | None = None
         mode = "w" if behind is None else "a"
         self._metrics = (folder / "metrics.jsonl").open(mode, encoding="utf-8")
@@ -83,11 +85,14 @@ class Journal:
             self.event(kind, time_s, **facts)
 
     def _write(self, file: IO[str], values: dict[str, object]) -> None:
+        line = json.dumps(values)
         try:
-            file.write(json.dumps(values) + "\n")
+            file.write(line + "\n")
             file.flush()
         except OSError as error:
             raise OSError(error.errno, error.strerror, file.name) from error
+        if self._publish is not None:
+            self._publish("metrics" if file is self._metrics else "log", line.encode())
 
     def check(self) -> None:
         """Raise what kept an event from being written."""

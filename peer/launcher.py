@@ -183,7 +183,7 @@ def warm_up(experiment: Experiment) -> None:
         iterations=WARM_ROUNDS,
         data=replaced(experiment.data, path=path, validation_path=validation_path),
         model=replaced(experiment.model, initial=experiment.model.initial.replace("{id}", "0")),
-        run=replaced(experiment.run, checkpoint_every=min(1, experiment.run.checkpoint_every)),
+        run=replaced(experiment.run, checkpoint_every=min(1, experiment.run.checkpoint_every), publish=""),
         transport=replaced(experiment.transport, addresses=()),
     )
     sockets = listeners(pair)

@@ -234,12 +234,25 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Method(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[method]`: NEXT, or what it is compared with, see `peer.methods`; of the latter the step in place of alpha."""
+    """`[method]`: NEXT, or what it is compared with, see `peer.methods`; of the latter the step in place of alpha.
 
-    kind: str = "next"  # "choco" is d-psgd that says differences: with [compression], of which top-k is its default
+    Parameters
+    ----------
+    kind : str
+        What agents do in a round; choco is d-psgd that says differences, by [compression], of which top-k is its
+        default.
+    step_size : float
+        Of all but NEXT, > 0.
+    local_steps : int
+        Of d-psgd and choco, before each exchange.
+    momentum : float
+        Of d-psgd and choco, from 0 to below 1.
+    """
+
+    kind: str = "next"
     step_size: float = 0.1  # s, where others mostly begin, as K. He et al. 2016 do
-    local_steps: int = 1  # of d-psgd and choco, before each exchange; 1: as X. Lian et al. 2017
-    momentum: float = 0.0  # of d-psgd and choco
+    local_steps: int = 1  # as X. Lian et al. 2017
+    momentum: float = 0.0
 
 
 class Topology(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -300,6 +313,8 @@ class Run(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Without rounds: seconds without progress after which a member counts as gone.
     id : str
         What tells runs of one experiment apart; empty: its name, and what launch adds.
+    publish : str
+        Where peer 0 tells who listens what it journals, see `peer watch`: tcp://HOST:PORT, peer i at the port plus i.
     """
 
     mode: str = "rounds"
@@ -309,6 +324,7 @@ class Run(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     patience_s: float = 60.0
     departure_s: float = 30.0  # mode "async": without progress for so long, a member counts as gone
     id: str = ""  # what tells runs of one experiment apart; empty: its name
+    publish: str = ""
 
 
 class Robustness(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -330,11 +346,22 @@ class Robustness(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Compression(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[compression]`: how much of z and y neighbors say to each other, see `peer.links`."""
+    """`[compression]`: how much of z and y neighbors say to each other, see `peer.links`.
 
-    kind: str = "auto"  # "difference" with wire_dtype = "bf16", of which values agree to two digits; else "none"
-    fraction: float = 0.1  # k/p of top-k and random-k; README: more than it saves a round is lost in rounds below it
-    gamma: float | str = "auto"  # of differences
+    Parameters
+    ----------
+    kind : str
+        All numbers (none), what has changed since the last time (difference), of that the largest (top-k), or numbers
+        that are drawn (random-k); auto: differences with wire_dtype = "bf16", else none.
+    fraction : float
+        Of the numbers of a vector, by top-k and random-k, up to 1.
+    gamma : float or str
+        How far agents go towards each other by differences, up to 1; auto: twice the fraction, at most 1.
+    """
+
+    kind: str = "auto"  # values in bf16 would agree to two digits
+    fraction: float = 0.1  # below it more is lost in rounds than is saved a round: README
+    gamma: float | str = "auto"
 
 
 class Transport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -438,6 +465,8 @@ class Experiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.run.id or self.name
 
 
+MAX_PORT: Final = 65_535
+
 MAX_PEERS: Final = 100_000
 """Beyond it the number is a mistake: a process each would not start."""
 
@@ -468,11 +497,12 @@ LOCAL: Final = frozenset(
         *("name", "surrogate.cores"),
         *("transport.addresses", "transport.bind", "transport.keys", "run.patience_s", "run.departure_s"),
         *("metrics.tensorboard", "metrics.mlflow", "metrics.openmetrics"),
+        "run.publish",
     }
 )
 """Settings that may differ between the peers of one run: where things are on each host, not what they are; how many
-of its cores are used, which changes no bit; and patience of both kinds, so that a run that was given up can be resumed
-with more of it."""
+of its cores are used, which changes no bit; patience of both kinds, so that a run that was given up can be resumed
+with more of it; and who may watch."""
 
 FEEDBACK_ALIGNMENT: Final = "feedback-alignment"
 """Of `surrogate.gradient`."""
@@ -830,6 +860,8 @@ def _check_together(experiment: Experiment) -> None:
     if transport.bind:
         split_address(transport.bind, "transport.bind")
     endpoint_of(experiment.metrics.openmetrics)
+    if experiment.run.publish:
+        published_at(experiment.run.publish, experiment.peers - 1)
 
 
 WITHOUT: Final[Mapping[str, str]] = {
@@ -1063,6 +1095,20 @@ def _check_compression(experiment: Experiment) -> None:
         raise ConfigError("transport.wire_dtype", f"expected f8 or f4 with {RANDOM_K}, {values}; found {dtype!r}")
     if kind == RANDOM_K and compression.gamma != "auto":
         raise ConfigError("compression.gamma", f"expected auto with {RANDOM_K}, found {compression.gamma}")
+
+
+def published_at(pattern: str, peer: int) -> str:
+    """Where a peer publishes: with its number in the place of {id}, if that is there, and added to the port.
+
+    Raises
+    ------
+    ConfigError
+        It is no address, or there is no such port.
+    """
+    host, port = split_address(pattern.replace("{id}", str(peer)), "run.publish")
+    if port + peer > MAX_PORT:
+        raise ConfigError("run.publish", f"expected a port that, with {peer} added, is up to {MAX_PORT}; found {port}")
+    return f"tcp://[{host}]:{port + peer}" if ":" in host else f"tcp://{host}:{port + peer}"
 
 
 def split_address(address: str, key: str) -> tuple[str, int]:

@@ -249,10 +249,8 @@ class Agents:
         watch, again, n_agents = self.watches[i], learning.renewal_of(self.experiment), self.n_agents
         solution = done.proposals[i].solution
         met = [self.ground.schedule.graph(state.n * n_steps + k).neighbors(i) for k in range(n_steps)]
-        method, form = (
-            config.method_of(self.experiment),
-            config.form_of(self.experiment, n_agents, self.model.layout.size),
-        )
+        method = config.method_of(self.experiment)
+        form = config.form_of(self.experiment, n_agents, self.model.layout.size)
         n_bytes = sum(map(len, met)) * wire.share_bytes(form)
         line: dict[str, object] = {
             "iteration": state.n,

@@ -70,6 +70,22 @@ QUEUE_MESSAGES: Final = 1_000
 """High-water mark of a link. The protocol bounds what can be queued to two shares a neighbor, a catch-up after a
 resumption excepted."""
 
+WATCHED_MESSAGES: Final = 200
+"""Lines of a journal that may wait for one who watches; what comes then is lost for that one. At most a few hundred
+kilobytes."""
+
+WATCHED_LINGER_MS: Final = 100
+"""What a peer still has to tell when it ends, its end above all, gets this long: a page is not waited for."""
+
+WATCHING_MESSAGES: Final = 20_000
+"""That may wait to be read by one who watches."""
+
+WATCHED_BYTES: Final = 1 << 20
+"""Largest of them that is taken from a peer."""
+
+WATCH: Final = b"watch"
+"""Domain of those who listen to what a peer publishes, for the ZAP server."""
+
 IN_A_ROW: Final = 64
 """Messages that are taken before everything else in the event loop gets its turn: a millisecond or two. Else
 whoever sends faster than this peer reads would hold up its clock, its signals and its other threads' results."""
@@ -227,6 +243,7 @@ class Transport:
         self._loop = asyncio.get_running_loop()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._links: dict[PeerId, _Link] = {}
+        self._publisher: zmq.Socket[bytes] | None = None
         self._up: set[PeerId] = set()
         self._full: set[PeerId] = set()
         self._endpoints: dict[PeerId, str] = {}
@@ -512,13 +529,15 @@ class Transport:
 
         def answer() -> None:
             while (request := _receive_now(zap)) is not None:
-                version, number, _, address, *_, key = (frame.bytes for frame in request)
+                version, number, domain, address, *_, key = (frame.bytes for frame in request)
                 if key not in self._ids:
                     self._reread()
                 j = self._ids.get(key)
                 if j is None:
                     status = [b"400", b"unknown key", b""]
                     self._on_drop(RemoteError("key", f"a key that is not on the list, from {address.decode()}"))
+                elif domain == WATCH:
+                    status = [b"200", b"OK", identity(j)]
                 elif not self._door.admits(j, self._loop.time()):
                     status = [b"400", b"not now", b""]
                 else:
@@ -629,6 +648,51 @@ class Transport:
         """The message that was received last had to be dropped: too many such end their connection."""
         self._door.blames(self._last_fd, self._loop.time())
 
+    # ---- who watches -----------------------------------------------------------------------
+
+    def publish(self, address: str, has_keys: bool) -> None:
+        """Let others listen at an address to what is told.
+
+        In the clear on the loopback; elsewhere to those with a key that is on the list.
+
+        Parameters
+        ----------
+        address : str
+        has_keys : bool
+            Whether there is a list of keys that others can have.
+
+        Raises
+        ------
+        ConfigError
+            The address cannot be used, or is not of the loopback where there are no keys.
+        OSError
+            The host has no descriptors left for it.
+        """
+        secured = not is_loopback(address)
+        if secured and (self._keys is None or not has_keys):
+            raise ConfigError("run.publish", f"expected an address of the loopback without transport.keys: {address}")
+        try:
+            publisher = self._context.socket(zmq.PUB)
+        except zmq.ZMQError as error:
+            raise OSError(error.errno, error.strerror) from error
+        self._publisher = publisher
+        _limit_watching(publisher, WATCHED_MESSAGES, ANSWER_BYTES)
+        publisher.setsockopt(zmq.LINGER, WATCHED_LINGER_MS)
+        if secured and self._keys is not None:
+            publisher.setsockopt(zmq.CURVE_SERVER, 1)
+            publisher.setsockopt(zmq.CURVE_SECRETKEY, self._keys.secret.encode())
+            publisher.setsockopt(zmq.ZAP_DOMAIN, WATCH)
+        try:
+            publisher.bind(address.replace("//localhost:", "//127.0.0.1:"))
+        except zmq.ZMQError as error:
+            raise ConfigError("run.publish", f"cannot listen on {address}: {error.strerror}") from error
+
+    def tell(self, frames: Sequence[bytes]) -> None:
+        """Hand a message to those who watch; never blocks, and is lost for those who do not keep up."""
+        if self._publisher is not None and not self._publisher.closed:
+            with suppress(zmq.Again):
+                self._publisher.send_multipart(frames, zmq.NOBLOCK)
+
     async def close(self) -> None:
         """Close every socket; what was handed to `send` gets LINGER_MS to leave."""
         self._close_sockets()
@@ -656,6 +720,8 @@ class Transport:
         if self._trimming is not None:
             self._trimming.cancel()
         self._router.disable_monitor()
+        if self._publisher is not None:
+            self._publisher.close(linger)
         for end in (self._router, self._arrivals, self._zap):
             if end is not None:
                 self._loop.remove_reader(end.FD)
@@ -744,3 +810,79 @@ def _send_now(end: zmq.Socket[bytes], packed: Packed) -> bool:
     except zmq.Again:
         return False
     return True
+
+
+# ---- who watches -----------------------------------------------------------------------------
+
+
+@final
+class Subscription:
+    """What peers publish, for somebody who is no peer of the run.
+
+    Parameters
+    ----------
+    keys : Keys or None
+        With which to show oneself; None listens in the clear, on the loopback.
+    """
+
+    def __init__(self, keys: Keys | None) -> None:
+        self._keys = keys
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._ends: list[zmq.Socket[bytes]] = []
+
+    def connect(self, j: PeerId, address: str) -> None:
+        """Listen to peer j from now on, whenever it is there.
+
+        Raises
+        ------
+        ConfigError
+            The address is none, or not of the loopback without keys; or peer j has no key on the list.
+        """
+        end = self._context.socket(zmq.SUB)
+        self._ends.append(end)
+        _limit_watching(end, WATCHING_MESSAGES, WATCHED_BYTES)
+        end.setsockopt(zmq.LINGER, 0)
+        end.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS[0])
+        end.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MS[1])
+        end.setsockopt(zmq.SUBSCRIBE, b"")
+        if not is_loopback(address):
+            if self._keys is None:
+                raise ConfigError("--keys", f"expected keys, for {address} is not of the loopback")
+            if j not in self._keys.peers:
+                raise ConfigError("--keys", f"expected a key for peer {j}, found none")
+            end.setsockopt(zmq.CURVE_SERVERKEY, self._keys.peers[j].encode())
+            end.setsockopt(zmq.CURVE_PUBLICKEY, self._keys.public.encode())
+            end.setsockopt(zmq.CURVE_SECRETKEY, self._keys.secret.encode())
+        try:
+            end.connect(address)
+        except zmq.ZMQError as error:
+            raise ConfigError("watch", f"{address!r} is no address of a peer: {error.strerror}") from error
+
+    def receive(self, most: int) -> list[list[bytes]]:
+        """Messages that have come, up to so many of each peer."""
+        found: list[list[bytes]] = []
+        for end in self._ends:
+            for _ in range(most):
+                if (parts := _receive_now(end)) is None:
+                    break
+                found.append([part.bytes for part in parts])
+        return found
+
+    def close(self) -> None:
+        """Listen no more."""
+        for end in self._ends:
+            end.close(0)
+        self._context.term()
+
+
+def _limit_watching(end: zmq.Socket[bytes], queue_messages: int, max_bytes: int) -> None:
+    for option, value in (
+        (zmq.SNDHWM, queue_messages),
+        (zmq.RCVHWM, queue_messages),
+        (zmq.MAXMSGSIZE, max_bytes),
+        (zmq.HANDSHAKE_IVL, HANDSHAKE_MS),
+        (zmq.HEARTBEAT_IVL, HEARTBEAT_MS),
+        (zmq.HEARTBEAT_TIMEOUT, 2 * HEARTBEAT_MS),
+        (zmq.IPV6, 1),
+    ):
+        end.setsockopt(option, value)

@@ -8,12 +8,11 @@ itself may load nothing but what is served here.
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, final
 
@@ -29,9 +28,6 @@ LOOK_S: Final = 0.5
 
 INTERRUPTED: Final = 130
 """Exit code: there is no other end."""
-
-POLITE: Final = 19
-"""Niceness of this process: peers on this host come first."""
 
 PAGE: Final = Path(__file__).with_name("page")
 
@@ -85,6 +81,7 @@ def application(source: Source, where: str) -> web.Application:
         app.router.add_get(path, _file(PAGE / name, kind))
     app.router.add_get("/events", events)
     app.on_response_prepare.append(_with_headers)
+    app.cleanup_ctx.append(_reading)
     return app
 
 
@@ -93,7 +90,7 @@ class Reader:
     """Reads a source, as long as somebody wants to know."""
 
     def __init__(self, source: Source, where: str) -> None:
-        self._source = source
+        self.source = source
         self._where = where
         self._story = Story()
         self._about: dict[str, Any] | None = None
@@ -101,11 +98,16 @@ class Reader:
         self._task: asyncio.Task[None] | None = None
         self._news = asyncio.Condition()
 
+    @property
+    def reads(self) -> bool:
+        """Whether it reads now."""
+        return self._task is not None and not self._task.done()
+
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[None]:
         """Read while this is open, by whomever."""
         self._n_waiting += 1
-        if self._task is None or self._task.done():
+        if not self.reads:
             self._task = asyncio.ensure_future(self._read())
         try:
             yield
@@ -125,11 +127,18 @@ class Reader:
             await self._news.wait_for(lambda: self._story.version != cursor.version)
         return self._story.since(cursor) or {}
 
+    async def close(self) -> None:
+        """Read no more."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        self.source.close()
+
     async def _read(self) -> None:
         while self._n_waiting:
-            if self._about is None and (experiment := self._source.experiment()) is not None:
+            if self._about is None and (experiment := self.source.experiment()) is not None:
                 self._about = await asyncio.to_thread(abouts.about, experiment, self._where)
-            self._story.take(await asyncio.to_thread(self._source.look))
+            self._story.take(await asyncio.to_thread(self.source.look))
             async with self._news:
                 self._news.notify_all()
             await asyncio.sleep(LOOK_S)
@@ -167,6 +176,15 @@ def is_own(host: str) -> bool:
     return re.fullmatch(r"(127\.0\.0\.1|localhost|\[::1\])(:[0-9]{1,5})?", host) is not None
 
 
+async def _reading(app: web.Application) -> AsyncIterator[None]:
+    """Read from the start where what has come would be lost else; and let go of the source in the end."""
+    async with AsyncExitStack() as opened:
+        opened.push_async_callback(app[READER].close)
+        if not app[READER].source.lasts:
+            await opened.enter_async_context(app[READER].reading())
+        yield
+
+
 async def _with_headers(request: web.Request, response: web.StreamResponse) -> None:
     response.headers.update(HEADERS)
 
@@ -202,8 +220,6 @@ def serve(source: Source, where: str, port: int, tell: Callable[[str], None]) ->
     except (OSError, OverflowError) as error:
         problem = error.strerror if isinstance(error, OSError) else str(error)
         raise ConfigError("--port", f"cannot listen on 127.0.0.1:{port}: {problem}") from error
-    with suppress(OSError):
-        os.nice(POLITE)
     return asyncio.run(_serve(application(source, where), listener, tell))
 
 

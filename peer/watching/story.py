@@ -35,6 +35,9 @@ METRICS, LOG = "metrics", "log"
 class Source(Protocol):
     """Where lines come from."""
 
+    lasts: bool
+    """Whether what has come can be looked up at any time; else it has to be read as it comes."""
+
     def experiment(self) -> Experiment | None:
         """What is run; None as long as it is not known."""
 

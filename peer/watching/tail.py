@@ -29,6 +29,8 @@ class Tail:
         It is no run directory.
     """
 
+    lasts = True
+
     def __init__(self, run_dir: Path) -> None:
         path = run_dir / "experiment.toml"
         if not path.exists():

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.integration.lab import TIMEOUT_S, Lab
 
 PEERS, ROUNDS = 16, 250
-
-Serve = Callable[..., Any]
 
 
 @contextmanager
@@ -49,6 +47,22 @@ def sixteen(lab: Lab) -> Path:
         surrogate={"kind": "full"},
         topology={"schedule": "random-links", "link_probability": 0.6},
     )
+
+
+@contextmanager
+def launching(lab: Lab, *more: str) -> Iterator[None]:
+    """The sixteen at work in "out", which has to succeed; whatever happens, none is left."""
+    process = lab.start("launch", sixteen(lab), "--out", "out", *more)
+    try:
+        while not (lab.folder / "out" / "experiment.toml").exists():
+            assert process.poll() is None, process.communicate()
+        yield
+        output, errors = process.communicate(timeout=TIMEOUT_S)
+        assert process.returncode == 0, output + errors
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
 
 
 @pytest.fixture(scope="session")

@@ -14,9 +14,9 @@ from urllib.parse import urlsplit
 import pytest
 
 from peer.journal import folder_of
-from tests.integration.lab import TIMEOUT_S, Lab
+from tests.integration.lab import Lab
 from tests.pages.browser import Page, chromium
-from tests.pages.conftest import PEERS, ROUNDS, sixteen, watching
+from tests.pages.conftest import PEERS, ROUNDS, launching, watching
 from tests.rundir import write_elastic, write_run
 
 FIGURES = ("objective_estimate", "residual", "disagreement", "bytes_sent", "alpha", "tau")
@@ -119,18 +119,14 @@ def test_a_run_is_followed_while_it_goes_on(lab: Lab) -> None:
                 for name in FIGURES:
                     assert await colored(page, name) > 20, (name, width, scheme)
                 if PICTURES:
+                    await page.size(width, await page.value("document.documentElement.scrollHeight"))
                     await page.picture(Path(PICTURES) / f"live-{width}-{scheme}.png")
         await page.until("document.getElementById('state').dataset.kind === 'over'")
         await page.until(f"Number(document.getElementById('slider').value) === {ROUNDS - 1}")
         assert set((await states(page)).values()) == {"done"}
 
-    running = lab.start("launch", sixteen(lab), "--out", "out")
-    while not (lab.folder / "out" / "experiment.toml").exists():
-        assert running.poll() is None, running.communicate()
-    with watching(lab, "out") as (_, address):
+    with launching(lab), watching(lab, "out") as (_, address):
         visit(address, look)
-    assert running.wait(TIMEOUT_S) == 0
-    running.communicate()
 
 
 def test_a_run_that_is_over_can_be_gone_through(lab: Lab, launched: Path) -> None:

@@ -94,7 +94,13 @@ def test_who_ends_waits_for_what_is_being_written() -> None:
         threads = SimpleNamespace(shutdown=lambda **how: None)
         opened = SimpleNamespace(close=lambda: None)
         host = SimpleNamespace(
-            _news=None, mathematics=threads, cores=threads, transport=transport, writing=writing, _opened=opened
+            _news=None,
+            _telling=None,
+            mathematics=threads,
+            cores=threads,
+            transport=transport,
+            writing=writing,
+            _opened=opened,
         )
         await Host.close(host)  # type: ignore[arg-type]
         return written.is_set()

@@ -15,15 +15,18 @@ from aiohttp.test_utils import TestServer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peer import journal
+from peer import journal, settings, transport
 from peer.errors import ConfigError
 from peer.journal import Journal, folder_of
-from peer.settings import Experiment
+from peer.settings import Experiment, published_at
+from peer.transport import Keys, Transport
 from peer.watching import command, server, story
 from peer.watching.about import about, encoded, places
+from peer.watching.published import Published
 from peer.watching.server import application, is_own
 from peer.watching.story import LOG, METRICS, Cursor, Line, Story
 from peer.watching.tail import Tail
+from tests.integration.lab import free_addresses
 from tests.rundir import metrics, write_elastic, write_run
 
 
@@ -415,6 +418,8 @@ def test_a_page_is_told_what_is_there_and_then_what_comes(tmp_path: Path, monkey
 class Counting:
     """A source that counts who looks."""
 
+    lasts = True
+
     def __init__(self, experiment: Experiment) -> None:
         self.looks = 0
         self._experiment = experiment
@@ -433,21 +438,115 @@ class Counting:
 def test_nothing_is_read_as_long_as_nobody_wants_to_know(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "LOOK_S", 0.0)
     source = Counting(write_run(tmp_path))
+    app = application(source, "here")
 
-    async def asked(client: ClientSession, address: str) -> None:
-        assert source.looks == 0
-        await heard(client, address, 4)
-        assert source.looks >= 3
-        for _ in range(1_000):  # until the server has noticed
+    async def run() -> None:
+        async with TestServer(app) as running, ClientSession() as client, asyncio.timeout(30):
+            address = str(running.make_url("")).rstrip("/")
+            assert not app[server.READER].reads
+            await heard(client, address, 4)
+            assert source.looks >= 3
+            while app[server.READER].reads:  # until it is noticed that nobody listens any more
+                await asyncio.sleep(0.001)
             before = source.looks
             async with client.get(address + "/") as answer:
                 assert answer.status == 200
-            if source.looks == before:
-                break
-        before = source.looks
-        for _ in range(20):
-            async with client.get(address + "/") as answer:
-                assert answer.status == 200
-        assert source.looks == before
+            assert source.looks == before
 
-    served(source, asked)
+    asyncio.run(run())
+
+
+# ---- what peers publish ----------------------------------------------------------------------
+
+
+def test_peers_publish_at_the_port_plus_their_number() -> None:
+    assert published_at("tcp://127.0.0.1:5600", 3) == "tcp://127.0.0.1:5603"
+    assert published_at("tcp://peer-{id}:5600", 3) == "tcp://peer-3:5603"
+    assert published_at("tcp://[::1]:5600", 0) == "tcp://[::1]:5600"
+
+
+@pytest.mark.parametrize("found", ["5600", "tcp://127.0.0.1", "ipc://here", "tcp://127.0.0.1:65534"])
+def test_where_peers_publish_is_checked(tmp_path: Path, found: str) -> None:
+    with pytest.raises(ConfigError, match=r"^run\.publish: expected"):
+        write_run(tmp_path, run={"publish": found})
+
+
+def told_by(address: str, source: Published, keys: Keys | None, frames: Sequence[Sequence[bytes]]) -> list[Line]:
+    """What a source takes in of messages that a peer repeats until the last of them has come."""
+
+    async def run() -> list[Line]:
+        nobody = Transport(0, keys, 1_000, *(lambda _: None,) * 4)
+        nobody.publish(address, keys is not None)
+        found: list[Line] = []
+        try:
+            async with asyncio.timeout(30):
+                while not found or found[-1].text != frames[-1][-1]:
+                    for each in frames:
+                        nobody.tell(each)
+                    await asyncio.sleep(0.01)
+                    found += source.look()
+        finally:
+            nobody.abandon()
+        return found
+
+    try:
+        return asyncio.run(run())
+    finally:
+        source.close()
+
+
+def lines_told(experiment: Experiment) -> list[list[bytes]]:
+    """Messages of peer 0; what is none of a peer is between them."""
+    text = settings.to_toml(experiment).encode()
+    junk = [[b"metrics"], [b"metrics", b"-1", b"{}"], [b"other", b"0", b"{}"], [b"experiment", b"0", b"{"], [b""] * 3]
+    return [[b"experiment", b"0", text], *junk, [b"metrics", b"0", b'{"iteration": 0}']]
+
+
+def test_who_listens_on_the_loopback_is_told(tmp_path: Path) -> None:
+    experiment = write_run(tmp_path)
+    (address,) = free_addresses(1)
+    source = Published(address, None)
+    assert (source.experiment(), source.look()) == (None, [])
+    found = told_by(address, source, None, lines_told(experiment))
+    assert set(found) == {Line(0, METRICS, b'{"iteration": 0}')}
+    assert source.experiment() == experiment
+
+
+def test_beyond_the_loopback_nobody_is_told_without_keys() -> None:
+    async def publish() -> None:
+        nobody = Transport(0, None, 1_000, *(lambda _: None,) * 4)
+        try:
+            nobody.publish("tcp://0.0.0.0:0", False)
+        finally:
+            nobody.abandon()
+
+    with pytest.raises(ConfigError, match=r"^run\.publish: expected an address of the loopback"):
+        asyncio.run(publish())
+    with pytest.raises(ConfigError, match=r"^--keys: expected keys, for tcp://10\.0\.0\.1:5600"):
+        Published("tcp://10.0.0.1:5600", None)
+
+
+def test_with_keys_those_are_told_that_have_one_on_the_list(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(transport, "is_loopback", lambda address: False)  # there is no other network here
+    experiment = write_run(tmp_path)
+    pairs = [transport.new_key_pair() for _ in range(4)]
+    public = {peer: pair[0] for peer, pair in enumerate(pairs[:3])}
+    mine, friend, stranger = (Keys(pairs[k][1], pairs[k][0], public) for k in (0, 1, 3))
+    (address,) = free_addresses(1)
+    found = told_by(address, Published(address, friend), mine, lines_told(experiment))
+    assert set(found) == {Line(0, METRICS, b'{"iteration": 0}')}
+    (address,) = free_addresses(1)
+    one, other = Published(address, friend), Published(address, stranger)
+    told_by(address, one, mine, lines_told(experiment))
+    assert other.look() == []
+    other.close()
+
+
+def test_a_journal_tells_each_line_that_it_writes(tmp_path: Path) -> None:
+    told: list[tuple[str, bytes]] = []
+    peer = Journal(tmp_path, None, lambda name, text: told.append((name, text)))
+    peer.event("start", 0.0)
+    peer.round(**metrics(0, 0))
+    peer.close()
+    for name in ("log", "metrics"):
+        assert [text for kind, text in told if kind == name] == (tmp_path / f"{name}.jsonl").read_bytes().splitlines()

@@ -10,6 +10,7 @@ export class Story {
     this.notes = [];
     this.ids = Array.from({ length: about.peers }, (_, i) => i);
     this.unreadable = 0;
+    this.extent = [0, 0];
   }
 
   take(message) {
@@ -33,23 +34,25 @@ export class Story {
     const known = new Set([...this.ids, ...this.peers.keys()]);
     this.ids = [...known].sort((a, b) => a - b);
     this.sorted = [...this.notes].sort((a, b) => a.t - b.t);
+    this.extent = this.measure();
   }
 
   x(track) {
     return this.rounds ? track.n : track.t;
   }
 
-  // First and last position of which there is a number.
-  get extent() {
-    let low = Infinity, high = -Infinity;
-    for (const track of this.peers.values()) {
-      const x = this.x(track);
-      if (x.length) {
-        low = Math.min(low, x[0]);
-        high = Math.max(high, x[x.length - 1]);
-      }
-    }
-    return low <= high ? [this.rounds ? 0 : low, high] : [0, 0];
+  // First and last position to be shown: of rounds, the last one that all have done who are still there, for some are
+  // a few ahead.
+  measure() {
+    const standing = this.standing(Infinity);
+    const there = ([id]) => !["gone", "failed", "stopped"].includes(standing.get(id).is);
+    const tracks = [...this.peers].filter(([, track]) => track.n.length);
+    const left = tracks.filter(there);
+    const all = (chosen) => chosen.map(([, track]) => this.x(track));
+    const ends = all(left.length ? left : tracks).map((x) => x[x.length - 1]);
+    if (!tracks.length) return [0, 0];
+    if (this.rounds) return [0, left.length ? Math.min(...ends) : Math.max(...ends)];
+    return [Math.min(...all(tracks).map((x) => x[0])), Math.max(...all(tracks).map((x) => x[x.length - 1]))];
   }
 
   // Index of the last entry of a peer at or before a position; -1 if there is none.
@@ -116,6 +119,9 @@ export class Story {
         }
         members = note.members;
       }
+    }
+    for (const [id, one] of found) {  // of one that was not heard from the start, its rounds tell
+      if (one.is === "absent" && this.peers.get(id)?.t[0] <= seconds) one.is = "running";
     }
     for (const one of found.values()) {
       if (one.late.size && ["starting", "running", "absent", "waiting"].includes(one.is)) one.is = "late";
