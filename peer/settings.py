@@ -152,7 +152,7 @@ class Compression(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[compression]`: how much of z and y neighbors say to each other, see `peer.links`."""
 
     kind: str = "auto"  # "difference" with wire_dtype = "bf16", of which values agree to two digits; else "none"
-    fraction: float = 0.1  # k/p of top-k and random-k; README: more than it saves a round is lost in rounds below it
+    fraction: float = 0.1  # k/p of top-k and random-k; fewer numbers a round, more rounds: see the table in README
     gamma: float | str = "auto"  # of differences
 
 
