@@ -61,6 +61,7 @@ bench: $(VENV)/dev        ## ratios to raw sockets, what a fleet weighs, what a 
 	$(BIN)/python -m benchmarks.inexact --nystrom
 	$(BIN)/python -m benchmarks.gossip
 	$(BIN)/python -m benchmarks.batches
+	$(BIN)/python -m benchmarks.bytes
 	$(BIN)/python -m benchmarks.regimes
 	$(BIN)/python -m benchmarks.feedback
 	$(BIN)/python -m benchmarks.feedback --agents

@@ -360,7 +360,7 @@ class Compression(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     kind: str = "auto"  # values in bf16 would agree to two digits
-    fraction: float = 0.1  # below it more is lost in rounds than is saved a round: README
+    fraction: float = 0.1  # fewer numbers a round, more rounds: see the table in README
     gamma: float | str = "auto"
 
 
