@@ -1,13 +1,20 @@
 """Lazy training and training: the risk that networks of quadratic neurons reach with N neurons in d dimensions.
 
 For each N/d and regime: the formula for d to infinity; the least risk with the neurons that were drawn, exactly; and
-the risk, exactly too, of what was trained on so many samples in one place, without peers, and on these samples by
-peers, real processes on a ring, each with a part of them.
+the risk, exactly too, of what was trained on so many samples in one place, without peers, and on the same samples by
+peers, real processes on a ring, each with a part of them: both must be the same.
 
-    python -m benchmarks.regimes                                    # d = 100, 20,000 samples: a minute of a processor
-    python -m benchmarks.regimes --peers 5                          # and by 5 peers: most of an hour on two cores
+    python -m benchmarks.regimes                                    # d = 100, 100,000 samples: minutes
+    python -m benchmarks.regimes --peers 5 --figure risks.svg       # and by 5 peers
+    python -m benchmarks.regimes --peers 5 --keep risks.json        # goes on where it was interrupted
+    python -m benchmarks.regimes --peers 5 --rho 0.75 --only full   # one cell
     python -m benchmarks.regimes --samples 0                        # theory alone: seconds
     python -m benchmarks.regimes --dataset gaussian-mixture --samples 0 --figure risks.svg
+
+A form x'A x of rank N has N d - N (N-1)/2 free numbers, 5,050 for N >= d = 100. Peers with fewer samples than that know
+nothing of some directions that matter: there (5) goes along the tracked gradient by alpha/tau, which tau must keep
+short, and directions of small curvature then take thousands of rounds. Peers with several times as many samples have
+curvatures that are much alike, tau can be small, and tens of rounds are enough: hence 20,000 a peer.
 """
 
 from __future__ import annotations
@@ -16,9 +23,12 @@ import os
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as peers run; numpy reads it when it is imported
 
+import json
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, Final, final
 
@@ -161,22 +171,43 @@ CENTRAL: Final[dict[Regime, Callable[[Parameters, Matrix, Vector], Parameters]]]
 """How each regime is trained in one place."""
 
 
-ROUNDS: Final[dict[Regime, int]] = {"random-features": 200, "neural-tangent": 600, "full": 300}
-"""Of a run with peers."""
+@final
+@dataclass(frozen=True)
+class Stage:
+    """So many rounds with a tau and a step, which begin where the stage before has led."""
+
+    n_rounds: int
+    tau: float
+    alpha: float
+
+
+STAGES: Final[dict[Regime, tuple[Stage, ...]]] = {
+    "random-features": (Stage(30, 0.05, 0.7),),
+    "neural-tangent": (Stage(40, 0.05, 0.7),),
+    "full": (Stage(30, 1.0, 0.5), Stage(90, 0.1, 0.5)),
+}
+"""For the network itself first steps must be short, as it is linearized far from where they lead: with tau = 0.1 from
+the start they diverge. Near the end they may be long."""
 
 SETTINGS: Final[dict[Regime, Mapping[str, Any]]] = {
-    "random-features": {"regime": {"kind": "random-features"}},
-    "neural-tangent": {"regime": {"kind": "neural-tangent"}},
-    "full": {"regime": {"trainable": ["layers.0", "layers.1.bias"]}, "surrogate": {"inexactness": 0.3}},
+    "random-features": {"kind": "random-features"},
+    "neural-tangent": {"kind": "neural-tangent"},
+    "full": {"trainable": ["layers.0", "layers.1.bias"]},
 }
-"""Of the three: for the network itself signs are fixed as in `full`, and surrogates are solved as well as pays."""
+"""Of the three: for the network itself signs are fixed as in `full`."""
+
+INEXACT: Final = 0.3
+"""Of surrogates, which begin from the round before: no more than a round can use."""
+
+LINKS: Final = {"graph": "ring", "consensus": "chebyshev", "consensus_steps": 3}
+"""A round ends in agreement to a few percent, so that it is the agents' unlikeness that counts."""
 
 RIDGE: Final = 1e-6
 """Strength of the penalty: each regime has one solution, and its risk is that without a penalty to a few digits."""
 
 
 def decentralized(regime: Regime, start: Parameters, x: Matrix, y: Vector, n_peers: int) -> Parameters:
-    """Trained by peers on a ring, each with its part of the samples, with all else left to `auto`; the mean of all."""
+    """Trained by peers on a ring, each with its part of the samples; the mean of all."""
     a = signs(start, x, y) if regime == "full" else np.sign(start.a)
     scale = np.sqrt(np.abs(start.a))[:, None] if regime == "full" else 1.0
     names = ("layers.0.weight", "layers.1.weight", "layers.1.bias")
@@ -188,21 +219,27 @@ def decentralized(regime: Regime, start: Parameters, x: Matrix, y: Vector, n_pee
             npz.save(folder / f"shard-{peer}.npz", {"x": x[rows], "y": y[rows, None]})
         tree: dict[str, Any] = {
             "peers": n_peers,
-            "iterations": ROUNDS[regime],
             "data": {"path": str(folder / "shard-{id}.npz")},
-            "model": {
-                "layers": [{"kind": "quadratic", "width": len(a)}, {"kind": "dense"}],
-                "initial": str(folder / "initial.npz"),
-            },
+            "regime": dict(SETTINGS[regime]),
             "objective": {"strength": RIDGE},
-            "topology": {"graph": "ring"},
+            "topology": dict(LINKS),
             "run": {"checkpoint_every": 0},
             "transport": {"security": "none"},
         }
-        outcome = launch(settings.from_tree(tree | dict(SETTINGS[regime])), folder / "run", lambda *_: Watcher())
-        if outcome.code:
-            raise click.ClickException(outcome.line)
-        ends = [npz.load(journal.folder_of(folder / "run", peer) / "final.npz") for peer in range(n_peers)]
+        ends: list[Mapping[str, Any]] = []
+        for k, stage in enumerate(STAGES[regime]):
+            given = "initial-{id}.npz" if ends else "initial.npz"
+            for peer, end in enumerate(ends):
+                npz.save(folder / f"initial-{peer}.npz", dict(end))
+            tree["iterations"], tree["step"] = stage.n_rounds, {"alpha": stage.alpha}
+            tree["surrogate"] = {"curvature": "network", "tau": stage.tau, "inexactness": INEXACT}
+            layers = [{"kind": "quadratic", "width": len(a)}, {"kind": "dense"}]
+            tree["model"] = {"layers": layers, "initial": str(folder / given)}
+            run_dir = folder / f"run-{k}"
+            outcome = launch(settings.from_tree(tree), run_dir, lambda *_: Watcher())
+            if outcome.code:
+                raise click.ClickException(outcome.line)
+            ends = [npz.load(journal.folder_of(run_dir, peer) / "final.npz") for peer in range(n_peers)]
     W, outputs, c = (np.mean([end[part] for end in ends], axis=0) for part in names)
     if regime == "neural-tangent":  # `risk_of` is told where it was linearized in units in which a_i = 1/N or -1/N
         return Parameters(start.W + (W - start.W) * (a / start.a)[:, None], outputs[0], float(c[0]))
@@ -221,36 +258,82 @@ def curves(law: Law) -> dict[str, tuple[Vector, Vector]]:
 @click.option(
     "--separation", default=0.2, show_default=True, help="Of gaussian-mixture: ||Delta||; small for formulas."
 )
-@click.option("--samples", default=20_000, show_default=True, help="To train on; 0: do not train.")
+@click.option("--samples", default=100_000, show_default=True, help="To train on; 0: do not train.")
 @click.option("--seed", default=0, show_default=True, help="Root of all randomness.")
 @click.option("--figure", type=click.Path(dir_okay=False, path_type=Path), help="Picture: .svg, .png or .pdf.")
 @click.option("--peers", default=0, show_default=True, help="That train on the samples, too; 0: none.")
+@click.option("--rho", type=float, multiple=True, default=RATIOS, show_default=True, help="N/d.")
+@click.option("--only", type=click.Choice(REGIMES), multiple=True, default=REGIMES, help="Regimes.")
+@click.option(
+    "--keep", type=click.Path(dir_okay=False, path_type=Path), help="File of the risks that were found so far."
+)
 def main(
-    dataset: str, dimension: int, separation: float, samples: int, seed: int, figure: Path | None, peers: int
+    dataset: str,
+    dimension: int,
+    separation: float,
+    samples: int,
+    seed: int,
+    figure: Path | None,
+    peers: int,
+    rho: tuple[float, ...],
+    only: tuple[Regime, ...],
+    keep: Path | None,
 ) -> None:
     """Print the table, and draw the figure."""
     data = {"dataset": dataset, "dimension": dimension, "separation": separation, "test_fraction": 0.0}
     experiment = settings.from_tree({"seed": seed, "data": data | ({"samples": samples} if samples else {})})
     law = theory.law_of(experiment)
     x, y = law.drawn(np.random.default_rng([seed, theory.SAMPLES]), samples)
-    found: dict[str, list[tuple[float, float, float]]] = {regime: [] for regime in REGIMES}
+    kept = Kept(keep, f"{dataset} {dimension} {separation} {samples} {seed}")
+    found: dict[str, list[tuple[float, float, float]]] = {regime: [] for regime in only}
     column, rule = (f" decentralized on {peers} peers |", "---:|") if peers else ("", "")
     click.echo(f"| N/d | regime | d to infinity | the neurons that were drawn | trained on {samples} samples |{column}")
     click.echo(f"|---:|---|---:|---:|---:|{rule}")
-    for rho in RATIOS:
-        start = Parameters.drawn(round(rho * dimension), dimension, seed)
-        for regime in REGIMES:
-            limit, best, trained = law.limit(regime, rho), law.best(regime, start.W), float("nan")
-            if samples:
-                trained = risk_of(experiment, regime, start, CENTRAL[regime](start, x, y))
-            shown = f"{trained:.4f}" if samples else "-"
-            if samples and peers:
-                trained = risk_of(experiment, regime, start, decentralized(regime, start, x, y, peers))
-                shown += f" | {trained:.4f}"
-            found[regime].append((rho, best, trained))
-            click.echo(f"| {rho:g} | {regime} | {limit:.4f} | {best:.4f} | {shown} |")
+    for ratio, regime in product(rho, only):
+        start = Parameters.drawn(round(ratio * dimension), dimension, seed)
+        limit, best, trained = law.limit(regime, ratio), law.best(regime, start.W), float("nan")
+        ways: dict[str, Callable[[Regime, Parameters], Parameters]] = {}
+        if samples:
+            ways["one place"] = lambda regime, start: CENTRAL[regime](start, x, y)
+        if samples and peers:
+            ways[f"{peers} peers {STAGES[regime]}"] = lambda regime, start: decentralized(regime, start, x, y, peers)
+        shown = ""
+        for name, way in ways.items():
+            key = f"{ratio:g} {regime} {name}"
+            trained = kept.risk(key, partial(trained_risk, experiment, regime, start, way))
+            shown += f" {trained:.4f} |"
+        found[regime].append((ratio, best, trained))
+        click.echo(f"| {ratio:g} | {regime} | {limit:.4f} | {best:.4f} |{shown or ' - |'}")
     if figure is not None:
         draw(law, found, figure, with_runs=samples > 0)
+
+
+def trained_risk(
+    experiment: Experiment, regime: Regime, start: Parameters, way: Callable[[Regime, Parameters], Parameters]
+) -> float:
+    """Train in a way, and say how well that went."""
+    return risk_of(experiment, regime, start, way(regime, start))
+
+
+@final
+@dataclass(frozen=True)
+class Kept:
+    """Risks that were found so far, in a JSON file, if there is one; of this data set."""
+
+    path: Path | None
+    data: str
+
+    def risk(self, key: str, find: Callable[[], float]) -> float:
+        """The risk of this name, from the file, or found and put there."""
+        name = f"{self.data} {key}"
+        known: dict[str, float] = {}
+        if self.path is not None and self.path.exists():
+            known = json.loads(self.path.read_text())
+        if name not in known:
+            known[name] = find()
+            if self.path is not None:
+                self.path.write_text(json.dumps(known, indent=1))
+        return known[name]
 
 
 def draw(law: Law, found: dict[str, list[tuple[float, float, float]]], path: Path, with_runs: bool) -> None:

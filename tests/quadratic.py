@@ -22,9 +22,21 @@ Array = NDArray[Any]
 
 REGIMES: Final = ("random-features", "neural-tangent")
 
+FORMS: Final = ("primal", "dual", "matrix-free", "blocks")
+"""Ways to solve (5): in p unknowns, in m q, by products with J alone, and block by block."""
+
 DIMENSION, NEURONS, PEERS = 3, 2, 4
 STRENGTH, TAU = 0.5, 1.0
 """So well conditioned that a hundred rounds are enough."""
+
+SIX: Final = 6
+"""Peers among whom no two families make the same graph; with four a grid is a ring, with five exponential complete."""
+
+STRONG, NEAR = 3.0, 1.0
+"""Strength and tau with which forty rounds are enough, if the shards are much alike."""
+
+MANY: Final = 100
+"""Samples of a shard that is much like the others."""
 
 
 @final
@@ -36,6 +48,8 @@ class Instance:
     W: Array
     a: Array
     c: float
+    strength: float = STRENGTH
+    tau: float = TAU
 
     @property
     def start(self) -> Array:
@@ -49,7 +63,7 @@ class Instance:
         return dict(zip(names, (self.W, self.a[None, :], np.array([self.c])), strict=True))
 
     def ridge(self, regime: str) -> Array:
-        """Where training must lead, by normal equations: argmin 1/2M ||f_0 + J (w - w_0) - y||^2 + STRENGTH/2 ||w||^2.
+        """Where training must lead, by normal equations: argmin 1/2M ||f_0 + J (w - w_0) - y||^2 + strength/2 ||w||^2.
 
         J are the derivatives of c + sum_i a_i <w_i, x>^2 by what is trained, as one writes them down by hand.
         """
@@ -61,7 +75,7 @@ class Instance:
             J = np.column_stack([((2.0 * self.a * h)[:, :, None] * x[:, None, :]).reshape(len(x), -1), J])
         w0 = self.start[-J.shape[1] :]
         wanted = y - (h * h @ self.a + self.c) + J @ w0
-        return np.linalg.solve(J.T @ J / len(x) + STRENGTH * np.eye(J.shape[1]), J.T @ wanted / len(x))
+        return np.linalg.solve(J.T @ J / len(x) + self.strength * np.eye(J.shape[1]), J.T @ wanted / len(x))
 
     def problems(self, regime: str, n_blocks: int = 1) -> tuple[tuple[Problem, ...], Array]:
         """g_i of all agents in a regime, and their first parameters."""
@@ -75,8 +89,8 @@ class Instance:
         return tuple(
             Problem(
                 Data(model, model.inputs(x), Squared(y), weight),
-                L2(np.full(w0.size, STRENGTH)),
-                Partial(TAU, float(len(self.shards))),
+                L2(np.full(w0.size, self.strength)),
+                Partial(self.tau, float(len(self.shards))),
                 1e-13,
                 equal(w0.size, n_blocks),
             )
@@ -90,13 +104,19 @@ def network() -> Model:
     return Chain((Dense(DIMENSION, NEURONS, bias=False, normal=True), square, Dense(NEURONS, 1)))
 
 
-def drawn(seed: int, m: int) -> Instance:
+def of_six(regime: str, form: str) -> Instance:
+    """One for six peers, whose shards are of the size that the form is for: the dual one is for wide J."""
+    few = {"random-features": NEURONS, "neural-tangent": NEURONS * DIMENSION + NEURONS}[regime]
+    return drawn(0, few if form == "dual" else MANY, SIX, STRONG, NEAR)
+
+
+def drawn(seed: int, m: int, peers: int = PEERS, strength: float = STRENGTH, tau: float = TAU) -> Instance:
     """With m samples a peer."""
     rng = np.random.default_rng(seed)
     B = rng.exponential(size=DIMENSION)
     shards = []
-    for _ in range(PEERS):
+    for _ in range(peers):
         x = rng.uniform(-1.2, 1.2, (m, DIMENSION))
         shards.append((x, np.sum((x * x - 1.0) * B, axis=1)[:, None]))
     W = rng.standard_normal((NEURONS, DIMENSION)) / np.sqrt(DIMENSION)
-    return Instance(shards, W, rng.choice((-1.0, 1.0), NEURONS) * rng.uniform(0.5, 1.0, NEURONS), 0.1)
+    return Instance(shards, W, rng.choice((-1.0, 1.0), NEURONS) * rng.uniform(0.5, 1.0, NEURONS), 0.1, strength, tau)

@@ -1,20 +1,36 @@
-"""Regimes of learning with real processes: lazy ones against ridge regression; kill -9 between two linearizations."""
+"""Regimes of learning with real processes: lazy ones against ridge regression; kill -9 between two linearizations.
+
+`python -m tests.integration.test_regimes --all` runs every graph x form of solving x mode x regime, and prints how far
+from the centralized ridge solution each ended; the tests here run some, with each graph, form, mode and regime.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 
+from peer import settings
+from peer.launch import Watcher, launch
+from peer.optim import frozen
 from tests import quadratic
 from tests.faults.test_kills import Run
-from tests.integration.lab import Lab, end, events, flat, free_addresses, metrics, parameters, same_finals
-from tests.quadratic import NEURONS, PEERS, STRENGTH, TAU, Instance
+from tests.integration.lab import TIMEOUT_S, Lab, end, events, flat, free_addresses, metrics, parameters, same_finals
+from tests.quadratic import FORMS, NEURONS, PEERS, REGIMES, SIX, Instance
+from topology.graphs import FAMILIES
 
 WHAT = quadratic.drawn(2, 12)
 
@@ -22,11 +38,11 @@ WHAT = quadratic.drawn(2, 12)
 def tree_of(lab: Lab, what: Instance, **more: Any) -> dict[str, Any]:
     np.savez(lab.folder / "initial.npz", **what.parts)  # type: ignore[arg-type]
     return {
-        "peers": PEERS,
+        "peers": len(what.shards),
         "data": {"path": lab.shards([(x, y) for x, y in what.shards])},
         "model": {"layers": [{"kind": "quadratic", "width": NEURONS}, {"kind": "dense"}], "initial": "initial.npz"},
-        "objective": {"strength": STRENGTH},
-        "surrogate": {"curvature": "network", "tau": TAU, "tolerance": 1e-12},
+        "objective": {"strength": what.strength},
+        "surrogate": {"curvature": "network", "tau": what.tau, "tolerance": 1e-12},
         "topology": {"graph": "star"},
     } | more
 
@@ -110,3 +126,85 @@ def test_what_a_peer_does_by_itself_is_journaled_with_its_reason(lab: Lab) -> No
         assert anchors == {0} | {event["n"] for event in told if event["n"] < 30}
         stayed = [line for line in lines if line["anchored"] < line["iteration"]]
         assert all(line["departure"] <= line["allowed"] for line in stayed)
+
+
+# ---- every way leads to the centralized ridge ------------------------------------------------
+
+MODES: Final[dict[str, dict[str, Any]]] = {
+    "rounds": {
+        "iterations": 45,
+        "step": {"alpha": 0.8},
+        "topology": {"consensus": "chebyshev", "consensus_steps": 2},
+    },
+    "async": {"iterations": 300, "step": {"alpha": 0.5}, "topology": {}},
+}
+"""What a run in each mode needs, to be near enough on every graph."""
+
+SOLVERS = {"primal": "cholesky", "dual": "woodbury", "matrix-free": "newton-cg"}
+
+Case = tuple[str, str, str, str]
+"""Graph, form, mode and regime."""
+
+EVERY: tuple[Case, ...] = tuple(product(FAMILIES, FORMS, MODES, REGIMES))
+
+SOME: tuple[Case, ...] = tuple(
+    (family, FORMS[k % 4], "async" if k in (2, 3) else "rounds", REGIMES[k // 2 % 2])
+    for k, family in enumerate(FAMILIES)
+)
+"""Each graph, form, mode and regime; few without rounds, for these take longer."""
+
+
+@contextmanager
+def solved_by_products(is_so: bool) -> Iterator[None]:
+    """Peers that are forked meanwhile never form J: instances for which that pays would take minutes."""
+    with patch.object(frozen, "is_dense_cheaper", lambda *_: False) if is_so else nullcontext():
+        yield
+
+
+def distance(case: Case, folder: Path) -> float:
+    """How far the peers of a run end from the ridge solution, at most; infinity where they solved in another form."""
+    family, form, mode, regime = case
+    what, lab = quadratic.of_six(regime, form), Lab(folder)
+    tree = tree_of(
+        lab, what, regime={"kind": regime}, run={"mode": mode, "checkpoint_every": 0}, transport={"security": "none"}
+    )
+    tree |= {key: MODES[mode][key] for key in ("iterations", "step")}
+    tree["topology"] = {"graph": family, "probability": 0.5, "radius": 0.7} | MODES[mode]["topology"]
+    tree["surrogate"]["blocks"] = 2 if form == "blocks" else 1
+    with solved_by_products(form == "matrix-free"):
+        outcome = launch(settings.read(lab.experiment(**tree)), folder / "out", lambda *_: Watcher())
+    assert outcome.code == 0, outcome.line
+    solvers = {line["solver"] for peer in range(SIX) for line in metrics(folder / "out", peer)}
+    if form in SOLVERS and solvers != {SOLVERS[form]}:
+        print(f"expected {SOLVERS[form]}, found {solvers}")
+        return float("inf")
+    ridge = what.ridge(regime)
+    return max(float(np.abs(flat(folder / "out", peer)[-ridge.size :] - ridge).max()) for peer in range(SIX))
+
+
+def test_every_graph_form_mode_and_regime_leads_to_the_centralized_ridge() -> None:
+    """By six real peers each, forked from one process; in a process of its own, which has no threads."""
+    seen = [set(kinds) for kinds in zip(*SOME, strict=True)]
+    assert seen == [set(FAMILIES), set(FORMS), set(MODES), set(REGIMES)]
+    ran = [sys.executable, "-m", "tests.integration.test_regimes"]
+    done = subprocess.run(ran, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count(" from the ridge") == len(SOME)
+
+
+def main() -> None:
+    """Run cases with real processes, and say how far from the ridge solution each ended."""
+    parser = argparse.ArgumentParser(prog="python -m tests.integration.test_regimes", description=main.__doc__)
+    parser.add_argument("--all", action="store_true", help=f"all {len(EVERY)} cases")
+    far = 0
+    for case in EVERY if parser.parse_args().all else SOME:
+        with tempfile.TemporaryDirectory() as folder:
+            off = distance(case, Path(folder))
+        far += not off < 1e-10
+        print(f"{off:.1e} from the ridge: {', '.join(case)}", flush=True)
+    if far:
+        raise SystemExit(f"{far} too far from it")
+
+
+if __name__ == "__main__":
+    main()
