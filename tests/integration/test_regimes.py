@@ -24,7 +24,7 @@ import numpy as np
 import pytest
 
 from peer import settings
-from peer.launch import Watcher, launch
+from peer.launcher import Watcher, launch
 from peer.optim import frozen
 from tests import quadratic
 from tests.faults.test_kills import Run
