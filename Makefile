@@ -75,7 +75,7 @@ clean:
 
 $(VENV)/demo: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[datasets]'
+	$(BIN)/python -m pip install --quiet --editable '.[datasets,report,watch]'
 	touch $@
 
 $(VENV)/dev: pyproject.toml
