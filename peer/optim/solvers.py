@@ -537,6 +537,8 @@ def model_minimizer(model: SecondOrder, regularizer: Regularizer) -> tuple[Vecto
     x = model.from_dual(regularizer, u)
     slope = u - model.root @ (x - model.center)
     first = lowest = float(np.linalg.norm(slope))
+    size = np.linalg.norm(model.root) if isinstance(model.root, np.ndarray) else 0.0
+    noise = EPS * float(size * np.linalg.norm(model.center))  # of the slope, as far as it is known
     while systems < MAX_ITERATIONS:
         systems += 1
         white = whitened(model.root, regularizer.face(x), regularizer.whitening(x, model.tau))
@@ -555,6 +557,8 @@ def model_minimizer(model: SecondOrder, regularizer: Regularizer) -> tuple[Vecto
                 slope = u_next - model.root @ (x_next - model.center)
         settled = whole and _same_face(regularizer, x, x_next)
         u, x, last, lowest = u_next, x_next, lowest, min(lowest, float(np.linalg.norm(slope)))
+        if not whole and lowest <= noise:
+            break  # so is this, with steps that lead nowhere
         if settled and (regularizer.flat or lowest <= SETTLED * first or lowest > 0.5 * last):
             break
     return _polished(model, regularizer, x, systems)

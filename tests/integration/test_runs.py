@@ -228,7 +228,7 @@ def test_shard_and_check(lab: Lab) -> None:
     cut = lab.run("shard", "wine", "--peers", "3", "--out", "cut", "--partition", "label-sorted", "--seed", "4")
     assert cut.returncode == 0
     names = [Path(line).name for line in cut.stdout.splitlines()]
-    assert names == ["peer-000.npz", "peer-001.npz", "peer-002.npz", "test.npz"]
+    assert names == ["peer-000.npz", "peer-001.npz", "peer-002.npz", "standardization.npz", "test.npz"]
     experiment = lab.experiment(
         peers=3,
         iterations=20,

@@ -14,6 +14,7 @@ from peer import agent, waking
 from peer import renewal as renewals
 from peer.agent import State
 from peer.flows import Flows
+from peer.methods import Next
 from peer.optim import frozen
 from peer.optim.maps import is_direct, is_dual
 from peer.optim.steps import Constant
@@ -138,6 +139,8 @@ def simulated(graph: Graph, problems: Sequence[Problem], w0: Array, seed: int, n
             n_rounds=n_rounds,
             every=5,
             dtype="f8",
+            method=Next(),
+            codings=(),
             problems=tuple(problems),
             initial=(w0,) * SIX,
             alpha=ALPHA["simulation"],
