@@ -48,6 +48,7 @@ TARGETS: Final = (0.90, 0.95)
 Tree = Mapping[str, Any]
 
 NEXT: Final = "next, partial"
+SHORT: Final = "next, partial, bf16"
 
 GRIDS: Final[Mapping[str, Sequence[Tree]]] = {
     "gradient-descent": [{"method": {"kind": "gradient-descent", "step_size": step}} for step in (0.3, 1.0, 2.0, 4.0)],
@@ -87,10 +88,18 @@ GRIDS: Final[Mapping[str, Sequence[Tree]]] = {
         }
         for tau, alpha in product((0.03, 0.1, 0.3, 1.0), (0.3, 0.5, 1.0))
     ],
+    SHORT: [
+        {
+            "surrogate": {"tau": tau, "inexactness": 0.1, "tolerance": 1e-6},
+            "step": {"alpha": alpha},
+            "transport": {"wire_dtype": "bf16"},
+        }
+        for tau, alpha in product((0.1, 0.3), (0.5, 0.6))
+    ],
 }
 """Settings that are tried, by method."""
 
-MOST: Final[Mapping[str, int]] = {NEXT: 60, "next, auto": 80}
+MOST: Final[Mapping[str, int]] = {NEXT: 60, SHORT: 60, "next, auto": 80}
 """Rounds after which it is given up; 1000 for all others."""
 
 
