@@ -1097,7 +1097,7 @@ def _check_compression(experiment: Experiment) -> None:
         raise ConfigError("compression.gamma", f"expected auto with {RANDOM_K}, found {compression.gamma}")
 
 
-def published_at(pattern: str, peer: int) -> str:
+def published_at(pattern: str, peer: int, key: str = "run.publish") -> str:
     """Where a peer publishes: with its number in the place of {id}, if that is there, and added to the port.
 
     Raises
@@ -1105,9 +1105,9 @@ def published_at(pattern: str, peer: int) -> str:
     ConfigError
         It is no address, or there is no such port.
     """
-    host, port = split_address(pattern.replace("{id}", str(peer)), "run.publish")
+    host, port = split_address(pattern.replace("{id}", str(peer)), key)
     if port + peer > MAX_PORT:
-        raise ConfigError("run.publish", f"expected a port that, with {peer} added, is up to {MAX_PORT}; found {port}")
+        raise ConfigError(key, f"expected a port that, with {peer} added, is up to {MAX_PORT}; found {port}")
     return f"tcp://[{host}]:{port + peer}" if ":" in host else f"tcp://{host}:{port + peer}"
 
 

@@ -41,7 +41,7 @@ class Published:
         self._subscription = Subscription(keys)
         self._experiment: Experiment | None = None
         try:
-            self._subscription.connect(0, settings.published_at(pattern, 0))
+            self._subscription.connect(0, settings.published_at(pattern, 0, "watch"))
         except ConfigError:
             self._subscription.close()
             raise

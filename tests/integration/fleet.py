@@ -17,7 +17,7 @@ from typing import Any, Final, final
 
 import numpy as np
 
-from tests.integration.lab import TIMEOUT_S, Array, Lab, end, free_addresses
+from tests.integration.lab import TIMEOUT_S, Array, Lab, end, free_addresses, metrics, same_finals
 
 RELAY: Final = Path(__file__).with_name("relay.py")
 
@@ -181,3 +181,17 @@ class Fleet:
         """End the relay; what it did, by kind."""
         assert self._relay is not None
         return self._relay.stop()
+
+
+def killed_and_resumed(lab: Lab, tree: Mapping[str, Any], launched: Path) -> None:
+    """Assert that peers of which one is killed after some 30 rounds, and resumed, end as those that were launched."""
+    peers = range(tree["peers"])
+    with Fleet(lab, tree) as fleet:
+        for peer in peers:
+            fleet.start(peer)
+        fleet.wait_until(lambda: len(metrics(fleet.out, 1)) >= 31)
+        fleet.kill(1)
+        fleet.start(1, "--resume")
+        for peer in peers:
+            assert fleet.ended(peer) == (0, "")
+        same_finals(launched, fleet.out, len(peers))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final
 
-from tests.integration.fleet import Fleet
-from tests.integration.lab import Lab, metrics, parameters, same_finals
+from tests.integration.fleet import killed_and_resumed
+from tests.integration.lab import Lab, metrics, parameters
 
 PEERS: Final = 3
 ROUNDS: Final = 120
@@ -31,15 +31,7 @@ def test_a_peer_that_is_killed_goes_on_with_all_that_was_told(tmp_path: Path) ->
         "compression": {"kind": "top-k", "fraction": 0.2},
     }
     launched = lab.launch(lab.experiment(**tree), "launched")
-    with Fleet(lab, tree) as fleet:
-        for peer in range(PEERS):
-            fleet.start(peer)
-        fleet.wait_until(lambda: len(metrics(fleet.out, 1)) >= 31)
-        fleet.kill(1)
-        fleet.start(1, "--resume")
-        for peer in range(PEERS):
-            assert fleet.ended(peer) == (0, "")
-        same_finals(launched, fleet.out, PEERS)
+    killed_and_resumed(lab, tree, launched)
     p = sum(part.size for part in parameters(launched, 0).values())
     lines = [line for line in metrics(launched, 0) if line["neighbors"]]
     a_share = sum(line["bytes_sent"] for line in lines) / sum(len(line["neighbors"]) for line in lines)

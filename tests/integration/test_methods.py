@@ -7,8 +7,8 @@ from typing import Any, Final
 
 import pytest
 
-from tests.integration.fleet import Fleet
-from tests.integration.lab import Lab, metrics, parameters, same_finals
+from tests.integration.fleet import killed_and_resumed
+from tests.integration.lab import Lab, metrics, parameters
 
 PEERS: Final = 2
 ROUNDS: Final = 150
@@ -37,15 +37,7 @@ def test_a_peer_that_is_killed_goes_on_with_all_that_its_method_keeps(kind: str,
         "run": {"checkpoint_every": 7},
     } | METHODS[kind]
     launched = lab.launch(lab.experiment(**tree), "launched")
-    with Fleet(lab, tree) as fleet:
-        for peer in range(PEERS):
-            fleet.start(peer)
-        fleet.wait_until(lambda: len(metrics(fleet.out, 1)) >= 31)
-        fleet.kill(1)
-        fleet.start(1, "--resume")
-        for peer in range(PEERS):
-            assert fleet.ended(peer) == (0, "")
-        same_finals(launched, fleet.out, PEERS)
+    killed_and_resumed(lab, tree, launched)
     p = sum(part.size for part in parameters(launched, 0).values())
     sent = sum(line["bytes_sent"] for line in metrics(launched, 0)) / ROUNDS
     tensors = 2 if kind == "gradient-tracking" else 1
