@@ -107,7 +107,7 @@ def test_bad_input_ends_in_one_line(lab: Lab) -> None:
             (["nowhere"], "nowhere: expected a run directory, found no experiment.toml in it"),
             (["out", "--port", str(port)], f"--port: cannot listen on 127.0.0.1:{port}: Address already in use"),
             (["out", "--port", "70000"], "--port: cannot listen on 127.0.0.1:70000"),
-            (["tcp://127.0.0.1"], "run.publish: expected"),
+            (["tcp://127.0.0.1"], "watch: expected"),
             (["tcp://10.1.2.3:5600"], "--keys: expected keys, for tcp://10.1.2.3:5600 is not of the loopback"),
             (["tcp://10.1.2.3:5600", "--keys", "none"], "transport.keys: expected key files in none"),
         ):
