@@ -119,7 +119,7 @@ def main() -> None:
     parser.add_argument("--clip-w", type=float, default=0.03)
     parser.add_argument("--clip-y", type=float, default=0.008)
     given = parser.parse_args()
-    path = Path(settings.__file__).parent / "default.toml"
+    path = Path(settings.__file__).parents[1] / "default.toml"
     with tempfile.TemporaryDirectory() as folder:
         Cut.of(settings.read(path)).write(Path(folder))
         experiment = settings.read(

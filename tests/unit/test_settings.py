@@ -375,7 +375,7 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
 
 
 def test_the_built_in_experiment_is_valid() -> None:
-    path = Path(settings.__file__).parent / "default.toml"
+    path = Path(settings.__file__).parents[1] / "default.toml"
     assert settings.read(path).data.dataset == "breast-cancer"
 
 
