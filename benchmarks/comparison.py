@@ -59,7 +59,7 @@ def partial(blocks: int) -> list[Tree]:
     """The grid of (11) in so many blocks."""
     return [
         {"surrogate": {"tau": tau, "blocks": blocks, "inexactness": 0.1, "tolerance": 1e-8}, "step": {"alpha": alpha}}
-        for tau, alpha in product((0.1, 0.3, 1.0), (0.3, 0.7))
+        for tau, alpha in product((0.03, 0.1, 0.3, 1.0), (0.3, 0.7, 1.0))
     ]
 
 
@@ -67,12 +67,12 @@ METHODS: Final[Mapping[str, Sequence[Tree]]] = {
     **{f"partial, C = {blocks}": partial(blocks) for blocks in (1, 4, 16)},
     "full": [
         {"surrogate": {"kind": "full", "tau": tau}, "step": {"alpha": alpha}}
-        for tau, alpha in product((0.3, 1.0, 3.0), (0.3, 0.7))
+        for tau, alpha in product((0.1, 0.3, 1.0, 3.0), (0.3, 0.7, 1.0))
     ],
     "gradient tracking": [
-        {"method": {"kind": "gradient-tracking", "step_size": step}} for step in (0.1, 0.3, 1.0, 3.0)
+        {"method": {"kind": "gradient-tracking", "step_size": step}} for step in (0.3, 1.0, 3.0, 10.0)
     ],
-    "gradient descent": [{"method": {"kind": "gradient-descent", "step_size": step}} for step in (0.1, 0.3, 1.0, 3.0)],
+    "gradient descent": [{"method": {"kind": "gradient-descent", "step_size": step}} for step in (0.3, 1.0, 3.0, 10.0)],
 }
 
 
