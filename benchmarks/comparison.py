@@ -6,7 +6,7 @@ central optimum, or the stationary point that central training ends at, relative
 seconds of a processor that one agent needs. Every method has the best of its grid: the least U after the last round.
 
     python -m benchmarks.comparison
-    python -m benchmarks.comparison --png comparison.png
+    python -m benchmarks.comparison --figure comparison.svg
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as peers run; numpy reads 
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, final
 
 import click
 import msgspec
@@ -31,9 +32,13 @@ from peer import central, learning, settings
 from peer.arrays import Vector
 from peer.data import Cut
 from peer.errors import SolveError
+from peer.figures import LINES, Numbers, write
 from peer.problem import Problem
 from peer.settings import Experiment
 from peer.shards import Shard
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Tree = Mapping[str, Any]
 
@@ -125,12 +130,46 @@ def curve(
     return found + [math.inf] * (rounds - len(found)), seconds
 
 
+@final
+@dataclass(frozen=True)
+class Curves:
+    """A panel a data set: how far U is above the optimum after each round, by data set and method."""
+
+    gaps: Mapping[str, Mapping[str, Sequence[float]]]
+
+    def figure(self) -> Figure:
+        """The figure; distances on logarithmic axes."""
+        from matplotlib.figure import Figure
+
+        rows = math.ceil(len(self.gaps) / 2)
+        figure = Figure(figsize=(6.8, 0.5 + 2.4 * rows))
+        panels = figure.subplots(rows, 2, squeeze=False).flat
+        for axes, (name, methods) in zip(panels, self.gaps.items(), strict=False):
+            for (method, gaps), (color, dashes) in zip(methods.items(), LINES, strict=False):
+                axes.semilogy(range(1, len(gaps) + 1), gaps, color=color, linestyle=dashes, label=method)
+            axes.set(title=name, xlabel="round", ylabel="(U - U*) / (U[0] - U*)")
+        for axes in panels:
+            axes.set_axis_off()
+        figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(METHODS) // 2)
+        return figure
+
+    def numbers(self) -> Numbers:
+        """One line a data set, method and round."""
+        rows = (
+            (name, method, n, gap)
+            for name, methods in self.gaps.items()
+            for method, gaps in methods.items()
+            for n, gap in enumerate(gaps, 1)
+        )
+        return ("data", "method", "round", "distance"), rows
+
+
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.option("--data", "names", type=click.Choice(list(DATA)), multiple=True, help="Which; all.")
 @click.option("--seed", type=click.IntRange(0), default=0)
 @click.option("--rounds", type=click.IntRange(max(SHOWN)), default=max(SHOWN))
-@click.option("--png", type=click.Path(path_type=Path), help="Draw the curves there, a panel a data set.")
-def main(names: tuple[str, ...], seed: int, rounds: int, png: Path | None) -> None:
+@click.option("--figure", type=click.Path(path_type=Path), help="Draw the curves there: .svg, .pdf or .png.")
+def main(names: tuple[str, ...], seed: int, rounds: int, figure: Path | None) -> None:
     """Relative distance of U from the central optimum, on four data sets."""
     curves: dict[str, dict[str, list[float]]] = {}
     for name in names or DATA:
@@ -146,21 +185,8 @@ def main(names: tuple[str, ...], seed: int, rounds: int, png: Path | None) -> No
             chosen = {key: value for table in tree.values() for key, value in table.items()}
             told = ", ".join(f"{key} {chosen[key]}" for key in ("tau", "alpha", "step_size") if key in chosen)
             click.echo(f"| {method} | {told} | {' | '.join(f'{gaps[n - 1]:.1e}' for n in SHOWN)} | {seconds:.2f} s |")
-    if png is not None:
-        draw(curves, png)
-
-
-def draw(curves: Mapping[str, Mapping[str, Sequence[float]]], path: Path) -> None:
-    """A panel a data set; distances on a logarithmic axis, as far as they are above the optimum."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(3.2 * len(curves), 3.2), layout="constrained")
-    for axes, (name, methods) in zip(np.atleast_1d(figure.subplots(1, len(curves))), curves.items(), strict=True):
-        for (method, gaps), style in zip(methods.items(), ("-", "--", "-.", ":", "-", "--"), strict=True):
-            axes.semilogy(range(1, len(gaps) + 1), np.maximum(gaps, 1e-12), style, label=method)
-        axes.set(title=name, xlabel="round", ylabel="(U - U*)/(U[0] - U*)")
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize="small")
-    figure.savefig(path, dpi=150)
+    if figure is not None:
+        write(Curves(curves), figure)
 
 
 if __name__ == "__main__":
