@@ -37,7 +37,7 @@ from peer.optim.blocks import in_turn
 from peer.optim.models import Model
 from peer.optim.surrogates import Data
 from peer.problem import Problem
-from peer.transport import Keys, Transport
+from peer.transport import Hub, Keys, Transport
 from topology import PeerId
 
 P = ParamSpec("P")
@@ -126,6 +126,23 @@ class Assignment:
         return folder_of(self.run_dir, self.me)
 
 
+@final
+@dataclass(frozen=True)
+class Company:
+    """What the agents of one process have in common.
+
+    Parameters
+    ----------
+    hub : Hub
+        Of their transports.
+    mathematics : ThreadPoolExecutor
+        The threads on which they compute.
+    """
+
+    hub: Hub
+    mathematics: ThreadPoolExecutor
+
+
 class Life(Protocol):
     """What a host tells of the world outside."""
 
@@ -159,6 +176,8 @@ class Host:
     Parameters
     ----------
     assignment : Assignment
+    company : Company or None
+        None: this peer has its process to itself.
 
     Raises
     ------
@@ -166,9 +185,9 @@ class Host:
         The shard or the initial parameters cannot be used.
     """
 
-    def __init__(self, assignment: Assignment) -> None:
+    def __init__(self, assignment: Assignment, company: Company | None = None) -> None:
         experiment, me = assignment.experiment, assignment.me
-        self.assignment, self.experiment, self.me = assignment, experiment, me
+        self.assignment, self.experiment, self.me, self.company = assignment, experiment, me, company
         self.folder = assignment.folder
         self.shard = learning.shard_of(experiment, me)
         self.initial = learning.initial_of(experiment, me)
@@ -210,7 +229,8 @@ class Host:
         self.life = life
         guess = replace(self.form, n_parameters=self._guess_of_parameters())
         largest = max(guess.max_flow_bytes, guess.max_frame_bytes)
-        self.mathematics = ThreadPoolExecutor(1, thread_name_prefix=MATHEMATICS)
+        company = self.company
+        self.mathematics = company.mathematics if company else ThreadPoolExecutor(1, thread_name_prefix=MATHEMATICS)
         self.cores = ThreadPoolExecutor(self.experiment.surrogate.cores, thread_name_prefix=MATHEMATICS)
         self.transport = Transport(
             me,
@@ -222,6 +242,7 @@ class Host:
             self.drop,
             life.writable,
             life.queue_messages,
+            company.hub if company else None,
         )
         self._opened.callback(self.transport.abandon)
         self.transport.bind(config.bind_of(self.experiment, me, assignment.address), assignment.listener)
@@ -497,7 +518,7 @@ class Host:
         for timer in (self._news, self._telling):
             if timer is not None:
                 timer.cancel()
-        for threads in (self.mathematics, self.cores):
+        for threads in (self.cores, *((self.mathematics,) if self.company is None else ())):
             threads.shutdown(wait=False, cancel_futures=True)
         await self.transport.close()
         if self.writing.acquire(timeout=WRITE_S):  # else half a checkpoint would be left beside the last one

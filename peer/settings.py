@@ -315,6 +315,8 @@ class Run(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         What tells runs of one experiment apart; empty: its name, and what launch adds.
     publish : str
         Where peer 0 tells who listens what it journals, see `peer watch`: tcp://HOST:PORT, peer i at the port plus i.
+    agents_per_process : int
+        Of `peer launch`: how many agents share a process; more than there are: all of them.
     """
 
     mode: str = "rounds"
@@ -325,6 +327,7 @@ class Run(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     departure_s: float = 30.0  # mode "async": without progress for so long, a member counts as gone
     id: str = ""  # what tells runs of one experiment apart; empty: its name
     publish: str = ""
+    agents_per_process: int = 1
 
 
 class Robustness(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -497,12 +500,12 @@ LOCAL: Final = frozenset(
         *("name", "surrogate.cores"),
         *("transport.addresses", "transport.bind", "transport.keys", "run.patience_s", "run.departure_s"),
         *("metrics.tensorboard", "metrics.mlflow", "metrics.openmetrics"),
-        "run.publish",
+        *("run.publish", "run.agents_per_process"),
     }
 )
 """Settings that may differ between the peers of one run: where things are on each host, not what they are; how many
 of its cores are used, which changes no bit; patience of both kinds, so that a run that was given up can be resumed
-with more of it; and who may watch."""
+with more of it; who may watch; and who shares a process with whom."""
 
 FEEDBACK_ALIGNMENT: Final = "feedback-alignment"
 """Of `surrogate.gradient`."""
@@ -591,6 +594,7 @@ RANGES: Final[Mapping[str, tuple[float, float, str]]] = {
     "run.validation_patience": (0, 2**31, "a number of rounds >= 1, or 0 (never stop early)"),
     "run.patience_s": (1e-3, 1e9, "a number of seconds > 0"),
     "run.departure_s": (1e-3, 1e9, "a number of seconds > 0"),
+    "run.agents_per_process": (1, MAX_PEERS, f"1 to {MAX_PEERS}"),
     "compression.fraction": (1e-6, 1.0, "0 < fraction <= 1, at least 1e-6"),
     "compression.gamma": (1e-6, 1.0, '0 < gamma <= 1, at least 1e-6, or "auto"'),
     "robustness.clip_w": (0.0, math.inf, "a radius > 0, or 0 (no clipping)"),
