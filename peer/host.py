@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import secrets
 import socket
 import threading
@@ -66,6 +67,9 @@ it is done, takes 0.1 ms of a processor, and longer where these are few."""
 
 WRITE_S: Final = 5.0
 """How long a peer that ends waits for a checkpoint that is being written: a disk that takes longer counts as full."""
+
+WRITERS: Final = 16
+"""Agents of one process that wait for the disk at a time."""
 
 MATHEMATICS: Final = "mathematics"
 """Name of the threads on which a peer computes."""
@@ -137,10 +141,26 @@ class Company:
         Of their transports.
     mathematics : ThreadPoolExecutor
         The threads on which they compute.
+    disk : ThreadPoolExecutor
+        Those on which they wait for the disk: it takes what several hand it in little more time than what one does.
     """
 
     hub: Hub
     mathematics: ThreadPoolExecutor
+    disk: ThreadPoolExecutor
+
+    @classmethod
+    def of(cls, hub: Hub, n_agents: int) -> Company:
+        """No more threads than agents, to compute on not more than cores either."""
+        n_cores = len(os.sched_getaffinity(0))
+        mathematics = ThreadPoolExecutor(min(n_agents, n_cores), thread_name_prefix=MATHEMATICS)
+        return cls(hub, mathematics, ThreadPoolExecutor(min(n_agents, WRITERS), thread_name_prefix="disk"))
+
+    async def close(self) -> None:
+        """Let go of everything."""
+        for threads in (self.mathematics, self.disk):
+            threads.shutdown(wait=False, cancel_futures=True)
+        await self.hub.close()
 
 
 class Life(Protocol):
@@ -201,10 +221,11 @@ class Host:
         self.held_out: Data | None = None
         self.renewal = learning.renewal_of(experiment)
         self.watch: Watch | None = None
-        self.writing = threading.Lock()
+        self.writing = threading.RLock()
         self.computing_since_s: float | None = None
         self._took_s: dict[Callable[..., object], float] = {}
         self.began_s = time.monotonic()
+        self.incarnation: int | None = None
         self._opened = ExitStack()
         self._news: asyncio.TimerHandle | None = None
         self._telling: asyncio.TimerHandle | None = None
@@ -231,6 +252,7 @@ class Host:
         largest = max(guess.max_flow_bytes, guess.max_frame_bytes)
         company = self.company
         self.mathematics = company.mathematics if company else ThreadPoolExecutor(1, thread_name_prefix=MATHEMATICS)
+        self.disk = company.disk if company else self.mathematics
         self.cores = ThreadPoolExecutor(self.experiment.surrogate.cores, thread_name_prefix=MATHEMATICS)
         self.transport = Transport(
             me,
@@ -252,8 +274,22 @@ class Host:
             self._tell_watchers(settings.to_toml(self.experiment).encode())
         for j, address in links.items():
             self.transport.connect(j, address)
-        self._opened.enter_context(claim(self.folder))
-        return checkpoint.next_incarnation(self.folder / "starts"), secrets.token_hex(8)
+        return self.claim(), secrets.token_hex(8)
+
+    def claim(self) -> int:
+        """Make the peer's folder this process's own, unless that was done already; how often it was started before.
+
+        Raises
+        ------
+        ConfigError
+            Another process has the folder.
+        OSError
+            It cannot be written to.
+        """
+        if self.incarnation is None:
+            self._opened.enter_context(claim(self.folder))
+            self.incarnation = checkpoint.next_incarnation(self.folder / "starts")
+        return self.incarnation
 
     @property
     def address(self) -> str:
@@ -495,6 +531,15 @@ class Host:
     async def on_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Result of a function on the thread of the mathematics, while messages are served."""
         return await asyncio.get_running_loop().run_in_executor(self.mathematics, partial(function, *args, **kwargs))
+
+    async def on_disk(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Result of a function that waits for the disk, while messages are served; `close` waits for it."""
+
+        def written() -> T:
+            with self.writing:
+                return function(*args, **kwargs)
+
+        return await asyncio.get_running_loop().run_in_executor(self.disk, written)
 
     def each(self, function: Callable[[A], T], items: Sequence[A], /) -> Sequence[T]:
         """Apply a function to each item: in turn, or `surrogate.cores` at a time on threads of their own."""

@@ -9,12 +9,10 @@ so, and its neighbors are told; who is waited for, and for how long, is a matter
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Final
@@ -108,10 +106,8 @@ def run_together(assignments: Sequence[Assignment], said: Callable[[PeerId, int,
 
 
 async def _run_together(assignments: Sequence[Assignment], said: Callable[[PeerId, int, str], None]) -> None:
-    threads = min(len(assignments), len(os.sched_getaffinity(0)))
     here, union = [assignment.me for assignment in assignments], assignments[0].ground.union
-    hub = Hub(here, sum(len(union[me]) for me in here))
-    company = Company(hub, ThreadPoolExecutor(threads, thread_name_prefix=MATHEMATICS))
+    company = Company.of(Hub(here, sum(len(union[me]) for me in here)), len(here))
 
     async def one(assignment: Assignment, stop: asyncio.Event) -> None:
         code, line = 1, ""
@@ -121,13 +117,12 @@ async def _run_together(assignments: Sequence[Assignment], said: Callable[[PeerI
             line = bug(error)
             sys.excepthook(type(error), error, error.__traceback__)
         finally:
-            hub.room.leave(assignment.me)
+            company.hub.room.leave(assignment.me)
             said(assignment.me, code, line)
 
     with _told_to_stop(assignments[0].lifeline) as stop:
         await asyncio.gather(*(one(assignment, stop) for assignment in assignments))
-        company.mathematics.shutdown(wait=False, cancel_futures=True)
-        await hub.close()
+        await company.close()
 
 
 def bug(error: BaseException) -> str:
@@ -171,6 +166,8 @@ async def _live(
     server: asyncio.Server | None = None
     try:
         host = Host(assignment, company)
+        if company is not None:
+            await asyncio.get_running_loop().run_in_executor(company.disk, host.claim)
         if assignment.page is not None:
             server = await endpoint.serve(
                 assignment.page, host.tally.text, openmetrics.CONTENT_TYPE, "metrics.openmetrics"
