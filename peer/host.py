@@ -150,9 +150,9 @@ class Company:
     disk: ThreadPoolExecutor
 
     @classmethod
-    def of(cls, hub: Hub, n_agents: int) -> Company:
-        """No more threads than agents, to compute on not more than cores either."""
-        n_cores = len(os.sched_getaffinity(0))
+    def of(cls, hub: Hub, n_agents: int, one_at_a_time: bool) -> Company:
+        """No more threads than agents, and to compute on not more than cores, or, if they take turns, one."""
+        n_cores = 1 if one_at_a_time else len(os.sched_getaffinity(0))
         mathematics = ThreadPoolExecutor(min(n_agents, n_cores), thread_name_prefix=MATHEMATICS)
         return cls(hub, mathematics, ThreadPoolExecutor(min(n_agents, WRITERS), thread_name_prefix="disk"))
 
@@ -226,6 +226,7 @@ class Host:
         self._took_s: dict[Callable[..., object], float] = {}
         self.began_s = time.monotonic()
         self.incarnation: int | None = None
+        self.takes_turns = company is not None and bool(experiment.model.python)
         self._opened = ExitStack()
         self._news: asyncio.TimerHandle | None = None
         self._telling: asyncio.TimerHandle | None = None
@@ -520,7 +521,8 @@ class Host:
 
         self.computing_since_s = time.monotonic()
         try:
-            if self.experiment.surrogate.cores > 1 or self._took_s.get(function, math.inf) > SHORT_S:
+            several = self.experiment.surrogate.cores > 1 or self.takes_turns
+            if several or self._took_s.get(function, math.inf) > SHORT_S:
                 return await self.on_thread(computed)
             result = computed()
         finally:

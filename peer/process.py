@@ -107,7 +107,8 @@ def run_together(assignments: Sequence[Assignment], said: Callable[[PeerId, int,
 
 async def _run_together(assignments: Sequence[Assignment], said: Callable[[PeerId, int, str], None]) -> None:
     here, union = [assignment.me for assignment in assignments], assignments[0].ground.union
-    company = Company.of(Hub(here, sum(len(union[me]) for me in here)), len(here))
+    takes_turns = bool(assignments[0].experiment.model.python)  # one module of PyTorch is all theirs, and holds no two
+    company = Company.of(Hub(here, sum(len(union[me]) for me in here)), len(here), takes_turns)
 
     async def one(assignment: Assignment, stop: asyncio.Event) -> None:
         code, line = 1, ""
