@@ -38,6 +38,9 @@ from topology import PeerId
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 """What interrupts a peer: it writes a checkpoint and ends."""
 
+AGENT_DESCRIPTORS: Final = 12
+"""That an agent needs which has others in its process: 8 were counted, and one or two files that are being replaced."""
+
 CODES: Final[Mapping[type[PeerError], int]] = {
     ConfigError: BAD_INPUT,
     DisagreementError: BAD_INPUT,
@@ -95,7 +98,7 @@ def run_together(assignments: Sequence[Assignment], said: Callable[[PeerId, int,
     """
     union, here = assignments[0].ground.union, {assignment.me for assignment in assignments}
     n_links = sum(len(set(union[me]) - here) for me in here)
-    needed = OWN_DESCRIPTORS * len(here) + LINK_DESCRIPTORS * n_links
+    needed = OWN_DESCRIPTORS + AGENT_DESCRIPTORS * len(here) + LINK_DESCRIPTORS * n_links
     try:
         check_descriptors(needed, f"{len(here)} agents with {n_links} neighbors in other processes")
     except ConfigError as error:
