@@ -110,9 +110,15 @@ def with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--peers", type=int, help="Number of peers, instead of the experiment's.")
 @click.option("--out", type=FOLDER, help="Run directory; runs/NAME where it is not given.")
 @click.option("--central", is_flag=True, help="Train the same network centrally too, and show both.")
+@click.option("--agents-per-process", "together", type=int, metavar="K", help="So many peers share a process; else 1.")
 @with_settings
 def launch(
-    experiment: Path | None, peers: int | None, out: Path | None, central: bool, overrides: tuple[str, ...]
+    experiment: Path | None,
+    peers: int | None,
+    out: Path | None,
+    central: bool,
+    together: int | None,
+    overrides: tuple[str, ...],
 ) -> int:
     """Start every peer of EXPERIMENT on this host; without a file, of the built-in one.
 
@@ -124,6 +130,7 @@ def launch(
     from peer import launcher, settings
 
     given = (*overrides, *([f"peers={peers}"] if peers is not None else []))
+    given += (f"run.agents_per_process={together}",) if together is not None else ()
     what = settings.read(experiment or DEFAULT, given)
     run_dir = out or launcher.free_folder(Path("runs"), what.name)
     watchers: list[Any] = []

@@ -243,7 +243,7 @@ class AsyncLife:
             self.state = await host.compute(self.first, problem, w, alpha, len(self.membership.members))
             if host.watch is not None:
                 self.state = await host.compute(alignment.begun, problem, self.state, host.watch)
-        npz.save(host.initial_path, everything(model, w))
+        await host.on_disk(npz.save, host.initial_path, everything(model, w))
         self.membership.begin(time.monotonic())
         return problem, model
 
@@ -267,7 +267,7 @@ class AsyncLife:
                 problem = await self.open_epoch(problem, opening)
                 saved_n = -1
             if every and (saved_n < 0 or self.state.n - saved_n >= every):
-                await self.host.on_thread(self.keep, self.snapshot(self.state))
+                await self.host.on_disk(self.keep, self.snapshot(self.state))
                 saved_n = self.state.n
             if self.is_complete:
                 break
@@ -275,8 +275,8 @@ class AsyncLife:
                 await self.wake(problem)
         self.membership.know()
         if every:
-            await self.host.on_thread(self.keep, self.snapshot(self.state))
-        npz.save(self.host.folder / "final.npz", everything(model, self.state.w))
+            await self.host.on_disk(self.keep, self.snapshot(self.state))
+        await self.host.on_disk(npz.save, self.host.folder / "final.npz", everything(model, self.state.w))
         self.host.event("done", n=self.state.n, epoch=self.flows.epoch, members=self.flows.members)
 
     @property

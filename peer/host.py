@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import secrets
 import socket
 import threading
@@ -37,7 +38,7 @@ from peer.optim.blocks import in_turn
 from peer.optim.models import Model
 from peer.optim.surrogates import Data
 from peer.problem import Problem
-from peer.transport import Keys, Transport
+from peer.transport import Hub, Keys, Transport
 from topology import PeerId
 
 P = ParamSpec("P")
@@ -66,6 +67,9 @@ it is done, takes 0.1 ms of a processor, and longer where these are few."""
 
 WRITE_S: Final = 5.0
 """How long a peer that ends waits for a checkpoint that is being written: a disk that takes longer counts as full."""
+
+WRITERS: Final = 16
+"""Agents of one process that wait for the disk at a time."""
 
 MATHEMATICS: Final = "mathematics"
 """Name of the threads on which a peer computes."""
@@ -126,6 +130,39 @@ class Assignment:
         return folder_of(self.run_dir, self.me)
 
 
+@final
+@dataclass(frozen=True)
+class Company:
+    """What the agents of one process have in common.
+
+    Parameters
+    ----------
+    hub : Hub
+        Of their transports.
+    mathematics : ThreadPoolExecutor
+        The threads on which they compute.
+    disk : ThreadPoolExecutor
+        Those on which they wait for the disk: it takes what several hand it in little more time than what one does.
+    """
+
+    hub: Hub
+    mathematics: ThreadPoolExecutor
+    disk: ThreadPoolExecutor
+
+    @classmethod
+    def of(cls, hub: Hub, n_agents: int, one_at_a_time: bool) -> Company:
+        """No more threads than agents, and to compute on not more than cores, or, if they take turns, one."""
+        n_cores = 1 if one_at_a_time else len(os.sched_getaffinity(0))
+        mathematics = ThreadPoolExecutor(min(n_agents, n_cores), thread_name_prefix=MATHEMATICS)
+        return cls(hub, mathematics, ThreadPoolExecutor(min(n_agents, WRITERS), thread_name_prefix="disk"))
+
+    async def close(self) -> None:
+        """Let go of everything."""
+        for threads in (self.mathematics, self.disk):
+            threads.shutdown(wait=False, cancel_futures=True)
+        await self.hub.close()
+
+
 class Life(Protocol):
     """What a host tells of the world outside."""
 
@@ -159,6 +196,8 @@ class Host:
     Parameters
     ----------
     assignment : Assignment
+    company : Company or None
+        None: this peer has its process to itself.
 
     Raises
     ------
@@ -166,9 +205,9 @@ class Host:
         The shard or the initial parameters cannot be used.
     """
 
-    def __init__(self, assignment: Assignment) -> None:
+    def __init__(self, assignment: Assignment, company: Company | None = None) -> None:
         experiment, me = assignment.experiment, assignment.me
-        self.assignment, self.experiment, self.me = assignment, experiment, me
+        self.assignment, self.experiment, self.me, self.company = assignment, experiment, me, company
         self.folder = assignment.folder
         self.shard = learning.shard_of(experiment, me)
         self.initial = learning.initial_of(experiment, me)
@@ -182,10 +221,12 @@ class Host:
         self.held_out: Data | None = None
         self.renewal = learning.renewal_of(experiment)
         self.watch: Watch | None = None
-        self.writing = threading.Lock()
+        self.writing = threading.RLock()
         self.computing_since_s: float | None = None
         self._took_s: dict[Callable[..., object], float] = {}
         self.began_s = time.monotonic()
+        self.incarnation: int | None = None
+        self.takes_turns = company is not None and bool(experiment.model.python)
         self._opened = ExitStack()
         self._news: asyncio.TimerHandle | None = None
         self._telling: asyncio.TimerHandle | None = None
@@ -210,7 +251,9 @@ class Host:
         self.life = life
         guess = replace(self.form, n_parameters=self._guess_of_parameters())
         largest = max(guess.max_flow_bytes, guess.max_frame_bytes)
-        self.mathematics = ThreadPoolExecutor(1, thread_name_prefix=MATHEMATICS)
+        company = self.company
+        self.mathematics = company.mathematics if company else ThreadPoolExecutor(1, thread_name_prefix=MATHEMATICS)
+        self.disk = company.disk if company else self.mathematics
         self.cores = ThreadPoolExecutor(self.experiment.surrogate.cores, thread_name_prefix=MATHEMATICS)
         self.transport = Transport(
             me,
@@ -222,6 +265,7 @@ class Host:
             self.drop,
             life.writable,
             life.queue_messages,
+            company.hub if company else None,
         )
         self._opened.callback(self.transport.abandon)
         self.transport.bind(config.bind_of(self.experiment, me, assignment.address), assignment.listener)
@@ -231,8 +275,22 @@ class Host:
             self._tell_watchers(settings.to_toml(self.experiment).encode())
         for j, address in links.items():
             self.transport.connect(j, address)
-        self._opened.enter_context(claim(self.folder))
-        return checkpoint.next_incarnation(self.folder / "starts"), secrets.token_hex(8)
+        return self.claim(), secrets.token_hex(8)
+
+    def claim(self) -> int:
+        """Make the peer's folder this process's own, unless that was done already; how often it was started before.
+
+        Raises
+        ------
+        ConfigError
+            Another process has the folder.
+        OSError
+            It cannot be written to.
+        """
+        if self.incarnation is None:
+            self._opened.enter_context(claim(self.folder))
+            self.incarnation = checkpoint.next_incarnation(self.folder / "starts")
+        return self.incarnation
 
     @property
     def address(self) -> str:
@@ -463,7 +521,8 @@ class Host:
 
         self.computing_since_s = time.monotonic()
         try:
-            if self.experiment.surrogate.cores > 1 or self._took_s.get(function, math.inf) > SHORT_S:
+            several = self.experiment.surrogate.cores > 1 or self.takes_turns
+            if several or self._took_s.get(function, math.inf) > SHORT_S:
                 return await self.on_thread(computed)
             result = computed()
         finally:
@@ -474,6 +533,15 @@ class Host:
     async def on_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Result of a function on the thread of the mathematics, while messages are served."""
         return await asyncio.get_running_loop().run_in_executor(self.mathematics, partial(function, *args, **kwargs))
+
+    async def on_disk(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Result of a function that waits for the disk, while messages are served; `close` waits for it."""
+
+        def written() -> T:
+            with self.writing:
+                return function(*args, **kwargs)
+
+        return await asyncio.get_running_loop().run_in_executor(self.disk, written)
 
     def each(self, function: Callable[[A], T], items: Sequence[A], /) -> Sequence[T]:
         """Apply a function to each item: in turn, or `surrogate.cores` at a time on threads of their own."""
@@ -497,7 +565,7 @@ class Host:
         for timer in (self._news, self._telling):
             if timer is not None:
                 timer.cancel()
-        for threads in (self.mathematics, self.cores):
+        for threads in (self.cores, *((self.mathematics,) if self.company is None else ())):
             threads.shutdown(wait=False, cancel_futures=True)
         await self.transport.close()
         if self.writing.acquire(timeout=WRITE_S):  # else half a checkpoint would be left beside the last one

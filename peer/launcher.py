@@ -1,4 +1,4 @@
-"""Every peer of an experiment as a process of its own on this host, forked from one warm parent.
+"""Every peer of an experiment as a process of its own, or some in each, on this host, forked from one warm parent.
 
 The parent has imported what a peer needs, and nothing else, and has no ZeroMQ context; what
 imports more (scikit-learn) runs `aside` beforehand. So the peers share its memory and
@@ -17,9 +17,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final, final
@@ -143,7 +143,7 @@ def launch(experiment: Experiment, run_dir: Path, watch: Callable[[Path, Experim
         Anything that keeps the run from starting; then nothing was written.
     """
     n, pair = experiment.peers, 2 * (OWN_DESCRIPTORS + LINK_DESCRIPTORS)
-    check_descriptors(n + max(n, pair) + PIPES, f"{n} peers")
+    check_descriptors(n + max(n, pair) + len(groups(experiment)[0]) - 1 + PIPES, f"{n} peers")
     check_installed(experiment.metrics)
     sockets = listeners(experiment)
     try:
@@ -243,11 +243,12 @@ class Watcher:
 @final
 @dataclass(eq=False)
 class _Fleet:
-    """Child processes by peer, each with the pipe on which it reports its end."""
+    """Processes by peer, and the pipe of each peer on which its end is reported: "0 ", or "3 what went wrong"."""
 
     pids: dict[PeerId, int]
     pipes: dict[PeerId, int]
     ended: dict[PeerId, tuple[int, str]]
+    codes: dict[int, int] = field(default_factory=dict)
 
     def supervise(self, watcher: Watcher, goes_on_in: Path | None) -> tuple[int, str, bool]:
         """Wait for all; when one is lost, end the others.
@@ -300,16 +301,20 @@ class _Fleet:
 
     def _collect(self, peer: PeerId) -> None:
         with os.fdopen(self.pipes.pop(peer), "rb") as pipe:
-            said = pipe.read()
-        _, status = os.waitpid(self.pids.pop(peer), 0)
-        code = os.waitstatus_to_exitcode(status)
-        if code < 0:
-            self.ended[peer] = code, f"ended by {signal.Signals(-code).name}"
+            said = pipe.read().decode("utf-8", "replace")
+        pid = self.pids.pop(peer)
+        if pid not in self.codes and (not said or pid not in self.pids.values()):  # it has ended, or is about to
+            _, status = os.waitpid(pid, 0)
+            self.codes[pid] = os.waitstatus_to_exitcode(status)
+        if said:
+            number, _, line = said.partition(" ")
+            self.ended[peer] = int(number), line
         else:
-            self.ended[peer] = code, said.decode("utf-8", "replace")
+            code = self.codes[pid]
+            self.ended[peer] = code, f"ended by {signal.Signals(-code).name}" if code < 0 else ""
 
     def _signal(self, number: signal.Signals) -> None:
-        for pid in self.pids.values():
+        for pid in set(self.pids.values()) - self.codes.keys():
             os.kill(pid, number)
 
 
@@ -345,19 +350,23 @@ def _fleet(
     memory.trim()
     gc.freeze()  # what is alive now stays shared with the peers: the collector does not touch it
     try:
-        for peer in range(experiment.peers):
-            assignment = Assignment(experiment, ground, peer, run_dir, keys[peer], sockets[peer], lifeline=lifeline)
-            reader, writer = os.pipe()
+        for group in groups(experiment):
+            assignments = [
+                Assignment(experiment, ground, peer, run_dir, keys[peer], sockets[peer], lifeline=lifeline)
+                for peer in group
+            ]
+            pipes = {peer: os.pipe() for peer in group}
             pid = os.fork()
             if pid == 0:
-                for pipe in [reader, held, *fleet.pipes.values()]:
+                for pipe in [held, *fleet.pipes.values(), *(reader for reader, _ in pipes.values())]:
                     os.close(pipe)
-                for other in sockets:
-                    if other is not sockets[peer]:
+                for peer, other in enumerate(sockets):
+                    if peer not in pipes:
                         other.close()
-                _child(assignment, writer)
-            os.close(writer)
-            fleet.pids[peer], fleet.pipes[peer] = pid, reader
+                _child(assignments, {peer: writer for peer, (_, writer) in pipes.items()})
+            for peer, (reader, writer) in pipes.items():
+                os.close(writer)
+                fleet.pids[peer], fleet.pipes[peer] = pid, reader
         for listener in sockets:
             listener.close()
         yield fleet
@@ -368,21 +377,37 @@ def _fleet(
         gc.unfreeze()
 
 
-def _child(assignment: Assignment, writer: int) -> None:
-    """The life of a forked peer; never returns."""
+def groups(experiment: Experiment) -> list[range]:
+    """Peers of each process: `run.agents_per_process` that follow each other, which are neighbors on many graphs."""
+    n, k = experiment.peers, experiment.run.agents_per_process
+    return [range(first, min(n, first + k)) for first in range(0, n, k)]
+
+
+def _child(assignments: Sequence[Assignment], writers: Mapping[PeerId, int]) -> None:
+    """The life of a forked process; never returns."""
+    left = dict(writers)
+
+    def said(peer: PeerId, code: int, line: str) -> None:
+        with suppress(OSError), os.fdopen(left.pop(peer), "wb") as pipe:  # the reader may be gone
+            pipe.write(f"{code} {line}".encode())
+
     code, line = 1, ""
     try:
-        code, line = process.run(assignment)
+        if len(assignments) == 1:
+            code, line = process.run(assignments[0])
+        else:
+            process.run_together(assignments, said)
+            code = DONE
     except KeyboardInterrupt:
         code = INTERRUPTED
     except BaseException as error:
-        line = f"a bug of this program: {error!r}"
+        line = process.bug(error)
         sys.excepthook(type(error), error, error.__traceback__)
     finally:
         try:
-            with os.fdopen(writer, "wb") as pipe:
-                pipe.write(line.encode())
-        finally:  # the reader may be gone; this process must not go on as its parent's copy
+            for peer in list(left):
+                said(peer, code, line)
+        finally:  # this process must not go on as its parent's copy
             os._exit(code)
 
 

@@ -1,4 +1,4 @@
-"""One peer process: the only event loop, its signals, and what ends a peer with which exit code.
+"""One process of peers, mostly of one: the only event loop, its signals, and what ends a peer with which exit code.
 
 Policy: what a stranger or a neighbor sends wrongly is dropped, counted, and journaled once
 (`peer.host`); what the host refuses, a full disk, memory, descriptors, ends the peer with a line that says
@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Final
 
@@ -28,12 +30,16 @@ from peer.errors import (
     is_refusal,
     refusal,
 )
-from peer.host import BAD_INPUT, BROKEN, DONE, INTERRUPTED, LOST, MATHEMATICS, Assignment, Host
+from peer.host import BAD_INPUT, BROKEN, DONE, INTERRUPTED, LOST, MATHEMATICS, Assignment, Company, Host
 from peer.rounds_mode import RoundsLife
+from peer.transport import Hub
 from topology import PeerId
 
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 """What interrupts a peer: it writes a checkpoint and ends."""
+
+AGENT_DESCRIPTORS: Final = 12
+"""That an agent needs which has others in its process: 8 were counted, and one or two files that are being replaced."""
 
 CODES: Final[Mapping[type[PeerError], int]] = {
     ConfigError: BAD_INPUT,
@@ -78,15 +84,74 @@ def rehearse(assignments: Sequence[Assignment], limit_s: float) -> None:
             thread.join()
 
 
-async def _run(assignment: Assignment) -> tuple[int, str]:
-    """The life of a peer; of one that stays, one life after the other, as long as somebody may need it."""
+def run_together(assignments: Sequence[Assignment], said: Callable[[PeerId, int, str], None]) -> None:
+    """Run several agents in this process, each to its end, which ends no other.
+
+    They have one event loop, one ZeroMQ context, and no more threads to compute on than there are cores.
+
+    Parameters
+    ----------
+    assignments : sequence of Assignment
+        With one lifeline, and of none that stays.
+    said : callable
+        Called with an agent that has ended, its exit code, and one line on what went wrong.
+    """
+    union, here = assignments[0].ground.union, {assignment.me for assignment in assignments}
+    n_links = sum(len(set(union[me]) - here) for me in here)
+    needed = OWN_DESCRIPTORS + AGENT_DESCRIPTORS * len(here) + LINK_DESCRIPTORS * n_links
+    try:
+        check_descriptors(needed, f"{len(here)} agents with {n_links} neighbors in other processes")
+    except ConfigError as error:
+        for me in here:
+            said(me, BAD_INPUT, str(error))
+        return
+    asyncio.run(_run_together(assignments, said))
+
+
+async def _run_together(assignments: Sequence[Assignment], said: Callable[[PeerId, int, str], None]) -> None:
+    here, union = [assignment.me for assignment in assignments], assignments[0].ground.union
+    takes_turns = bool(assignments[0].experiment.model.python)  # one module of PyTorch is all theirs, and holds no two
+    company = Company.of(Hub(here, sum(len(union[me]) for me in here)), len(here), takes_turns)
+
+    async def one(assignment: Assignment, stop: asyncio.Event) -> None:
+        code, line = 1, ""
+        try:
+            code, line, _ = await _live(assignment, stop, company)
+        except Exception as error:
+            line = bug(error)
+            sys.excepthook(type(error), error, error.__traceback__)
+        finally:
+            company.hub.room.leave(assignment.me)
+            said(assignment.me, code, line)
+
+    with _told_to_stop(assignments[0].lifeline) as stop:
+        await asyncio.gather(*(one(assignment, stop) for assignment in assignments))
+        await company.close()
+
+
+def bug(error: BaseException) -> str:
+    """What cannot happen, in one line."""
+    return f"a bug of this program: {error!r}"
+
+
+@contextmanager
+def _told_to_stop(lifeline: int | None) -> Iterator[asyncio.Event]:
+    """An event that says that this process has to come to its end."""
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     for number in SIGNALS:
         loop.add_signal_handler(number, stop.set)
-    if assignment.lifeline is not None:
-        loop.add_reader(assignment.lifeline, _once, loop, assignment.lifeline, stop.set)
+    if lifeline is not None:
+        loop.add_reader(lifeline, _once, loop, lifeline, stop.set)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     try:
+        yield stop
+    finally:  # the loop closes the descriptor that signals are written to before it lets go of them
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+
+async def _run(assignment: Assignment) -> tuple[int, str]:
+    """The life of a peer; of one that stays, one life after the other, as long as somebody may need it."""
+    with _told_to_stop(assignment.lifeline) as stop:
         while True:
             code, line, absent = await _live(assignment, stop)
             if not assignment.stay or code != DONE or stop.is_set():
@@ -95,16 +160,18 @@ async def _run(assignment: Assignment) -> tuple[int, str]:
                 await stop.wait()
                 return code, line
             assignment = replace(assignment, resume=True)
-    finally:  # the loop closes the descriptor that signals are written to before it lets go of them
-        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
 
 
-async def _live(assignment: Assignment, stop: asyncio.Event) -> tuple[int, str, Sequence[PeerId]]:
+async def _live(
+    assignment: Assignment, stop: asyncio.Event, company: Company | None = None
+) -> tuple[int, str, Sequence[PeerId]]:
     """Exit code and line of one run of a peer, and who may need it still."""
     host: Host | None = None
     server: asyncio.Server | None = None
     try:
-        host = Host(assignment)
+        host = Host(assignment, company)
+        if company is not None:
+            await asyncio.get_running_loop().run_in_executor(company.disk, host.claim)
         if assignment.page is not None:
             server = await endpoint.serve(
                 assignment.page, host.tally.text, openmetrics.CONTENT_TYPE, "metrics.openmetrics"
@@ -131,7 +198,7 @@ async def _live(assignment: Assignment, stop: asyncio.Event) -> tuple[int, str, 
         offender = error.sender if isinstance(error, DisagreementError) else None
     except BaseException as error:
         if not is_refusal(error):
-            line = f"a bug of this program: {error!r}"
+            line = bug(error)
             raise
         code, line = BAD_INPUT, refusal(error)
     finally:

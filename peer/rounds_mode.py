@@ -220,8 +220,8 @@ class RoundsLife:
             if self.renewal is not None:
                 self.state = renewal.begun(self.state)
         if experiment.run.checkpoint_every:
-            checkpoint.save(self.host.checkpoint_path, self.snapshot(self.state))
-        npz.save(self.host.initial_path, everything(model, w))
+            await self.host.on_disk(checkpoint.save, self.host.checkpoint_path, self.snapshot(self.state))
+        await self.host.on_disk(npz.save, self.host.initial_path, everything(model, w))
         return problem, model
 
     async def train(self, problem: Problem, model: Model) -> None:
@@ -235,9 +235,9 @@ class RoundsLife:
             if every == 0:
                 self.rounds.floor = state.n * self.n_steps
             elif state.n % every == 0 or self.is_through(state):
-                await self.host.on_thread(self.keep, self.snapshot(state))
+                await self.host.on_disk(self.keep, self.snapshot(state))
                 self.rounds.floor = state.n * self.n_steps
-        npz.save(self.host.folder / "final.npz", everything(model, validation.result(state)))
+        await self.host.on_disk(npz.save, self.host.folder / "final.npz", everything(model, validation.result(state)))
         kept = {"kept": state.best_n} if state.kept.size else {}
         self.host.event("done", n=state.n, stopped=self.stopped(state) or "iterations", **kept)
         if stopping.is_over(state, self.experiment.run.tolerance):

@@ -448,8 +448,8 @@ class _Work:
 
 
 def cores_of(cell: Cell, simulate: bool, n_cores: int) -> int:
-    """Cores that a cell keeps busy: one if it is simulated, else one a peer, if there are so many."""
-    return 1 if simulate else min(cell.experiment.peers, n_cores)
+    """Cores that a cell keeps busy: one if it is simulated, else one a process, if there are so many."""
+    return 1 if simulate else min(len(launcher.groups(cell.experiment)), n_cores)
 
 
 def run(plan: Plan, out: Path, *, simulate: bool, jobs: int | None, show: Show, n_cores: int) -> list[Result]:

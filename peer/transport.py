@@ -13,6 +13,9 @@ libzmq would look names up on its one thread for all traffic, and hold up every 
 long as a name server is silent, and take the first address only. So names are looked up here, on
 threads of their own, again and again while a neighbor is not connected: one that has moved is
 found, and of several addresses each is tried.
+
+Transports of several agents in one process share a context, and with it the one thread for all their traffic; links
+between them are those of `peer.local_links`, as long as both ends are there.
 """
 
 from __future__ import annotations
@@ -23,10 +26,12 @@ import math
 import secrets
 import socket
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import count
 from typing import Final, cast, final
 from urllib.parse import urlsplit
 
@@ -36,6 +41,7 @@ from zmq.utils import z85
 from peer import memory
 from peer.door import LOOK_S, Door, ask_for_descriptors
 from peer.errors import ConfigError, RemoteError, WireError
+from peer.local_links import End, Room
 from peer.wire import Frame
 from topology import PeerId
 
@@ -83,8 +89,8 @@ WATCHING_MESSAGES: Final = 20_000
 WATCHED_BYTES: Final = 1 << 20
 """Largest of them that is taken from a peer."""
 
-WATCH: Final = b"watch"
-"""Domain of those who listen to what a peer publishes, for the ZAP server."""
+WATCH: Final = b"watch-"
+"""Domain of those who listen to what a peer publishes, for the ZAP server, with the peer's id behind it."""
 
 IN_A_ROW: Final = 64
 """Messages that are taken before everything else in the event loop gets its turn: a millisecond or two. Else
@@ -125,6 +131,13 @@ FRAME_BYTES: Final = 9
 
 ZAP_ENDPOINT: Final = "inproc://zeromq.zap.01"
 
+OWN_SOCKETS, LINK_SOCKETS = 64, 3
+"""Of ZeroMQ, that a transport has beside its links, with those to newcomers, and for each of its links: the two ends of
+monitors count."""
+
+MONITORS: Final = count()
+"""Numbers for their names, which no two of a context may share."""
+
 
 @final
 @dataclass(frozen=True)
@@ -153,18 +166,24 @@ class Keys:
 @final
 @dataclass(frozen=True)
 class Packed:
-    """Frames of one message in the form in which libzmq takes them.
+    """Frames of one message, to be sent to one peer or several.
 
     Parameters
     ----------
-    parts : list
-        bytes, or a frame of ZeroMQ that shares its memory with every copy that is sent.
+    frames : sequence of bytes or memoryview
+        As they were.
     n_bytes : int
-        Of all parts together.
+        Of all together.
     """
 
-    parts: list[zmq.Frame | Frame]
+    frames: Sequence[Frame]
     n_bytes: int
+
+    @cached_property
+    def parts(self) -> list[zmq.Frame | Frame]:
+        """As libzmq takes them: bytes, or a frame of its own that shares its memory with every copy that is sent."""
+        large = [len(frame) >= zmq.COPY_THRESHOLD for frame in self.frames]
+        return [zmq.Frame(frame, copy=False) if big else frame for frame, big in zip(self.frames, large, strict=True)]
 
 
 def new_key_pair() -> tuple[str, str]:
@@ -185,6 +204,60 @@ def public_of(secret: str) -> str:
         return zmq.curve_public(secret.encode()).decode()
     except zmq.ZMQError as error:
         raise ConfigError("transport.keys", f"expected a secret CURVE key: {error.strerror}") from error
+
+
+@final
+class Hub:
+    """What the transports of one process share: a ZeroMQ context, who answers for keys, and the links between them.
+
+    Parameters
+    ----------
+    agents : iterable of int
+        Those of this process, where there are several.
+    n_links : int
+        Their links to others, at most.
+    """
+
+    def __init__(self, agents: Iterable[PeerId] = (), n_links: int = 0) -> None:
+        self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self.room = Room(set(agents))
+        needed = OWN_SOCKETS * len(self.room.expected) + LINK_SOCKETS * n_links
+        if needed > self.context.get(zmq.MAX_SOCKETS):
+            self.context.set(zmq.MAX_SOCKETS, min(needed, self.context.get(zmq.SOCKET_LIMIT)))
+        self._asked: dict[bytes, Callable[[bytes, bytes, str], list[bytes]]] = {}
+        self._zap: zmq.Socket[bytes] | None = None
+
+    def answer(self, domains: Iterable[bytes], asked: Callable[[bytes, bytes, str], list[bytes]]) -> None:
+        """Have a function answer libzmq, which asks of a domain, a key and an address, for sockets of these domains."""
+        if self._zap is None:
+            self._zap = self.context.socket(zmq.REP)
+            self._zap.setsockopt(zmq.LINGER, 0)
+            self._zap.bind(ZAP_ENDPOINT)
+            asyncio.get_running_loop().add_reader(self._zap.FD, self._answer, self._zap)
+        self._asked.update(dict.fromkeys(domains, asked))
+
+    def _answer(self, zap: zmq.Socket[bytes]) -> None:
+        while (request := _receive_now(zap)) is not None:
+            version, number, domain, address, *_, key = (frame.bytes for frame in request)
+            asked = self._asked.get(domain)
+            status = asked(domain, key, address.decode()) if asked is not None else [b"400", b"nobody is here", b""]
+            zap.send_multipart([version, number, *status, b""])
+
+    def stop_answering(self, domains: Iterable[bytes]) -> None:
+        """Let nobody in any more; where none of the functions is left, the last socket of the hub is closed."""
+        for domain in domains:
+            self._asked.pop(domain, None)
+        if self._zap is not None and not self._asked:
+            asyncio.get_running_loop().remove_reader(self._zap.FD)
+            self._zap.close()
+            self._zap = None
+
+    async def close(self) -> None:
+        """End the context, when what was handed to it has left, or LINGER_MS later."""
+        try:
+            await asyncio.to_thread(self.context.destroy)
+        except RuntimeError:  # the host has no thread left for it
+            self.context.destroy()
 
 
 class Transport:
@@ -212,6 +285,8 @@ class Transport:
         come just before `on_connect`.
     queue_messages : int
         Messages that may wait for one neighbor, on this side. `send` refuses those beyond it.
+    hub : Hub or None
+        What it shares with others in this process, and does not close; None: with nobody.
 
     Raises
     ------
@@ -230,6 +305,7 @@ class Transport:
         on_drop: Callable[[RemoteError], None],
         on_writable: Callable[[PeerId], None] | None = None,
         queue_messages: int = QUEUE_MESSAGES,
+        hub: Hub | None = None,
     ) -> None:
         self._me = me
         self._keys = keys
@@ -241,8 +317,12 @@ class Transport:
         self._on_writable = on_writable
         self._queue_messages = queue_messages
         self._loop = asyncio.get_running_loop()
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._is_alone = hub is None
+        self._hub = Hub() if hub is None else hub
+        self._context = self._hub.context
         self._links: dict[PeerId, _Link] = {}
+        self._inside: dict[PeerId, str] = {}
+        self._moving: dict[PeerId, asyncio.TimerHandle] = {}
         self._publisher: zmq.Socket[bytes] | None = None
         self._up: set[PeerId] = set()
         self._full: set[PeerId] = set()
@@ -251,19 +331,31 @@ class Transport:
         self._lookups = ThreadPoolExecutor(LOOKUPS, thread_name_prefix="names")
         self._readable = asyncio.Event()
         self._in_a_row = 0
-        self._n_monitors = 0
         self._last_fd = -1
         self._trimming: asyncio.TimerHandle | None = None
         self._door = Door(0 if keys is None else len(keys.peers), max_frame_bytes, self._turned_away)
         ask_for_descriptors()
         self._next_reread_s = -math.inf
         self._ids = _owners(keys)
+        self._local = End(
+            me,
+            self._hub.room,
+            queue_messages,
+            self._readable.set,
+            on_connect,
+            on_disconnect,
+            on_writable if on_writable is not None else lambda j: None,
+            self._moved_out,
+        )
         try:
-            self._zap = self._serve_zap() if keys is not None else None
+            if keys is not None:
+                self._hub.answer(self._domains, self._asked)
             self._router = self._receiver()
             self._arrivals = self._monitor(self._router, ARRIVALS)
         except zmq.ZMQError as error:
-            self._context.destroy(0)
+            self._hub.stop_answering(self._domains)
+            if self._is_alone:
+                self._context.destroy(0)
             raise OSError(error.errno, error.strerror) from error
         self._loop.add_reader(self._arrivals.FD, self._watch_arrivals)
         self._looking = self._loop.call_soon(self._look)
@@ -277,7 +369,7 @@ class Transport:
         if self._keys is not None:
             router.setsockopt(zmq.CURVE_SERVER, 1)
             router.setsockopt(zmq.CURVE_SECRETKEY, self._keys.secret.encode())
-            router.setsockopt(zmq.ZAP_DOMAIN, b"peer")
+            router.setsockopt(zmq.ZAP_DOMAIN, identity(self._me))
         self._loop.add_reader(router.FD, self._readable.set)
         return router
 
@@ -287,8 +379,7 @@ class Transport:
         It takes all that there is to tell: a full one would hold up the thread of libzmq, and with
         it all traffic, until it is read.
         """
-        self._n_monitors += 1
-        name = f"inproc://monitor-{self._n_monitors}"
+        name = f"inproc://monitor-{next(MONITORS)}"
         end.monitor(name, events)
         monitor = self._context.socket(zmq.PAIR)
         monitor.setsockopt(zmq.RCVHWM, 0)
@@ -329,6 +420,7 @@ class Transport:
             busy = f"; is another peer with id {self._me} running?" if error.errno == zmq.EADDRINUSE else ""
             problem = f"cannot listen on {address}: {error.strerror}{busy}"
             raise ConfigError("transport.addresses", problem) from error
+        self._local.open()
 
     def connect(self, j: PeerId, address: str) -> None:
         """Keep a connection to neighbor j, from now on.
@@ -340,12 +432,15 @@ class Transport:
         OSError
             The host has no descriptors left for it; nothing has changed.
         """
-        if j in self._links:
+        if j in self._links or j in self._inside:
             raise ValueError(f"peer {j} is connected already")
         if self._keys is not None and j not in self._keys.peers:
             self._reread()
             if j not in self._keys.peers:
                 raise ConfigError("transport.keys", f"expected a key for peer {j}, found none")
+        if self._local.connect(j):
+            self._inside[j] = address
+            return
         try:
             dealer = self._context.socket(zmq.DEALER)
         except zmq.ZMQError as error:
@@ -387,6 +482,10 @@ class Transport:
 
         Nothing happens where there is none. `on_disconnect` is not called: the caller knows.
         """
+        if self._inside.pop(j, None) is not None:
+            self._local.disconnect(j)
+            if j in self._moving:
+                self._moving.pop(j).cancel()
         if (link := self._links.pop(j, None)) is None:
             return
         if j in self._searches:
@@ -396,6 +495,16 @@ class Transport:
         self._full.discard(j)
         self._unwatch(link)
         link.dealer.close()
+
+    def _moved_out(self, j: PeerId) -> None:
+        """A neighbor is in this process no more; it may come back as another one, which nobody is in a hurry for."""
+
+        def connect() -> None:
+            del self._moving[j]
+            with suppress(ConfigError, OSError):  # as good as somebody who is not there
+                self.connect(j, self._inside.pop(j))
+
+        self._moving[j] = self._loop.call_later(RECONNECT_MS[1] / 1e3, connect)
 
     def _unwatch(self, link: _Link) -> None:
         self._loop.remove_reader(link.monitor.FD)
@@ -456,6 +565,7 @@ class Transport:
 
     def reconnect(self, j: PeerId) -> None:
         """Drop the connection to a neighbor, and what waits on it, for a new one."""
+        self._local.reconnect(j)
         if j in self._links:
             if j in self._endpoints:
                 self._point(j, self._endpoints[j])
@@ -522,30 +632,22 @@ class Transport:
                 self._on_disconnect(j)
             self.connect(j, address)
 
-    def _serve_zap(self) -> zmq.Socket[bytes]:
-        zap = self._context.socket(zmq.REP)
-        zap.setsockopt(zmq.LINGER, 0)
-        zap.bind(ZAP_ENDPOINT)
+    @property
+    def _domains(self) -> tuple[bytes, bytes]:
+        """Of those who come to be heard, and of those who watch."""
+        return identity(self._me), WATCH + b"%d" % self._me
 
-        def answer() -> None:
-            while (request := _receive_now(zap)) is not None:
-                version, number, domain, address, *_, key = (frame.bytes for frame in request)
-                if key not in self._ids:
-                    self._reread()
-                j = self._ids.get(key)
-                if j is None:
-                    status = [b"400", b"unknown key", b""]
-                    self._on_drop(RemoteError("key", f"a key that is not on the list, from {address.decode()}"))
-                elif domain == WATCH:
-                    status = [b"200", b"OK", identity(j)]
-                elif not self._door.admits(j, self._loop.time()):
-                    status = [b"400", b"not now", b""]
-                else:
-                    status = [b"200", b"OK", identity(j)]
-                zap.send_multipart([version, number, *status, b""])
-
-        self._loop.add_reader(zap.FD, answer)
-        return zap
+    def _asked(self, domain: bytes, key: bytes, address: str) -> list[bytes]:
+        """Status, words and id for somebody with a key, for the ZAP server."""
+        if key not in self._ids:
+            self._reread()
+        j = self._ids.get(key)
+        if j is None:
+            self._on_drop(RemoteError("key", f"a key that is not on the list, from {address}"))
+            return [b"400", b"unknown key", b""]
+        if domain == identity(self._me) and not self._door.admits(j, self._loop.time()):
+            return [b"400", b"not now", b""]
+        return [b"200", b"OK", identity(j)]
 
     # ---- frames ----------------------------------------------------------------------------
 
@@ -558,9 +660,7 @@ class Transport:
 
         Large ones are not copied: arrays behind them must not change any more.
         """
-        large = [len(frame) >= zmq.COPY_THRESHOLD for frame in frames]
-        parts = [zmq.Frame(frame, copy=False) if big else frame for frame, big in zip(frames, large, strict=True)]
-        return Packed(parts, sum(map(len, frames)))
+        return Packed(frames, sum(map(len, frames)))
 
     def send(self, j: PeerId, packed: Packed) -> bool:
         """Hand packed frames to libzmq for peer j; never blocks.
@@ -571,7 +671,9 @@ class Transport:
             False where there is no link, its connection is down, or `queue_messages` wait there already.
         """
         if j not in self._links:
-            return False
+            sent = self._local.send(j, packed.frames)
+            self.bytes_sent += packed.n_bytes if sent else 0
+            return sent
         sent = _send_now(self._links[j].dealer, packed) or (
             # a connection that has just come up is seen only when the socket's events are looked at
             self.writable(j) and _send_now(self._links[j].dealer, packed)
@@ -583,7 +685,7 @@ class Transport:
     def writable(self, j: PeerId) -> bool:
         """Whether `send` would take a message for peer j now; if not, `on_writable` tells when it would."""
         if j not in self._links:
-            return False
+            return self._local.writable(j)
         room = bool(cast(int, self._links[j].dealer.EVENTS) & zmq.POLLOUT)
         (self._full.discard if room else self._full.add)(j)
         return room
@@ -609,11 +711,18 @@ class Transport:
                 self._in_a_row = 0
                 self._door.check(self._last_fd, self._loop.time())
                 await asyncio.sleep(0)  # nothing is in hand that could get lost if this is canceled
-            while (parts := _receive_now(self._router)) is None:
+            handed, parts = self._local.take(), None
+            while handed is None and (parts := _receive_now(self._router)) is None:
                 self._in_a_row = 0
                 self._readable.clear()
                 await self._readable.wait()
+                handed = self._local.take()
             self._in_a_row += 1
+            if handed is not None:
+                self._last_fd = -1
+                self.bytes_received += sum(map(len, handed[1]))
+                return handed
+            assert parts is not None
             envelope, *frames = parts
             self.bytes_received += sum(len(frame) for frame in frames)
             if frames and (sender := self._sender(envelope.bytes, frames)) is not None:
@@ -681,7 +790,7 @@ class Transport:
         if secured and self._keys is not None:
             publisher.setsockopt(zmq.CURVE_SERVER, 1)
             publisher.setsockopt(zmq.CURVE_SECRETKEY, self._keys.secret.encode())
-            publisher.setsockopt(zmq.ZAP_DOMAIN, WATCH)
+            publisher.setsockopt(zmq.ZAP_DOMAIN, self._domains[1])
         try:
             publisher.bind(address.replace("//localhost:", "//127.0.0.1:"))
         except zmq.ZMQError as error:
@@ -696,21 +805,23 @@ class Transport:
     async def close(self) -> None:
         """Close every socket; what was handed to `send` gets LINGER_MS to leave."""
         self._close_sockets()
-        try:
-            await asyncio.to_thread(self._context.term)
-        except RuntimeError:  # the host has no thread left for it
-            self._context.term()
+        if self._is_alone:
+            await self._hub.close()
 
     def abandon(self) -> None:
         """Close every socket at once, and what was not sent is lost."""
         self._close_sockets(linger=0)
-        self._context.term()
+        if self._is_alone:
+            self._context.term()
 
     def _close_sockets(self, linger: int | None = None) -> None:
         if self._router.closed:
             return
+        self._local.close()
         for search in self._searches.values():
             search.cancel()
+        for timer in self._moving.values():
+            timer.cancel()
         self._lookups.shutdown(wait=False, cancel_futures=True)
         for link in self._links.values():
             self._unwatch(link)
@@ -722,10 +833,10 @@ class Transport:
         self._router.disable_monitor()
         if self._publisher is not None:
             self._publisher.close(linger)
-        for end in (self._router, self._arrivals, self._zap):
-            if end is not None:
-                self._loop.remove_reader(end.FD)
-                end.close(linger)
+        for end in (self._router, self._arrivals):
+            self._loop.remove_reader(end.FD)
+            end.close(linger)
+        self._hub.stop_answering(self._domains)
 
 
 @final

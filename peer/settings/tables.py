@@ -301,6 +301,8 @@ class Run(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         What tells runs of one experiment apart; empty: its name, and what launch adds.
     publish : str
         Where peer 0 tells who listens what it journals, see `peer watch`: tcp://HOST:PORT, peer i at the port plus i.
+    agents_per_process : int
+        Of `peer launch`: how many agents share a process; more than there are: all of them.
     """
 
     mode: str = "rounds"
@@ -311,6 +313,7 @@ class Run(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     departure_s: float = 30.0  # mode "async": without progress for so long, a member counts as gone
     id: str = ""  # what tells runs of one experiment apart; empty: its name
     publish: str = ""
+    agents_per_process: int = 1
 
 
 class Robustness(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

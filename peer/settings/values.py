@@ -44,12 +44,12 @@ LOCAL: Final = frozenset(
         *("name", "surrogate.cores"),
         *("transport.addresses", "transport.bind", "transport.keys", "run.patience_s", "run.departure_s"),
         *("metrics.tensorboard", "metrics.mlflow", "metrics.openmetrics"),
-        "run.publish",
+        *("run.publish", "run.agents_per_process"),
     }
 )
 """Settings that may differ between the peers of one run: where things are on each host, not what they are; how many
 of its cores are used, which changes no bit; patience of both kinds, so that a run that was given up can be resumed
-with more of it; and who may watch."""
+with more of it; who may watch; and who shares a process with whom."""
 
 FEEDBACK_ALIGNMENT: Final = "feedback-alignment"
 """Of `surrogate.gradient`."""
@@ -138,6 +138,7 @@ RANGES: Final[Mapping[str, tuple[float, float, str]]] = {
     "run.validation_patience": (0, 2**31, "a number of rounds >= 1, or 0 (never stop early)"),
     "run.patience_s": (1e-3, 1e9, "a number of seconds > 0"),
     "run.departure_s": (1e-3, 1e9, "a number of seconds > 0"),
+    "run.agents_per_process": (1, MAX_PEERS, f"1 to {MAX_PEERS}"),
     "compression.fraction": (1e-6, 1.0, "0 < fraction <= 1, at least 1e-6"),
     "compression.gamma": (1e-6, 1.0, '0 < gamma <= 1, at least 1e-6, or "auto"'),
     "robustness.clip_w": (0.0, math.inf, "a radius > 0, or 0 (no clipping)"),

@@ -94,6 +94,7 @@ def test_who_ends_waits_for_what_is_being_written() -> None:
         threads = SimpleNamespace(shutdown=lambda **how: None)
         opened = SimpleNamespace(close=lambda: None)
         host = SimpleNamespace(
+            company=None,
             _news=None,
             _telling=None,
             mathematics=threads,
