@@ -121,7 +121,7 @@ def table(group: Sequence[Measured]) -> Table:
         ratio, ours, reference = map(stats_of, (one.ratios, one.ours_s, one.reference_s))
         spread = f"{ratio.q1:.3g} to {ratio.q3:.3g}"
         times = in_words(ours.median), in_words(reference.median)
-        found.add_row(one.row.name, *times, f"{ratio.median:.3g}", spread, str(len(one.turns)))
+        found.add_row(one.name, *times, f"{ratio.median:.3g}", spread, str(len(one.turns)))
     return found
 
 

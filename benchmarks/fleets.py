@@ -68,7 +68,7 @@ def _exchange_rows() -> list[Row]:
             ours="a round of the parts of a peer without its mathematics: transport, wire, checks, journal",
             reference="a round of bare TCP sockets with epoll",
             work=f"ring of {exchange.N_PEERS}, p = {p:,}, {16 * p / 1e3:,.0f} kB to each neighbor",
-            clock="wall",
+            clocks=("wall", "processor"),
             turns=(9, 5),
             ready=_exchange(p),
         )
@@ -103,7 +103,7 @@ def _round_rows() -> list[Row]:
             ours="a peer's processor in a round: (4) to (8), messages, encryption, checks, journal",
             reference="its calls into LAPACK and BLAS, passes, jvp and vjp, clocked in every other round",
             work=f"{ROUND_PEERS} peers, built-in experiment, {dataset}",
-            clock="processor",
+            clocks=("processor",),
             turns=(7, 3),
             ready=_round(dataset),
         )
@@ -196,7 +196,7 @@ def _start_rows() -> list[Row]:
             ours="peer launch: from the first fork until every peer knows all sample counts, keys included",
             reference="forks with bare TCP sockets that pass on their counts around the ring",
             work=f"{N_STARTED} peers on a ring",
-            clock="wall",
+            clocks=("wall",),
             turns=(9, 3),
             ready=_start,
         )

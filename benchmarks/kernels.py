@@ -100,7 +100,7 @@ def _wire_rows() -> list[Row]:
             ours=ours,
             reference="memcpy of as many bytes",
             work=f"p = {p:,}, {n_bytes * p / 1e3:,.0f} kB",
-            clock="processor",
+            clocks=("processor",),
             turns=TURNS,
             ready=ready(p),
         )
@@ -142,7 +142,7 @@ def _mixing_rows() -> list[Row]:
             ours="agent.exchange: the sums of (7) and (8), and whether they are finite",
             reference="BLAS daxpy for each vector of these sums",
             work=f"{n} neighbors, p = {MIXED:,}",
-            clock="processor",
+            clocks=("processor",),
             turns=TURNS,
             ready=_mixing(n),
         )
@@ -253,7 +253,7 @@ def _solver_rows() -> list[Row]:
             ours=ours,
             reference=reference,
             work=f"{size}, digits, squared loss",
-            clock="processor",
+            clocks=("processor",),
             turns=TURNS,
             ready=_solve(widths, m, products, from_root),
         )
@@ -269,7 +269,7 @@ def _product_rows() -> list[Row]:
             ours=f"{name} of a multilayer perceptron: {what}",
             reference="its three products of matrices, BLAS dgemm",
             work=f"{'-'.join(map(str, widths))}, {m} samples",
-            clock="processor",
+            clocks=("processor",),
             turns=TURNS,
             ready=_product(size, name == "vjp"),
         )
@@ -340,7 +340,7 @@ def _writing_rows() -> list[Row]:
         ours="Journal.round: a line of metrics, encoded, written, flushed",
         reference="write of the same bytes",
         work=f"{len(json.dumps(LINE)) + 1} bytes",
-        clock="processor",
+        clocks=("processor",),
         turns=TURNS,
         ready=_line,
     )
@@ -351,7 +351,7 @@ def _writing_rows() -> list[Row]:
             ours="checkpoint.save: w, y, gradient and a share, written beside, synced, put in place, synced",
             reference="write of the same bytes into a new file, and fsync",
             work=f"p = {p:,}, {40 * p / 1e3:,.0f} kB",
-            clock="wall",
+            clocks=("wall",),
             turns=TURNS,
             ready=_checkpoint(p),
         )

@@ -62,7 +62,7 @@ def _words(group: Sequence[Measured]) -> str:
     """What is measured in a group: a sentence for each pair of sides."""
     pairs: dict[tuple[str, str, str], list[str]] = {}
     for one in group:
-        pairs.setdefault((one.row.ours, one.row.reference, one.row.clock), []).append(one.row.name)
+        pairs.setdefault((one.row.ours, one.row.reference, one.clock), []).append(one.name)
     return "".join(
         markup.note(f"{', '.join(names)}: {ours}; beside {reference}; {CLOCKS[clock]}.")
         for (ours, reference, clock), names in pairs.items()
@@ -78,7 +78,7 @@ def _line(one: Measured) -> list[str]:
     ratio, ours, reference = map(stats_of, (one.ratios, one.ours_s, one.reference_s))
     calls = one.turns[0].calls
     return [
-        one.row.name,
+        one.name,
         f"{ratio.median:.3g}",
         f"{ratio.q1:.3g} to {ratio.q3:.3g}",
         f"{ratio.min:.3g} to {ratio.max:.3g}",
@@ -90,7 +90,9 @@ def _line(one: Measured) -> list[str]:
 
 
 def _again(group: Sequence[Measured], occasion: Occasion) -> str:
-    return markup.folded("Commands", markup.pre([command_of(one.row.name, occasion) for one in group]))
+    return markup.folded(
+        "Commands", markup.pre(list(dict.fromkeys(command_of(one.row.name, occasion) for one in group)))
+    )
 
 
 # ---- drawing -------------------------------------------------------------------------------
@@ -115,7 +117,7 @@ def plot(group: Sequence[Measured]) -> str:
             parts.append(_stroke(x(ratio), bottom - 17.0, x(ratio), bottom, f"stroke:var({color});stroke-width:1"))
     for k, one in enumerate(group):
         parts += _row(one, TITLE + LINE * k, x)
-    label = f"{name}: " + ", ".join(f"{one.row.name} {stats_of(one.ratios).median:.3g}" for one in group)
+    label = f"{name}: " + ", ".join(f"{one.name} {stats_of(one.ratios).median:.3g}" for one in group)
     return (
         f'<figure><svg viewBox="0 0 {WIDTH:g} {height:g}" role="img" aria-label="{escape(label)}">'
         f"{''.join(parts)}</svg></figure>"
@@ -125,10 +127,10 @@ def plot(group: Sequence[Measured]) -> str:
 def _row(one: Measured, top: float, x: Callable[[float], float]) -> list[str]:
     """The name and median of a row, and below them its turns."""
     stats, middle = stats_of(one.ratios), top + 27.0
-    words = f"{one.row.name}: {stats.median:.3g}, middle half {stats.q1:.3g} to {stats.q3:.3g}; {one.row.work}"
+    words = f"{one.name}: {stats.median:.3g}, middle half {stats.q1:.3g} to {stats.q3:.3g}; {one.row.work}"
     return [
         f"<g><title>{escape(words)}</title>",
-        _text(0.0, top + 14.0, one.row.name, "start", "font-size:12px"),
+        _text(0.0, top + 14.0, one.name, "start", "font-size:12px"),
         _text(WIDTH, top + 14.0, f"{stats.median:.3g}", "end", "font-size:12px;font-weight:600"),
         *(
             f'<circle cx="{x(ratio):.1f}" cy="{middle:g}" r="2.5" style="fill:var(--running);opacity:.35"/>'

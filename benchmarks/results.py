@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from importlib import metadata
 from math import isfinite
 from pathlib import Path
-from statistics import median
 from typing import Any, Final, final
 
 import msgspec
@@ -154,29 +153,24 @@ def document(found: Sequence[Measured], occasion: Occasion) -> dict[str, Any]:
 
 def _entry(one: Measured, occasion: Occasion) -> dict[str, Any]:
     row, ratio = one.row, stats_of(one.ratios)
-    both = {"wall": [took.ours[0] / took.reference[0] for took in one.turns]}
-    both["processor"] = [took.ours[1] / took.reference[1] for took in one.turns]
     return {
         "group": row.group,
-        "name": row.name,
-        "fullname": f"benchmarks/{row.group}::{row.name}",
+        "name": one.name,
+        "fullname": f"benchmarks/{row.group}::{one.name}",
         "params": None,
         "param": None,
         "extra_info": {
             "ours": row.ours,
             "reference": row.reference,
             "work": row.work,
-            "clock": row.clock,
+            "clock": one.clock,
             "command": command_of(row.name, occasion),
             "ratio": ratio.median,
             "ratio_stats": ratio.as_dict(),
             "ratios": one.ratios,
-            "ratio_by_clock": {
-                clock: median(ratios) for clock, ratios in both.items() if all(isfinite(ratio) for ratio in ratios)
-            },
             "reference_stats": stats_of(one.reference_s).as_dict(),
         },
-        "options": {"timer": "process_time" if row.clock == "processor" else "monotonic", "warmup": True},
+        "options": {"timer": "process_time" if one.clock == "processor" else "monotonic", "warmup": True},
         "stats": {**stats_of(one.ours_s).as_dict(), "data": one.ours_s, "iterations": one.turns[0].calls},
     }
 

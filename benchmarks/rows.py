@@ -89,8 +89,8 @@ class Row:
         What each side does, in words.
     work : str
         How much of it, in words: what a ratio depends on.
-    clock : Clock
-        Which seconds count.
+    clocks : tuple of Clock
+        Which seconds count; each is a line of its own.
     turns : (int, int)
         Turns, and where it has to be quick.
     ready : callable
@@ -102,7 +102,7 @@ class Row:
     ours: str
     reference: str
     work: str
-    clock: Clock
+    clocks: tuple[Clock, ...]
     turns: tuple[int, int]
     ready: Callable[[Setting], Turn]
 
@@ -110,27 +110,34 @@ class Row:
 @final
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """A row, and all its turns.
+    """A row, and all its turns, by one of its clocks.
 
     Parameters
     ----------
     row : Row
     turns : sequence of Took
         At least one.
+    clock : Clock
     """
 
     row: Row
     turns: Sequence[Took]
+    clock: Clock
+
+    @property
+    def name(self) -> str:
+        """The row's, with that of the clock, if it is not the row's first one."""
+        return self.row.name if self.clock == self.row.clocks[0] else f"{self.row.name}-{self.clock}"
 
     @property
     def ours_s(self) -> list[float]:
-        """Seconds of ours, by the row's clock."""
-        return [_by(self.row.clock, took.ours) for took in self.turns]
+        """Seconds of ours."""
+        return [_by(self.clock, took.ours) for took in self.turns]
 
     @property
     def reference_s(self) -> list[float]:
         """Seconds of the reference."""
-        return [_by(self.row.clock, took.reference) for took in self.turns]
+        return [_by(self.clock, took.reference) for took in self.turns]
 
     @property
     def ratios(self) -> list[float]:
@@ -209,7 +216,8 @@ def measure(
         group = list(members)
         with setting.closing:
             took = _turns(group, setting)
-        done = [Measured(row, turns) for row, turns in zip(group, took, strict=True)]
+        pairs = zip(group, took, strict=True)
+        done = [Measured(row, turns, clock) for row, turns in pairs for clock in row.clocks]
         tell(done)
         found += done
     return found

@@ -44,7 +44,7 @@ def row(name: str, group: str, ratios: Sequence[float], clock: rows.Clock = "pro
     def ready(setting: Setting) -> Turn:
         return lambda: Took((2.0 * (ratio := next(left)), ratio), (2.0, 1.0), 10)
 
-    return Row(name, group, f"ours of {name} & more", f"a < b of {name}", "p = 1", clock, (len(ratios), 1), ready)
+    return Row(name, group, f"ours of {name} & more", f"a < b of {name}", "p = 1", (clock,), (len(ratios), 1), ready)
 
 
 def measured(changed: Mapping[str, Sequence[float]] = MappingProxyType({})) -> list[Measured]:
@@ -76,7 +76,7 @@ def test_turns_of_the_rows_of_a_group_alternate() -> None:
             taken.append(name)
             return Took((1.0, 1.0), (1.0, 1.0))
 
-        return Row(name, group, "", "", "", "wall", (n, 1), lambda setting: turn)
+        return Row(name, group, "", "", "", ("wall",), (n, 1), lambda setting: turn)
 
     known, told = [noted("a", "one", 3), noted("b", "one", 2), noted("c", "two", 1)], list[list[str]]()
     found = rows.measure(known, Setting(7, False, Path()), lambda group: told.append([one.row.name for one in group]))
@@ -178,13 +178,15 @@ def test_pytest_benchmark_compares_two_files(
     assert changes == {"still": "+0.0%", "moving": "+100.0%", "wild": "+0.0%"}
 
 
-def test_what_a_processor_did_not_count_is_left_out() -> None:
-    nothing = float("nan")
-    took = [Took((2.0, nothing), (1.0, nothing))]
-    one = Measured(row("a", "one", [1.0], "wall"), took)
-    (entry,) = results.document([one], OCCASION)["benchmarks"]
-    assert entry["extra_info"]["ratio_by_clock"] == {"wall": 2.0}
-    json.dumps(entry, allow_nan=False)
+def test_a_row_by_two_clocks_has_two_lines_and_one_command() -> None:
+    both = replace(row("a", "one", [3.0, 4.0]), clocks=("wall", "processor"))
+    found = rows.measure([both], Setting(7, False, Path()))
+    entries = results.document(found, OCCASION)["benchmarks"]
+    assert [(entry["name"], entry["stats"]["data"]) for entry in entries] == [
+        ("a", [6.0, 8.0]),
+        ("a-processor", [3.0, 4.0]),
+    ]
+    assert page(found, OCCASION).count("--only a --seed 7") == 1
 
 
 # ---- the page ------------------------------------------------------------------------------
