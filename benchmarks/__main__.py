@@ -133,13 +133,12 @@ def compare(old: Saved, new: Saved, threshold: float, console: Console) -> bool:
     moved = [change for change in found if change.is_slower or change.is_faster]
     if moved:
         shown = Table(title="changed beyond the spread", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-        for name in ("row", "ratio before", "ratio now", "factor", ""):
-            shown.add_column(name, justify="left" if name in ("row", "") else "right", no_wrap=True)
+        shown.add_column("row", no_wrap=True)
+        for name in ("middle half before", "now", "factor of medians"):
+            shown.add_column(name, justify="right", no_wrap=True)
         for change in moved:
-            before, now = (
-                f"{median:.3g} ({first:.3g} to {third:.3g})" for first, median, third in (change.old, change.new)
-            )
-            shown.add_row(change.name, before, now, f"{change.factor:.2f}", "slower" if change.is_slower else "faster")
+            halves = (f"{first:.3g} to {third:.3g}" for first, _, third in (change.old, change.new))
+            shown.add_row(change.name, *halves, f"{change.factor:.2f} {'slower' if change.is_slower else 'faster'}")
         console.print(shown)
     slower = [change for change in found if change.is_slower and change.factor > 1.0 + threshold]
     click.echo(

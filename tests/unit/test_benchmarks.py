@@ -236,8 +236,8 @@ def compared(tmp_path: Path, changed: Mapping[str, Sequence[float]], *given: obj
 def test_a_comparison_finds_the_row_that_became_slower_and_no_other(tmp_path: Path) -> None:
     found = compared(tmp_path, {"moving": [2.9, 3.0, 3.1]})
     assert found.exit_code == 1
-    lines = [line.split() for line in found.output.splitlines() if line.split() and line.split()[-1] == "slower"]
-    assert [(line[0], line[-2]) for line in lines] == [("moving", "1.43")]
+    told = [line.split() for line in found.output.splitlines() if line.endswith("slower ")]
+    assert [(words[0], words[-2]) for words in told] == [("moving", "1.43")]
     assert "3 rows compared: 1 slower beyond the spread, 1 of them by more than 25%; 0 faster" in found.output
 
 
