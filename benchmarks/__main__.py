@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 
 import click
@@ -54,15 +55,19 @@ def main(
     threshold: float,
 ) -> None:
     """Measure everything beside what the bare machine gives for the same work, in turns."""
-    console = Console()
+    console, failed = Console(), list[str]()
     try:
+        if new is not None and old is None:
+            raise ConfigError("--found", f"expected --compare OLD.json beside it, found {new} alone")
         before = None if old is None else results.read(old)
         if new is None:
-            new = write(rows(names), quick, seed, out, console)
-        if before is not None and not compare(before, results.read(new), threshold, console):
-            sys.exit(1)
+            new, failed = write(rows(names), quick, seed, out, console)
+        good = before is None or compare(before, results.read(new), threshold, console)
     except ConfigError as error:
         raise click.UsageError(str(error)) from error
+    if failed or not good:
+        click.echo("".join(f"not measured: {words}\n" for words in failed), err=True, nl=False)
+        sys.exit(1)
 
 
 def rows(names: Sequence[str]) -> list[Row]:
@@ -81,8 +86,8 @@ def rows(names: Sequence[str]) -> list[Row]:
         raise ConfigError("--only", f"expected one of {words}; found {error.args[0]}") from error
 
 
-def write(known: Sequence[Row], quick: bool, seed: int, out: Path, console: Console) -> Path:
-    """Measure some rows, show them, and write both files; where the one with the numbers is.
+def write(known: Sequence[Row], quick: bool, seed: int, out: Path, console: Console) -> tuple[Path, list[str]]:
+    """Measure some rows, show them, and write both files; where the one with the numbers is, and which groups failed.
 
     Raises
     ------
@@ -92,8 +97,16 @@ def write(known: Sequence[Row], quick: bool, seed: int, out: Path, console: Cons
     load, began_s = os.getloadavg()[0], time.monotonic()
     gc.collect()
     gc.freeze()  # many rows fork
+    found, failed = list[Measured](), list[str]()
     with tempfile.TemporaryDirectory() as folder:
-        found = measure(known, Setting(seed, quick, Path(folder)), lambda group: console.print(table(group)))
+        for group, members in groupby(known, lambda row: row.group):
+            try:
+                done = measure(list(members), Setting(seed, quick, Path(folder)))
+            except RuntimeError as error:  # of processes: a fleet that did not start costs no other row
+                failed.append(f"{group}: {error}")
+                continue
+            console.print(table(done))
+            found += done
     gc.unfreeze()
     occasion = Occasion.now(seed, quick, load, time.monotonic() - began_s)
     from benchmarks.page import page  # matplotlib comes with it: what is forked for a row goes without
@@ -108,7 +121,7 @@ def write(known: Sequence[Row], quick: bool, seed: int, out: Path, console: Cons
     for key, words in occasion.facts().items():
         click.echo(f"{key}: {words}")
     click.echo(f"written: {path}, {beside}")
-    return path
+    return path, failed
 
 
 def table(group: Sequence[Measured]) -> Table:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from itertools import groupby
 from pathlib import Path
 from typing import Final, Literal, TypeAlias, final
 
@@ -198,38 +197,20 @@ def chosen(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
     return [row for row in rows if not names or row.name in names or row.group in names]
 
 
-def measure(
-    rows: Sequence[Row], setting: Setting, tell: Callable[[Sequence[Measured]], None] = lambda found: None
-) -> list[Measured]:
-    """Take all turns of some rows, group by group.
+def measure(group: Sequence[Row], setting: Setting) -> list[Measured]:
+    """Take all turns of some rows: the first of all, the second of all, and so on.
 
-    Parameters
-    ----------
-    rows : sequence of Row
-        Those of a group stand together.
-    setting : Setting
-    tell : callable
-        Is told of each group when it is done.
+    Raises
+    ------
+    RuntimeError
+        Processes failed.
     """
-    found: list[Measured] = []
-    for _, members in groupby(rows, lambda row: row.group):
-        group = list(members)
-        with setting.closing:
-            took = _turns(group, setting)
-        pairs = zip(group, took, strict=True)
-        done = [Measured(row, turns, clock) for row, turns in pairs for clock in row.clocks]
-        tell(done)
-        found += done
-    return found
-
-
-def _turns(group: Sequence[Row], setting: Setting) -> list[list[Took]]:
-    """All turns of each row of a group: the first of all, the second of all, and so on."""
-    ready = [row.ready(setting) for row in group]
-    counts = [row.turns[setting.quick] for row in group]
-    took: list[list[Took]] = [[] for _ in group]
-    for k in range(max(counts)):
-        for turn, turns, count in zip(ready, took, counts, strict=True):
-            if k < count:
-                turns.append(turn())
-    return took
+    with setting.closing:
+        ready = [row.ready(setting) for row in group]
+        counts = [row.turns[setting.quick] for row in group]
+        took: list[list[Took]] = [[] for _ in group]
+        for k in range(max(counts)):
+            for turn, turns, count in zip(ready, took, counts, strict=True):
+                if k < count:
+                    turns.append(turn())
+    return [Measured(row, turns, clock) for row, turns in zip(group, took, strict=True) for clock in row.clocks]

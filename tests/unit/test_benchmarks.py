@@ -78,10 +78,9 @@ def test_turns_of_the_rows_of_a_group_alternate() -> None:
 
         return Row(name, group, "", "", "", ("wall",), (n, 1), lambda setting: turn)
 
-    known, told = [noted("a", "one", 3), noted("b", "one", 2), noted("c", "two", 1)], list[list[str]]()
-    found = rows.measure(known, Setting(7, False, Path()), lambda group: told.append([one.row.name for one in group]))
-    assert "".join(taken) == "ababac"
-    assert told == [["a", "b"], ["c"]]
+    known = [noted("a", "one", 3), noted("b", "one", 2), noted("c", "one", 1)]
+    found = rows.measure(known, Setting(7, False, Path()))
+    assert "".join(taken) == "abcaba"
     assert [len(one.turns) for one in found] == [3, 2, 1]
     assert [len(one.turns) for one in rows.measure(known, Setting(7, True, Path()))] == [1, 1, 1]
 
@@ -314,3 +313,19 @@ def test_the_command_measures_writes_and_compares(tmp_path: Path, monkeypatch: p
     assert again.exit_code == 0, again.output
     assert "1 rows compared: 0 slower" in again.output
     assert invoke("--compare", tmp_path / "none.json").exit_code == 2
+
+
+def test_what_fails_costs_no_other_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ready(setting: Setting) -> Turn:
+        raise RuntimeError("2 of 16 peers failed")
+
+    fails = replace(row("start", "fleet", [1.0]), ready=ready)
+    monkeypatch.setattr(kernels, "rows", lambda: [fails, row("a", "one", [1.0, 1.1, 1.2])])
+    monkeypatch.setattr(fleets, "rows", list)
+    found = invoke("--out", tmp_path)
+    assert found.exit_code == 1
+    assert "not measured: fleet: 2 of 16 peers failed" in found.output
+    assert [entry.name for entry in results.read(tmp_path / "benchmarks.json").benchmarks] == ["a"]
+    refusal = invoke("--found", tmp_path / "benchmarks.json")
+    assert refusal.exit_code == 2
+    assert "--found: expected --compare" in refusal.output
