@@ -7,7 +7,7 @@ TOOLS ?= .venv-tools
 TORCH ?= torch==2.13.*
 BIN = $(VENV)/bin
 
-.PHONY: demo test test-faults test-frameworks test-pages test-tools test-containers test-kills test-async simulate bench clean
+.PHONY: demo test test-faults test-frameworks test-pages test-tools test-containers test-kills test-async simulate bench bench-tables clean
 
 demo: $(VENV)/demo        ## the main job on a real data set: 8 peers learn to diagnose tumors
 	$(BIN)/peer launch
@@ -48,7 +48,10 @@ simulate: $(VENV)/dev     ## 10,000 simulated runs on all cores: 8,000 seeds in 
 	$(BIN)/python -m tests.simulate --mode async --seeds 0:2000
 	$(BIN)/python -m tests.simulate --mode short --seeds 0:500
 
-bench: $(VENV)/dev        ## ratios to raw sockets, what a fleet weighs, what a slow peer costs, what blocks and batches save
+bench: $(VENV)/dev        ## ours beside bare sockets, LAPACK and memcpy, on one page: benchmarks.html; ten minutes
+	$(BIN)/python -m benchmarks
+
+bench-tables: $(VENV)/dev ## the long tables: what a fleet weighs, what a slow peer costs, what blocks and batches save
 	$(BIN)/python -m benchmarks.exchange
 	$(BIN)/python -m benchmarks.fleet
 	$(BIN)/python -m benchmarks.slow

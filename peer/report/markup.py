@@ -13,7 +13,7 @@ LONG: Final = 48
 """Letters of a cell from which on it has several lines."""
 
 
-def page(title: str, kind: str, verdict: str, sections: Sequence[str]) -> str:
+def page(title: str, kind: str, verdict: str, sections: Sequence[str], writer: str = "peer report") -> str:
     """A whole page, which needs nothing outside it; `kind` is done, running or failed."""
     body = "\n".join(part for part in sections if part)
     return f"""<!DOCTYPE html>
@@ -38,7 +38,7 @@ def page(title: str, kind: str, verdict: str, sections: Sequence[str]) -> str:
 <main>
 {body}
 </main>
-<footer>Written by <code>peer report</code> of next-peer {escape(__version__)}.</footer>
+<footer>Written by <code>{escape(writer)}</code> of next-peer {escape(__version__)}.</footer>
 </body>
 </html>
 """
