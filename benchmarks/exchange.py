@@ -9,6 +9,9 @@ queued one must not change, a line in the journal; only the mathematics is left 
 the same, encrypted. Every measurement forks its own peers from this process, and the variants
 take turns, so that what else this host does hits all of them; the processor time, which depends
 less on that, is printed beside the rate. `curve` has to be asked for: `--variant raw --variant curve`.
+So has `zmq`: a ROUTER that receives and a DEALER for each neighbor, which block, without an event loop; it checks
+nothing but the number of the round. It is what ZeroMQ in Python can do at best.
+`--profile` tells, for one measurement of each variant, the processor time of a peer in a round by what it was spent on.
 """
 
 from __future__ import annotations
@@ -35,9 +38,13 @@ from typing import Final, final
 
 import click
 import numpy as np
+import zmq
 
+from benchmarks.split import LOOP, OTHERS, Split, table
 from peer import memory, wire
-from peer.errors import RemoteError
+from peer import transport as transport_module
+from peer.arrays import Vector
+from peer.changes import Changes
 from peer.journal import Journal
 from peer.roster import Roster
 from peer.rounds import Rounds
@@ -85,12 +92,15 @@ class Cell:
         For the journals.
     keys : tuple of Keys or None
         Of each peer; None talks in the clear.
+    profiled : bool
+        Whether to tell what the processor time was spent on.
     """
 
     p: int
     n_rounds: int
     folder: Path
     keys: tuple[Keys, ...] | None
+    profiled: bool = False
 
     @property
     def warm_up(self) -> int:
@@ -101,13 +111,19 @@ class Cell:
 Moment = tuple[float, float]
 """Seconds on the clock that all processes of a host share, and of processor time of one of them."""
 
-Interval = tuple[Moment, Moment]
-"""Start and end of the rounds that count."""
+Interval = tuple[Moment, Moment, Mapping[str, float]]
+"""Start and end of the rounds that count, and seconds of processor time by part, if they were asked for."""
 
 
 def now() -> Moment:
     """The present moment."""
     return time.monotonic(), time.process_time()
+
+
+def filled(vector: Vector, number: float) -> Vector:
+    """The vector, with one number everywhere."""
+    vector.fill(number)
+    return vector
 
 
 # ---- bare sockets --------------------------------------------------------------------------
@@ -164,16 +180,19 @@ def raw(cell: Cell, me: PeerId, listener: socket.socket, addresses: Sequence[tup
     header = bytearray(HEADER.size)
     frames = [memoryview(header), y.data.cast("B"), z.data.cast("B")]
     lines = [_Line(end, HEADER.size + payload) for end in (preceding, following)]
+    split = Split({"arrays": (filled,)}, "sockets, and this program")
+    split.start() if cell.profiled else split.begin()
     began = now()
     with select.epoll() as poll:
         for line in lines:
             poll.register(line.end, select.EPOLLIN | select.EPOLLOUT | select.EPOLLET)
         for n in range(cell.warm_up + cell.n_rounds):
             if n == cell.warm_up:
+                split.begin()
                 began = now()
             HEADER.pack_into(header, 0, n, payload)
-            y.fill(n)  # a round's mathematics writes both, here as there
-            z.fill(-n)
+            filled(y, n)  # a round's mathematics writes both, here as there
+            filled(z, -n)
             for line in lines:
                 line.sent = line.received = 0
             while True:
@@ -189,7 +208,52 @@ def raw(cell: Cell, me: PeerId, listener: socket.socket, addresses: Sequence[tup
                     poll.poll()
             if any(HEADER.unpack_from(line.inbox) != (n, payload) for line in lines):
                 raise ValueError(f"round {n}: a neighbor sent another round")
-    return began, now()
+    return began, now(), split.seconds()
+
+
+# ---- bare ZeroMQ ---------------------------------------------------------------------------
+
+
+def bare_zmq(cell: Cell, me: PeerId, listener: socket.socket, addresses: Sequence[tuple[str, int]]) -> Interval:
+    """A peer of ZeroMQ's sockets, which block."""
+    memory.keep()
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    router = context.socket(zmq.ROUTER)
+    router.setsockopt(zmq.USE_FD, listener.detach())
+    router.bind("tcp://{}:{}".format(*addresses[me]))
+    dealers = [context.socket(zmq.DEALER) for _ in range(2)]
+    for dealer, step in zip(dealers, (-1, 1), strict=True):
+        dealer.setsockopt(zmq.ROUTING_ID, b"peer-%d" % me)
+        dealer.connect("tcp://{}:{}".format(*addresses[(me + step) % N_PEERS]))
+    early: list[list[zmq.Frame]] = []
+    split = Split({"arrays": (filled,), "send": (_sent,), "receive": (_received,)}, "this program")
+    split.start() if cell.profiled else split.begin()
+    began = now()
+    for n in range(cell.warm_up + cell.n_rounds):
+        if n == cell.warm_up:
+            split.begin()
+            began = now()
+        y, z = filled(np.empty(cell.p), n), filled(np.empty(cell.p), -n)
+        for dealer in dealers:
+            _sent(dealer, HEADER.pack(n, 16 * cell.p), y, z)
+        came, early = early, []
+        while len(came) < 2:
+            parts = _received(router)
+            (came if HEADER.unpack_from(parts[1].buffer)[0] == n else early).append(parts)
+    ended = now()
+    context.destroy(linger=1_000)
+    return began, ended, split.seconds()
+
+
+def _sent(dealer: zmq.Socket[bytes], header: bytes, y: Vector, z: Vector) -> None:
+    copied = y.nbytes < zmq.COPY_THRESHOLD
+    dealer.send(header, zmq.SNDMORE)
+    dealer.send(y.data, zmq.SNDMORE, copied)
+    dealer.send(z.data, 0, copied)
+
+
+def _received(router: zmq.Socket[bytes]) -> list[zmq.Frame]:
+    return [router.recv(copy=False) for _ in range(4)]
 
 
 # ---- ours ----------------------------------------------------------------------------------
@@ -203,7 +267,11 @@ def ours(cell: Cell, me: PeerId, listener: socket.socket, addresses: Sequence[tu
 async def _ours(cell: Cell, me: PeerId, listener: socket.socket, addresses: Sequence[tuple[str, int]]) -> Interval:
     if 8 * cell.p >= memory.LARGE_BYTES:
         memory.keep()
-    peer = _Peer(cell, me)
+    peer, split = _Peer(cell, me), Split(OF_OURS)
+    if cell.profiled:
+        split.start()
+    else:
+        split.begin()
     names = [f"tcp://{host}:{port}" for host, port in addresses]
     peer.transport.bind(names[me], listener)
     for j in peer.neighbors:
@@ -214,12 +282,14 @@ async def _ours(cell: Cell, me: PeerId, listener: socket.socket, addresses: Sequ
         began = now()
         for n in range(cell.warm_up + cell.n_rounds):
             if n == cell.warm_up:
+                split.begin()
                 began = now()
             await peer.round(n)
-        ended = now()
+        ended, spent = now(), split.seconds()
+        split.stop()
         listening.cancel()
     await peer.transport.close()
-    return began, ended
+    return began, ended, spent
 
 
 @final
@@ -234,8 +304,8 @@ class _Peer:
         self.rounds = Rounds(me, schedule, cell.warm_up + cell.n_rounds, PATIENCE_S)
         self.session = Session(self.neighbors, Roster(me, str(me), 0, {}, N_PEERS, 1, 0), self.rounds)
         self.session.roster.began = True
-        self.journal = Journal(cell.folder / f"{me:03d}", behind=None)
-        self.changed = asyncio.Event()
+        self.journal = Journal(cell.folder / f"{me:03d}", None, later=asyncio.get_running_loop().call_later)
+        self.changed = Changes()
         self.solve_s = 0.0  # nothing is solved here that y could be hidden behind
         self.up: set[PeerId] = set()
         self.transport = Transport(
@@ -256,6 +326,8 @@ class _Peer:
 
     def say(self, messages: Outgoing) -> None:
         """Send."""
+        if not messages:
+            return
         last, packed = None, self.transport.pack([])
         for j, message in messages:
             if message is not last:
@@ -265,32 +337,31 @@ class _Peer:
 
     async def listen(self) -> None:
         """Take in shares until cancelled; a wrong one ends the measurement."""
-        while True:
-            came_from, frames = await self.transport.receive()
-            message = wire.decode(frames, self.form)
-            if message.sender != came_from:
-                raise RemoteError("identity", f"it says it is peer {message.sender}", came_from)
-            self.say(self.session.receive(message))
-            self.changed.set()
+        await self.transport.serve(self.hear)
+
+    def hear(self, came_from: PeerId, frames: list[wire.Frame]) -> bool:
+        """Take in a message, as `Host` does."""
+        self.say(self.session.receive(wire.decode(frames, self.form, came_from)))
+        self.changed.set()
+        return True
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait for a condition that a message may bring about."""
-        deadline_s = asyncio.get_running_loop().time() + PATIENCE_S
-        while not condition():
-            self.changed.clear()
-            async with asyncio.timeout_at(deadline_s):
-                await self.changed.wait()
+        if not condition():
+            self.transport.look()
+        if not await self.changed.until(condition, asyncio.get_running_loop().time() + PATIENCE_S):
+            raise TimeoutError("a neighbor is late")
 
     async def round(self, n: int) -> None:
         """One round without its mathematics, which would make the two arrays."""
         rounds, transport = self.rounds, self.transport
         sent, received, began = transport.bytes_sent, transport.bytes_received, time.monotonic()
         rounds.begin()
-        y = np.full(self.cell.p, float(n))
+        y = filled(np.empty(self.cell.p), n)
         ahead = goes_ahead(y.nbytes, self.solve_s)
         if ahead:
             self.say(self.session.offer(0.5, y, None))
-        z = np.full(self.cell.p, -float(n))
+        z = filled(np.empty(self.cell.p), -n)
         self.say(self.session.offer(0.5, None if ahead else y, z))
         solved = time.monotonic()
         rounds.wait_from(solved)
@@ -314,13 +385,27 @@ class _Peer:
 
 # ---- measuring -----------------------------------------------------------------------------
 
+OF_OURS: Final[Mapping[str, Sequence[Callable[..., object]]]] = {
+    "arrays": (filled,),
+    "encode": (wire.encode,),
+    "send": (Transport.pack, Transport.send),
+    "receive": (transport_module._receive_now,),
+    "door": (Transport._sender, transport_module.parted),
+    "decode": (wire.decode,),
+    "session": (Session.receive, Session.offer, Rounds.begin, Rounds.advance),
+    "waking": (Changes.until, Changes.set),
+    "journal": (Journal.round, Journal._flush),
+    "this program": (_Peer.round, _Peer.say, _Peer.hear),
+}
+"""What a round without mathematics is made of."""
+
 Variant = Callable[[Cell, PeerId, socket.socket, Sequence[tuple[str, int]]], Interval]
 
-VARIANTS: Final[Mapping[str, Variant]] = {"raw": raw, "ours": ours, "curve": ours}
+VARIANTS: Final[Mapping[str, Variant]] = {"raw": raw, "zmq": bare_zmq, "ours": ours, "curve": ours}
 
 
-def measure(variant: Variant, cell: Cell) -> Moment:
-    """Seconds a round of a ring of freshly forked peers, and processor seconds of all of them together.
+def measure(variant: Variant, cell: Cell) -> tuple[float, float, Mapping[str, float]]:
+    """Seconds a round of a ring of freshly forked peers, processor seconds of all of them together, and of one by part.
 
     Parameters
     ----------
@@ -356,8 +441,12 @@ def measure(variant: Variant, cell: Cell) -> Moment:
     intervals: list[Interval] = [json.loads(line) for line in lines]
     if len(intervals) != N_PEERS:
         raise RuntimeError(f"{N_PEERS - len(intervals)} of {N_PEERS} peers failed")
-    elapsed_s = max(end for _, (end, _) in intervals) - min(start for (start, _), _ in intervals)
-    return elapsed_s / cell.n_rounds, sum(end - start for (_, start), (_, end) in intervals) / cell.n_rounds
+    elapsed_s = max(end for _, (end, _), _ in intervals) - min(start for (start, _), _, _ in intervals)
+    processor_s = sum(end - start for (_, start), (_, end), _ in intervals)
+    parts = {part for _, _, spent in intervals for part in spent}
+    spent_s = {part: sum(spent.get(part, 0.0) for _, _, spent in intervals) for part in parts}
+    each = {part: seconds / N_PEERS / cell.n_rounds for part, seconds in spent_s.items()}
+    return elapsed_s / cell.n_rounds, processor_s / cell.n_rounds, each
 
 
 def _child(
@@ -400,7 +489,8 @@ def new_keys() -> tuple[Keys, ...]:
 @click.option("--rounds", type=int, default=0, help="Rounds of a measurement; 0 for about a second of them.")
 @click.option("--repeats", type=int, default=7, help="Measurements of each variant.")
 @click.option("--variant", "names", type=click.Choice(tuple(VARIANTS)), multiple=True, default=("raw", "ours"))
-def main(sizes: tuple[int, ...], rounds: int, repeats: int, names: tuple[str, ...]) -> None:
+@click.option("--profile", is_flag=True, help="Processor time of a round by part, in one measurement each.")
+def main(sizes: tuple[int, ...], rounds: int, repeats: int, names: tuple[str, ...], profile: bool) -> None:
     """Rounds a second of a ring of 8 peers, with bare sockets and with ours, and their ratio."""
     gc.collect()
     gc.freeze()
@@ -409,12 +499,23 @@ def main(sizes: tuple[int, ...], rounds: int, repeats: int, names: tuple[str, ..
         share_bytes = 16 * p
         round_bytes = 2 * N_PEERS * share_bytes
         n_rounds = rounds or max(10, min(MAX_ROUNDS, TARGET_BYTES // round_bytes))
+        if profile:
+            with tempfile.TemporaryDirectory() as folder:
+                each = {
+                    name: measure(
+                        VARIANTS[name], Cell(p, n_rounds, Path(folder), keys if name == "curve" else None, True)
+                    )[2]
+                    for name in names
+                }
+            click.echo("\n".join(table(f"p = {p:,}: processor us a round, a peer", each, (*OF_OURS, LOOP, OTHERS))))
+            continue
         found: dict[str, list[Moment]] = {name: [] for name in names}
         with tempfile.TemporaryDirectory() as folder:
             for _ in range(repeats):
                 for name in names:
                     cell = Cell(p, n_rounds, Path(folder), keys if name == "curve" else None)
-                    found[name].append(measure(VARIANTS[name], cell))
+                    elapsed_s, processor_s, _ = measure(VARIANTS[name], cell)
+                    found[name].append((elapsed_s, processor_s))
         click.echo(f"p = {p:,}: {n_rounds} rounds of {round_bytes / 1e6:,.1f} MB, median of {repeats} (least..most)")
         for name, moments in found.items():
             rates = [1 / elapsed_s for elapsed_s, _ in moments]

@@ -29,6 +29,7 @@ from peer import alignment, checkpoint, config, learning, memory, npz, settings,
 from peer.agent import State
 from peer.alignment import Watch
 from peer.arrays import Vector
+from peer.changes import Changes
 from peer.drops import Drops
 from peer.errors import ConfigError, DisagreementError, RemoteError
 from peer.journal import Journal, claim, folder_of
@@ -64,6 +65,9 @@ DONE, BAD_INPUT, LOST, BROKEN, INTERRUPTED = 0, 2, 3, 4, 130
 SHORT_S: Final = 2e-3
 """Of a processor: a computation that took no longer the last time needs no thread. To hand it over, and to be told that
 it is done, takes 0.1 ms of a processor, and longer where these are few."""
+
+SERVED_S: Final = 2e-3
+"""Between two turns of the event loop while computations are short and nobody is waited for."""
 
 WRITE_S: Final = 5.0
 """How long a peer that ends waits for a checkpoint that is being written: a disk that takes longer counts as full."""
@@ -215,7 +219,7 @@ class Host:
         self.digest = config.digest(self.common)
         n_ids = experiment.peers if experiment.run.mode == "rounds" else settings.MAX_PEERS
         self.form = config.form_of(experiment, n_ids, 0)
-        self.changed = asyncio.Event()
+        self.changed = Changes()
         self.drops = Drops()
         self.tally = Tally(experiment.run_id)
         self.held_out: Data | None = None
@@ -224,7 +228,7 @@ class Host:
         self.writing = threading.RLock()
         self.computing_since_s: float | None = None
         self._took_s: dict[Callable[..., object], float] = {}
-        self.began_s = time.monotonic()
+        self.began_s = self._served_s = time.monotonic()
         self.incarnation: int | None = None
         self.takes_turns = company is not None and bool(experiment.model.python)
         self._opened = ExitStack()
@@ -318,7 +322,8 @@ class Host:
         if self.assignment.resume:
             npz.sweep(self.folder)
         publish = self._published if self.experiment.run.publish else None
-        self.journal = Journal(self.folder, n if self.assignment.resume else None, publish)
+        later = asyncio.get_running_loop().call_later
+        self.journal = Journal(self.folder, n if self.assignment.resume else None, publish, later)
         if self.assignment.page is not None:
             self.journal.told = partial(self.tally.add, self.me)
         self._opened.callback(self.journal.close)
@@ -372,6 +377,8 @@ class Host:
 
     def say(self, messages: Sequence[tuple[PeerId, Message]]) -> list[tuple[PeerId, Message]]:
         """Send in this order; those that were not, for the connection to a peer is down or full."""
+        if not messages:
+            return []
         failed: list[tuple[PeerId, Message]] = []
         unreachable: set[PeerId] = set()
         last, packed = None, self.transport.pack([])
@@ -385,12 +392,11 @@ class Host:
 
     async def listen(self, goes_on: Callable[[], bool] = lambda: True) -> None:
         """Take in messages, also from neighbors that come back after a goodbye, until this is canceled."""
-        while goes_on():
-            await self._take()
+        if goes_on():
+            await self.transport.serve(lambda came_from, frames: self._take(came_from, frames) and goes_on())
 
-    async def _take(self) -> None:
+    def _take(self, came_from: PeerId, frames: list[wire.Frame]) -> bool:
         """Take in one message, or drop it; a peer with which no run is possible ends this one before it has begun."""
-        came_from, frames = await self.transport.receive()
         try:
             self.life.hear(wire.decode(frames, self.form, came_from))
         except RemoteError as error:
@@ -399,6 +405,7 @@ class Host:
             self.drop(error)
             self.transport.blame()
         self.changed.set()
+        return True
 
     def drop(self, error: RemoteError) -> None:
         """Count what was dropped, and journal the first of its kind from each sender."""
@@ -419,14 +426,9 @@ class Host:
 
     async def until(self, condition: Callable[[], bool], deadline_s: float) -> bool:
         """Wait for a condition that a message may bring about; False if the deadline passed first."""
-        while not condition():
-            self.changed.clear()
-            try:
-                async with asyncio.timeout_at(deadline_s):
-                    await self.changed.wait()
-            except TimeoutError:
-                return condition()
-        return True
+        if not condition():
+            self.transport.look()
+        return await self.changed.until(condition, deadline_s)
 
     async def together(self, n: int, missing: Callable[[], Sequence[PeerId]], deadline_s: float) -> bool:
         """Wait, in round or waking n, until no peer is missing; False if the deadline passed first.
@@ -527,7 +529,9 @@ class Host:
             result = computed()
         finally:
             self.computing_since_s = None
-        await asyncio.sleep(0)  # for messages and signals, which would else wait for as long as no neighbor is late
+        if time.monotonic() - self._served_s > SERVED_S:  # else messages and signals wait as long as nobody is late
+            await asyncio.sleep(0)
+            self._served_s = time.monotonic()
         return result
 
     async def on_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

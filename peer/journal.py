@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+from asyncio import TimerHandle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -16,6 +17,10 @@ import msgspec
 from peer.errors import ConfigError
 from topology import PeerId
 
+GATHER_S: Final = 0.1
+"""Lines of rounds that are shorter are gathered for so long at most, and written together: one by one they would take a
+tenth of a round of a millisecond. Longer rounds are written at once."""
+
 TAIL_BYTES: Final = 4_096
 """What is read first of a log's end: the last line and more, but for a very long one."""
 
@@ -23,6 +28,8 @@ TAIL_BYTES: Final = 4_096
 @final
 class Journal:
     """`metrics.jsonl` and `log.jsonl` of one peer. Lines are whole as soon as they are written.
+
+    Lines of rounds may wait for up to GATHER_S, but no line of the log goes before them, and no `sync`.
 
     What happens may happen anywhere, so an event that the system does not let be written is not an error
     there and then: the next `round`, `sync` or `check` raises it.
@@ -36,6 +43,9 @@ class Journal:
         until the first of them is over again. None: start anew.
     publish : callable or None
         Takes the name of the file, without its ending, and each line as it has been written.
+    later : callable or None
+        Calls a function after some seconds, unless it is told not to any more: an event loop's `call_later`. None:
+        every line is written at once.
 
     Attributes
     ----------
@@ -43,9 +53,17 @@ class Journal:
         Is told of every round's numbers, too.
     """
 
-    def __init__(self, folder: Path, behind: int | None, publish: Callable[[str, bytes], None] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        behind: int | None,
+        publish: Callable[[str, bytes], None] | None = None,
+        later: Callable[[float, Callable[[], None]], TimerHandle] | None = None,
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._folder, self._behind, self._publish = folder, behind, publish
+        self._folder, self._behind, self._publish, self._later = folder, behind, publish, later
+        self._gathered: list[dict[str, object]] = []
+        self._flushing: TimerHandle | None = None
         self.told: Callable[[Mapping[str, Any]], None] | None = None
         mode = "w" if behind is None else "a"
         self._metrics = (folder / "metrics.jsonl").open(mode, encoding="utf-8")
@@ -67,14 +85,20 @@ class Journal:
         if self._behind is not None:
             truncate_metrics(self._folder, self._behind)
             self._behind = None
-        self._write(self._metrics, values)
+        self._gathered.append(values)
+        if self._later is None:
+            self._write_rounds()
+        elif self._flushing is None:
+            self._write_rounds()
+            self._flushing = self._later(GATHER_S, self._flush)
         if self.told is not None:
             self.told(values)
 
     def event(self, kind: str, time_s: float, **facts: object) -> None:
         """Something that happened, at `time_s` seconds since the start."""
         try:
-            self._write(self._log, {"time_s": round(time_s, 6), "event": kind, **facts})
+            self._write_rounds()
+            self._write(self._log, [{"time_s": round(time_s, 6), "event": kind, **facts}])
         except OSError as error:
             self._refusal = error
 
@@ -84,15 +108,31 @@ class Journal:
             self._seen.add((kind, key))
             self.event(kind, time_s, **facts)
 
-    def _write(self, file: IO[str], values: dict[str, object]) -> None:
-        line = json.dumps(values)
+    def _flush(self) -> None:
+        """Write what was gathered; go on gathering if there was anything."""
+        self._flushing = None
+        if self._gathered and self._later is not None:
+            self._flushing = self._later(GATHER_S, self._flush)
         try:
-            file.write(line + "\n")
+            self._write_rounds()
+        except OSError as error:
+            self._refusal = error
+
+    def _write_rounds(self) -> None:
+        if self._gathered:
+            gathered, self._gathered = self._gathered, []
+            self._write(self._metrics, gathered)
+
+    def _write(self, file: IO[str], objects: Sequence[dict[str, object]]) -> None:
+        lines = [json.dumps(values) for values in objects]
+        try:
+            file.write("\n".join(lines) + "\n")
             file.flush()
         except OSError as error:
             raise OSError(error.errno, error.strerror, file.name) from error
         if self._publish is not None:
-            self._publish("metrics" if file is self._metrics else "log", line.encode())
+            for line in lines:
+                self._publish("metrics" if file is self._metrics else "log", line.encode())
 
     def check(self) -> None:
         """Raise what kept an event from being written."""
@@ -102,10 +142,16 @@ class Journal:
     def sync(self) -> None:
         """See to it that the rounds are on the disk: a checkpoint that counts on them may follow."""
         self.check()
+        self._write_rounds()
         os.fsync(self._metrics.fileno())
 
     def close(self) -> None:
         """Close the files; what could not be written to them was raised before."""
+        if self._flushing is not None:
+            self._flushing.cancel()
+            self._flushing = None
+        with suppress(OSError):
+            self._write_rounds()
         for file in (self._metrics, self._log):
             with suppress(OSError):
                 file.close()

@@ -10,7 +10,7 @@ from typing import Final, Literal, TypeAlias, final
 from peer.arrays import Tensor, Vector
 from topology import PeerId
 
-PROTOCOL: int = 3
+PROTOCOL: int = 4
 """Version of the messages and of their wire format; peers of different versions do not talk."""
 
 NOTHING_FORGOTTEN: int = -1

@@ -65,6 +65,7 @@ class Rounds:
     parts: tuple[Part, ...] = PARTS
     waiting_since_s: float = field(default=0.0, init=False)
     neighbors: tuple[PeerId, ...] = field(default=(), init=False)
+    _lacking: set[PeerId] = field(default_factory=set, init=False)
     _held: dict[PeerId, dict[int, Share]] = field(default_factory=dict, init=False)
     _kept: dict[tuple[int, PeerId], Share] = field(default_factory=dict, init=False)
     _floors: dict[PeerId, int] = field(default_factory=dict, init=False)
@@ -75,6 +76,7 @@ class Rounds:
     def begin(self) -> None:
         """Begin round n with its neighbors."""
         self.neighbors = self.schedule.graph(self.n).neighbors(self.me)
+        self._lacking = {j for j in self.neighbors if not self._whole(j)}
 
     def receive(self, share: Share) -> None:
         """Take a neighbor's share, or a piece of it.
@@ -102,16 +104,18 @@ class Rounds:
                 raise ProtocolError("duplicate", "this share is here already", j, n)
             y, z = (share.y if old.y is None else old.y), (share.z if old.z is None else old.z)
             held[n] = replace(old, y=y, z=z, floor=max(old.floor, share.floor))
+        if n == self.n and j in self._lacking and self._whole(j):
+            self._lacking.remove(j)
         self._acknowledge(j, share.floor)
 
     @property
     def missing(self) -> tuple[PeerId, ...]:
         """Neighbors of the current round whose share is not whole, ascending."""
-        return tuple(j for j in self.neighbors if not self._whole(j))
+        return tuple(sorted(self._lacking)) if self._lacking else ()
 
     def _whole(self, j: PeerId) -> bool:
-        share = self._held.get(j, {}).get(self.n)
-        return share is not None and len(_parts(share)) == len(self.parts)
+        share = self._held[j].get(self.n) if j in self._held else None
+        return share is not None and (share.y is not None) + (share.z is not None) == len(self.parts)
 
     def wait_from(self, now: float) -> None:
         """The own part of the round is done at `now`, seconds; from here on neighbors can be late."""
@@ -142,15 +146,17 @@ class Rounds:
     def refuse(self, j: PeerId) -> None:
         """Give up a neighbor's share of the round, which turned out to be of no use: it is missing again."""
         del self._held[j][self.n]
+        self._lacking.add(j)
 
     def advance(self) -> dict[PeerId, Share]:
         """Hand out the shares of the round's neighbors, all of them whole, and go to the next round."""
         shares = self.shares()
         for j in shares:
             del self._held[j][self.n]
+        # a neighbor that was ahead may have said its floor before the round was over here
+        self._release([key for key in ((self.n, to) for to in (EVERYBODY, *self.neighbors)) if key in self._kept])
         self.n += 1
         self.neighbors = ()
-        self._release()  # a neighbor that was ahead may have said its floor before the round was over here
         return shares
 
     # ---- own shares ------------------------------------------------------------------------
@@ -227,13 +233,13 @@ class Rounds:
         self._kept.update(((share.n, share.to), share) for share in shares)
 
     def _unsent(self, j: PeerId, share: Share, held: Iterable[tuple[int, Part]]) -> Share | None:
-        missing = [
-            part for part in _parts(share) if (share.n, part) not in self._sent[j] and (share.n, part) not in held
-        ]
-        self._sent[j].update((share.n, part) for part in missing)
+        sent, parts = self._sent[j], _parts(share)
+        missing = [part for part in parts if (share.n, part) not in sent and (share.n, part) not in held]
+        for part in missing:
+            sent.add((share.n, part))
         if not missing:
             return None
-        if missing == _parts(share) and share.floor == self.floor:
+        if missing == parts and share.floor == self.floor:
             return share  # the same for every neighbor, so that it is encoded once
         y, z = (share.y if "y" in missing else None), (share.z if "z" in missing else None)
         return replace(share, y=y, z=z, floor=self.floor)
@@ -248,16 +254,19 @@ class Rounds:
         if floor <= self._floors.get(j, 0):
             return
         self._floors[j] = floor
-        self._release()
-        for k, sent in self._sent.items():
-            sent.difference_update([(n, part) for n, part in sent if n < self._floors.get(k, 0)])
+        self._release([key for key in self._kept if key[0] < self.n])
+        if (sent := self._sent.get(j)) is not None:
+            sent.difference_update([piece for piece in sent if piece[0] < floor])
 
-    def _release(self) -> None:
-        for n, to in [key for key in self._kept if key[0] < self.n]:
+    def _release(self, over: Iterable[tuple[int, PeerId]]) -> None:
+        """Drop own shares of rounds that are over here, if those whom they are for have said that they need none."""
+        for n, to in over:
             receivers = self.schedule.graph(n).neighbors(self.me) if to == EVERYBODY else (to,)
             if all(self._floors.get(k, 0) > n for k in receivers):
                 del self._kept[n, to]
 
 
 def _parts(share: Share) -> list[Part]:
-    return [part for part, vector in (("y", share.y), ("z", share.z)) if vector is not None]  # type: ignore[misc]
+    if share.y is None:
+        return [] if share.z is None else ["z"]
+    return ["y"] if share.z is None else ["y", "z"]

@@ -7,7 +7,9 @@ the same name, so each link has a name that only its two ends know: else any lis
 cut the others' connections by taking theirs.
 
 Everything runs in the event loop of `peer.process`. Sockets' descriptors are edge-triggered, so
-a socket is always read until it is empty.
+a socket is always read until it is empty. What has come is handed on from the loop's callback itself:
+a task that is woken for every message costs more than a small message does. So does a frame: the frames of a small
+message go as one, `[JOINT, their number, their lengths, they themselves]`, and are taken apart on arrival.
 
 libzmq would look names up on its one thread for all traffic, and hold up every neighbor for as
 long as a name server is silent, and take the first address only. So names are looked up here, on
@@ -30,9 +32,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import count
-from typing import Final, cast, final
+from typing import Final, TypeAlias, cast, final
 from urllib.parse import urlsplit
 
 import zmq
@@ -138,6 +140,26 @@ monitors count."""
 MONITORS: Final = count()
 """Numbers for their names, which no two of a context may share."""
 
+NOW: Final = int(zmq.NOBLOCK)
+NOW_AND_MORE: Final = int(zmq.NOBLOCK | zmq.SNDMORE)
+"""Flags of what never blocks, as plain numbers: to join them as flags takes Python longer than to send a frame."""
+
+JOINT: Final = 0xC1
+"""First byte of frames that go as one; no message begins with it, for msgpack does not use it."""
+
+JOIN_BYTES: Final = 1 << 16
+"""From this size on frames go one by one, and are not copied. Two bytes hold any smaller length."""
+
+MAX_JOINED: Final = 8
+"""Frames that go as one, at most; the largest messages have three."""
+
+NAMES: Final = 1_000
+"""Of links that are kept as they were understood; without keys anybody on this host can make up any number."""
+
+Hear: TypeAlias = Callable[[PeerId, list[Frame]], bool]
+"""Takes a message and whose it is: the peer that its key (or, in the clear, its link's name) stands for. It says
+whether to go on."""
+
 
 @final
 @dataclass(frozen=True)
@@ -172,18 +194,22 @@ class Packed:
     ----------
     frames : sequence of bytes or memoryview
         As they were.
-    n_bytes : int
-        Of all together.
     """
 
     frames: Sequence[Frame]
-    n_bytes: int
 
     @cached_property
     def parts(self) -> list[zmq.Frame | Frame]:
-        """As libzmq takes them: bytes, or a frame of its own that shares its memory with every copy that is sent."""
-        large = [len(frame) >= zmq.COPY_THRESHOLD for frame in self.frames]
-        return [zmq.Frame(frame, copy=False) if big else frame for frame, big in zip(self.frames, large, strict=True)]
+        """As libzmq takes them: small ones as one; of a large one a frame that shares its memory with every copy."""
+        frames = self.frames
+        if 1 < len(frames) <= MAX_JOINED and sum(map(len, frames)) < JOIN_BYTES:
+            return [joined(frames)]
+        return [frame if len(frame) < zmq.COPY_THRESHOLD else zmq.Frame(frame, copy=False) for frame in frames]
+
+    @cached_property
+    def n_bytes(self) -> int:
+        """Of all parts together."""
+        return sum(map(len, self.parts))
 
 
 def new_key_pair() -> tuple[str, str]:
@@ -329,7 +355,9 @@ class Transport:
         self._endpoints: dict[PeerId, str] = {}
         self._searches: dict[PeerId, asyncio.Task[None]] = {}
         self._lookups = ThreadPoolExecutor(LOOKUPS, thread_name_prefix="names")
-        self._readable = asyncio.Event()
+        self._hear: Hear | None = None
+        self._served: asyncio.Future[None] = self._loop.create_future()
+        self._pausing = self._woken = False
         self._in_a_row = 0
         self._last_fd = -1
         self._trimming: asyncio.TimerHandle | None = None
@@ -341,7 +369,7 @@ class Transport:
             me,
             self._hub.room,
             queue_messages,
-            self._readable.set,
+            self._wake,
             on_connect,
             on_disconnect,
             on_writable if on_writable is not None else lambda j: None,
@@ -370,7 +398,7 @@ class Transport:
             router.setsockopt(zmq.CURVE_SERVER, 1)
             router.setsockopt(zmq.CURVE_SECRETKEY, self._keys.secret.encode())
             router.setsockopt(zmq.ZAP_DOMAIN, identity(self._me))
-        self._loop.add_reader(router.FD, self._readable.set)
+        self._loop.add_reader(router.FD, self._drain)
         return router
 
     def _monitor(self, end: zmq.Socket[bytes], events: int) -> zmq.Socket[bytes]:
@@ -605,7 +633,7 @@ class Transport:
         self._watch_arrivals()
         all_read = not cast(int, self._router.EVENTS) & zmq.POLLIN
         if not all_read:
-            self._readable.set()  # looking may have taken the signal of the descriptor
+            self._loop.call_soon(self._drain)  # looking may have taken the signal of the descriptor
         self._door.look(self._loop.time(), all_read)
         self._looking = self._loop.call_later(LOOK_S, self._look)
 
@@ -660,7 +688,7 @@ class Transport:
 
         Large ones are not copied: arrays behind them must not change any more.
         """
-        return Packed(frames, sum(map(len, frames)))
+        return Packed(frames)
 
     def send(self, j: PeerId, packed: Packed) -> bool:
         """Hand packed frames to libzmq for peer j; never blocks.
@@ -670,13 +698,13 @@ class Transport:
         bool
             False where there is no link, its connection is down, or `queue_messages` wait there already.
         """
-        if j not in self._links:
+        if (link := self._links.get(j)) is None:
             sent = self._local.send(j, packed.frames)
-            self.bytes_sent += packed.n_bytes if sent else 0
+            self.bytes_sent += sum(map(len, packed.frames)) if sent else 0
             return sent
-        sent = _send_now(self._links[j].dealer, packed) or (
+        sent = _send_now(link.dealer, packed) or (
             # a connection that has just come up is seen only when the socket's events are looked at
-            self.writable(j) and _send_now(self._links[j].dealer, packed)
+            self.writable(j) and _send_now(link.dealer, packed)
         )
         if sent:
             self.bytes_sent += packed.n_bytes
@@ -704,50 +732,127 @@ class Transport:
         elif not waited_for:
             self._full.discard(j)
 
-    async def receive(self) -> tuple[PeerId, list[Frame]]:
-        """The next message from anybody: the peer that its key (or, in the clear, its link's name) stands for."""
-        while True:
-            if self._in_a_row >= IN_A_ROW:
-                self._in_a_row = 0
-                self._door.check(self._last_fd, self._loop.time())
-                await asyncio.sleep(0)  # nothing is in hand that could get lost if this is canceled
-            handed, parts = self._local.take(), None
-            while handed is None and (parts := _receive_now(self._router)) is None:
-                self._in_a_row = 0
-                self._readable.clear()
-                await self._readable.wait()
-                handed = self._local.take()
-            self._in_a_row += 1
-            if handed is not None:
-                self._last_fd = -1
-                self.bytes_received += sum(map(len, handed[1]))
-                return handed
-            assert parts is not None
-            envelope, *frames = parts
-            self.bytes_received += sum(len(frame) for frame in frames)
-            if frames and (sender := self._sender(envelope.bytes, frames)) is not None:
-                return sender, [frame.buffer for frame in frames]
+    async def serve(self, hear: Hear) -> None:
+        """Hand every message to `hear`, as soon as it is here, until that says False or raises, or this is canceled.
 
-    def _sender(self, name: bytes, frames: Sequence[zmq.Frame]) -> PeerId | None:
+        Parameters
+        ----------
+        hear : callable
+            What it raises is raised here.
+
+        Raises
+        ------
+        ValueError
+            Somebody hears already.
+        """
+        if self._hear is not None:
+            raise ValueError("the messages of this peer are heard already")
+        self._hear, self._served = hear, self._loop.create_future()
+        self._drain()
+        try:
+            await self._served
+        finally:
+            self._hear = None
+
+    def look(self) -> None:
+        """Hand on what is here already: who has to wait for it need not ask the event loop first."""
+        self._drain()
+
+    async def receive(self) -> tuple[PeerId, list[Frame]]:
+        """The next message from anybody; one that comes just when this is canceled is lost."""
+        found: list[tuple[PeerId, list[Frame]]] = []
+
+        def hear(sender: PeerId, frames: list[Frame]) -> bool:
+            found.append((sender, frames))
+            return False
+
+        await self.serve(hear)
+        return found[0]
+
+    def _drain(self) -> None:
+        """Read until nothing is left, or nobody hears; now and then everything else in the event loop gets its turn."""
+        while (hear := self._hear) is not None and not self._pausing and not self._served.done():
+            handed, parts = self._local.take(), None
+            if handed is None and (parts := _receive_now(self._router)) is None:
+                self._in_a_row = 0
+                return
+            self._in_a_row += 1
+            if self._in_a_row >= IN_A_ROW:
+                self._in_a_row, self._pausing = 0, True
+                self._loop.call_soon(self._go_on)
+            try:
+                message = self._sent(parts) if parts is not None else self._handed(handed)
+                goes_on = message is None or hear(*message)
+            except WireError as error:
+                self._on_drop(error)
+                self.blame()
+            except Exception as error:
+                if self._served.done():  # canceled meanwhile
+                    raise
+                self._served.set_exception(error)
+            else:
+                if not goes_on and not self._served.done():
+                    self._served.set_result(None)
+
+    def _handed(self, message: tuple[PeerId, list[Frame]] | None) -> tuple[PeerId, list[Frame]] | None:
+        """A message of this process, which came over no connection."""
+        self._last_fd = -1
+        self.bytes_received += sum(map(len, message[1])) if message is not None else 0
+        return message
+
+    def _sent(self, parts: Sequence[zmq.Frame]) -> tuple[PeerId, list[Frame]] | None:
+        """A message from the network; None if it was dropped.
+
+        Raises
+        ------
+        WireError
+            What goes as one frame cannot be parted.
+        """
+        if (sender := self._sender(parts)) is None:
+            return None
+        return sender, parted([part.buffer for part in parts[1:]], sender)
+
+    def _wake(self) -> None:
+        """An agent of this process has handed something over; it is read when that one is through."""
+        if not self._woken:
+            self._woken = True
+            self._loop.call_soon(self._rouse)
+
+    def _rouse(self) -> None:
+        self._woken = False
+        self._drain()
+
+    def _go_on(self) -> None:
+        """The event loop has had its turn."""
+        self._pausing = False
+        self._door.check(self._last_fd, self._loop.time())
+        self._drain()
+
+    def _sender(self, parts: Sequence[zmq.Frame]) -> PeerId | None:
         """The peer that a message came from; None if the message was dropped."""
-        claimed, dot, _ = name.partition(b".")
-        claimed = claimed if dot else b""
-        stamped = claimed if self._keys is None else str(frames[0].get("User-Id")).encode("latin-1")
+        if len(parts) < 2:
+            return None
+        name, first = parts[0].bytes, parts[1]
+        sizes = [*map(len, parts[1:])]
+        n_bytes = sum(sizes)
+        self.bytes_received += n_bytes
+        claimed = _claimed(name)
+        stamped = claimed if self._keys is None else str(first.get("User-Id")).encode("latin-1")
         if name.startswith(b"\0"):  # one without a name, or that has lost it to a newer one of the same link
             claimed = stamped
-        sender, fd = _peer(stamped), frames[0].get(zmq.SRCFD)
+        sender, fd = _peer(stamped), first.get(zmq.SRCFD)
         self._last_fd = fd
         if not self._door.knows(fd):
             self._watch_arrivals()  # libzmq told of the connection before the message came
         overhead = FRAME_BYTES + (CURVE_BYTES if self._keys is not None else 0)
-        if not self._door.hears(fd, sender, sum(map(len, frames)) + overhead * len(frames), self._loop.time()):
+        if not self._door.hears(fd, sender, n_bytes + overhead * len(sizes), self._loop.time()):
             return None
         problem = "its id is not that of its key" if sender is not None else "it does not say which peer it is"
         if stamped != claimed or sender is None:
             self._on_drop(WireError("identity", problem, sender))
             self._door.cut(fd)  # every message over it would be the same
             return None
-        if (largest := max(map(len, frames))) > self._max_frame_bytes:
+        if (largest := max(sizes)) > self._max_frame_bytes:
             self._on_drop(WireError("oversized", f"expected up to {self._max_frame_bytes} bytes: {largest}", sender))
             self.blame()
             return None
@@ -818,6 +923,7 @@ class Transport:
         if self._router.closed:
             return
         self._local.close()
+        self._hear = None
         for search in self._searches.values():
             search.cancel()
         for timer in self._moving.values():
@@ -862,6 +968,14 @@ def link_name(j: PeerId) -> bytes:
     return identity(j) + b"." + secrets.token_hex(NAME_BYTES).encode()
 
 
+@lru_cache(NAMES)
+def _claimed(name: bytes) -> bytes:
+    """Whose link has this name, as it says itself; empty if it says nothing."""
+    claimed, dot, _ = name.partition(b".")
+    return claimed if dot else b""
+
+
+@lru_cache(NAMES)
 def _peer(name: bytes) -> PeerId | None:
     """Which peer has this name; None if it is no peer's."""
     number = name.removeprefix(b"peer-")
@@ -910,17 +1024,54 @@ def is_loopback(address: str) -> bool:
 
 def _receive_now(end: zmq.Socket[bytes]) -> list[zmq.Frame] | None:
     try:
-        return end.recv_multipart(zmq.NOBLOCK, copy=False)
+        frame = end.recv(NOW, copy=False)
     except zmq.Again:
         return None
+    parts = [frame]
+    while frame.more:  # a message comes whole
+        frame = end.recv(NOW, copy=False)
+        parts.append(frame)
+    return parts
 
 
 def _send_now(end: zmq.Socket[bytes], packed: Packed) -> bool:
+    last = len(packed.parts) - 1
     try:
-        end.send_multipart(packed.parts, zmq.NOBLOCK, copy=False)
+        for k, part in enumerate(packed.parts):
+            end.send(part, NOW if k == last else NOW_AND_MORE)
     except zmq.Again:
         return False
     return True
+
+
+def joined(frames: Sequence[Frame]) -> bytes:
+    """Frames of a small message as one."""
+    lengths = struct.pack(f"<BB{len(frames)}H", JOINT, len(frames), *map(len, frames))
+    return b"".join((lengths, *frames))
+
+
+def parted(frames: list[Frame], sender: PeerId) -> list[Frame]:
+    """Frames of a message, which may have come as one.
+
+    Raises
+    ------
+    WireError
+        They did, and are no frames; names the sender.
+    """
+    one = frames[0]
+    if len(frames) != 1 or not one or one[0] != JOINT:
+        return frames
+    n = one[1] if len(one) > 1 else 0
+    at = 2 + 2 * n
+    if not 1 < n <= MAX_JOINED or len(one) < at:
+        raise WireError("frames", f"expected up to {MAX_JOINED} frames as one, found none", sender)
+    apart = []
+    for length in struct.unpack_from(f"<{n}H", one, 2):
+        apart.append(one[at : at + length])
+        at += length
+    if at != len(one):
+        raise WireError("frames", f"expected frames of {at} bytes as one, found {len(one)} bytes", sender)
+    return apart
 
 
 # ---- who watches -----------------------------------------------------------------------------

@@ -10,11 +10,24 @@ from typing import Any
 
 import pytest
 import zmq
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from peer import door, transport
 from peer.door import BURST_MESSAGES
-from peer.errors import ConfigError, RemoteError
-from peer.transport import QUEUE_MESSAGES, Keys, Transport, identity, new_key_pair
+from peer.errors import ConfigError, RemoteError, WireError
+from peer.transport import (
+    JOIN_BYTES,
+    JOINT,
+    MAX_JOINED,
+    QUEUE_MESSAGES,
+    Keys,
+    Transport,
+    identity,
+    joined,
+    new_key_pair,
+    parted,
+)
 from tests import abuse
 from tests.integration.lab import free_addresses
 from topology import PeerId
@@ -241,6 +254,87 @@ def test_whoever_sends_faster_than_is_read_holds_up_no_timer() -> None:
                     await zero.transport.receive()
                     heard += 1
                 await flood
+
+    asyncio.run(run())
+
+
+@settings(max_examples=200, deadline=None)
+@given(frames=st.lists(st.binary(max_size=300), min_size=2, max_size=MAX_JOINED))
+def test_frames_that_go_as_one_are_taken_apart(frames: list[bytes]) -> None:
+    one = memoryview(joined(frames))
+    assert one[0] == JOINT
+    assert [bytes(frame) for frame in parted([one], 3)] == frames
+
+
+@settings(max_examples=500, deadline=None)
+@given(rest=st.binary(max_size=40))
+def test_what_says_to_be_several_frames_and_is_none_is_refused(rest: bytes) -> None:
+    one = bytes([JOINT]) + rest
+    problem: WireError | None = None
+    try:
+        assert joined(parted([one], 3)) == one
+    except WireError as error:
+        problem = error
+    assert problem is None or (problem.cause, problem.sender) == ("frames", 3)
+
+
+@alone
+async def test_a_small_message_goes_as_one_frame_and_comes_as_it_was(secure: bool) -> None:
+    async with ends(lambda: End(0, secure), lambda: End(1, secure)) as (zero, one):
+        zero.transport.connect(1, one.address)
+        assert await zero.tells("up") == 1
+        for frames, n_parts in (
+            ([b"head", b"", b"y" * 100], 1),
+            ([b"alone"], 1),
+            ([b"head", b"z" * JOIN_BYTES], 2),
+            ([b"1"] * (MAX_JOINED + 1), MAX_JOINED + 1),
+        ):
+            assert len(zero.transport.pack(frames).parts) == n_parts
+            assert zero.says(1, *frames)
+            assert await one.hears() == (0, frames)
+
+
+def test_frames_that_are_none_are_dropped_and_counted() -> None:
+    async def run() -> None:
+        async with ends(lambda: End(0)) as (zero,):
+            with stranger(zero, PAIRS[3], identity(3) + b".1") as socket:
+                socket.send(bytes([JOINT, 2, 1, 0, 1, 0]) + b"abc")
+                socket.send(b"next")
+                assert await zero.hears() == (3, [b"next"])
+            error = await zero.tells("drop")
+            assert (error.cause, error.sender) == ("frames", 3)
+
+    asyncio.run(run())
+
+
+def test_who_hears_stops_when_it_has_heard_enough_and_raises_what_went_wrong() -> None:
+    async def run() -> None:
+        async with ends(lambda: End(0)) as (zero,):
+            heard = list[bytes]()
+
+            def hear(sender: PeerId, frames: list[Any]) -> bool:
+                heard.append(bytes(frames[0]))
+                if heard[-1] == b"bad":
+                    raise KeyError("a bug")
+                return heard[-1] != b"enough"
+
+            with stranger(zero, PAIRS[3], identity(3) + b".1") as socket:
+                for message in (b"1", b"enough", b"bad"):
+                    socket.send(message)
+                await asyncio.wait_for(zero.transport.serve(hear), WAIT_S)
+                assert heard == [b"1", b"enough"]
+                with pytest.raises(KeyError, match="a bug"):
+                    await asyncio.wait_for(zero.transport.serve(hear), WAIT_S)
+                assert heard == [b"1", b"enough", b"bad"]
+                listening = asyncio.ensure_future(zero.transport.serve(hear))
+                await asyncio.sleep(0)
+                with pytest.raises(ValueError, match="heard already"):
+                    await zero.transport.serve(hear)
+                listening.cancel()
+                socket.send(b"2")
+                await asyncio.sleep(0)
+                assert await zero.hears() == (3, [b"2"])
+                assert heard == [b"1", b"enough", b"bad"]
 
     asyncio.run(run())
 

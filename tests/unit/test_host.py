@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from peer import host as host_module
+from peer.changes import Changes
 from peer.host import STOPPED_S, Host
 
 
@@ -33,7 +34,8 @@ def waiting_host() -> tuple[Any, list[str]]:
     """What `Host.together` needs of a host, and the lines it tells."""
     told: list[str] = []
     host = SimpleNamespace(
-        changed=asyncio.Event(),
+        changed=Changes(),
+        transport=SimpleNamespace(look=lambda: None),
         where=lambda n: f"round {n}",
         event=lambda kind, **facts: told.append(kind),
         assignment=SimpleNamespace(tell=lambda line: None),

@@ -7,12 +7,14 @@ import math
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from peer.errors import ConfigError
 from peer.journal import (
+    GATHER_S,
     TAIL_BYTES,
     Health,
     Journal,
@@ -51,6 +53,75 @@ def test_lines_are_whole_as_soon_as_they_are_written(tmp_path: Path) -> None:
     expected = {"time_s": 0.123457, "event": "start", "peer": 3, "text": "zwei\nZeilen"}
     assert lines(tmp_path / "peers/000/log.jsonl") == [expected]
     journal.close()
+
+
+class Later:
+    """An event loop's `call_later`, whose time comes when it is told to."""
+
+    def __init__(self) -> None:
+        self.due: list[Callable[[], None]] = []
+
+    def __call__(self, delay_s: float, function: Callable[[], None]) -> Any:
+        assert delay_s == GATHER_S
+        self.due.append(function)
+        return SimpleNamespace(cancel=lambda: self.due.remove(function))
+
+    def comes(self) -> None:
+        """It is later."""
+        due, self.due = self.due, []
+        for function in due:
+            function()
+
+
+def written(folder: Path) -> list[int]:
+    return [line["iteration"] for line in lines(folder / "metrics.jsonl")]
+
+
+def test_lines_of_short_rounds_are_gathered_for_a_while(tmp_path: Path) -> None:
+    later = Later()
+    journal = Journal(tmp_path, behind=None, later=later)
+    journal.round(iteration=0)
+    assert written(tmp_path) == [0], "who has written nothing lately writes at once"
+    journal.round(iteration=1)
+    journal.round(iteration=2)
+    assert written(tmp_path) == [0]
+    later.comes()
+    assert written(tmp_path) == [0, 1, 2]
+    later.comes()
+    assert not later.due, "nothing has come for a while"
+    journal.round(iteration=3)
+    assert written(tmp_path) == [0, 1, 2, 3]
+    journal.close()
+    assert not later.due
+
+
+@pytest.mark.parametrize("what", ["sync", "event", "close"])
+def test_nothing_goes_before_the_rounds_that_wait(tmp_path: Path, what: str) -> None:
+    """Before a checkpoint, an event or the end, all rounds are in their file."""
+    journal = Journal(tmp_path, behind=None, later=Later())
+    for n in range(3):
+        journal.round(iteration=n)
+    if what == "event":
+        journal.event("done", 1.0)
+    else:
+        getattr(journal, what)()
+    assert written(tmp_path) == [0, 1, 2]
+    journal.close()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk that is always full")
+def test_rounds_that_could_not_be_written_later_are_raised_by_the_next(tmp_path: Path) -> None:
+    later = Later()
+    journal = Journal(tmp_path, behind=None, later=later)
+    journal.round(iteration=0)
+    journal.round(iteration=1)
+    journal._metrics.close()
+    with Path("/dev/full").open("w") as journal._metrics:  # the disk is full from now on
+        later.comes()
+        with pytest.raises(OSError, match="No space left on device") as refusal:
+            journal.round(iteration=2)
+        assert refusal.value.filename == "/dev/full"
+        journal.close()
 
 
 def test_once_is_once_for_each_kind_and_key(tmp_path: Path) -> None:

@@ -565,6 +565,63 @@ def test_deep_nesting_is_a_wire_error_in_every_field(depth: int, key: str) -> No
     deep(500)
 
 
+junk = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats()
+    | st.text(max_size=5)
+    | st.binary(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.integers(0, 9) | st.text(max_size=3), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+# ---- headers that are read in one go -------------------------------------------------------
+
+
+def outcome(frames: list[bytes], form: wire.Format, came_from: int | None) -> tuple[Any, ...]:
+    """What a message is decoded to, or why it is refused, in a form that can be compared."""
+    try:
+        message = wire.decode(frames, form, came_from)
+    except WireError as error:
+        return error.cause, error.sender, error.n, str(error)
+    return tuple(
+        value.tobytes() if isinstance(value, np.ndarray) else value
+        for value in (getattr(message, item.name) for item in fields(message))
+    )
+
+
+@settings(max_examples=500, deadline=None)
+@given(data=st.data(), parts=pieces, came_from=st.none() | st.integers(0, 5))
+def test_a_share_read_in_one_go_is_the_share_read_field_by_field(
+    data: st.DataObject, parts: tuple[Any, ...], came_from: int | None
+) -> None:
+    """Or refused for the same reason, whatever its header says."""
+    form = replace(FORM, parts=parts)
+    y, z = (data.draw(vectors) if part in parts else None for part in ("y", "z"))
+    head, *tensors = (bytes(frame) for frame in wire.encode(Share(1, 3, 2, 0.5, y, z), form))
+    header = msgpack.unpackb(head)
+    for key in data.draw(st.lists(st.sampled_from([*header, "other"]), max_size=2)):
+        header[key] = data.draw(junk | st.sampled_from([0, 1, 3.0, "f8", "y", ["z"], [0.5, 0.25], [1, 0.5]]))
+    for key in data.draw(st.sets(st.sampled_from([*header]), max_size=1)):
+        if data.draw(st.booleans()):
+            del header[key]
+    frames = [msgpack.packb(header), *tensors[: data.draw(st.integers(0, 2))]]
+    found = outcome(frames, form, came_from)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(wire, "_plain_share", lambda *given: None)
+        assert outcome(frames, form, came_from) == found
+
+
+def test_a_plain_share_is_read_in_one_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "_share", None)
+    frames = wire.encode(Share(1, 3, 2, 0.5, np.ones(3), np.zeros(3), 0.25, (0.5, 1.0)), FORM)
+    assert same(wire.decode(frames, FORM, 1), Share(1, 3, 2, 0.5, np.ones(3), np.zeros(3), 0.25, (0.5, 1.0)))
+
+
 # ---- no bytes raise anything else ----------------------------------------------------------
 
 
@@ -597,20 +654,6 @@ def test_mutated_messages(data: st.DataObject) -> None:
         place = data.draw(st.integers(0, max(len(frame) - 1, 0)))
         frame[place : place + data.draw(st.integers(0, 2))] = data.draw(st.binary(max_size=2))
     decode_or_refuse([bytes(frame) for frame in frames])
-
-
-junk = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-(2**63), 2**64 - 1)
-    | st.floats()
-    | st.text(max_size=5)
-    | st.binary(max_size=5),
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.integers(0, 9) | st.text(max_size=3), inner, max_size=3)
-    ),
-    max_leaves=8,
-)
 
 
 @settings(max_examples=500, deadline=None)
