@@ -50,7 +50,7 @@ from peer.roster import Roster
 from peer.rounds import Rounds
 from peer.rounds_mode import goes_ahead
 from peer.session import Outgoing, Session
-from peer.transport import Keys, Transport, new_key_pair
+from peer.transport import NOTHING, Keys, Transport, new_key_pair
 from topology import PeerId
 from topology.graphs import Graph
 from topology.schedules import Static
@@ -326,9 +326,7 @@ class _Peer:
 
     def say(self, messages: Outgoing) -> None:
         """Send."""
-        if not messages:
-            return
-        last, packed = None, self.transport.pack([])
+        last, packed = None, NOTHING
         for j, message in messages:
             if message is not last:
                 last, packed = message, self.transport.pack(wire.encode(message, self.form))

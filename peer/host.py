@@ -39,7 +39,7 @@ from peer.optim.blocks import in_turn
 from peer.optim.models import Model
 from peer.optim.surrogates import Data
 from peer.problem import Problem
-from peer.transport import Hub, Keys, Transport
+from peer.transport import NOTHING, Hub, Keys, Transport
 from topology import PeerId
 
 P = ParamSpec("P")
@@ -377,11 +377,9 @@ class Host:
 
     def say(self, messages: Sequence[tuple[PeerId, Message]]) -> list[tuple[PeerId, Message]]:
         """Send in this order; those that were not, for the connection to a peer is down or full."""
-        if not messages:
-            return []
         failed: list[tuple[PeerId, Message]] = []
         unreachable: set[PeerId] = set()
-        last, packed = None, self.transport.pack([])
+        last, packed = None, NOTHING
         for j, message in messages:
             if message is not last and j not in unreachable:  # the same to several neighbors is encoded once
                 last, packed = message, self.transport.pack(wire.encode(message, self.form))

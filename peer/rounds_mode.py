@@ -128,6 +128,8 @@ class RoundsLife:
 
     def say(self, messages: Outgoing) -> bool:
         """Send; whether all was sent. A share that is not will be when its connection is up again."""
+        if not messages:
+            return True
         failed = {j for j, _ in self.host.say(messages)}
         for j in failed:
             self.disconnected(j)
