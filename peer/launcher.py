@@ -17,7 +17,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +39,9 @@ from topology.schedules import Static
 
 TICK_S: Final = 0.2
 """Between two looks at the peers' journals: often enough for the eye."""
+
+LOOKING: Final = 0.05
+"""Part of the time that is spent on looking at the journals, at most: those of a thousand peers take a while."""
 
 GRACE_S: Final = 5.0
 """What the other peers get to end once one is lost; then they are killed."""
@@ -147,14 +150,14 @@ def launch(experiment: Experiment, run_dir: Path, watch: Callable[[Path, Experim
     check_installed(experiment.metrics)
     sockets = listeners(experiment)
     try:
-        experiment, ground = prepare.here(with_addresses(experiment, sockets), run_dir)
+        experiment, ground, facts = prepare.here(with_addresses(experiment, sockets), run_dir)
     except BaseException:
         for listener in sockets:
             listener.close()
         raise
     warm_up(experiment)
     began = time.monotonic()
-    with _fleet(experiment, ground, run_dir, sockets) as fleet, following(experiment, run_dir):
+    with _fleet(experiment, ground, facts, run_dir, sockets) as fleet, following(experiment, run_dir):
         goes_on = experiment.run.mode == "async"
         code, line, finished = fleet.supervise(watch(run_dir, experiment), run_dir if goes_on else None)
     return Outcome(code, line, time.monotonic() - began, finished)
@@ -195,13 +198,16 @@ def warm_up(experiment: Experiment) -> None:
         process.rehearse([Assignment(pair, ground, me, Path(folder), keys[me], sockets[me]) for me in range(2)], WARM_S)
 
 
-def new_keys(experiment: Experiment) -> list[Keys | None]:
-    """Fresh keys of every peer, which know each other; None for each where security = "none"."""
+def new_keys(experiment: Experiment, union: Sequence[Sequence[PeerId]] | None = None) -> list[Keys | None]:
+    """Fresh keys of every peer, which know each other, or, with a `union`, those of their neighbors only.
+
+    None for each where security = "none".
+    """
     if experiment.transport.security != "curve":
         return [None] * experiment.peers
     pairs = [new_key_pair() for _ in range(experiment.peers)]
-    public = {peer: pair[0] for peer, pair in enumerate(pairs)}
-    return [Keys(secret, own, public) for own, secret in pairs]
+    whom = [range(experiment.peers)] * experiment.peers if union is None else union
+    return [Keys(secret, own, {j: pairs[j][0] for j in whom[me]}) for me, (own, secret) in enumerate(pairs)]
 
 
 @contextmanager
@@ -270,6 +276,7 @@ class _Fleet:
         for number in process.SIGNALS:
             signal.signal(number, lambda number, _: interrupted.append(number))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, process.SIGNALS)
+        next_look_s = 0.0
         with selectors.DefaultSelector() as selector:
             for peer, pipe in self.pipes.items():
                 selector.register(pipe, selectors.EVENT_READ, peer)
@@ -277,7 +284,9 @@ class _Fleet:
                 for key, _ in selector.select(TICK_S):
                     selector.unregister(key.fileobj)
                     self._collect(key.data)
-                watcher.look()
+                if (began_s := time.monotonic()) >= next_look_s:
+                    watcher.look()
+                    next_look_s = time.monotonic() + (time.monotonic() - began_s) / LOOKING
                 lost = {peer: end for peer, end in self.ended.items() if end[0] != DONE}
                 failed = {peer: end for peer, end in lost.items() if not spared(peer)}
                 if stopped_s is None and (failed or interrupted):
@@ -335,9 +344,9 @@ def _without(lost: Mapping[PeerId, tuple[int, str]]) -> str:
 
 @contextmanager
 def _fleet(
-    experiment: Experiment, ground: config.Ground, run_dir: Path, sockets: list[socket.socket]
+    experiment: Experiment, ground: config.Ground, facts: config.Facts, run_dir: Path, sockets: list[socket.socket]
 ) -> Iterator[_Fleet]:
-    keys = new_keys(experiment)
+    keys = new_keys(experiment, None if experiment.run.mode == "async" else ground.union)
     fleet = _Fleet({}, {}, {})
     lifeline, held = os.pipe()  # its end tells the peers that this process is gone, however it went
     signal.pthread_sigmask(signal.SIG_BLOCK, process.SIGNALS)  # until everybody can handle them
@@ -346,26 +355,32 @@ def _fleet(
     gc.freeze()  # what is alive now stays shared with the peers: the collector does not touch it
     try:
         for peer in range(experiment.peers):
-            assignment = Assignment(experiment, ground, peer, run_dir, keys[peer], sockets[peer], lifeline=lifeline)
+            assignment = Assignment(
+                experiment, ground, peer, run_dir, keys[peer], sockets[peer], lifeline=lifeline, facts=facts
+            )
             reader, writer = os.pipe()
             pid = os.fork()
             if pid == 0:
-                for pipe in [reader, held, *fleet.pipes.values()]:
-                    os.close(pipe)
-                for other in sockets:
-                    if other is not sockets[peer]:
-                        other.close()
+                listening = [other.fileno() for other in sockets[peer + 1 :]]
+                close_all([reader, held, *fleet.pipes.values(), *listening])
                 _child(assignment, writer)
             os.close(writer)
+            sockets[peer].close()  # the peers that follow need not do it
             fleet.pids[peer], fleet.pipes[peer] = pid, reader
-        for listener in sockets:
-            listener.close()
         yield fleet
     finally:
         fleet._signal(signal.SIGKILL)
+        for listener in sockets:
+            listener.close()
         os.close(lifeline)
         os.close(held)
         gc.unfreeze()
+
+
+def close_all(descriptors: Iterable[int]) -> None:
+    """Close descriptors, those that follow each other at once: a peer of a thousand inherits as many."""
+    for run in journal.runs(sorted(descriptors)):
+        os.closerange(run[0], run[-1] + 1)
 
 
 def _child(assignment: Assignment, writer: int) -> None:
@@ -394,7 +409,10 @@ def new_metrics(run_dir: Path, offsets: dict[PeerId, int], peers: int) -> dict[P
     found: dict[PeerId, list[dict[str, Any]]] = {}
     for peer in journal.everybody(run_dir, peers):
         path = journal.folder_of(run_dir, peer) / "metrics.jsonl"
-        if not path.exists():
+        try:
+            if path.stat().st_size == offsets.get(peer, 0):
+                continue
+        except FileNotFoundError:
             continue
         with path.open("rb") as file:
             before = max(0, offsets.get(peer, 0) - 1)
