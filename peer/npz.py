@@ -111,8 +111,8 @@ def sweep(folder: Path) -> None:
         part.unlink(missing_ok=True)
 
 
-def replace(path: Path, write: Callable[[IO[bytes]], object], mode: int = 0o666) -> None:
-    """Write a file beside `path`, to the disk, and put it in its place, which is on the disk too after this.
+def replace(path: Path, write: Callable[[IO[bytes]], object], mode: int = 0o666, durable: bool = True) -> None:
+    """Write a file beside `path`, to the disk, and put it in its place, which, if `durable`, is there for good then.
 
     Raises
     ------
@@ -125,8 +125,11 @@ def replace(path: Path, write: Callable[[IO[bytes]], object], mode: int = 0o666)
         with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
             write(file)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         beside.replace(path)
+        if not durable:
+            return
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)  # else the old file may be back after a power cut, when neighbors count on the new one

@@ -211,7 +211,7 @@ class RoundsLife:
         except ExceptionGroup as failed:
             raise failed.exceptions[0] from None
         self.say(self.session.begin())
-        self.host.event("ready", samples=roster.n_samples_total)
+        self.host.event("ready", samples=roster.n_samples_total, processor_s=round(time.process_time(), 6))
 
     def learn(self) -> tuple[Problem, Model, Vector]:
         """The problem, now that M and the number of classes are known, the model, and the first parameters.
