@@ -88,7 +88,7 @@ def measured(experiment: Experiment, run_dir: Path) -> Measured:
     watches: list[Stopwatch] = []
 
     def watch(run_dir: Path, experiment: Experiment) -> Watcher:
-        watches.append(Stopwatch(run_dir, experiment, forks()[-n]))
+        watches.append(Stopwatch(run_dir, experiment, forks()[-n][0]))
         return watches[0]
 
     outcome = launch(experiment, run_dir, watch)

@@ -218,11 +218,12 @@ def _check_run(path: Path, found: Checkpoint | Moment, run_id: str, digest: str)
         raise ConfigError("--resume", f"{path}: expected a checkpoint of this run, found one of other settings")
 
 
-def next_incarnation(path: Path) -> int:
+def next_incarnation(path: Path, durable: bool = True) -> int:
     """How often the peer whose counter this is was started before; counts this start.
 
     To be called before anybody hears of the new process: no number may be used twice. The
-    counter is a file of its own, for a peer can be killed before its first checkpoint.
+    counter is a file of its own, for a peer can be killed before its first checkpoint. It need not be `durable` where
+    all who could remember the process go with it, when the power is cut.
 
     Raises
     ------
@@ -234,5 +235,5 @@ def next_incarnation(path: Path) -> int:
     except ValueError as error:
         raise ConfigError("--resume", f"{path}: expected the number of starts, found something else") from error
     path.parent.mkdir(parents=True, exist_ok=True)
-    npz.replace(path, lambda file: file.write(b"%d\n" % (before + 1)))
+    npz.replace(path, lambda file: file.write(b"%d\n" % (before + 1)), durable=durable)
     return before

@@ -298,10 +298,11 @@ def session_of(
     shard: Shard,
     process: tuple[int, str],
     last: Checkpoint | None,
+    common: Mapping[str, str],
 ) -> Session:
     """The conversation of a peer, at its beginning or, from its last checkpoint, where that left off.
 
-    `process` is its incarnation and instance, see `Roster`.
+    `process` is its incarnation and instance, see `Roster`; `common` are its `common_settings`.
     """
     incarnation, instance = process
     if last is not None and last.n_samples.get(me) != shard.n_samples:
@@ -314,7 +315,7 @@ def session_of(
         me=me,
         instance=instance,
         incarnation=incarnation,
-        settings=common_settings(experiment, ground, shard, me),
+        settings=common,
         n_agents=experiment.peers,
         n_samples=shard.n_samples,
         n_classes=shard.n_classes,
@@ -479,6 +480,8 @@ class Facts:
     ----------
     n_samples : tuple of int
         Of each peer.
+    n_classes : int
+        Largest label of all peers plus one; 0 where there are no labels.
     widths : tuple of int
         Of the network, (d, hidden ..., q).
     n_parameters : int
@@ -488,6 +491,7 @@ class Facts:
     """
 
     n_samples: tuple[int, ...]
+    n_classes: int
     widths: tuple[int, ...]
     n_parameters: int
     needs_torch: bool = False
@@ -526,7 +530,8 @@ def rehearse(experiment: Experiment) -> Facts:
     if experiment.data.test_path:
         test = shards.read(Path(experiment.data.test_path), "data.test_path")
         learning.problem_of(experiment, models[0], test, sum(n_samples))
-    return Facts(n_samples, models[0].widths, models[0].layout.size, functions.is_torch(regimes.network_of(models[0])))
+    needs_torch = functions.is_torch(regimes.network_of(models[0]))
+    return Facts(n_samples, n_classes, models[0].widths, models[0].layout.size, needs_torch)
 
 
 # ---- record --------------------------------------------------------------------------------

@@ -66,6 +66,10 @@ crash may come at once, but is read meanwhile."""
 LOOK_S: Final = 0.25
 """Between two looks at what comes over the connections: what a fast line can bring meanwhile fits any host."""
 
+TOGETHER: Final = 64
+"""Peers of one fork that look so often; of more of them, all together no oftener: a thousand would else take a third of
+two processors for it. What can come meanwhile comes from each other: others have no key."""
+
 UNKNOWN: Final = -1
 """Bytes that had come over a connection when it was last seen that all were read, if nobody has asked since."""
 
@@ -342,6 +346,11 @@ def _bytes_received(fd: int) -> int:
             info = end.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, BYTES_RECEIVED_AT + 8)
             return int(struct.unpack_from("Q", info, BYTES_RECEIVED_AT)[0])
     return 0
+
+
+def pause_s(n_peers: int) -> float:
+    """Between two looks of each of so many peers that share a host."""
+    return LOOK_S * max(1.0, n_peers / TOGETHER)
 
 
 def check_descriptors(needed: int, what: str) -> None:

@@ -25,7 +25,7 @@ from typing import Final, ParamSpec, Protocol, TypeVar, final
 
 import numpy as np
 
-from peer import alignment, checkpoint, config, learning, memory, npz, settings, wire
+from peer import alignment, checkpoint, config, door, learning, memory, npz, settings, wire
 from peer.agent import State
 from peer.alignment import Watch
 from peer.arrays import Vector
@@ -106,6 +106,8 @@ class Assignment:
         Descriptor that becomes readable when the process that started this one is gone.
     resume : bool
         From the last checkpoint; from the start where there is none yet.
+    facts : Facts or None
+        What whoever starts all peers has found of their shards: then they need not ask each other before round 0.
     stay : bool
         When done, be there for neighbors that may need this peer still, until it is told to go.
     tell : callable
@@ -124,6 +126,7 @@ class Assignment:
     address: str = ""
     lifeline: int | None = None
     resume: bool = False
+    facts: config.Facts | None = None
     stay: bool = False
     tell: Callable[[str], None] = lambda line: None
     page: tuple[str, int] | None = None
@@ -270,6 +273,7 @@ class Host:
             life.writable,
             life.queue_messages,
             company.hub if company else None,
+            look_s=door.pause_s(1 if assignment.facts is None else self.experiment.peers),
         )
         self._opened.callback(self.transport.abandon)
         self.transport.bind(config.bind_of(self.experiment, me, assignment.address), assignment.listener)
@@ -293,7 +297,8 @@ class Host:
         """
         if self.incarnation is None:
             self._opened.enter_context(claim(self.folder))
-            self.incarnation = checkpoint.next_incarnation(self.folder / "starts")
+            alone = self.assignment.facts is None  # else all are on this host: a thousand peers would wait for its disk
+            self.incarnation = checkpoint.next_incarnation(self.folder / "starts", durable=alone)
         return self.incarnation
 
     @property

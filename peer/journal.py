@@ -6,7 +6,7 @@ import fcntl
 import json
 import os
 from asyncio import TimerHandle
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -220,14 +220,20 @@ def everybody(run_dir: Path, n_peers: int) -> tuple[PeerId, ...]:
     return tuple(sorted(found.union(range(n_peers))))
 
 
+def runs(numbers: Iterable[int]) -> list[list[int]]:
+    """Ascending numbers, those that follow each other together."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1].append(number)
+        else:
+            parts.append([number])
+    return parts
+
+
 def ranges(peers: Sequence[PeerId]) -> str:
     """Ascending peers in words: "0 to 3, 8"."""
-    parts: list[list[PeerId]] = []
-    for peer in peers:
-        if parts and peer == parts[-1][-1] + 1:
-            parts[-1].append(peer)
-        else:
-            parts.append([peer])
+    parts = runs(peers)
     return ", ".join(f"{part[0]} to {part[-1]}" if len(part) > 2 else ", ".join(map(str, part)) for part in parts)
 
 

@@ -3,7 +3,13 @@
 The parent has imported what a peer needs, and nothing else, and has no ZeroMQ context; what
 imports more (scikit-learn) runs `aside` beforehand. So the peers share its memory and
 are up in milliseconds. It binds their ports itself, hands each peer its listening socket, makes
-the keys of the run, and watches.
+the keys of the run, and watches. It has looked at all shards, so that it knows how many samples
+there are; its peers meet their neighbors only, whatever the diameter of the graph.
+
+One process forks all of them, and no tree of processes: of the processor time until a peer has met
+its neighbors a fork is 3 ms, and what the peer does then more than 20 ms, most of it the copying of
+pages that it touches first. On 2 processors a tree would spread what is a seventh of the work and
+not what bounds the start; it could pay beyond 8 processors.
 """
 
 from __future__ import annotations
@@ -17,7 +23,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +45,9 @@ from topology.schedules import Static
 
 TICK_S: Final = 0.2
 """Between two looks at the peers' journals: often enough for the eye."""
+
+LOOKING: Final = 0.05
+"""Part of the time that is spent on looking at the journals, at most: those of a thousand peers take a while."""
 
 GRACE_S: Final = 5.0
 """What the other peers get to end once one is lost; then they are killed."""
@@ -147,14 +156,14 @@ def launch(experiment: Experiment, run_dir: Path, watch: Callable[[Path, Experim
     check_installed(experiment.metrics)
     sockets = listeners(experiment)
     try:
-        experiment, ground = prepare.here(with_addresses(experiment, sockets), run_dir)
+        experiment, ground, facts = prepare.here(with_addresses(experiment, sockets), run_dir)
     except BaseException:
         for listener in sockets:
             listener.close()
         raise
     warm_up(experiment)
     began = time.monotonic()
-    with _fleet(experiment, ground, run_dir, sockets) as fleet, following(experiment, run_dir):
+    with _fleet(experiment, ground, facts, run_dir, sockets) as fleet, following(experiment, run_dir):
         goes_on = experiment.run.mode == "async"
         code, line, finished = fleet.supervise(watch(run_dir, experiment), run_dir if goes_on else None)
     return Outcome(code, line, time.monotonic() - began, finished)
@@ -195,13 +204,16 @@ def warm_up(experiment: Experiment) -> None:
         process.rehearse([Assignment(pair, ground, me, Path(folder), keys[me], sockets[me]) for me in range(2)], WARM_S)
 
 
-def new_keys(experiment: Experiment) -> list[Keys | None]:
-    """Fresh keys of every peer, which know each other; None for each where security = "none"."""
+def new_keys(experiment: Experiment, union: Sequence[Sequence[PeerId]] | None = None) -> list[Keys | None]:
+    """Fresh keys of every peer, which know each other, or, with a `union`, those of their neighbors only.
+
+    None for each where security = "none".
+    """
     if experiment.transport.security != "curve":
         return [None] * experiment.peers
     pairs = [new_key_pair() for _ in range(experiment.peers)]
-    public = {peer: pair[0] for peer, pair in enumerate(pairs)}
-    return [Keys(secret, own, public) for own, secret in pairs]
+    whom = [range(experiment.peers)] * experiment.peers if union is None else union
+    return [Keys(secret, own, {j: pairs[j][0] for j in whom[me]}) for me, (own, secret) in enumerate(pairs)]
 
 
 @contextmanager
@@ -271,6 +283,7 @@ class _Fleet:
         for number in process.SIGNALS:
             signal.signal(number, lambda number, _: interrupted.append(number))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, process.SIGNALS)
+        next_look_s = 0.0
         with selectors.DefaultSelector() as selector:
             for peer, pipe in self.pipes.items():
                 selector.register(pipe, selectors.EVENT_READ, peer)
@@ -278,7 +291,9 @@ class _Fleet:
                 for key, _ in selector.select(TICK_S):
                     selector.unregister(key.fileobj)
                     self._collect(key.data)
-                watcher.look()
+                if (began_s := time.monotonic()) >= next_look_s:
+                    watcher.look()
+                    next_look_s = time.monotonic() + (time.monotonic() - began_s) / LOOKING
                 lost = {peer: end for peer, end in self.ended.items() if end[0] != DONE}
                 failed = {peer: end for peer, end in lost.items() if not spared(peer)}
                 if stopped_s is None and (failed or interrupted):
@@ -340,9 +355,9 @@ def _without(lost: Mapping[PeerId, tuple[int, str]]) -> str:
 
 @contextmanager
 def _fleet(
-    experiment: Experiment, ground: config.Ground, run_dir: Path, sockets: list[socket.socket]
+    experiment: Experiment, ground: config.Ground, facts: config.Facts, run_dir: Path, sockets: list[socket.socket]
 ) -> Iterator[_Fleet]:
-    keys = new_keys(experiment)
+    keys = new_keys(experiment, None if experiment.run.mode == "async" else ground.union)
     fleet = _Fleet({}, {}, {})
     lifeline, held = os.pipe()  # its end tells the peers that this process is gone, however it went
     signal.pthread_sigmask(signal.SIG_BLOCK, process.SIGNALS)  # until everybody can handle them
@@ -351,27 +366,27 @@ def _fleet(
     gc.freeze()  # what is alive now stays shared with the peers: the collector does not touch it
     try:
         for group in groups(experiment):
+            own, following = sockets[group.start : group.stop], sockets[group.stop :]
             assignments = [
-                Assignment(experiment, ground, peer, run_dir, keys[peer], sockets[peer], lifeline=lifeline)
-                for peer in group
+                Assignment(experiment, ground, peer, run_dir, keys[peer], listener, lifeline=lifeline, facts=facts)
+                for peer, listener in zip(group, own, strict=True)
             ]
             pipes = {peer: os.pipe() for peer in group}
             pid = os.fork()
             if pid == 0:
-                for pipe in [held, *fleet.pipes.values(), *(reader for reader, _ in pipes.values())]:
-                    os.close(pipe)
-                for peer, other in enumerate(sockets):
-                    if peer not in pipes:
-                        other.close()
+                listening = [other.fileno() for other in following]
+                close_all([held, *fleet.pipes.values(), *(reader for reader, _ in pipes.values()), *listening])
                 _child(assignments, {peer: writer for peer, (_, writer) in pipes.items()})
+            for listener in own:  # the peers that follow need not do it
+                listener.close()
             for peer, (reader, writer) in pipes.items():
                 os.close(writer)
                 fleet.pids[peer], fleet.pipes[peer] = pid, reader
-        for listener in sockets:
-            listener.close()
         yield fleet
     finally:
         fleet._signal(signal.SIGKILL)
+        for listener in sockets:
+            listener.close()
         os.close(lifeline)
         os.close(held)
         gc.unfreeze()
@@ -381,6 +396,12 @@ def groups(experiment: Experiment) -> list[range]:
     """Peers of each process: `run.agents_per_process` that follow each other, which are neighbors on many graphs."""
     n, k = experiment.peers, experiment.run.agents_per_process
     return [range(first, min(n, first + k)) for first in range(0, n, k)]
+
+
+def close_all(descriptors: Iterable[int]) -> None:
+    """Close descriptors, those that follow each other at once: a peer of a thousand inherits as many."""
+    for run in journal.runs(sorted(descriptors)):
+        os.closerange(run[0], run[-1] + 1)
 
 
 def _child(assignments: Sequence[Assignment], writers: Mapping[PeerId, int]) -> None:
@@ -419,7 +440,10 @@ def new_metrics(run_dir: Path, offsets: dict[PeerId, int], peers: int) -> dict[P
     found: dict[PeerId, list[dict[str, Any]]] = {}
     for peer in journal.everybody(run_dir, peers):
         path = journal.folder_of(run_dir, peer) / "metrics.jsonl"
-        if not path.exists():
+        try:
+            if path.stat().st_size == offsets.get(peer, 0):
+                continue
+        except FileNotFoundError:
             continue
         with path.open("rb") as file:
             before = max(0, offsets.get(peer, 0) - 1)

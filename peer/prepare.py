@@ -19,7 +19,7 @@ from peer.settings import Experiment
 from peer.transport import new_key_pair, public_of
 
 
-def here(experiment: Experiment, run_dir: Path) -> tuple[Experiment, config.Ground]:
+def here(experiment: Experiment, run_dir: Path) -> tuple[Experiment, config.Ground, config.Facts]:
     """Get a run on this host ready: check all that can be checked, cut the shards, and write the run directory.
 
     Nothing is on the disk before all checks have passed.
@@ -38,7 +38,7 @@ def here(experiment: Experiment, run_dir: Path) -> tuple[Experiment, config.Grou
     aside(config.record, experiment, ground, run_dir)
     if facts.needs_torch:
         functions.warm()
-    return experiment, ground
+    return experiment, ground, facts
 
 
 def elsewhere(experiment: Experiment, run_dir: Path) -> Experiment:

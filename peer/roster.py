@@ -1,14 +1,16 @@
 """Before round 0: who is here, with the same settings, and how many samples all have together.
 
 Peers know only their neighbors. Each says what it knows, its own sample count at first, and
-says it again whenever it has learned something; so after as many exchanges as the graph's
-diameter everybody knows everybody's count, and with it M. No network, no clock.
+passes on what it learns; so after as many exchanges as the graph's diameter everybody knows
+everybody's count, and with it M. A count goes over each connection once, so that all of them
+together are as many numbers as there are peers times connections. No network, no clock.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import final
 
 from peer.errors import DisagreementError
@@ -49,20 +51,32 @@ class Roster:
     counts: dict[PeerId, int] = field(default_factory=dict, init=False)
     began: bool = field(default=False, init=False)
     _processes: dict[PeerId, tuple[int, str]] = field(default_factory=dict, init=False)
+    _told: dict[PeerId, int] = field(default_factory=dict, init=False)  # of `counts`, in the order of their coming
 
     def __post_init__(self) -> None:
         self.counts[self.me] = self.n_samples
 
     def restore(self, n_samples: Mapping[PeerId, int], n_classes: int) -> None:
-        """Know again what an earlier process of this peer knew: a resumed peer need not ask anybody."""
+        """Know what an earlier process of this peer knew, or the one that started it: it need not ask anybody."""
         self.counts.update(n_samples)
         self.n_classes = max(self.n_classes, n_classes)
 
     def hello(
-        self, purpose: Purpose, n: int, held: tuple[tuple[int, Part], ...] = (), forgotten: int = NOTHING_FORGOTTEN
+        self,
+        purpose: Purpose,
+        n: int,
+        held: tuple[tuple[int, Part], ...] = (),
+        forgotten: int = NOTHING_FORGOTTEN,
+        to: PeerId | None = None,
     ) -> Hello:
-        """What to say now, in round n, holding these pieces of the receiver's shares, and what of the own is gone."""
-        settings, counts = {} if purpose == "news" else self.settings, dict(self.counts)
+        """What to say now, in round n, holding these pieces of the receiver's shares, and what of the own is gone.
+
+        A connection to `to` begins with an "ask", which tells all; what follows over it, the counts that came since.
+        """
+        told = 0 if to is None or purpose == "ask" else self._told.get(to, 0)
+        settings, counts = {} if purpose == "news" else self.settings, dict(islice(self.counts.items(), told, None))
+        if to is not None:
+            self._told[to] = len(self.counts)
         process = self.me, self.instance, self.incarnation
         return Hello(*process, purpose, n, held, settings, counts, self.n_classes, forgotten)
 
@@ -97,6 +111,8 @@ class Roster:
     @property
     def missing(self) -> tuple[PeerId, ...]:
         """Peers whose sample count is not known yet, ascending."""
+        if len(self.counts) == self.n_agents:  # asked after every message
+            return ()
         return tuple(j for j in range(self.n_agents) if j not in self.counts)
 
     @property

@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Final, final
 
 import numpy as np
 
 from peer import agent, alignment, careful, checkpoint, config, gossip, learning, npz, renewal, stopping, validation
-from peer.arrays import DTYPES
+from peer.arrays import DTYPES, Vector
 from peer.checkpoint import Checkpoint
 from peer.errors import ConfigError, NeighborLeft, NeighborsLate, ProtocolError
 from peer.gossip import Course
@@ -74,8 +74,9 @@ class RoundsLife:
         self.state: agent.State | None = None
         self.solve_s = math.inf
         process = host.open(self, {j: self.experiment.transport.addresses[j] for j in self.neighbors})
-        self.session = config.session_of(self.experiment, ground, self.me, host.shard, process, self.last)
+        self.session = config.session_of(self.experiment, ground, self.me, host.shard, process, self.last, host.common)
         self.rounds = self.session.rounds
+        self._know(host.assignment.facts)
         host.write_on(self.n)
         host.event("start", id=self.me, n=self.n, samples=host.shard.n_samples, neighbors=self.neighbors)
 
@@ -92,6 +93,16 @@ class RoundsLife:
             begun = f"{host.folder}: expected a checkpoint, for this peer has begun its rounds; found none"
             raise ConfigError("--resume", begun)
         return None
+
+    def _know(self, facts: config.Facts | None) -> None:
+        """Take over what was found of all peers' shards, if somebody has looked at them."""
+        if facts is None:
+            return
+        shard, before = self.host.shard, facts.n_samples[self.me]
+        if shard.n_samples != before:
+            found = f"{shard.path}: expected the {before} samples of a moment ago, found {shard.n_samples}"
+            raise ConfigError("data.path", found)
+        self.session.roster.restore(dict(enumerate(facts.n_samples)), facts.n_classes)
 
     @property
     def n(self) -> int:
@@ -165,8 +176,13 @@ class RoundsLife:
 
     async def work(self) -> None:
         """From the first Hello to the last Bye."""
-        await self.meet()
-        problem, model = await self.begin()
+        if self.host.assignment.facts is not None:  # neighbors that begin sooner send shares of this size
+            learned = self.learn()
+            await self.meet(lambda: self.session.unmet)
+        else:
+            await self.meet(lambda: self.session.roster.missing)
+            learned = self.learn()
+        problem, model = await self.begin(*learned)
         try:
             async with asyncio.TaskGroup() as both:
                 listening = both.create_task(self.host.listen())
@@ -176,8 +192,8 @@ class RoundsLife:
         except ExceptionGroup as failed:
             raise failed.exceptions[0] from None
 
-    async def meet(self) -> None:
-        """Wait until all peers' sample counts are known.
+    async def meet(self, missing: Callable[[], Sequence[PeerId]]) -> None:
+        """Wait until nobody is missing: all peers' sample counts are known, or, where they are already, all neighbors.
 
         Raises
         ------
@@ -190,25 +206,28 @@ class RoundsLife:
         began_s, patience_s = loop.time(), self.experiment.run.patience_s
         try:
             async with asyncio.TaskGroup() as both:
-                listening = both.create_task(self.host.listen(lambda: bool(roster.missing)))
-                if not await self.host.together(self.n, lambda: roster.missing, began_s + patience_s):
-                    raise NeighborsLate(0, roster.missing, loop.time() - began_s)
+                listening = both.create_task(self.host.listen(lambda: bool(missing())))
+                if not await self.host.together(self.n, missing, began_s + patience_s):
+                    raise NeighborsLate(0, tuple(missing()), loop.time() - began_s)
                 listening.cancel()
         except ExceptionGroup as failed:
             raise failed.exceptions[0] from None
         self.say(self.session.begin())
-        self.host.event("ready", samples=roster.n_samples_total)
+        self.host.event("ready", samples=roster.n_samples_total, processor_s=round(time.process_time(), 6))
 
-    async def begin(self) -> tuple[Problem, Model]:
-        """The problem, now that M and the number of classes are known, and the first state.
+    def learn(self) -> tuple[Problem, Model, Vector]:
+        """The problem, now that M and the number of classes are known, the model, and the first parameters.
 
         Raises
         ------
         ConfigError
             The shard, the initial parameters and the model do not fit.
         """
-        experiment, last, roster = self.experiment, self.last, self.session.roster
-        problem, model, w = self.host.learn(roster.n_samples_total, roster.n_classes)
+        return self.host.learn(self.session.roster.n_samples_total, self.session.roster.n_classes)
+
+    async def begin(self, problem: Problem, model: Model, w: Vector) -> tuple[Problem, Model]:
+        """The first state."""
+        experiment, last = self.experiment, self.last
         if last is not None:
             self.state = agent.State(n=last.n, **last.vectors, **last.scalars)  # type: ignore[arg-type]
         else:

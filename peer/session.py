@@ -111,7 +111,7 @@ class Session:
         if not self.has_news:
             return []
         self.has_news = False
-        return [(j, self.roster.hello("news", self.rounds.n)) for j in self._connected]
+        return [(j, self.roster.hello("news", self.rounds.n, to=j)) for j in self._connected]
 
     def begin(self) -> Outgoing:
         """Nobody is missing, round 0 can begin: pass on the last news, then what neighbors lack."""
@@ -157,6 +157,11 @@ class Session:
         return tuple(j for j in self.neighbors if self.said_bye.get(j) != "")
 
     @property
+    def unmet(self) -> tuple[PeerId, ...]:
+        """Neighbors that this peer has not heard of yet, ascending."""
+        return tuple(j for j in self.neighbors if j not in self.heard)
+
+    @property
     def given_up(self) -> tuple[PeerId, str] | None:
         """A neighbor that gave up for good, and why."""
         return next(((j, reason) for j, reason in self.said_bye.items() if reason), None)
@@ -164,4 +169,4 @@ class Session:
     def _hello(self, purpose: Purpose, j: PeerId) -> Hello:
         rounds = self.rounds
         forgotten = rounds.forgotten(j, self._asked_from.get(j, rounds.n))
-        return self.roster.hello(purpose, rounds.n, rounds.held_of(j), forgotten)
+        return self.roster.hello(purpose, rounds.n, rounds.held_of(j), forgotten, j)

@@ -673,7 +673,7 @@ def _speak_into(path: Path) -> None:
 def _run(experiment: Experiment, run_dir: Path, simulate: bool, watcher: launcher.Watcher) -> tuple[int, str]:
     """Run an experiment to its summary; exit code and line."""
     if simulate:
-        experiment, ground = prepare.here(experiment, run_dir)
+        experiment, ground, _ = prepare.here(experiment, run_dir)
         seconds = simulation.run(experiment, ground, run_dir, watcher.look)
     else:
         outcome = launcher.launch(experiment, run_dir, lambda *_: watcher)

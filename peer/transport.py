@@ -259,10 +259,10 @@ class Hub:
         needed = OWN_SOCKETS * len(self.room.expected) + LINK_SOCKETS * n_links
         if needed > self.context.get(zmq.MAX_SOCKETS):
             self.context.set(zmq.MAX_SOCKETS, min(needed, self.context.get(zmq.SOCKET_LIMIT)))
-        self._asked: dict[bytes, Callable[[bytes, bytes, str], list[bytes]]] = {}
+        self._asked: dict[bytes, Callable[[bytes, str, str], list[bytes]]] = {}
         self._zap: zmq.Socket[bytes] | None = None
 
-    def answer(self, domains: Iterable[bytes], asked: Callable[[bytes, bytes, str], list[bytes]]) -> None:
+    def answer(self, domains: Iterable[bytes], asked: Callable[[bytes, str, str], list[bytes]]) -> None:
         """Have a function answer libzmq, which asks of a domain, a key and an address, for sockets of these domains."""
         if self._zap is None:
             self._zap = self.context.socket(zmq.REP)
@@ -273,7 +273,8 @@ class Hub:
 
     def _answer(self, zap: zmq.Socket[bytes]) -> None:
         while (request := _receive_now(zap)) is not None:
-            version, number, domain, address, *_, key = (frame.bytes for frame in request)
+            version, number, domain, address, *_, raw = (frame.bytes for frame in request)
+            key = z85.encode(raw).decode()  # a key has one text: those of a list are checked
             asked = self._asked.get(domain)
             status = asked(domain, key, address.decode()) if asked is not None else [b"400", b"nobody is here", b""]
             zap.send_multipart([version, number, *status, b""])
@@ -322,6 +323,8 @@ class Transport:
         Messages that may wait for one neighbor, on this side. `send` refuses those beyond it.
     hub : Hub or None
         What it shares with others in this process, and does not close; None: with nobody.
+    look_s : float
+        Between two looks at what comes over all connections.
 
     Raises
     ------
@@ -341,6 +344,7 @@ class Transport:
         on_writable: Callable[[PeerId], None] | None = None,
         queue_messages: int = QUEUE_MESSAGES,
         hub: Hub | None = None,
+        look_s: float = LOOK_S,
     ) -> None:
         self._me = me
         self._keys = keys
@@ -351,6 +355,7 @@ class Transport:
         self._on_drop = on_drop
         self._on_writable = on_writable
         self._queue_messages = queue_messages
+        self._look_s = look_s
         self._loop = asyncio.get_running_loop()
         self._is_alone = hub is None
         self._hub = Hub() if hub is None else hub
@@ -644,7 +649,7 @@ class Transport:
         if not all_read:
             self._loop.call_soon(self._drain)  # looking may have taken the signal of the descriptor
         self._door.look(self._loop.time(), all_read)
-        self._looking = self._loop.call_later(LOOK_S, self._look)
+        self._looking = self._loop.call_later(self._look_s, self._look)
 
     def _reread(self) -> None:
         """Look for another list of keys, at most every REREAD_S; links to peers that have other keys are made anew."""
@@ -674,7 +679,7 @@ class Transport:
         """Of those who come to be heard, and of those who watch."""
         return identity(self._me), WATCH + b"%d" % self._me
 
-    def _asked(self, domain: bytes, key: bytes, address: str) -> list[bytes]:
+    def _asked(self, domain: bytes, key: str, address: str) -> list[bytes]:
         """Status, words and id for somebody with a key, for the ZAP server."""
         if key not in self._ids:
             self._reread()
@@ -963,8 +968,8 @@ class _Link:
     monitor: zmq.Socket[bytes]
 
 
-def _owners(keys: Keys | None) -> dict[bytes, PeerId]:
-    return {} if keys is None else {bytes(z85.decode(key.encode())): j for j, key in keys.peers.items()}
+def _owners(keys: Keys | None) -> dict[str, PeerId]:
+    return {} if keys is None else {key: j for j, key in keys.peers.items()}
 
 
 def identity(j: PeerId) -> bytes:

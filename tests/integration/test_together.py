@@ -60,7 +60,8 @@ def _simulated(lab: Lab, experiment: Path) -> Path:
     """The run directory of an experiment that is simulated."""
     found = lab.folder / "simulated"
     with threadpool_limits(1):  # as launch gives it to its peers: sums of more threads have other last bits
-        simulation.run(*prepare.here(settings.read(experiment), found), found, lambda: None)
+        resolved, ground, _ = prepare.here(settings.read(experiment), found)
+        simulation.run(resolved, ground, found, lambda: None)
     return found
 
 

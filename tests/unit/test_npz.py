@@ -6,15 +6,22 @@ import io
 import resource
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from peer import npz
 
-ARRAYS = {"a": np.arange(6.0).reshape(2, 3), "b.c": np.array("text"), "n": np.array(7), "none": np.zeros((0, 3))}
+ARRAYS: dict[str, NDArray[Any]] = {
+    "a": np.arange(6.0).reshape(2, 3),
+    "b.c": np.array("text"),
+    "n": np.array(7),
+    "none": np.zeros((0, 3)),
+}
 
 
 def refused(path: Path) -> str:
@@ -32,6 +39,36 @@ def test_what_is_loaded_is_what_was_saved(tmp_path: Path) -> None:
     found = npz.load(tmp_path / "x.npz")
     assert list(found) == list(ARRAYS)
     assert all(np.array_equal(found[name], ARRAYS[name]) and found[name].dtype == ARRAYS[name].dtype for name in ARRAYS)
+
+
+KINDS: dict[str, NDArray[Any]] = {
+    "by columns": np.arange(6.0).reshape(2, 3).T,
+    "a part of one": np.arange(24.0).reshape(4, 6)[::2, 1::2],
+    "no bytes at all": np.array([], dtype="U1"),
+    "größer": np.array([1.5, -0.0, np.nan], dtype=np.float32),
+    "big endian": np.arange(3, dtype=">i8"),
+    "true": np.array([True, False]),
+    "pairs": np.array([(1, 2.0)], dtype=[("n", "<i4"), ("x", "<f8")]),
+    "one": np.array(2.5),
+}
+
+
+def test_what_is_written_is_what_numpy_writes(tmp_path: Path) -> None:
+    path = tmp_path / "x.npz"
+    npz.save(path, ARRAYS | KINDS)
+    with zipfile.ZipFile(path) as archive:
+        assert archive.testzip() is None
+        written = {name: archive.read(f"{name}.npy") for name in ARRAYS | KINDS}
+    for name, array in (ARRAYS | KINDS).items():
+        file = io.BytesIO()
+        np.save(file, array, allow_pickle=False)
+        assert written[name] == file.getvalue(), name
+
+
+def test_equal_arrays_are_equal_files(tmp_path: Path) -> None:
+    for name in ("x.npz", "y.npz"):
+        npz.save(tmp_path / name, ARRAYS)
+    assert (tmp_path / "x.npz").read_bytes() == (tmp_path / "y.npz").read_bytes()
 
 
 def test_a_file_is_replaced_and_nothing_is_left_beside_it(tmp_path: Path) -> None:

@@ -45,6 +45,27 @@ def test_counts_spread_along_a_line() -> None:
     assert [r.n_samples_total for r in (a, b, c)] == [33, 33, 33]
 
 
+def test_a_connection_carries_each_count_once() -> None:
+    a = roster(0, n_agents=5)
+    assert a.hello("ask", 0, to=1).n_samples == {0: 10}
+    assert a.hello("answer", 0, to=1).n_samples == {}
+    a.counts[2] = 12
+    assert a.hello("news", 0, to=1).n_samples == {2: 12}
+    assert a.hello("news", 0, to=3).n_samples == {0: 10, 2: 12}
+    a.counts[4] = 14
+    assert a.hello("answer", 0, to=1).n_samples == {4: 14}
+    assert a.hello("ask", 0, to=1).n_samples == {0: 10, 2: 12, 4: 14}, "a new connection: the old one may have lost all"
+    assert a.hello("news", 0, to=1).n_samples == {}
+
+
+def test_who_knows_all_counts_from_the_beginning_misses_nobody() -> None:
+    a, b = roster(0), roster(1)
+    a.restore({0: 10, 1: 11, 2: 12}, 4)
+    assert (a.missing, a.n_samples_total, a.n_classes) == ((), 33, 4)
+    assert b.receive(a.hello("ask", 0, to=1))
+    assert not a.receive(b.hello("ask", 0, to=0)), "no news"
+
+
 def test_the_largest_label_spreads() -> None:
     a, b = roster(0, n_classes=2), roster(1, n_classes=4)
     assert a.receive(b.hello("ask", 0))

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from peer.config import Facts
+from peer.errors import ConfigError
 from peer.messages import Hello
 from peer.roster import Roster
 from peer.rounds import Rounds
@@ -47,6 +49,22 @@ def test_an_answer_is_answered_where_what_its_sender_lacks_is_gone(n: int, told:
     session.connected(1)
     said = session.receive(Hello(1, "b", 1, "answer", n, (), {}, {1: 1}, 0))
     assert [message.forgotten for _, message in said if isinstance(message, Hello)] == told
+
+
+def test_neighbors_are_unmet_until_they_are_heard_of() -> None:
+    rounds = Rounds(0, Static(Graph.of(3, [(0, 1), (0, 2)])), 9, 1.0)
+    session = Session((1, 2), Roster(0, "a", 0, {}, 3, 1, 0), rounds)
+    unmet = [session.unmet]
+    session.receive(Hello(2, "b", 0, "ask", 0, (), {}, {2: 1}, 0))
+    unmet.append(session.unmet)
+    session.receive(Hello(1, "c", 0, "news", 0, (), {}, {1: 1}, 0))
+    assert [*unmet, session.unmet] == [(1, 2), (1,), ()]
+
+
+def test_a_shard_that_has_changed_since_it_was_looked_at_is_refused() -> None:
+    life = SimpleNamespace(me=1, host=SimpleNamespace(shard=SimpleNamespace(n_samples=4, path="shard.npz")))
+    with pytest.raises(ConfigError, match=r"shard\.npz: expected the 5 samples of a moment ago, found 4"):
+        RoundsLife._know(life, Facts((3, 5), 2, (2, 1), 3))  # type: ignore[arg-type]
 
 
 def test_a_connection_that_breaks_is_journaled_once_whoever_sees_it_first() -> None:
