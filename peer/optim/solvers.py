@@ -31,7 +31,7 @@ from peer.optim.maps import (
     whitened,
 )
 from peer.optim.nystrom import nystrom
-from peer.optim.regularizers import Regularizer, Whitening
+from peer.optim.regularizers import Regularizer
 from peer.optim.surrogates import FirstOrder, Linearized, Subproblem
 from peer.optim.vectors import is_finite, largest, length
 
@@ -169,12 +169,14 @@ def proximal_step(subproblem: FirstOrder, regularizer: Regularizer) -> Solution:
 
 def normal_equations(subproblem: Linearized, regularizer: Regularizer) -> Solution:
     """Minimizer of a quadratic h + r with smooth r: one Newton step from the center, refined by the exact gradient."""
-    w, outputs = subproblem.center, subproblem.outputs
-    gradient = subproblem.gradient_of(w, outputs)
-    inverse = Systems(subproblem, regularizer).at(outputs)
+    h, w, outputs = subproblem, subproblem.center, subproblem.outputs
+    gradient = slope = h.gradient_of(w, outputs)
+    inverse, bent = Systems(h, regularizer).at(outputs), h.loss.curvature(outputs)
     for _ in range(2):
         w = w - inverse(gradient + regularizer.gradient(w))
-        gradient = subproblem.gradient(w)
+        d = w - h.center
+        ahead = bent((h.jacobian @ d).reshape(outputs.shape)).reshape(-1)
+        gradient = slope + h.weight * (h.jacobian.T @ ahead) + h.tau * d
     method = "woodbury" if is_dual(subproblem.jacobian) else "cholesky"
     return Solution(w, _residual(subproblem, regularizer, w, gradient), 1, method)
 
@@ -240,7 +242,7 @@ class Systems:
 
         Further steps of a solve take the preconditioners of the first: their curvature is much the same.
         """
-        h, J, scale, T = self.subproblem, self.subproblem.jacobian, self._whitening.scale, self._shift
+        h, J, T = self.subproblem, self.subproblem.jacobian, self._shift
         assert isinstance(J, LinearMap), "it is known by its products"
         forward, adjoint, bent, weight, shape = J.forward, J.adjoint, h.loss.curvature(outputs), h.weight, outputs.shape
 
@@ -253,7 +255,7 @@ class Systems:
         if "diagonal" not in self._preconditioners:
             entries = T + weight * J.squared_adjoint(h.loss.curvature_diagonal(outputs).reshape(-1))
             self._preconditioners["diagonal"] = lambda r: r / entries
-        if scale.size > NYSTROM_PARAMETERS:
+        if T.size > NYSTROM_PARAMETERS:
             return lambda b: conjugate_gradients(product, self._preconditioners["diagonal"], b, accuracy)[0]
 
         def inverse(b: Vector) -> Vector:
@@ -261,6 +263,7 @@ class Systems:
                 x, is_solved = conjugate_gradients(product, self._preconditioners["diagonal"], b, accuracy, PATIENCE)
                 if is_solved:
                     return x
+                scale = np.sqrt(1.0 / T)
                 white = nystrom(lambda u: weight * scale * curved(scale * u), scale.size, RANK)
                 self._preconditioners["nystrom"] = lambda r: scale * white(scale * r)
             else:
@@ -275,13 +278,9 @@ class Systems:
         return inverse
 
     @cached_property
-    def _whitening(self) -> Whitening:
-        return self.regularizer.whitening(self.subproblem.center, self.subproblem.tau)
-
-    @cached_property
     def _shift(self) -> Vector:
         """T, (p,)."""
-        scale = self._whitening.scale
+        scale = self.regularizer.whitening(self.subproblem.center, self.subproblem.tau).scale
         return np.asarray(1.0 / (scale * scale))
 
     @cached_property
