@@ -16,9 +16,23 @@ peers of
 So for several numbers of hidden units, of which the built-in experiment has 10: calls grow with them, the rest hardly
 does. The last lines say from which on the target is met.
 
+With `--exchange` the messages are no part of the rest: on a static ring of eight peers the round is compared with the
+calls and what bare sockets take to exchange the same numbers on the same ring, `benchmarks.exchange.raw`, right after.
+
+- processor: of all peers, over the calls of all peers and the raw exchange of all,
+- wall: of a round, over the time that its raw exchange takes and that its calls take on these processors.
+
+And on the digits also with the convolutional network of `examples/digits-cnn.toml`.
+
+With `--large` there is one agent in one process, and a problem that costs nothing: what a round does with vectors of p
+numbers and those of 2 to 32 neighbors, as a ratio to the sums of (7) and (8) by BLAS (`daxpy`) on memory that is used
+again and again.
+
     python -m benchmarks.overhead
     python -m benchmarks.overhead --peers 2                # a processor for each, on a host with two
     python -m benchmarks.overhead --hidden 10 --hidden 64
+    python -m benchmarks.overhead --exchange
+    python -m benchmarks.overhead --large
 """
 
 from __future__ import annotations
@@ -29,7 +43,9 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as peers run; numpy reads 
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any, Final, ParamSpec, TypeVar, final
@@ -37,15 +53,21 @@ from typing import Any, Final, ParamSpec, TypeVar, final
 import click
 import numpy as np
 from scipy import linalg
+from scipy.linalg.blas import daxpy
 
-from peer import agent, process, settings
+from benchmarks import exchange
+from peer import agent, memory, npz, process, settings
 from peer.__main__ import DEFAULT
+from peer.arrays import Vector
 from peer.host import Assignment
-from peer.journal import Journal
+from peer.journal import Journal, folder_of
 from peer.launcher import Watcher, launch
+from peer.messages import Share
 from peer.optim import maps
 from peer.optim.chains import Chain, ChainPass
 from peer.optim.factors import Factors
+from peer.optim.solvers import Solution
+from peer.optim.steps import Constant
 from peer.rounds_mode import RoundsLife
 from peer.settings import Experiment
 
@@ -61,6 +83,18 @@ DATASETS: Final[dict[str, tuple[str, ...]]] = {
 
 TARGET: Final = 1.3
 """Largest ratio."""
+
+EXCHANGE_TARGET: Final = 1.15
+"""The same where bare sockets are in what a round is compared with."""
+
+CONVOLUTIONAL: Final = Path(__file__).parents[1] / "examples" / "digits-cnn.toml"
+"""An experiment with images."""
+
+LARGE: Final = ((100, 1_000, 10_000, 100_000, 1_000_000), (2, 8, 32))
+"""Parameters, and neighbors, of the agent that is alone."""
+
+LARGE_S: Final = 0.5
+"""Seconds, about, for each measurement of these."""
 
 HIDDEN: Final = (10, 32, 128)
 """Hidden units: of the built-in experiment, and more."""
@@ -165,7 +199,7 @@ def clocked(assignment: Assignment) -> int | tuple[int, str]:
     def round_over(journal: Journal, **values: Any) -> None:  # noqa: ANN401
         write(journal, **values)
         processor, wall = time.process_time(), time.monotonic()
-        took = processor - spent["processor"], wall - spent["wall"] - values["wait_s"]
+        took = processor - spent["processor"], wall - spent["wall"] - values["wait_s"], wall - spent["wall"]
         rows.append((len(rows) % 2, spent["mathematics"], spent["calls"], *took))
         spent.update(mathematics=0.0, calls=0.0, processor=processor, wall=wall)
 
@@ -178,8 +212,28 @@ def clocked(assignment: Assignment) -> int | tuple[int, str]:
         np.save(assignment.run_dir / f"rows-{assignment.me}.npy", np.array(rows))
 
 
-def measure(experiment: Experiment, folder: Path) -> tuple[float, float, float, float]:
-    """Medians over the rounds of all peers: seconds of calls, mathematics, processor, and wall without waiting.
+@final
+@dataclass(frozen=True)
+class Took:
+    """Medians over the rounds of all peers, seconds.
+
+    Parameters
+    ----------
+    calls, mathematics, processor : float
+        Of a processor, see above.
+    wall, whole : float
+        Wall time without the wait for neighbors, and with it.
+    """
+
+    calls: float
+    mathematics: float
+    processor: float
+    wall: float
+    whole: float
+
+
+def measure(experiment: Experiment, folder: Path) -> Took:
+    """What rounds of this experiment take.
 
     Raises
     ------
@@ -195,7 +249,7 @@ def measure(experiment: Experiment, folder: Path) -> tuple[float, float, float, 
         raise RuntimeError(outcome.line)
     rows = np.concatenate([np.load(folder / f"rows-{peer}.npy")[WARM:] for peer in range(experiment.peers)])
     plain, inside = rows[rows[:, 0] == 0.0], rows[rows[:, 0] == 1.0]
-    return float(np.median(inside[:, 2])), *(float(np.median(plain[:, k])) for k in (1, 3, 4))  # type: ignore[return-value]
+    return Took(float(np.median(inside[:, 2])), *(float(np.median(plain[:, k])) for k in (1, 3, 4, 5)))
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -204,10 +258,28 @@ def measure(experiment: Experiment, folder: Path) -> tuple[float, float, float, 
 @click.option("--hidden", "sizes", type=click.IntRange(1), multiple=True, default=HIDDEN, help="Hidden units.")
 @click.option("--data", "datasets", type=click.Choice(tuple(DATASETS)), multiple=True, default=tuple(DATASETS))
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="A setting of all.")
+@click.option("--exchange", "with_exchange", is_flag=True, help="Compare with linear algebra and bare sockets.")
+@click.option("--large", is_flag=True, help="What a round does with large vectors of many neighbors.")
 def main(
-    peers: int, rounds: int, sizes: tuple[int, ...], datasets: tuple[str, ...], overrides: tuple[str, ...]
+    peers: int,
+    rounds: int,
+    sizes: tuple[int, ...],
+    datasets: tuple[str, ...],
+    overrides: tuple[str, ...],
+    with_exchange: bool,
+    large: bool,
 ) -> None:
     """Seconds of a round, as a ratio to those of its linear algebra."""
+    if large:
+        for p, n_neighbors in product(*LARGE):
+            click.echo(of_vectors(p, n_neighbors))
+        return
+    if with_exchange:
+        for dataset in datasets:
+            given = (f"data.dataset={dataset}", *DATASETS[dataset], *overrides)
+            click.echo(against_sockets(dataset, DEFAULT, rounds, given))
+        click.echo(against_sockets("digits, CNN", CONVOLUTIONAL, rounds, overrides))
+        return
     sizes, met = tuple(sorted(set(sizes))), []
     for dataset in datasets:
         found: dict[int, tuple[float, ...]] = {}
@@ -215,15 +287,113 @@ def main(
             run = (f"peers={peers}", f"iterations={rounds}", "run.checkpoint_every=0", f"model.hidden=[{hidden}]")
             given = (*run, f"data.dataset={dataset}", *DATASETS[dataset], *overrides)
             with tempfile.TemporaryDirectory() as folder:
-                calls_s, *others = measure(settings.read(DEFAULT, given), Path(folder) / "run")
-            found[hidden] = tuple(seconds / calls_s for seconds in others)
+                took = measure(settings.read(DEFAULT, given), Path(folder) / "run")
+            found[hidden] = tuple(seconds / took.calls for seconds in (took.mathematics, took.processor, took.wall))
             ratios = (f"{part} {ratio:5.2f}" for part, ratio in zip(PARTS, found[hidden], strict=True))
             click.echo(
-                f"{dataset:13} {hidden:4} hidden: {1e6 * calls_s:8.0f} us of calls; {', '.join(ratios)} times that"
+                f"{dataset:13} {hidden:4} hidden: {1e6 * took.calls:8.0f} us of calls; {', '.join(ratios)} times that"
             )
         since = [first_of({hidden: ratios[k] for hidden, ratios in found.items()}) for k in range(len(PARTS))]
         met.append(f"{dataset:13} at most {TARGET}: " + ", ".join(map(" ".join, zip(PARTS, since, strict=True))))
     click.echo("\n".join(met))
+
+
+def against_sockets(name: str, file: Path, rounds: int, overrides: Sequence[str]) -> str:
+    """A line on an experiment on a ring, compared with its linear algebra and bare sockets."""
+    ring = (f"peers={exchange.N_PEERS}", "topology.graph=ring", "topology.schedule=static")
+    experiment = settings.read(file, (*ring, f"iterations={rounds}", "run.checkpoint_every=0", *overrides))
+    with tempfile.TemporaryDirectory() as folder:
+        run_dir = Path(folder) / "run"
+        took = measure(experiment, run_dir)
+        p = sum(part.size for part in npz.load(folder_of(run_dir, 0) / "final.npz").values())
+        raw_s, raw_processor_s = exchange.measure(exchange.raw, exchange.Cell(p, 10 * rounds, Path(folder), None))
+    n, sharing = exchange.N_PEERS, max(1.0, exchange.N_PEERS / len(os.sched_getaffinity(0)))
+    ratios = {
+        "processor": n * took.processor / (n * took.calls + raw_processor_s),
+        "wall": took.whole / (sharing * took.calls + raw_s),
+    }
+    said = "; ".join(
+        f"{part} {ratio:5.2f} times that, {'met' if ratio <= EXCHANGE_TARGET else 'missed'}"
+        for part, ratio in ratios.items()
+    )
+    return f"{name:13} p = {p:5}: {1e6 * took.calls:7.0f} us of calls, {1e6 * raw_s:5.0f} us of raw exchange; {said}"
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Nothing:
+    """A problem that costs nothing: what is asked of it is there already, (p,)."""
+
+    gradient_there: Vector
+    kappa: float = 1.0
+
+    def value(self, w: Vector) -> float:
+        """Some number."""
+        return 1.0
+
+    def gradient(self, w: Vector) -> Vector:
+        """What is there."""
+        return self.gradient_there
+
+    def estimate(self, n: int, w: Vector, before: Vector, gradient: Vector, value: float) -> tuple[Vector, float]:
+        """Both."""
+        return self.gradient_there, 1.0
+
+    def seen(self, n: int, w: Vector, gradient: Vector) -> tuple[Nothing, Vector]:
+        """All of it."""
+        return self, gradient
+
+    def best_response(self, w: Vector, gradient: Vector, pi: Vector, tau: float = 0.0) -> Solution:
+        """What is there."""
+        return Solution(self.gradient_there, 0.0, 1, "none")
+
+    def linearized(self, anchor: Vector) -> Nothing:
+        """The same."""
+        return self
+
+
+def of_vectors(p: int, n_neighbors: int) -> str:
+    """A line on what a round does with vectors of p numbers, its own and its neighbors'."""
+    memory.keep()
+    rng = np.random.default_rng(0)
+    problem, weights = Nothing(rng.standard_normal(p)), dict.fromkeys(range(n_neighbors + 1), 1.0 / (n_neighbors + 1))
+    vectors = [rng.standard_normal((2, p)) for _ in range(n_neighbors)]
+    shares = {j: Share(j, 0, 0, 1.0, *pair) for j, pair in enumerate(vectors)}  # the agent itself is the last
+    state = agent.initial(problem, rng.standard_normal(p), 0.5)
+    proposal = agent.propose(problem, state, n_neighbors + 1)
+    own, total, float64 = agent.Mixture.of(state, proposal), np.zeros(p), np.dtype(np.float64)
+    mixture = agent.exchange(state, own, shares, weights, float64)
+
+    def sums() -> None:
+        for half, mine in enumerate((own.y, own.z)):
+            for j in range(n_neighbors):
+                daxpy(vectors[j][half], total, a=weights[j])
+            daxpy(mine, total, a=weights[n_neighbors])
+
+    parts: dict[str, Callable[[], object]] = {
+        "(4)-(6)": lambda: agent.propose(problem, state, n_neighbors + 1),
+        "sums of (7), (8)": lambda: agent.exchange(state, own, shares, weights, float64),
+        "rest of (8)": lambda: agent.settle(problem, state, proposal, mixture, Constant()),
+    }
+    blas_s = quick(sums)
+    ratios = {name: quick(part) / blas_s for name, part in parts.items()}
+    said = ", ".join(f"{name} {ratio:5.2f}" for name, ratio in ratios.items())
+    line = f"p = {p:9,}, {n_neighbors:2} neighbors: {1e6 * blas_s:9.1f} us of BLAS"
+    return f"{line}; {said}, all {sum(ratios.values()):5.2f} times that"
+
+
+def quick(function: Callable[[], object]) -> float:
+    """Least processor seconds of a call: what it takes where nobody disturbs."""
+    function()
+    n, found, began_s = 1, [], time.thread_time()
+    while time.thread_time() - began_s < LARGE_S:
+        before_s = time.thread_time()
+        for _ in range(n):
+            function()
+        took_s = time.thread_time() - before_s
+        found.append(took_s / n)
+        n = max(n, int(1e-3 * n / max(took_s, 1e-6)))  # the clock's own time must not count
+    return min(found[1:] or found)
 
 
 def first_of(ratios: Mapping[int, float]) -> str:

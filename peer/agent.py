@@ -16,16 +16,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, final
+from typing import Any, Final, Protocol, final
 
 import numpy as np
+from scipy.linalg.blas import daxpy
 
-from peer.arrays import Matrix, Sparse, Tensor, Vector, is_finite, rounded
+from peer.arrays import Matrix, Sparse, Tensor, Vector, rounded
 from peer.errors import ProtocolError, SolveError
 from peer.links import Spoken
 from peer.messages import Share
 from peer.optim.solvers import Solution
 from peer.optim.steps import StepRule
+from peer.optim.vectors import is_finite, length
 from topology import PeerId
 
 
@@ -48,14 +50,18 @@ class LocalProblem(Protocol):
     def seen(self, n: int, w: Vector, gradient: Vector) -> tuple[LocalProblem, Vector]:
         """What the surrogate of round n is built on, and its gradient at w, (p,): g_i itself, or some samples of it."""
 
-    def best_response(self, w: Vector, gradient: Vector, pi: Vector) -> Solution:
-        """Minimizer of (5)."""
-
-    def with_tau(self, tau: float) -> LocalProblem:
-        """The same g_i, its surrogate with another tau."""
+    def best_response(self, w: Vector, gradient: Vector, pi: Vector, tau: float = 0.0) -> Solution:
+        """Minimizer of (5); with another tau than the surrogate's, if one is given."""
 
     def linearized(self, anchor: Vector) -> LocalProblem:
         """G_i of the network linearized at an anchor, (p,); g_i itself where that is empty."""
+
+
+NONE: Final = np.zeros(0)
+"""In the place of a vector that there is not."""
+
+NO_ROWS: Final = np.zeros((0, 0))
+"""In the place of a matrix that there is not."""
 
 
 @final
@@ -122,35 +128,42 @@ class State:
     value: float
     objective: float
     alpha: float
-    pulled: Matrix = field(default_factory=lambda: np.zeros((0, 0)))
+    pulled: Matrix = field(default_factory=lambda: NO_ROWS)
     closes: int = 0
     peak: float = 0.0
     flood: float = math.inf
     agreed: float = math.inf
-    way: Vector = field(default_factory=lambda: np.zeros(0))
+    way: Vector = field(default_factory=lambda: NONE)
     held: float = 0.0
     validation: float = 0.0
     worst: float = 0.0
-    candidate: Vector = field(default_factory=lambda: np.zeros(0))
+    candidate: Vector = field(default_factory=lambda: NONE)
     begun: int = 0
     best: float = math.inf
     best_n: int = 0
     waited: int = 0
-    kept: Vector = field(default_factory=lambda: np.zeros(0))
+    kept: Vector = field(default_factory=lambda: NONE)
     tau: float = 0.0
     care: float = 0.0
     eagerness: float = 0.0
     stride: float = math.inf
     steepest: float = 0.0
-    anchor: Vector = field(default_factory=lambda: np.zeros(0))
+    anchor: Vector = field(default_factory=lambda: NONE)
     anchored: int = 0
     departure: float = 0.0
     allowed: float = 0.0
-    alignments: Vector = field(default_factory=lambda: np.zeros(0))
+    alignments: Vector = field(default_factory=lambda: NONE)
     aligned_n: int = 0
     back_n: int = 0
-    memory: Vector = field(default_factory=lambda: np.zeros(0))
-    replicas: Matrix = field(default_factory=lambda: np.zeros((0, 0)))
+    memory: Vector = field(default_factory=lambda: NONE)
+    replicas: Matrix = field(default_factory=lambda: NO_ROWS)
+
+    def changed(self, **values: Any) -> State:  # noqa: ANN401  (what the fields are)
+        """The same but for some of it: `dataclasses.replace`, which takes twenty times as long with so many fields."""
+        assert values.keys() <= vars(self).keys(), "a state has no such part"
+        state = object.__new__(State)
+        vars(state).update(vars(self), **values)
+        return state
 
 
 @final
@@ -211,7 +224,7 @@ class Proposal:
 
     solution: Solution
     z: Vector
-    memory: Vector = field(default_factory=lambda: np.zeros(0))
+    memory: Vector = field(default_factory=lambda: NONE)
 
 
 @final
@@ -241,7 +254,7 @@ class Mixture:
     flood: float
     worst: float
     pulled: Matrix
-    replicas: Matrix = field(default_factory=lambda: np.zeros((0, 0)))
+    replicas: Matrix = field(default_factory=lambda: NO_ROWS)
 
     @classmethod
     def of(cls, state: State, proposal: Proposal) -> Mixture:
@@ -265,11 +278,9 @@ def propose(problem: LocalProblem, state: State, n_agents: int) -> Proposal:
         nan or infinity in the surrogate or its solution.
     """
     problem = problem.linearized(state.anchor)
-    if state.tau:
-        problem = problem.with_tau(state.tau)
     seen, gradient = problem.seen(state.n, state.w, state.gradient)
     pi = n_agents * state.y - seen.kappa * gradient
-    solution = seen.best_response(state.w, gradient, pi)
+    solution = seen.best_response(state.w, gradient, pi, state.tau)
     return Proposal(solution, state.w + state.alpha * (solution.w - state.w))
 
 
@@ -321,8 +332,7 @@ def exchange(
         else:
             z = mix(own.z, zs, weights, wire_dtype)
             y = mix(own.y, ys, weights, wire_dtype) if own.y.size else own.y
-        seen = {j: shares[j].objective if j in shares else own.objective for j in weights}
-        objective = math.fsum(weight * seen[j] for j, weight in weights.items())
+        objective = math.fsum([c * shares.get(j, own).objective for j, c in weights.items()])
     else:
         z = approach(own.z, zs, weights, clipping.w * state.alpha, wire_dtype)
         pulled = pull(own, shares, weights, clipping, wire_dtype)
@@ -333,7 +343,7 @@ def exchange(
                 raise ProtocolError("nonfinite", "expected finite numbers, found nan or infinity", j, state.n)
         raise SolveError(f"round {state.n}: parameters or gradients are nan or infinite")
     told = {j: shares[j].validation[0] if j in shares else own.validation for j in weights}
-    validation = math.fsum(weight * told[j] for j, weight in weights.items())
+    validation = math.fsum([weight * told[j] for j, weight in weights.items()])
     flood = max([own.flood, *(share.flood for share in shares.values())])
     worst = max([own.worst, *(share.validation[1] for share in shares.values())])
     return Mixture(z, y, objective, validation, flood, worst, pulled, replicas)
@@ -361,9 +371,9 @@ def settle(problem: LocalProblem, state: State, proposal: Proposal, mixed: Mixtu
     w, problem = mixed.z, problem.linearized(state.anchor)
     gradient, value = problem.estimate(state.n + 1, w, state.w, state.gradient, state.value)
     y = mixed.y + (gradient - state.gradient)
-    if not (is_finite(y) and np.isfinite(value)):
+    if not (is_finite(y) and math.isfinite(value)):
         raise SolveError(f"round {state.n}: parameters, objective or gradient are nan or infinite")
-    return State(
+    return state.changed(
         n=state.n + 1,
         w=w,
         y=y,
@@ -374,8 +384,6 @@ def settle(problem: LocalProblem, state: State, proposal: Proposal, mixed: Mixtu
         pulled=mixed.pulled,
         replicas=mixed.replicas,
         way=proposal.solution.way,
-        anchor=state.anchor,
-        anchored=state.anchored,
     )
 
 
@@ -389,9 +397,9 @@ def mix(
 ) -> Vector:
     """sum_j c_ij v_j over j ascending, (p,); the sum over all agents is that of their own v, to rounding."""
     seen = rounded(own, wire_dtype)
-    total = np.zeros_like(own)
+    total = np.zeros(own.shape)
     for j, weight in sorted(weights.items()):
-        total += weight * _whole(theirs.get(j, seen), j)
+        total = daxpy(_whole(theirs.get(j, seen), j), total, a=weight)  # in place, in one pass
     return total if seen is own else total + (own - seen)
 
 
@@ -429,9 +437,8 @@ def pull(
 
 def clip(difference: Vector, radius: float) -> Vector:
     """Difference min(1, radius/||difference||), (p,): odd, 1-Lipschitz; 0 where the square of the norm overflows."""
-    with np.errstate(over="ignore"):
-        length = math.sqrt(float(np.dot(difference, difference)))
-    return difference if length <= radius else difference * (radius / length)
+    size = length(difference)
+    return difference if size <= radius else difference * (radius / size)
 
 
 def clip_number(difference: float, radius: float) -> float:

@@ -37,12 +37,13 @@ from typing import Final, final
 import numpy as np
 
 from peer.agent import State
-from peer.arrays import Vector, is_finite
+from peer.arrays import Vector
 from peer.errors import SolveError
 from peer.optim import feedback
 from peer.optim.batches import order
 from peer.optim.chains import ChainPass
 from peer.optim.surrogates import Data
+from peer.optim.vectors import is_finite
 from peer.problem import Problem
 from topology import PeerId
 
@@ -87,7 +88,7 @@ def chosen(problem: Problem, state: State) -> Problem:
 
 def begun(problem: Problem, state: State, watch: Watch) -> State:
     """A first state with its cosines: too early to draw conclusions."""
-    return replace(state, alignments=measured(problem, state, watch))
+    return state.changed(alignments=measured(problem, state, watch))
 
 
 def kept(state: State, first: State) -> State:
@@ -116,14 +117,14 @@ def watched(problem: Problem, state: State, following: State, watch: Watch) -> S
         return following
     found = measured(problem, following, watch)
     aligned_n = n if found.min() >= watch.least else following.aligned_n  # nan is not
-    following = replace(following, alignments=found, aligned_n=aligned_n)
+    following = following.changed(alignments=found, aligned_n=aligned_n)
     if n - aligned_n < max(watch.grace, 1):
         return following
     gradient = replace(problem, feedback=None).gradient(following.w)
     y = following.y + (gradient - following.gradient)
     if not is_finite(y):
         raise SolveError(f"round {state.n}: the gradient is nan or infinite")
-    return replace(following, y=y, gradient=gradient, back_n=n)
+    return following.changed(y=y, gradient=gradient, back_n=n)
 
 
 def told(state: State, watch: Watch) -> dict[str, object]:

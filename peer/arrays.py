@@ -87,19 +87,6 @@ class Layout:
         return w
 
 
-def is_finite(array: NDArray[Any]) -> bool:
-    """Whether every entry is finite; one pass of a dot product in all but extreme cases."""
-    flat = array.reshape(-1)
-    with np.errstate(over="ignore", invalid="ignore"):
-        total = np.dot(flat, flat)
-    return bool(np.isfinite(total)) or bool(np.isfinite(flat).all())
-
-
-def largest(array: NDArray[np.float64]) -> float:
-    """Largest magnitude of an entry; 0 where there is none, nan where one is."""
-    return float(np.abs(array).max(initial=0.0))
-
-
 def rounded(vector: Vector, dtype: np.dtype[Any]) -> Vector:
     """What a receiver sees of `vector` when it is sent as `dtype`; `vector` itself for float64."""
     return vector if dtype == vector.dtype else unpacked(packed(vector, dtype), dtype)

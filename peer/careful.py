@@ -49,13 +49,12 @@ A. Gasnikov, "Achieving linear convergence with parameter-free algorithms in dec
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, Protocol, final
-
-import numpy as np
 
 from peer.agent import State
 from peer.arrays import Vector
+from peer.optim.vectors import length
 
 STRETCH: Final = 1.3
 """Of alpha: longer than what is best without damping."""
@@ -134,7 +133,7 @@ def begun(problem: Curved, state: State, caution: Caution) -> State:
     steepest = _steepest(problem, state, caution.n_agents)
     care = max(BEGIN, caution.least(state.alpha))
     tau = caution.tau(state.alpha, care, steepest)
-    return replace(state, tau=tau, care=care, eagerness=1.0, stride=math.inf, steepest=steepest)
+    return state.changed(tau=tau, care=care, eagerness=1.0, stride=math.inf, steepest=steepest)
 
 
 def adapted(problem: Curved, state: State, following: State, caution: Caution) -> State:
@@ -148,7 +147,7 @@ def adapted(problem: Curved, state: State, following: State, caution: Caution) -
         Of agent i at the beginning of the round, and at its end.
     caution : Caution
     """
-    stride, change = _length(following.w - state.w), _length(following.gradient - state.gradient)
+    stride, change = length(following.w - state.w), length(following.gradient - state.gradient)
     seen = caution.n_agents * change / stride if stride > 0.0 else 0.0
     steepest = max(_steepest(problem, following, caution.n_agents), seen, FADES * state.steepest)
     care, eagerness = eased(state.care, state.eagerness, stride < NOISE * state.stride, caution.pace)
@@ -156,7 +155,7 @@ def adapted(problem: Curved, state: State, following: State, caution: Caution) -
     share = 1.0 - caution.pace
     mean = stride if math.isinf(state.stride) else (1.0 - share) * state.stride + share * stride
     tau = caution.tau(following.alpha, care, steepest)
-    return replace(following, tau=tau, care=care, eagerness=eagerness, stride=mean, steepest=steepest)
+    return following.changed(tau=tau, care=care, eagerness=eagerness, stride=mean, steepest=steepest)
 
 
 def eased(care: float, eagerness: float, is_shorter: bool, pace: float) -> tuple[float, float]:
@@ -168,9 +167,4 @@ def eased(care: float, eagerness: float, is_shorter: bool, pace: float) -> tuple
 
 def _steepest(problem: Curved, state: State, n_agents: int) -> float:
     known = n_agents * problem.steepness(state.n, state.w, state.gradient)
-    return max(known, n_agents * _length(state.y) / max(1.0, _length(state.w)))
-
-
-def _length(vector: Vector) -> float:
-    with np.errstate(over="ignore"):
-        return math.sqrt(float(np.dot(vector, vector)))
+    return max(known, n_agents * length(state.y) / max(1.0, length(state.w)))

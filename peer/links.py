@@ -33,10 +33,11 @@ from typing import Any, Protocol, TypeAlias, final
 
 import numpy as np
 
-from peer.arrays import Matrix, Sparse, Tensor, Vector, is_finite, rounded
+from peer.arrays import Matrix, Sparse, Tensor, Vector, rounded
 from peer.errors import SolveError
 from peer.messages import Share
 from peer.optim import compressors
+from peer.optim.vectors import is_finite
 from topology import PeerId
 
 Words: TypeAlias = Mapping[PeerId, tuple[Tensor | None, Tensor]]

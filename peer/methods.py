@@ -59,19 +59,20 @@ Kept over all agents, to rounding: of extra and exact-diffusion sum_i q_i = 0; o
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar, Protocol, final
 
 import numpy as np
 
 from peer import agent
 from peer.agent import LocalProblem, Mixture, Proposal, State
-from peer.arrays import Vector, is_finite
+from peer.arrays import Vector
 from peer.errors import SolveError
 from peer.messages import PARTS, Part
 from peer.optim.regularizers import Regularizer
 from peer.optim.solvers import Solution
 from peer.optim.steps import StepRule
+from peer.optim.vectors import is_finite, largest
 
 
 class Objective(LocalProblem, Protocol):
@@ -191,7 +192,7 @@ class GradientTracking:
     def initial(self, problem: Objective, w: Vector, alpha: float) -> State:
         """y_i[0] = grad g_i(w)."""
         state = begun(problem, w, alpha, w[:0])
-        return replace(state, y=state.gradient)
+        return state.changed(y=state.gradient)
 
     def propose(self, problem: Objective, state: State, n_agents: int) -> Proposal:
         """A step along the tracked gradient."""
@@ -333,4 +334,4 @@ def proximal(problem: Objective, v: Vector, step: float) -> Vector:
 
 def moved(state: State, following: State, step: float) -> float:
     """||w_i+ - w_i||_inf over a step."""
-    return float(np.max(np.abs(following.w - state.w), initial=0.0)) / step
+    return largest(following.w - state.w) / step

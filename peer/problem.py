@@ -21,6 +21,7 @@ where steps tend to 0, so do the errors.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Final, final
 
@@ -35,6 +36,7 @@ from peer.optim.feedback import Feedback
 from peer.optim.regularizers import Regularizer
 from peer.optim.solvers import Accuracy, Solution, solve
 from peer.optim.surrogates import Data, Partial, Surrogate
+from peer.optim.vectors import largest, length
 
 SUMMABLE: Final = 1.1
 """Power of 1/(n + 1), > 1, with which inexactness decreases at least."""
@@ -172,8 +174,8 @@ class Problem:
     def _drawn(self, rows: NDArray[np.intp]) -> Problem:
         return replace(self, data=self.data.drawn(rows), batches=None)
 
-    def best_response(self, w: Vector, gradient: Vector, pi: Vector) -> Solution:
-        """Minimizer w~ of (5) at w, (p,), with grad g_i(w), (p,), and pi_i, (p,).
+    def best_response(self, w: Vector, gradient: Vector, pi: Vector, tau: float = 0.0) -> Solution:
+        """Minimizer w~ of (5) at w, (p,), with grad g_i(w), (p,), and pi_i, (p,); with another tau, if one is given.
 
         Where there are several blocks, over each alone, the others kept at w. With (12) the parameters do not meet
         in (5), and that changes nothing.
@@ -183,20 +185,15 @@ class Problem:
         SolveError
             nan or infinity came in or out.
         """
-        solution = self._solution(w, gradient, pi)
-        return replace(solution, way=solution.w - w) if self.inexactness else solution
-
-    def _solution(self, w: Vector, gradient: Vector, pi: Vector) -> Solution:
+        surrogate = self.surrogate.with_tau(tau) if tau else self.surrogate
         accuracy = Accuracy(self.tolerance, self.share, self.most)
-        if len(self.blocks) > 1 and isinstance(self.surrogate, Partial):
-            return solve_blocks(
-                self.surrogate, w, gradient, pi, self.data, self.regularizer, accuracy, self.blocks, self.each, self.way
+        if len(self.blocks) > 1 and isinstance(surrogate, Partial):
+            solution = solve_blocks(
+                surrogate, w, gradient, pi, self.data, self.regularizer, accuracy, self.blocks, self.each, self.way
             )
-        return solve(self.surrogate.around(w, gradient, pi, self.data), self.regularizer, accuracy, self.way)
-
-    def with_tau(self, tau: float) -> Problem:
-        """The same g_i, its surrogate with another tau."""
-        return replace(self, surrogate=self.surrogate.with_tau(tau))
+        else:
+            solution = solve(surrogate.around(w, gradient, pi, self.data), self.regularizer, accuracy, self.way)
+        return replace(solution, way=solution.w - w) if self.inexactness else solution
 
     def steepness(self, n: int, w: Vector, direction: Vector) -> float:
         """Largest curvature that is seen of s J'BJ from a direction, (p,), B the second derivative of the loss; >= 0.
@@ -208,15 +205,16 @@ class Problem:
         """
         data = self.data if self.batches is None else self.data.drawn(self.batches.rows(n))
         here, found = data.at(w), 0.0
-        v = direction if direction.any() else np.ones_like(direction)  # the agent's own optimum is curved, too
+        v, size = direction, length(direction)
+        if not size:  # the agent's own optimum is curved, too
+            v, size = np.ones_like(direction), math.sqrt(direction.size)
         bent = data.loss.curvature(here.outputs)
         for _ in range(POWERS):
-            length = float(np.linalg.norm(v))
-            if not 0.0 < length < np.inf:
+            if not 0.0 < size < np.inf:
                 break
-            v = data.weight * here.vjp(bent(here.jvp(v / length)))
-            found = float(np.linalg.norm(v))
-        return found
+            v = here.vjp(bent(here.jvp(v / size)))
+            found = size = length(v)
+        return data.weight * found
 
     def linearized(self, anchor: Vector) -> Problem:
         """The same with the network linearized at an anchor, (p,), and what is kept with it; itself without one."""
@@ -226,4 +224,4 @@ class Problem:
 
     def stationarity(self, w: Vector, gradient: Vector) -> float:
         """||w - prox_r(w - gradient)||_inf, where `gradient` is (an estimate of) grad G(w)."""
-        return float(np.max(np.abs(w - self.regularizer.prox(w - gradient, 1.0)), initial=0.0))
+        return largest(w - self.regularizer.prox(w - gradient, 1.0))

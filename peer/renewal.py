@@ -35,7 +35,7 @@ B. Ghorbani et al. (NeurIPS 2019) for lazy training; (b) is ours.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, Protocol, final
 
 import numpy as np
@@ -44,6 +44,7 @@ from peer.agent import State
 from peer.arrays import Vector
 from peer.errors import SolveError
 from peer.optim.regularizers import Regularizer
+from peer.optim.vectors import length
 
 SHARE: Final = 0.25
 """Of the tracked residual, in (b): of 0.1, 0.25, 0.5 and 1 the one with the fewest rounds on breast-cancer and on
@@ -81,7 +82,7 @@ class Renewal:
 
 def begun(state: State) -> State:
     """A first state, at whose w_i the network is linearized."""
-    return replace(state, anchor=state.w, anchored=state.n)
+    return state.changed(anchor=state.w, anchored=state.n)
 
 
 def renewed(problem: Linearizable, following: State, renewal: Renewal, n_agents: int) -> State:
@@ -107,16 +108,15 @@ def renewed(problem: Linearizable, following: State, renewal: Renewal, n_agents:
         return following
     gradient, departure, allowed = problem.gradient(w), 0.0, 0.0
     if not renewal.every:
-        departure = n_agents * _length(gradient - following.gradient)
-        allowed = SHARE * _length(w - problem.regularizer.prox(w - n_agents * following.y, 1.0))
+        departure = n_agents * length(gradient - following.gradient)
+        allowed = SHARE * length(w - problem.regularizer.prox(w - n_agents * following.y, 1.0))
         if departure <= allowed:
-            return replace(following, departure=departure, allowed=allowed)
+            return following.changed(departure=departure, allowed=allowed)
     value = problem.value(w)
     y = following.y + (gradient - following.gradient)
     if not (np.isfinite(y).all() and np.isfinite(value)):
         raise SolveError(f"round {following.n}: objective or gradient of the network are nan or infinite")
-    return replace(
-        following,
+    return following.changed(
         y=y,
         gradient=gradient,
         value=value,
@@ -126,8 +126,3 @@ def renewed(problem: Linearizable, following: State, renewal: Renewal, n_agents:
         departure=departure,
         allowed=allowed,
     )
-
-
-def _length(vector: Vector) -> float:
-    with np.errstate(over="ignore", invalid="ignore"):
-        return float(np.linalg.norm(vector))

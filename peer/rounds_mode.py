@@ -25,6 +25,7 @@ from peer.messages import Message, Share
 from peer.methods import Next
 from peer.optim.models import Model
 from peer.optim.regimes import everything
+from peer.optim.vectors import square
 from peer.problem import Problem
 from peer.session import Outgoing
 from peer.transport import QUEUE_MESSAGES
@@ -70,6 +71,9 @@ class RoundsLife:
         self.coding = config.coding_of(self.experiment, self.neighbors)
         self.method = config.method_of(self.experiment)
         self.caution = config.caution_of(self.experiment, ground, self.experiment.peers)
+        self.rule = config.step_of(self.experiment)
+        self.clipping = config.clipping_of(self.experiment, self.neighbors, self.alpha)
+        self.wire_dtype = DTYPES[self.experiment.transport.wire_dtype]
         self.renewal = learning.renewal_of(self.experiment)
         self.state: agent.State | None = None
         self.solve_s = math.inf
@@ -327,7 +331,7 @@ class RoundsLife:
             objective_local=state.value,
             objective_estimate=experiment.peers * state.objective + problem.regularizer.value(state.w),
             residual=self.method.residual(problem, state, following, experiment.peers),
-            disagreement=float(np.sum((following.w - proposal.z) ** 2)),
+            disagreement=square(following.w - proposal.z),
             alpha=state.alpha,
             tau=(state.tau or problem.surrogate.tau) if isinstance(self.method, Next) else 0.0,
             solver=proposal.solution.method,
@@ -395,16 +399,15 @@ class RoundsLife:
         Where the run may stop early, with what both say of that.
         """
         experiment, ground = self.experiment, self.host.assignment.ground
-        dtype, n_agents, state = DTYPES[experiment.transport.wire_dtype], experiment.peers, course.state
+        n_agents, state, watches = experiment.peers, course.state, experiment.run.tolerance > 0.0
         weights = ground.weights(ground.schedule.graph(self.rounds.n), self.me)
-        clipping, watches = config.clipping_of(experiment, self.neighbors, self.alpha), experiment.run.tolerance > 0.0
-        after = gossip.taken(course, shares, weights, ground.gossip, dtype, clipping)
+        after = gossip.taken(course, shares, weights, ground.gossip, self.wire_dtype, self.clipping)
         if watches:
-            after = replace(after, apart=max(after.apart, stopping.apart(course.here, shares, n_agents, dtype)))
+            apart = stopping.apart(course.here, shares, n_agents, self.wire_dtype)
+            after = replace(after, apart=max(after.apart, apart))
         if after.k < self.n_steps:
             return after, None
-        rule = config.step_of(experiment)
-        following = self.method.settle(problem, state, course.proposal, after.here, rule, n_agents)
+        following = self.method.settle(problem, state, course.proposal, after.here, self.rule, n_agents)
         schedule, n_rounds = ground.schedule, experiment.iterations
         if self.renewal is not None:
             following = renewal.renewed(problem, following, self.renewal, n_agents)

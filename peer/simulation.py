@@ -27,6 +27,7 @@ from peer.methods import Next
 from peer.optim.models import Model
 from peer.optim.regimes import everything
 from peer.optim.surrogates import Data
+from peer.optim.vectors import square
 from peer.problem import Problem
 from peer.settings import Experiment
 from peer.shards import Shard
@@ -257,7 +258,7 @@ class Agents:
             "objective_local": state.value,
             "objective_estimate": n_agents * state.objective + problem.regularizer.value(state.w),
             "residual": method.residual(problem, state, following, n_agents),
-            "disagreement": float(np.sum((following.w - done.proposals[i].z) ** 2)),
+            "disagreement": square(following.w - done.proposals[i].z),
             "alpha": state.alpha,
             "tau": (state.tau or problem.surrogate.tau) if isinstance(method, Next) else 0.0,
             "solver": solution.method,

@@ -56,7 +56,6 @@ Source: max-consensus along the schedule; the README's section on stopping early
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -65,6 +64,7 @@ from numpy.typing import NDArray
 from peer.agent import Mixture, State
 from peer.arrays import Tensor, Vector, rounded
 from peer.messages import Share
+from peer.optim.vectors import largest
 from topology import PeerId, Schedule
 from topology.schedules import window_end
 
@@ -126,7 +126,7 @@ def _largest(found: NDArray[np.float64]) -> float:
 
 def _distance(a: Tensor | None, b: Vector) -> float:
     assert isinstance(a, np.ndarray), "a share is not whole"
-    return float(np.max(np.abs(a - b), initial=0.0))
+    return largest(a - b)
 
 
 def watched(
@@ -157,8 +157,8 @@ def watched(
     closes = closing(state, schedule, n_rounds, n_steps)
     peak = max(state.peak, measured)
     if following.n < closes:
-        return replace(following, closes=closes, peak=peak, flood=flood, agreed=state.agreed)
-    return replace(following, closes=closes, peak=0.0, flood=peak, agreed=flood)
+        return following.changed(closes=closes, peak=peak, flood=flood, agreed=state.agreed)
+    return following.changed(closes=closes, peak=0.0, flood=peak, agreed=flood)
 
 
 def closing(state: State, schedule: Schedule, n_rounds: int, n_steps: int) -> int:

@@ -34,7 +34,6 @@ A neighbor that lies can make all keep what it likes, and clipping does not help
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 from peer.agent import Mixture, State
 from peer.arrays import Vector
@@ -67,7 +66,7 @@ def begun(state: State, held_out: Data) -> State:
         The loss is nan or infinite.
     """
     value = loss(held_out, state.w, state.n)
-    return replace(state, held=value, validation=value, worst=value, candidate=state.w)
+    return state.changed(held=value, validation=value, worst=value, candidate=state.w)
 
 
 def told(own: State | Mixture) -> tuple[float, float]:
@@ -93,7 +92,7 @@ def tracked(state: State, following: State, mixed: Mixture, held_out: Data) -> S
         The loss is nan or infinite.
     """
     value = loss(held_out, following.w, following.n)
-    return replace(following, held=value, validation=mixed.validation + value - state.held)
+    return following.changed(held=value, validation=mixed.validation + value - state.held)
 
 
 def watched(
@@ -117,11 +116,10 @@ def watched(
     worst, best, best_n, kept = mixed.worst, state.best, state.best_n, state.kept
     if following.n < closes:
         still = {"candidate": state.candidate, "begun": state.begun, "waited": state.waited, "kept": kept}
-        return replace(following, closes=closes, worst=worst, best=best, best_n=best_n, **still)  # type: ignore[arg-type]
+        return following.changed(closes=closes, worst=worst, best=best, best_n=best_n, **still)
     if worst < best:
         best, best_n, kept = worst, state.begun, state.candidate
-    return replace(
-        following,
+    return following.changed(
         closes=closes,
         worst=following.validation,
         candidate=following.w,

@@ -16,17 +16,18 @@ the new `source` (15), `Flows.push` (16). Departures:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, final
 
 import numpy as np
 
 from peer import agent
 from peer.agent import LocalProblem, Proposal, State
-from peer.arrays import Vector, is_finite
+from peer.arrays import Vector
 from peer.errors import SolveError
 from peer.optim.solvers import Solution
 from peer.optim.steps import StepRule
+from peer.optim.vectors import is_finite
 from topology import PeerId
 
 PHI_LEAST: Final = 2.0**-20
@@ -54,7 +55,7 @@ def observe(state: State, mass: Vector, n_agents: int) -> State | None:
     phi = float(mass[-1])
     if not PHI_LEAST <= phi <= n_agents + PHI_LEAST:  # that much more by rounding
         return None
-    return replace(state, y=mass[:-2] / phi, objective=float(mass[-2]) / phi)
+    return state.changed(y=mass[:-2] / phi, objective=float(mass[-2]) / phi)
 
 
 def propose(problem: LocalProblem, state: State, phi: float, n_agents: int) -> Proposal:
@@ -68,7 +69,7 @@ def propose(problem: LocalProblem, state: State, phi: float, n_agents: int) -> P
     SolveError
         nan or infinity in the surrogate or its solution.
     """
-    damped = replace(state, alpha=min(1.0, phi) * state.alpha)
+    damped = state.changed(alpha=min(1.0, phi) * state.alpha)
     return agent.propose(problem, damped, n_agents)
 
 
@@ -109,7 +110,7 @@ def move(
     gradient, value = linearized.estimate(state.n + 1, w, state.w, state.gradient, state.value)
     if not (is_finite(w) and is_finite(gradient) and np.isfinite(value)):
         raise SolveError(f"waking {state.n}: parameters, objective or gradient are nan or infinite")
-    return replace(state, n=state.n + 1, w=w, gradient=gradient, value=value, alpha=rule.after(state.alpha))
+    return state.changed(n=state.n + 1, w=w, gradient=gradient, value=value, alpha=rule.after(state.alpha))
 
 
 @final

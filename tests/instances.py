@@ -192,7 +192,7 @@ def pieces_of(rng: np.random.Generator, name: str, where: str, tau: float, kappa
 
 def alone(h: Linearized, place: slice) -> Linearized:
     """The subproblem in the parameters of a block, all others kept."""
-    return replace(h, center=h.center[place], jacobian=matrix(h)[:, place], pi=h.pi[place])
+    return replace(h, center=h.center[place], jacobian=matrix(h)[:, place], pi=h.pi[place], slope=None)
 
 
 def stack_of(h: Linearized, r: Regularizer, b: int) -> Stack:

@@ -20,7 +20,7 @@ from scipy import linalg
 
 from peer.arrays import Matrix, Vector
 from peer.optim.factors import Factors
-from peer.optim.inverses import Inverse, cholesky, sandwiched, turned
+from peer.optim.inverses import Inverse, cholesky, sandwiched, turned, within
 from peer.optim.maps import (
     Blocks,
     LinearMap,
@@ -109,7 +109,7 @@ class Kept:
             inverted = 1.0 / (weight * values + shift[:1])
             return lambda b: np.asarray(V @ (inverted * (V.T @ b)))
         matrix = weight * self._once("gram", lambda: self._gram(roots))
-        matrix.flat[:: len(matrix) + 1] += shift
+        matrix.reshape(-1)[:: len(matrix) + 1] += shift
         return cholesky(matrix)
 
     def _dual(self, weight: float, roots: Blocks | None, shift: Vector, adapts: bool) -> Inverse:
@@ -119,18 +119,17 @@ class Kept:
             inverted = 1.0 / (1.0 / weight + values / shift[:1])
 
             def solve(u: Vector) -> Vector:
-                return np.asarray(V @ (inverted * (V.T @ u)))
+                return turned(roots, np.asarray(V @ (inverted * (V.T @ turned(roots, u, True)))), False)
 
         else:
-            factored = cholesky(sandwiched(weight * self.outer(shift), roots))
+            factored = within(weight * self.outer(shift), roots)
 
             def solve(u: Vector) -> Vector:
                 return weight * factored(u)
 
         def inverse(b: Vector) -> Vector:
             c = b / shift
-            u = turned(roots, J @ c, True)
-            return np.asarray(c - (J.T @ turned(roots, solve(u), False)) / shift)
+            return np.asarray(c - (J.T @ solve(J @ c)) / shift)
 
         return inverse
 

@@ -12,6 +12,9 @@ from scipy import linalg
 from peer.arrays import Matrix, Vector
 from peer.errors import SolveError
 
+FLAT: Final = 1e-300
+"""Curvatures of a loss that are less, and 0, are taken for it, so that there is an inverse."""
+
 Inverse: TypeAlias = Callable[[Vector], Vector]
 """Of a matrix that is factored, or known by its products: b -> x."""
 
@@ -50,6 +53,25 @@ def turned(roots: NDArray[np.float64] | None, u: Vector, transposed: bool) -> Ve
     return np.asarray((roots.transpose(0, 2, 1) if transposed else roots) @ u.reshape(m, q, 1)).reshape(-1)
 
 
+def within(K: Matrix, roots: NDArray[np.float64] | None) -> Inverse:
+    """Solver u -> B (Id + B'K B)^(-1) B'u, (m*q,), with a positive semidefinite K and blocks B, (m, q, q), or Id.
+
+    Where B is diagonal that is (B^(-2) + K)^(-1), which needs no product with B, and is as exact, as the factors of a
+    matrix are whatever the sizes of its rows.
+
+    Raises
+    ------
+    SolveError
+        The matrix is not positive definite to rounding. Where it holds nan, so does the result.
+    """
+    if roots is not None and roots.shape[1] == 1:
+        matrix, b = K.copy(), roots.reshape(-1)
+        matrix.reshape(-1)[:: len(matrix) + 1] += 1.0 / np.maximum(b * b, FLAT)
+        return cholesky(matrix)
+    inverse = cholesky(sandwiched(K, roots))
+    return lambda u: turned(roots, inverse(turned(roots, u, True)), False)
+
+
 def sandwiched(K: Matrix, roots: NDArray[np.float64] | None) -> Matrix:
     """Id + B'K B with the blocks B on the diagonal, (m*q, m*q)."""
     if roots is None:
@@ -63,5 +85,5 @@ def sandwiched(K: Matrix, roots: NDArray[np.float64] | None) -> Matrix:
         half = roots.transpose(0, 2, 1) @ K.reshape(m, q, m * q)  # B'K
         half = np.ascontiguousarray(half.reshape(m * q, m, q).transpose(1, 0, 2)) @ roots
         matrix = half.transpose(1, 0, 2).reshape(m * q, m * q)
-    matrix.flat[:: len(matrix) + 1] += 1.0
+    matrix.reshape(-1)[:: len(matrix) + 1] += 1.0
     return matrix

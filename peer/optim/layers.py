@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Final, Protocol, TypeAlias, final
 
 import numpy as np
@@ -92,6 +92,14 @@ class Layer(Protocol):
 
     def at(self, theta: Vector, a: Matrix) -> Local:
         """The layer at a point."""
+
+
+@lru_cache(maxsize=16)
+def ones(n: int) -> Vector:
+    """A vector of ones, to be read only, (n,)."""
+    found = np.ones(n)
+    found.flags.writeable = False
+    return found
 
 
 def glorot(rng: np.random.Generator, shape: tuple[int, ...], n_in: int, n_out: int) -> Vector:
@@ -202,7 +210,7 @@ class LocalDense:
         dW, db = self.layer.split(out)
         np.matmul(u.T, self.a, out=dW)
         if self.layer.bias:
-            np.matmul(np.ones(len(u)), u, out=db)  # a sum over samples, but faster
+            np.matmul(ones(len(u)), u, out=db)  # a sum over samples, but faster
         return u @ self.W if onward else u
 
     def carry(self, cotangents: Tensor) -> Tensor:
@@ -213,7 +221,7 @@ class LocalDense:
         """Products of cotangents with a, and with 1."""
         pieces: list[Piece] = [Part(start, cotangents, self.a)]
         if self.layer.bias:
-            pieces.append(Part(pieces[0].stop, cotangents, np.ones((len(self.a), 1))))
+            pieces.append(Part(pieces[0].stop, cotangents, ones(len(self.a))[:, None]))
         return pieces
 
     def bend(self, da: Matrix, u: Matrix, out: Vector) -> Matrix:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
@@ -19,6 +18,7 @@ from peer.arrays import Matrix, Vector
 from peer.optim.factors import Factors, Part
 from peer.optim.models import Pass
 from peer.optim.regularizers import Whitening
+from peer.optim.vectors import dot, square
 
 Product: TypeAlias = Callable[[Vector], Vector]
 Blocks: TypeAlias = NDArray[np.float64]
@@ -196,9 +196,11 @@ def gram_of(weight: float, roots: Blocks | None, jacobian: Map) -> Matrix:
         gram = jacobian.gram(roots)
         gram *= weight
         return gram
-    R = mixed_rows(math.sqrt(weight), roots, jacobian)
+    R = jacobian if roots is None else mixed_rows(1.0, roots, jacobian)
     assert isinstance(R, np.ndarray), "as J is"
-    return np.asarray(R.T @ R)
+    gram = np.asarray(R.T @ R)
+    gram *= weight
+    return gram
 
 
 def outer_of(jacobian: Map, d: Vector) -> Matrix:
@@ -364,17 +366,16 @@ def conjugate_gradients(
     """
     x, r = np.zeros_like(b), b.copy()
     z = precondition(r)
-    direction, size = z.copy(), float(np.dot(r, z))
-    left = float(np.dot(r, r))
+    direction, size, left = z.copy(), dot(r, z), square(r)
     goal = accuracy * accuracy * left
     for _ in range(MAX_PRODUCTS if most is None else most):
         if not left > goal:  # also where there is nothing to solve, or nan
             break
         ahead = product(direction)
-        length = size / float(np.dot(direction, ahead))
+        length = size / dot(direction, ahead)
         x, r = daxpy(direction, x, a=length), daxpy(ahead, r, a=-length)  # in place
         z = precondition(r)
-        last, size, left = size, float(np.dot(r, z)), float(np.dot(r, r))
+        last, size, left = size, dot(r, z), square(r)
         direction *= size / last
         direction += z
     return x, not left > goal

@@ -10,11 +10,12 @@ from typing import Final, final
 
 import numpy as np
 from scipy import linalg
+from scipy.linalg.blas import daxpy
 
-from peer.arrays import Matrix, Vector, largest
+from peer.arrays import Matrix, Vector
 from peer.errors import SolveError
 from peer.optim.inverses import INDEFINITE as INDEFINITE
-from peer.optim.inverses import Inverse, cholesky, sandwiched, turned
+from peer.optim.inverses import Inverse, cholesky, within
 from peer.optim.maps import (
     NYSTROM_PARAMETERS,
     PATIENCE,
@@ -26,11 +27,13 @@ from peer.optim.maps import (
     is_direct,
     is_dual,
     mixed_rows,
+    outer_of,
     whitened,
 )
 from peer.optim.nystrom import nystrom
-from peer.optim.regularizers import Regularizer, Whitening
+from peer.optim.regularizers import Regularizer
 from peer.optim.surrogates import FirstOrder, Linearized, Subproblem
+from peer.optim.vectors import is_finite, largest, length
 
 EPS: Final = float(np.finfo(np.float64).eps)
 """Distance from 1 to the next number."""
@@ -139,7 +142,7 @@ def solve(
         solution = proximal_newton(subproblem, regularizer, enough, here)
         if not is_direct(J) and isinstance(J, LinearMap) and J.matrix and solution.residual > enough:
             return solve(replace(subproblem, jacobian=J.matrix(), kept=None), regularizer, enough)
-    if not (np.isfinite(solution.residual) and np.isfinite(solution.w).all()):
+    if not (math.isfinite(solution.residual) and is_finite(solution.w)):
         raise SolveError("the surrogate has no finite solution: its data are nan or infinite")
     return solution
 
@@ -166,12 +169,14 @@ def proximal_step(subproblem: FirstOrder, regularizer: Regularizer) -> Solution:
 
 def normal_equations(subproblem: Linearized, regularizer: Regularizer) -> Solution:
     """Minimizer of a quadratic h + r with smooth r: one Newton step from the center, refined by the exact gradient."""
-    w, outputs = subproblem.center, subproblem.outputs
-    gradient = subproblem.gradient_of(w, outputs)
-    inverse = Systems(subproblem, regularizer).at(outputs)
+    h, w, outputs = subproblem, subproblem.center, subproblem.outputs
+    gradient = slope = h.gradient_of(w, outputs)
+    inverse, bent = Systems(h, regularizer).at(outputs), h.loss.curvature(outputs)
     for _ in range(2):
         w = w - inverse(gradient + regularizer.gradient(w))
-        gradient = subproblem.gradient(w)
+        d = w - h.center
+        ahead = bent((h.jacobian @ d).reshape(outputs.shape)).reshape(-1)
+        gradient = slope + h.weight * (h.jacobian.T @ ahead) + h.tau * d
     method = "woodbury" if is_dual(subproblem.jacobian) else "cholesky"
     return Solution(w, _residual(subproblem, regularizer, w, gradient), 1, method)
 
@@ -181,11 +186,11 @@ def normal_equations(subproblem: Linearized, regularizer: Regularizer) -> Soluti
 class Systems:
     """Systems (J'H J + T) x = b of Newton's method with smooth r; T = tau Id + r'' is diagonal, and always the same.
 
-    H has the blocks weight B_m B_m'. With a wide J they are solved in m q unknowns (Woodbury): with V = J T^(-1/2)
+    H has the blocks weight B_m B_m'. With a wide J they are solved in m q unknowns (Woodbury):
 
-        T^(1/2) x = c - V' sqrt(H) (Id + sqrt(H)' V V' sqrt(H))^(-1) sqrt(H)' V c,    c = T^(-1/2) b,
+        x = c - weight T^(-1) J' B (Id + weight B'J T^(-1) J'B)^(-1) B' J c,    c = T^(-1) b,
 
-    where V V' is the same for all of them, so that a further one takes no product of matrices with p columns.
+    where J T^(-1) J' is the same for all of them, so that a further one takes no product of matrices with p columns.
 
     Parameters
     ----------
@@ -214,23 +219,21 @@ class Systems:
         SolveError
             The matrix is not positive definite to rounding. Where it holds nan, so does x.
         """
-        h, J, scale = self.subproblem, self.subproblem.jacobian, self._whitening.scale
+        h, J, T = self.subproblem, self.subproblem.jacobian, self._shift
         if not is_direct(J):
             return self._by_products(outputs, accuracy)
         roots = h.roots(outputs)
         if h.kept is not None and (h.loss.constant_curvature or is_dual(J)):
-            return h.kept.inverse(h.weight, roots, scale**-2.0, h.adapts)
+            return h.kept.inverse(h.weight, roots, T, h.adapts)
         if not is_dual(J):
             matrix = gram_of(h.weight, roots, J)
-            matrix.flat[:: len(matrix) + 1] += scale**-2.0
+            matrix.reshape(-1)[:: len(matrix) + 1] += T
             return cholesky(matrix)
-        V, K = self._dual
-        solve_dual = cholesky(sandwiched(K, roots))
+        solve_dual = within(self._outer, roots)
 
         def inverse(b: Vector) -> Vector:
-            c = scale * b
-            u = turned(roots, V @ c, True)
-            return np.asarray(scale * (c - V.T @ turned(roots, solve_dual(u), False)))
+            c = b / T
+            return np.asarray(c - (J.T @ (h.weight * solve_dual(J @ c))) / T)
 
         return inverse
 
@@ -239,22 +242,20 @@ class Systems:
 
         Further steps of a solve take the preconditioners of the first: their curvature is much the same.
         """
-        h, J, scale = self.subproblem, self.subproblem.jacobian, self._whitening.scale
+        h, J, T = self.subproblem, self.subproblem.jacobian, self._shift
         assert isinstance(J, LinearMap), "it is known by its products"
-        forward, adjoint, bent, shift = J.forward, J.adjoint, h.loss.curvature(outputs), scale**-2.0
+        forward, adjoint, bent, weight, shape = J.forward, J.adjoint, h.loss.curvature(outputs), h.weight, outputs.shape
 
         def curved(x: Vector) -> Vector:
-            return adjoint(h.weight * bent(forward(x).reshape(outputs.shape)).reshape(-1))
+            return adjoint(bent(forward(x).reshape(shape)).reshape(-1))
 
         def product(x: Vector) -> Vector:
-            result = curved(x)
-            result += shift * x
-            return result
+            return np.asarray(daxpy(curved(x), T * x, a=weight))
 
         if "diagonal" not in self._preconditioners:
-            entries = shift + h.weight * J.squared_adjoint(h.loss.curvature_diagonal(outputs).reshape(-1))
+            entries = T + weight * J.squared_adjoint(h.loss.curvature_diagonal(outputs).reshape(-1))
             self._preconditioners["diagonal"] = lambda r: r / entries
-        if scale.size > NYSTROM_PARAMETERS:
+        if T.size > NYSTROM_PARAMETERS:
             return lambda b: conjugate_gradients(product, self._preconditioners["diagonal"], b, accuracy)[0]
 
         def inverse(b: Vector) -> Vector:
@@ -262,12 +263,13 @@ class Systems:
                 x, is_solved = conjugate_gradients(product, self._preconditioners["diagonal"], b, accuracy, PATIENCE)
                 if is_solved:
                     return x
-                white = nystrom(lambda u: scale * curved(scale * u), scale.size, RANK)
+                scale = np.sqrt(1.0 / T)
+                white = nystrom(lambda u: weight * scale * curved(scale * u), scale.size, RANK)
                 self._preconditioners["nystrom"] = lambda r: scale * white(scale * r)
             else:
                 x = np.zeros_like(b)
-            left, size = b - product(x), float(np.linalg.norm(b))
-            size_left = float(np.linalg.norm(left))
+            left, size = b - product(x), length(b)
+            size_left = length(left)
             if not size_left > accuracy * size:  # also where there is nothing to solve
                 return x
             remaining = accuracy * size / size_left
@@ -276,16 +278,21 @@ class Systems:
         return inverse
 
     @cached_property
-    def _whitening(self) -> Whitening:
-        return self.regularizer.whitening(self.subproblem.center, self.subproblem.tau)
+    def _shift(self) -> Vector:
+        """T, (p,)."""
+        scale = self.regularizer.whitening(self.subproblem.center, self.subproblem.tau).scale
+        return np.asarray(1.0 / (scale * scale))
 
     @cached_property
-    def _dual(self) -> tuple[Matrix, Matrix]:
-        """sqrt(weight) V, (m*q, p), and weight V V', (m*q, m*q)."""
-        J = self.subproblem.jacobian
+    def _outer(self) -> Matrix:
+        """Weight J T^(-1) J', (m*q, m*q)."""
+        h, J, T = self.subproblem, self.subproblem.jacobian, self._shift
         assert isinstance(J, np.ndarray), "a wide J is a matrix"
-        V = J * (math.sqrt(self.subproblem.weight) * self._whitening.scale)
-        return V, V @ V.T
+        if T.min() < T.max():
+            return outer_of(J, np.sqrt(h.weight / T))
+        outer = J @ J.T  # without a pass over J
+        outer *= h.weight / T[0]
+        return np.asarray(outer)
 
 
 def shifted_system(root: Map, accuracy: float = EPS) -> Callable[[Vector], Vector]:

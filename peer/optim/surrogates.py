@@ -18,13 +18,14 @@ from typing import Protocol, TypeAlias, final
 import numpy as np
 from numpy.typing import NDArray
 
-from peer.arrays import Matrix, Vector, largest
+from peer.arrays import Matrix, Vector
 from peer.optim.frozen import Frozen, Kept
 from peer.optim.losses import Loss
 from peer.optim.maps import Blocks, Map, jacobian_of, mixed_rows
 from peer.optim.models import Model, Pass
 from peer.optim.regimes import Linear
 from peer.optim.tangents import Tangents
+from peer.optim.vectors import largest
 
 
 @final
@@ -81,6 +82,8 @@ class Linearized:
         What rounds have in common, where J stays the same.
     adapts : bool
         Whether tau will be another one in the next round.
+    slope : Vector or None
+        Derivative of h at the center, (p,), where it is known: kappa grad g_i(w_i) + pi_i.
     """
 
     center: Vector
@@ -93,6 +96,7 @@ class Linearized:
     scale: float
     kept: Kept | None = None
     adapts: bool = False
+    slope: Vector | None = None
 
     def value(self, w: Vector) -> float:
         """h(w)."""
@@ -106,6 +110,8 @@ class Linearized:
 
     def gradient_of(self, w: Vector, outputs: Matrix) -> Vector:
         """Derivative of h at w, where the linearized outputs are known, (p,)."""
+        if w is self.center and self.slope is not None:
+            return self.slope
         slope = self.loss.gradient(outputs).reshape(-1)
         return np.asarray(self.weight * (self.jacobian.T @ slope) + self.pi + self.tau * (w - self.center))
 
@@ -191,7 +197,7 @@ class Data:
 
     def at(self, w: Vector) -> Pass:
         """The network at w. The last one is kept: value, gradient and surrogate of a round are at the same point."""
-        if not (self._last and np.array_equal(self._last[0].w, w)):
+        if not (self._last and (self._last[0].w == w).all()):
             frozen, w = self.frozen, w.copy()
             self._last[:] = [self.model.at(w, self.inputs) if frozen is None else frozen.at(w)]
         return self._last[0]
@@ -280,7 +286,7 @@ class Partial:
 
     def around(self, w: Vector, gradient: Vector, pi: Vector, data: Data) -> Linearized:
         """The subproblem at w."""
-        here, frozen = data.at(w), data.frozen
+        here, frozen, gradient = data.at(w), data.frozen, self.kappa * gradient
         kept = None if frozen is None else frozen.whole
         return Linearized(
             center=w,
@@ -290,7 +296,8 @@ class Partial:
             weight=self.kappa * data.weight,
             pi=pi,
             tau=self.tau,
-            scale=max(self.kappa * largest(gradient), largest(pi)),
+            scale=max(largest(gradient), largest(pi)),
             kept=kept,
             adapts=self.adapts,
+            slope=gradient + pi,
         )

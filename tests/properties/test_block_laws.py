@@ -85,7 +85,7 @@ class TestBlocks:
         whole = Partial(tau, kappa).around(w, gradient, pi, problem.data)
         assert solution.method.endswith(f", {len(problem.blocks)} blocks")
         for place in problem.blocks:
-            h = replace(whole, center=w[place], jacobian=laws.matrix(whole)[:, place], pi=pi[place])
+            h = replace(whole, center=w[place], jacobian=laws.matrix(whole)[:, place], pi=pi[place], slope=None)
             laws.same_minimizer(h, solution.w[place], certain(h, problem.regularizer.restricted(place), loss), 1e-9)
 
     @few

@@ -44,11 +44,9 @@ class Bowl:
     def seen(self, n: int, w: Vector, gradient: Vector) -> tuple[Bowl, Vector]:
         return self, gradient
 
-    def best_response(self, w: Vector, gradient: Vector, pi: Vector) -> Solution:
+    def best_response(self, w: Vector, gradient: Vector, pi: Vector, tau: float = 0.0) -> Solution:
+        assert tau == 0.0, "tau is a setting here"
         return Solution(w - gradient - pi - 1.0, 0.0, 1, "by hand")
-
-    def with_tau(self, tau: float) -> Bowl:
-        raise AssertionError("tau is a setting here")
 
     def linearized(self, anchor: Vector) -> Bowl:
         return self
@@ -343,3 +341,12 @@ def test_clipping_that_is_wide_enough_changes_nothing_but_rounding() -> None:
             np.testing.assert_allclose(other.w, one.w, rtol=0.0, atol=1e-12)
             np.testing.assert_allclose(other.y, one.y, rtol=0.0, atol=1e-12)
             assert other.objective == pytest.approx(one.objective, abs=1e-12)
+
+
+def test_a_state_is_changed_as_by_replace() -> None:
+    before = state([1.0, 2.0], [3.0, 4.0])
+    found, expected = before.changed(n=7, tau=0.5), replace(before, n=7, tau=0.5)
+    assert vars(found) == vars(expected)
+    assert (before.n, before.tau) == (3, 0.0)
+    with pytest.raises(AssertionError, match="no such part"):
+        before.changed(taw=0.5)

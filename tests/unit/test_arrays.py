@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from peer.arrays import DTYPES, Layout, Twofold, is_finite, rounded, two_sum
+from peer.arrays import DTYPES, Layout, Twofold, rounded, two_sum
 
 LAYOUT = Layout((("weight", (2, 3)), ("empty", (0, 4)), ("bias", (2,)), ("scalar", ())))
 
@@ -68,21 +68,6 @@ def test_what_does_not_fit_is_named(change: dict[str, NDArray[Any] | None], mess
     changed = {name: part for name, part in {**parts(), **change}.items() if part is not None}
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         LAYOUT.flatten(changed)
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("place", [0, 57, 99])
-def test_one_bad_number_is_found(bad: float, place: int) -> None:
-    array = np.ones((10, 10))
-    assert is_finite(array)
-    array.flat[place] = bad
-    assert not is_finite(array)
-
-
-def test_numbers_whose_squares_overflow_are_finite() -> None:
-    assert is_finite(np.full(10, 1e300))
-    assert is_finite(np.zeros(0))
-    assert not is_finite(np.array([1e300, np.inf, -np.inf]))
 
 
 def test_rounding_is_what_a_float32_receiver_sees() -> None:

@@ -92,7 +92,7 @@ def test_the_residual_is_the_largest() -> None:
     whole = Partial(0.5).around(w, gradient, 0.0 * w, problem.data)
     found = []
     for place in problem.blocks:
-        h = replace(whole, center=w[place], jacobian=laws.matrix(whole)[:, place], pi=0.0 * w[place])
+        h = replace(whole, center=w[place], jacobian=laws.matrix(whole)[:, place], pi=0.0 * w[place], slope=None)
         found.append(float(np.max(np.abs(h.gradient(loose.w[place])))) / h.scale)
     assert loose.residual == pytest.approx(max(found), rel=1e-6)
     assert 1e-13 < loose.residual <= 1e-3
@@ -129,7 +129,7 @@ def test_weights_by_themselves_reach_far_through_saturated_losses(
             assert solution.iterations <= 0.1 * MAX_ITERATIONS * p
             whole = surrogate.around(w, gradient, pi, data)
             for place in problem.blocks:
-                h = replace(whole, center=w[place], jacobian=laws.matrix(whole)[:, place], pi=pi[place])
+                h = replace(whole, center=w[place], jacobian=laws.matrix(whole)[:, place], pi=pi[place], slope=None)
                 alone = solve(h, r.restricted(place), 1e-13)
                 assert abs(solution.w[place] - alone.w)[0] <= 1e-8 * (1.0 + 1.0 / tau)
 
@@ -183,7 +183,7 @@ def test_nan_is_an_error_not_a_result(loss: str, regularizer: Regularizer, n_blo
     given = {name: parameters_of(rng, MODEL) for name in ("w", "gradient", "pi")}
     given[bad][3] = np.nan
     with pytest.raises(SolveError):
-        problem.best_response(**given)
+        problem.best_response(given["w"], given["gradient"], given["pi"])
 
 
 @pytest.mark.parametrize("d", [2, 20])

@@ -198,7 +198,7 @@ def test_logistic_regression_on_a_ring(n_agents: int, n_rounds: int) -> None:
     optimum = start
     for _ in range(30):  # alone, with all data and hardly any tau, (5) is Newton's step
         gradient = whole.gradient(optimum)
-        optimum = whole.with_tau(1e-6).best_response(optimum, gradient, 0.0 * gradient).w
+        optimum = whole.best_response(optimum, gradient, 0.0 * gradient, 1e-6).w
     slope = whole.gradient(optimum) + strength.gradient(optimum)
     assert np.abs(slope).max() < 1e-12
 

@@ -133,10 +133,7 @@ class Bowl:
     def seen(self, n: int, w: Vector, gradient: Vector) -> tuple[Bowl, Vector]:
         raise NotImplementedError
 
-    def best_response(self, w: Vector, gradient: Vector, pi: Vector) -> Solution:
-        raise NotImplementedError
-
-    def with_tau(self, tau: float) -> Bowl:
+    def best_response(self, w: Vector, gradient: Vector, pi: Vector, tau: float = 0.0) -> Solution:
         raise NotImplementedError
 
     def linearized(self, anchor: Vector) -> Bowl:

@@ -142,7 +142,7 @@ def test_a_linearized_network_is_passed_once_and_factored_once(monkeypatch: pyte
     assert network.n_passes == 1
     assert made == ["gram", "factors"]
     for tau in (0.3, 0.2, 0.1):
-        problem.with_tau(tau).best_response(w, problem.gradient(w), rng.standard_normal(26))
+        problem.best_response(w, problem.gradient(w), rng.standard_normal(26), tau)
     assert made == ["gram", "factors", "gram"], "with eigenvalues no tau takes factors"
 
 
