@@ -2,8 +2,8 @@
 
 **Measured** (with `--measure` now, by `benchmarks.exchange`; else the constants below, from an earlier run of it): the
 processor time of a peer for a message, sent and received, and for a byte of one, encrypted as all is that leaves a
-host; header, checks and journal are in it. **Given**: the network's bandwidth and delay, by default those of a plain one.
-**Computed**: everything else.
+host; header, checks and journal are in it. **Given**: the network's bandwidth and delay, by default those of a plain
+one. **Computed**: everything else.
 
 - *Rounds* until of a disagreement so much is left: ln(1/left) / -ln(l), with l the second largest modulus of an
   eigenvalue of C. Of circulant graphs, ring and exponential, these are the discrete Fourier transform of a row of C;
@@ -40,7 +40,6 @@ import numpy as np
 from scipy.sparse.linalg import eigsh
 
 from peer import wire
-from peer.console import size
 from peer.wire import Format
 from topology import sparse
 from topology.graphs import exponential_hops
@@ -203,6 +202,13 @@ def duration(seconds: float) -> str:
     return f"{seconds:.1f} s" if unit == "s" else f"{seconds / length:,.1f} {unit}"
 
 
+def amount(n_bytes: float) -> str:
+    """A number of bytes for a person."""
+    units = (("PB", 1e15), ("TB", 1e12), ("GB", 1e9), ("MB", 1e6))
+    unit, size = next(((unit, size) for unit, size in units if n_bytes >= size), ("kB", 1e3))
+    return f"{n_bytes / size:.1f} {unit}"
+
+
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.option("--p", default=100_000, help="Parameters.")
 @click.option("--hosts", type=int, multiple=True, default=HOSTS, help="Numbers of hosts, one peer each.")
@@ -245,7 +251,7 @@ def main(
             gap = "-" if plan.gap is None else f"{plan.gap:.2g}"
             click.echo(
                 f"{n:8,} {plan.graph:22}{plan.degree:6}{gap:>10}{plan.rounds:17,}{duration(round_s):>12}"
-                f"{size(sent):>14}{size(plan.rounds * sent):>13}{duration(plan.rounds * round_s):>13}"
+                f"{amount(sent):>14}{amount(plan.rounds * sent):>13}{duration(plan.rounds * round_s):>13}"
             )
 
 

@@ -41,7 +41,7 @@ from peer.stacked.methods import Averaging, Play, State
 from peer.stacked.problems import StackedProblem, mean_and_spread
 from topology import TopologyError, sparse
 from topology.gossip import CHEBYSHEV
-from topology.sparse import SparseSchedule
+from topology.sparse import Links, SparseSchedule
 from topology.weights import FDLA, contraction_by, rounded_factor
 
 BROKE_DOWN: Final = 4
@@ -49,6 +49,9 @@ BROKE_DOWN: Final = 4
 
 METHODS: Final = (settings.NEXT, "gradient-tracking", "gradient-descent")
 """Those that have a stacked form."""
+
+BASED: Final = ("static", "random-links", "matchings")
+"""Schedules that take their links from a graph."""
 
 
 # ---- what is refused -----------------------------------------------------------------------
@@ -99,8 +102,15 @@ def check(experiment: Experiment) -> None:
 # ---- from settings to arrays ---------------------------------------------------------------
 
 
-def schedule_of(experiment: Experiment) -> SparseSchedule:
+def schedule_of(experiment: Experiment, graph: str = "") -> SparseSchedule:
     """Who meets whom, as `config.schedule_of`; known to connect all agents.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    graph : str
+        "torus", or "random-K" with K neighbors, see `topology.sparse`, in the place of the experiment's; peers have no
+        such graphs. Empty: the experiment's.
 
     Raises
     ------
@@ -109,13 +119,19 @@ def schedule_of(experiment: Experiment) -> SparseSchedule:
     """
     topology, n, seed = experiment.topology, experiment.peers, experiment.seed
     kind, up = topology.schedule, topology.link_probability
+    if graph and kind not in BASED:
+        raise ConfigError("--graph", f"expected topology.schedule as one of {', '.join(BASED)}, found {kind!r}")
     try:
         if kind == "one-peer-exponential":
             schedule: SparseSchedule = sparse.OnePeerExponential(n)
         elif kind == "file":
             schedule = sparse.Replayed(config.schedule_of(experiment))
         else:
-            base = sparse.family(topology.graph, n, probability=topology.probability, radius=topology.radius, seed=seed)
+            probability, radius = topology.probability, topology.radius
+            if graph:
+                base = larger(graph, n, seed)
+            else:
+                base = sparse.family(topology.graph, n, probability=probability, radius=radius, seed=seed)
             families: Mapping[str, Callable[[], SparseSchedule]] = {
                 "static": lambda: sparse.Static(base),
                 "random-links": lambda: sparse.RandomLinks(base, up, seed),
@@ -128,6 +144,25 @@ def schedule_of(experiment: Experiment) -> SparseSchedule:
     if n_parts > 1:
         raise ConfigError("topology", f"the union of all rounds falls apart into {n_parts} components")
     return schedule
+
+
+def larger(graph: str, n_agents: int, seed: int) -> Links:
+    """Links of a graph that only simulations have.
+
+    Raises
+    ------
+    ConfigError
+        No such graph.
+    """
+    if graph == "torus":
+        return sparse.torus(n_agents)
+    name, _, degree = graph.rpartition("-")
+    if name != "random" or not (degree.isascii() and degree.isdecimal()):
+        raise ConfigError("--graph", f"expected torus, or random-K with K neighbors, such as random-8; found {graph!r}")
+    try:
+        return sparse.random_cycles(n_agents, int(degree), seed)
+    except TopologyError as error:
+        raise ConfigError("--graph", str(error)) from error
 
 
 def pieces_of(experiment: Experiment) -> list[Shard]:
@@ -215,8 +250,8 @@ class Simulation:
     n_samples: int
 
     @classmethod
-    def of(cls, experiment: Experiment, shards: Sequence[Shard] | None = None) -> Simulation:
-        """The run of an experiment, of its own data if no others are given.
+    def of(cls, experiment: Experiment, shards: Sequence[Shard] | None = None, graph: str = "") -> Simulation:
+        """The run of an experiment, of its own data and graph if no others are given.
 
         Raises
         ------
@@ -224,7 +259,7 @@ class Simulation:
             The experiment has no stacked form, or data and settings contradict each other.
         """
         check(experiment)
-        schedule = schedule_of(experiment)
+        schedule = schedule_of(experiment, graph)
         shards = pieces_of(experiment) if shards is None else shards
         n_samples, n_classes = sum(s.n_samples for s in shards), max(s.n_classes for s in shards)
         initial = learning.initial_of(experiment, 0)
@@ -416,7 +451,7 @@ def look_at(simulation: Simulation, state: State, times: Sequence[tuple[float, f
     return Look(state.n, objective, float(residual), spread, clock, processor, sent, memory_bytes())
 
 
-def run(experiment: Experiment, out: Path, tell: Callable[[str], None]) -> list[Look]:
+def run(experiment: Experiment, out: Path, tell: Callable[[str], None], graph: str = "") -> list[Look]:
     """Run an experiment, tell what is seen of it line by line, and write it down.
 
     Parameters
@@ -426,6 +461,8 @@ def run(experiment: Experiment, out: Path, tell: Callable[[str], None]) -> list[
         Run directory, made here.
     tell : callable
         Takes a line.
+    graph : str
+        As in `schedule_of`.
 
     Raises
     ------
@@ -436,7 +473,7 @@ def run(experiment: Experiment, out: Path, tell: Callable[[str], None]) -> list[
     """
     if (out / "rounds.csv").exists() or (out / "experiment.toml").exists():
         raise ConfigError("--out", f"{out} holds a run already; another --out keeps it")
-    simulation = Simulation.of(experiment)
+    simulation = Simulation.of(experiment, graph=graph)
     out.mkdir(parents=True, exist_ok=True)
     (out / "experiment.toml").write_text(settings.to_toml(experiment), encoding="utf-8")
     problem, links = simulation.play.problem, simulation.schedule.links(0).size
@@ -444,6 +481,7 @@ def run(experiment: Experiment, out: Path, tell: Callable[[str], None]) -> list[
         "agents": problem.n_agents,
         "parameters": problem.n_parameters,
         "samples": simulation.n_samples,
+        "graph": graph or "the experiment's",
         "links": links,
         "alpha": simulation.alpha,
     }
@@ -481,6 +519,7 @@ def command(
     path: Path,
     agents: int | None,
     rounds: int | None,
+    graph: str,
     out: Path | None,
     overrides: Sequence[str],
     tell: Callable[[str], None],
@@ -497,7 +536,7 @@ def command(
     memory.keep()
     folder = out or free_folder(Path("runs"), f"{experiment.name}-simulated")
     try:
-        run(experiment, folder, tell)
+        run(experiment, folder, tell, graph)
     except SolveError as error:
         tell(f"peer simulate: {error}")
         return BROKE_DOWN

@@ -65,3 +65,8 @@ def test_the_table_names_what_is_measured_and_what_is_given() -> None:
 def test_times_are_told_in_units_of_their_size() -> None:
     texts = [plan.duration(seconds) for seconds in (0.0167, 1.66, 90.0, 7_200.0, 2e5, 7e7)]
     assert texts == ["16.7 ms", "1.7 s", "90.0 s", "2.0 h", "2.3 days", "2.2 years"]
+
+
+def test_bytes_are_told_in_units_of_their_size() -> None:
+    texts = [plan.amount(n_bytes) for n_bytes in (1_732, 1.6e6, 6.2e9, 3.36e12, 3.4e16)]
+    assert texts == ["1.7 kB", "1.6 MB", "6.2 GB", "3.4 TB", "34.0 PB"]

@@ -115,7 +115,7 @@ def test_numbers_that_break_down_end_it(tmp_path: Path, capsys: pytest.CaptureFi
     file.write_text(settings.to_toml(experiment_of()), encoding="utf-8")
     too_long = ["method.kind=gradient-descent", "method.step_size=1e90", "model.activation=square"]
     with np.errstate(all="ignore"):
-        code = scaling.command(file, None, None, tmp_path / "out", too_long, print)
+        code = scaling.command(file, None, None, "", tmp_path / "out", too_long, print)
     assert code == scaling.BROKE_DOWN
     assert "nan or infinite" in capsys.readouterr().out
     with np.errstate(all="ignore"), pytest.raises(SolveError):
@@ -139,6 +139,25 @@ def test_bytes_are_those_of_whole_shares_over_all_links() -> None:
     p = one.play.problem.n_parameters
     assert 10 * 2 * 8 * p < one.bytes_of(0) < 10 * (2 * 8 * p + 200)  # five links, both ways, z and y
     assert two.bytes_of(0) == 2 * one.bytes_of(0)
+
+
+@pytest.mark.parametrize(("graph", "n_links"), [("torus", 32), ("random-4", 32)])
+def test_graphs_of_simulations_alone_take_the_place_of_the_experiments(graph: str, n_links: int) -> None:
+    experiment = experiment_of("peers=16")
+    links = Simulation.of(experiment, graph=graph).schedule.links(0)
+    assert 0.8 * n_links < links.size <= n_links
+    assert Simulation.of(experiment).schedule.links(0).size == 16
+
+
+@pytest.mark.parametrize("graph", ["ring", "random", "random-", "random-3", "random-x"])
+def test_other_graphs_are_refused(graph: str) -> None:
+    with pytest.raises(ConfigError, match="--graph: "):
+        Simulation.of(experiment_of(), graph=graph)
+
+
+def test_a_schedule_without_a_graph_takes_no_other() -> None:
+    with pytest.raises(ConfigError, match=r"--graph: expected topology\.schedule as one of static"):
+        Simulation.of(experiment_of("topology.schedule=one-peer-exponential"), graph="torus")
 
 
 def test_rounds_that_are_shown_get_rarer() -> None:
