@@ -1,6 +1,6 @@
 """What a round of `peer simulate` costs against the links of its graph, over three decades; and what memory it takes.
 
-Two series. *Agents*: the experiment of `examples/hundred-thousand.toml`, p = 100, ten samples an agent, one-peer
+Two series. *Agents*: the experiment of `examples/hundred-thousand.toml`, p = 100, twenty samples an agent, one-peer
 exponential graph, which has about a link for two agents; tau is left to them. *Links*: of one number of agents the
 exchange alone, (7) and the sums of (8), on random graphs of more and more links (`topology.sparse.random_cycles`), as
 all else does not depend on them.
@@ -38,7 +38,7 @@ EXPERIMENT: Final = Path(__file__).parent.parent / "examples" / "hundred-thousan
 AGENTS: Final = (100, 316, 1_000, 3_162, 10_000, 31_623, 100_000)
 DEGREES: Final = (2, 4, 8, 16, 32, 64, 128)
 
-SAMPLES: Final = 10
+SAMPLES: Final = 20
 """Of each agent."""
 
 WARM_UP: Final = 1

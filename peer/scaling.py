@@ -17,6 +17,7 @@ import math
 import os
 import platform
 import resource
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -382,7 +383,7 @@ class Look:
         ||w - prox_r(w - grad G(w))||_inf there.
     disagreement : float
         (1/I) sum_i ||w_i - mean||^2.
-    seconds, processor_s : float
+    round_s, processor_s : float
         Of a round, the median since the last look: by the clock, and of the processor.
     bytes_sent : int
         By all peers in the last round, if they were peers.
@@ -394,7 +395,7 @@ class Look:
     objective: float
     residual: float
     disagreement: float
-    seconds: float
+    round_s: float
     processor_s: float
     bytes_sent: int
     memory_bytes: int
@@ -422,7 +423,7 @@ def row(look: Look) -> str:
         f"{look.objective:.6g}",
         f"{look.residual:.1e}",
         f"{look.disagreement:.1e}",
-        f"{look.seconds:.3g}" if look.round else "-",
+        f"{look.round_s:.3g}" if look.round else "-",
         f"{look.processor_s:.3g}" if look.round else "-",
         f"{look.bytes_sent / 1e6:.1f} MB" if look.round else "-",
         f"{look.memory_bytes / 1e9:.2f} GB",
@@ -451,7 +452,13 @@ def look_at(simulation: Simulation, state: State, times: Sequence[tuple[float, f
     return Look(state.n, objective, float(residual), spread, clock, processor, sent, memory_bytes())
 
 
-def run(experiment: Experiment, out: Path, tell: Callable[[str], None], graph: str = "") -> list[Look]:
+def run(
+    experiment: Experiment,
+    out: Path,
+    tell: Callable[[str], None],
+    graph: str = "",
+    progress: Callable[[int], None] = lambda n: None,
+) -> list[Look]:
     """Run an experiment, tell what is seen of it line by line, and write it down.
 
     Parameters
@@ -463,6 +470,8 @@ def run(experiment: Experiment, out: Path, tell: Callable[[str], None], graph: s
         Takes a line.
     graph : str
         As in `schedule_of`.
+    progress : callable
+        Is told of every round that is done.
 
     Raises
     ------
@@ -500,6 +509,7 @@ def run(experiment: Experiment, out: Path, tell: Callable[[str], None], graph: s
         for state in simulation.states():
             if state.n:
                 times.append((time.perf_counter() - began[0], time.process_time() - began[1]))
+                progress(state.n)
             if is_shown(state.n, experiment.iterations):
                 looks.append(look_at(simulation, state, times))
                 times.clear()
@@ -533,10 +543,17 @@ def command(
     """
     given = [f"{key}={value}" for key, value in (("peers", agents), ("iterations", rounds)) if value is not None]
     experiment = settings.read(path, (*overrides, *given))
-    memory.keep()
+    memory.keep()  # arrays are made anew in every round
+
+    def progress(n: int) -> None:  # on a line of its own, which the next one of the table takes
+        if sys.stderr.isatty():
+            sys.stderr.write(f"round {n} of {experiment.iterations}\r")
+            sys.stderr.flush()
+
     folder = out or free_folder(Path("runs"), f"{experiment.name}-simulated")
     try:
-        run(experiment, folder, tell, graph)
+        with np.errstate(all="ignore"):  # what comes of it is looked at in every round
+            run(experiment, folder, tell, graph, progress)
     except SolveError as error:
         tell(f"peer simulate: {error}")
         return BROKE_DOWN

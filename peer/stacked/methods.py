@@ -159,8 +159,7 @@ class Play:
     def _settled(self, state: State, w: Matrix, y: Matrix, objective: Vector) -> State:
         value, gradient = self.problem.values(w)
         if self.tracks:
-            y += gradient
-            y -= state.gradient
+            y += gradient - state.gradient
         if not (np.isfinite(y).all() and np.isfinite(value).all() and np.isfinite(gradient).all()):
             raise SolveError(f"round {state.n}: parameters, objective or gradient are nan or infinite")
         objective = objective + value - state.value
