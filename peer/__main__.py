@@ -213,6 +213,28 @@ def sweep(
 
 @cli.command()
 @click.argument("experiment", type=FILE, shell_complete=completion.experiments)
+@click.option("--agents", type=int, help="Number of agents, instead of the experiment's peers.")
+@click.option("--rounds", type=int, help="Rounds, instead of the experiment's iterations.")
+@click.option("--graph", default="", help="torus, or random-K with K neighbors, instead of the experiment's graph.")
+@click.option("--out", type=FOLDER, help="Run directory; runs/NAME-simulated where it is not given.")
+@with_settings
+def simulate(
+    experiment: Path, agents: int | None, rounds: int | None, graph: str, out: Path | None, overrides: tuple[str, ...]
+) -> int:
+    """Run very many agents of EXPERIMENT in one process, in arrays: for studies of graphs and rounds.
+
+    \b
+    peer simulate examples/hundred-thousand.toml
+    peer simulate examples/hundred-thousand.toml --agents 1000 --graph random-8 --set topology.schedule=static
+    """
+    check_address_space()
+    from peer import scaling
+
+    return scaling.command(experiment, agents, rounds, graph, out, overrides, click.echo)
+
+
+@cli.command()
+@click.argument("experiment", type=FILE, shell_complete=completion.experiments)
 @with_id(required=True, says="Which peer this is,")
 @click.option("--out", type=FOLDER, help="Run directory; runs/NAME where it is not given.")
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint in the run directory, if there is one.")

@@ -219,17 +219,37 @@ def contraction_in_step(links: InStep) -> float:
 
 
 def _contraction(matrix: Callable[[int], NDArray[np.float64]], n_agents: int, period: int | None) -> float:
+    if period != 1:
+        return contraction_by(lambda n, X: matrix(n) @ X, n_agents, period)
+    C = matrix(0)
+    return contraction_by(lambda n, X: C @ X, n_agents, period)
+
+
+def contraction_by(
+    average: Callable[[int, NDArray[np.float64]], NDArray[np.float64]], n_agents: int, period: int | None
+) -> float:
+    """`contraction` of any averaging.
+
+    Parameters
+    ----------
+    average : callable
+        n, X -> C[n] X, for X, (I, k).
+    n_agents : int
+        Number of agents I.
+    period : int or None
+        Rounds after which it repeats itself.
+    """
     if n_agents == 1:
         return 0.0
-    start = np.eye(n_agents)
-    if n_agents > MOST_EXACT:
+    if n_agents <= MOST_EXACT:
+        start = np.eye(n_agents)
+    else:
         start = np.array([[1.0 - 2.0 * (hash64(f"{i}:{k}") & 1) for k in range(16)] for i in range(n_agents)])
     start -= start.mean(axis=0)
     goal = AGREED * float(np.linalg.norm(start))
-    C, X, began, times = matrix(0), start, 0, list[float]()
+    X, began, times = start, 0, list[float]()
     for n in range(LOOKED):
-        C = C if period == 1 else matrix(n)
-        before, X = float(np.linalg.norm(X)), C @ X
+        before, X = float(np.linalg.norm(X)), average(n, X)
         X -= X.mean(axis=0)
         after = float(np.linalg.norm(X))
         if after <= goal:
