@@ -87,8 +87,8 @@ def _round(dataset: str) -> Callable[[Setting], Turn]:
 
         def turn() -> Took:
             with tempfile.TemporaryDirectory(dir=setting.folder) as folder:
-                calls_s, _, processor_s, wall_s = overhead.measure(experiment, Path(folder) / "run")
-            return Took((wall_s, processor_s), (calls_s, calls_s), n_rounds - overhead.WARM)
+                found = overhead.measure(experiment, Path(folder) / "run")
+            return Took((found.wall, found.processor), (found.calls, found.calls), n_rounds - overhead.WARM)
 
         return turn
 

@@ -17,7 +17,7 @@ from benchmarks import solvers
 from benchmarks.rows import Row, Setting, Turn, in_turns
 from peer import checkpoint, wire
 from peer.agent import Mixture, State, exchange
-from peer.arrays import DTYPES, Matrix, Vector, is_finite
+from peer.arrays import DTYPES, Matrix, Vector
 from peer.checkpoint import Checkpoint
 from peer.journal import Journal
 from peer.messages import Share
@@ -25,6 +25,7 @@ from peer.optim.chains import Chain, mlp
 from peer.optim.maps import factored, matrix_of, products_of
 from peer.optim.solvers import solve
 from peer.optim.surrogates import Linearized
+from peer.optim.vectors import is_finite
 from peer.problem import Problem
 
 SIZES: Final = (1_000, 100_000, 1_000_000)
@@ -91,7 +92,7 @@ def _wire_rows() -> list[Row]:
     kinds = (
         ("encode", "wire.encode of a share, y and z", 16, _encode),
         ("decode", "wire.decode of a share, every field checked", 16, _decode),
-        ("finite", "arrays.is_finite of a vector", 8, _finite),
+        ("finite", "vectors.is_finite of a vector", 8, _finite),
     )
     return [
         Row(

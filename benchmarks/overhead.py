@@ -306,7 +306,7 @@ def against_sockets(name: str, file: Path, rounds: int, overrides: Sequence[str]
         run_dir = Path(folder) / "run"
         took = measure(experiment, run_dir)
         p = sum(part.size for part in npz.load(folder_of(run_dir, 0) / "final.npz").values())
-        raw_s, raw_processor_s = exchange.measure(exchange.raw, exchange.Cell(p, 10 * rounds, Path(folder), None))
+        raw_s, raw_processor_s, _ = exchange.measure(exchange.raw, exchange.Cell(p, 10 * rounds, Path(folder), None))
     n, sharing = exchange.N_PEERS, max(1.0, exchange.N_PEERS / len(os.sched_getaffinity(0)))
     ratios = {
         "processor": n * took.processor / (n * took.calls + raw_processor_s),
