@@ -278,7 +278,8 @@ def main(
         for dataset in datasets:
             given = (f"data.dataset={dataset}", *DATASETS[dataset], *overrides)
             click.echo(against_sockets(dataset, DEFAULT, rounds, given))
-        click.echo(against_sockets("digits, CNN", CONVOLUTIONAL, rounds, overrides))
+        if "digits" in datasets:
+            click.echo(against_sockets("digits, CNN", CONVOLUTIONAL, rounds, overrides))
         return
     sizes, met = tuple(sorted(set(sizes))), []
     for dataset in datasets:
