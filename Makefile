@@ -48,7 +48,7 @@ simulate: $(VENV)/dev     ## 10,000 simulated runs on all cores: 8,000 seeds in 
 	$(BIN)/python -m tests.simulate --mode async --seeds 0:2000
 	$(BIN)/python -m tests.simulate --mode short --seeds 0:500
 
-bench: $(VENV)/dev        ## ours beside bare sockets, LAPACK and memcpy, on one page: benchmarks.html; ten minutes
+bench: $(VENV)/dev        ## ours beside bare sockets, LAPACK and memcpy, on one page, benchmarks.html
 	$(BIN)/python -m benchmarks
 
 bench-tables: $(VENV)/dev ## the long tables: what a fleet weighs, what a slow peer costs, what blocks and batches save

@@ -1,7 +1,7 @@
 """All that is measured, by one command: ours beside bare sockets, LAPACK and memcpy, on one page.
 
-    python -m benchmarks                            # about ten minutes on two idle processors
-    python -m benchmarks --quick                    # about two
+    python -m benchmarks                            # some six minutes of a processor
+    python -m benchmarks --quick                    # a minute and a half
     python -m benchmarks --only wire --only journal # some rows, by name or group
     python -m benchmarks --compare before.json      # and what became slower since; 1, where something did
 
