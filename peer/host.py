@@ -225,9 +225,10 @@ class Host:
             self.drop,
             life.writable,
             life.queue_messages,
-            look_s=door.pause_s(1 if assignment.facts is None else self.experiment.peers),
         )
         self._opened.callback(self.transport.abandon)
+        if assignment.facts is not None:  # all are on this host
+            self.transport.look_s = door.pause_s(self.experiment.peers)
         self.transport.bind(config.bind_of(self.experiment, me, assignment.address), assignment.listener)
         if self.experiment.run.publish:
             address = settings.published_at(self.experiment.run.publish, me)

@@ -212,13 +212,16 @@ class Transport:
         come just before `on_connect`.
     queue_messages : int
         Messages that may wait for one neighbor, on this side. `send` refuses those beyond it.
-    look_s : float
-        Between two looks at what comes over all connections.
 
     Raises
     ------
     OSError
         The host has no descriptors left for the sockets.
+
+    Attributes
+    ----------
+    look_s : float
+        Between two looks at what comes over all connections.
     """
 
     def __init__(
@@ -232,7 +235,6 @@ class Transport:
         on_drop: Callable[[RemoteError], None],
         on_writable: Callable[[PeerId], None] | None = None,
         queue_messages: int = QUEUE_MESSAGES,
-        look_s: float = LOOK_S,
     ) -> None:
         self._me = me
         self._keys = keys
@@ -243,7 +245,7 @@ class Transport:
         self._on_drop = on_drop
         self._on_writable = on_writable
         self._queue_messages = queue_messages
-        self._look_s = look_s
+        self.look_s = LOOK_S
         self._loop = asyncio.get_running_loop()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._links: dict[PeerId, _Link] = {}
@@ -501,7 +503,7 @@ class Transport:
         if not all_read:
             self._readable.set()  # looking may have taken the signal of the descriptor
         self._door.look(self._loop.time(), all_read)
-        self._looking = self._loop.call_later(self._look_s, self._look)
+        self._looking = self._loop.call_later(self.look_s, self._look)
 
     def _reread(self) -> None:
         """Look for another list of keys, at most every REREAD_S; links to peers that have other keys are made anew."""
@@ -533,8 +535,7 @@ class Transport:
 
         def answer() -> None:
             while (request := _receive_now(zap)) is not None:
-                version, number, domain, address, *_, raw = (frame.bytes for frame in request)
-                key = z85.encode(raw).decode()  # a key has one text: those of a list are checked
+                version, number, domain, address, *_, key = (frame.bytes for frame in request)
                 if key not in self._ids:
                     self._reread()
                 j = self._ids.get(key)
@@ -742,8 +743,8 @@ class _Link:
     monitor: zmq.Socket[bytes]
 
 
-def _owners(keys: Keys | None) -> dict[str, PeerId]:
-    return {} if keys is None else {key: j for j, key in keys.peers.items()}
+def _owners(keys: Keys | None) -> dict[bytes, PeerId]:
+    return {} if keys is None else {bytes(z85.decode(key.encode())): j for j, key in keys.peers.items()}
 
 
 def identity(j: PeerId) -> bytes:
