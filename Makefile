@@ -50,6 +50,7 @@ simulate: $(VENV)/dev     ## 10,000 simulated runs on all cores: 8,000 seeds in 
 
 bench: $(VENV)/dev        ## ratios to raw sockets, what a fleet weighs, what a slow peer costs, what blocks and batches save
 	$(BIN)/python -m benchmarks.exchange
+	$(BIN)/python -m benchmarks.tracking
 	$(BIN)/python -m benchmarks.fleet
 	$(BIN)/python -m benchmarks.slow
 	$(BIN)/python -m benchmarks.solvers
