@@ -53,6 +53,7 @@ bench: $(VENV)/dev        ## ours beside bare sockets, LAPACK and memcpy, on one
 
 bench-tables: $(VENV)/dev ## the long tables: what a fleet weighs, what a slow peer costs, what blocks and batches save
 	$(BIN)/python -m benchmarks.exchange
+	$(BIN)/python -m benchmarks.tracking
 	$(BIN)/python -m benchmarks.fleet
 	$(BIN)/python -m benchmarks.slow
 	$(BIN)/python -m benchmarks.solvers

@@ -105,8 +105,9 @@ class Split:
     def seconds(self) -> dict[str, float]:
         """Seconds of each part since `begin`, other threads included."""
         thread_s, process_s = time.thread_time() - self._thread_s, time.process_time() - self._process_s
-        n_samples = max(1, self._samples.total())
-        return {part: thread_s * n / n_samples for part, n in self._samples.items()} | {OTHERS: process_s - thread_s}
+        samples = self._samples or Counter({self._rest: 1})
+        each_s = thread_s / samples.total()
+        return {part: each_s * n for part, n in samples.items()} | {OTHERS: process_s - thread_s}
 
 
 def table(title: str, columns: Mapping[str, Mapping[str, float]], parts: Sequence[str]) -> list[str]:

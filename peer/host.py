@@ -327,7 +327,7 @@ class Host:
         if self.assignment.resume:
             npz.sweep(self.folder)
         publish = self._published if self.experiment.run.publish else None
-        later = asyncio.get_running_loop().call_later
+        later = None if publish else asyncio.get_running_loop().call_later  # who watches has room for some lines only
         self.journal = Journal(self.folder, n if self.assignment.resume else None, publish, later)
         if self.assignment.page is not None:
             self.journal.told = partial(self.tally.add, self.me)

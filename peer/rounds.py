@@ -29,6 +29,9 @@ from topology import PeerId, Schedule
 MEETINGS: Final = 2
 """Shares of one neighbor that can be here in an undisturbed run: of the current round and the next meeting."""
 
+SENT: Final = 64
+"""Pieces sent over one connection from which on those that nobody will ask for again are forgotten."""
+
 
 @final
 @dataclass(eq=False)
@@ -254,15 +257,18 @@ class Rounds:
         if floor <= self._floors.get(j, 0):
             return
         self._floors[j] = floor
-        self._release([key for key in self._kept if key[0] < self.n])
-        if (sent := self._sent.get(j)) is not None:
-            sent.difference_update([piece for piece in sent if piece[0] < floor])
+        over = min(self.n, floor)  # j was not the last that had to say so of any later round
+        self._release([key for key in self._kept if key[0] < over])
+        if len(sent := self._sent.get(j, set())) > SENT:
+            self._sent[j] = {piece for piece in sent if piece[0] >= floor}
 
     def _release(self, over: Iterable[tuple[int, PeerId]]) -> None:
         """Drop own shares of rounds that are over here, if those whom they are for have said that they need none."""
         for n, to in over:
-            receivers = self.schedule.graph(n).neighbors(self.me) if to == EVERYBODY else (to,)
-            if all(self._floors.get(k, 0) > n for k in receivers):
+            for k in self.schedule.graph(n).neighbors(self.me) if to == EVERYBODY else (to,):
+                if self._floors.get(k, 0) <= n:
+                    break
+            else:
                 del self._kept[n, to]
 
 
