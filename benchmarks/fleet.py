@@ -97,15 +97,6 @@ def ready_processor_s(folder: Path) -> float:
     return float(next(told, math.nan))
 
 
-def resident_mb() -> float:
-    """What all children hold, MB, with what they share counted for each."""
-    found = 0
-    for pid in children():
-        with suppress(ProcessLookupError, FileNotFoundError):
-            found += int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return found * os.sysconf("SC_PAGE_SIZE") / 1e6
-
-
 class Stopwatch(Watcher):
     """Looks at the clock when the last peer is ready, and at the memory then and in the middle of the run.
 
@@ -134,13 +125,11 @@ class Stopwatch(Watcher):
         self.n_waiting = len(waiting)
         self.ready_mb = proportional_mb()
         self.middle_mb: list[float] = []
-        self.resident_mb = math.nan
 
     def look(self) -> None:
         """Some time has passed."""
         if not self.middle_mb and self.metrics.read_text(encoding="utf-8").count("\n") >= self.middle:
             self.middle_mb = proportional_mb()
-            self.resident_mb = resident_mb()
 
 
 def fork_times() -> Callable[[], Sequence[tuple[float, float]]]:
@@ -212,8 +201,7 @@ def main(peers: int, rounds: int, repeats: int, security: str, graph: str, digit
     click.echo(f"  memory, all ready   {verdict(ready_mb, TARGET_MB, 'MB')}")
     click.echo(f"  memory, half way    {verdict(middle_mb, TARGET_MB, 'MB')}")
     if middle_mb:
-        together, resident = peers * mean(middle_mb) / 1e3, watches[0].resident_mb / 1e3
-        click.echo(f"  of all, half way    {together:.2f} GB proportional, {resident:.1f} GB resident")
+        click.echo(f"  of all, half way    {peers * mean(middle_mb) / 1e3:.2f} GB, by the mean of those looked at")
 
 
 if __name__ == "__main__":

@@ -256,7 +256,7 @@ def test_keys_are_there_all_or_none(lab: Lab) -> None:
 
 def test_out_of_memory_in_the_solver_stops_the_run(lab: Lab) -> None:
     trio = Trio(lab, more={"model": {"hidden": [2_000]}})
-    lab.shard(VICTIM, x=np.ones((1_000, 3)), y=np.arange(1_000) % 3)  # whose Jacobian takes 290 MB
+    lab.shard(VICTIM, x=np.ones((1_500, 3)), y=np.arange(1_500) % 3)  # whose Jacobian takes 435 MB
     trio.start(_limited(AS=400 << 20))
     trio.refused("out of memory: Unable to allocate")
     found = {event["event"]: event for event in events(trio.run_dir(VICTIM), VICTIM)}
