@@ -359,11 +359,17 @@ def assembly_of(
 
 
 def first_parameters(experiment: Experiment, me: PeerId) -> str:
-    """Digest of a peer's file of initial parameters; empty where there is none, or it need not be that of all peers."""
-    regime = experiment.regime
-    if not experiment.model.initial or not (learning.is_linear(experiment) or regime.trainable):
+    """Digest of what must be the same in all peers' files of initial parameters; empty where that is nothing.
+
+    Where the network is linearized at them that is all of them, else those that are not trained.
+    """
+    trained = experiment.regime.trainable
+    is_linear = learning.is_linear(experiment)
+    if not experiment.model.initial or not (is_linear or trained):
         return ""
     parts = sorted(learning.initial_of(experiment, me).parts.items())
+    if not is_linear:
+        parts = [part for part in parts if not any(f"{part[0]}.".startswith(f"{want}.") for want in trained)]
     return short_digest(" ".join(f"{name} {part.shape} {part.astype(float).tobytes().hex()}" for name, part in parts))
 
 

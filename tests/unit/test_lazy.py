@@ -228,6 +228,9 @@ def test_peers_whose_fixed_parts_differ_find_out(tmp_path: Path) -> None:
         shard = learning.shard_of(found, 0)
         one, other = (config.common_settings(found, config.ground(found), shard, peer) for peer in range(2))
         assert {key for key in one if one[key] != other[key]} == {"first parameters"}
+    own, theirs = (dict(np.load(tmp_path / f"initial-{peer}.npz")) for peer in range(2))
+    np.savez(tmp_path / "initial-1.npz", **{k: (theirs if k.startswith("layers.1") else own)[k] for k in own})
+    config.rehearse(settings.from_tree(tree | {"regime": {"trainable": ["layers.1"]}}))  # what is trained may differ
 
 
 @pytest.mark.parametrize("kind", ["full", "random-features", "neural-tangent"])

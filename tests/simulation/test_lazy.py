@@ -1,0 +1,57 @@
+"""Agents that choose tau and the time to linearize anew, both at once, each for itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from peer import config, learning, settings
+from peer.agent import State
+from peer.data import Cut
+from peer.simulation import Agents
+
+QUADRATIC = {
+    "data": {"dataset": "quadratic", "dimension": 5, "samples": 300},
+    "model": {"layers": [{"kind": "quadratic", "width": 3}, {"kind": "dense"}]},
+}
+
+
+def agents_of(tree: dict[str, Any], folder: Path) -> Agents:
+    """Four agents on a ring, each with its shard."""
+    tree = tree | {"peers": 4, "iterations": 300, "topology": {"graph": "ring"}, "regime": {"kind": "auto"}}
+    found = settings.from_tree(tree)
+    Cut.of(found).write(folder)
+    data = msgspec.structs.replace(found.data, dataset="", path=f"{folder}/peer-{{id:03d}}.npz")
+    found = msgspec.structs.replace(found, data=data)
+    return Agents.of(found, config.ground(found), [learning.shard_of(found, peer) for peer in range(4)])
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        {"data": {"dataset": "wine"}, "model": {"hidden": [4]}, "objective": {"loss": "cross_entropy"}},
+        {"data": {"dataset": "wine"}, "model": {"hidden": [4]}, "objective": {"loss": "squared"}},
+        QUADRATIC,
+    ],
+    ids=["cross-entropy", "squared", "quadratic"],
+)
+def test_both_auto_come_to_rest_where_the_network_is_stationary(tree: dict[str, Any], tmp_path: Path) -> None:
+    agents = agents_of(tree, tmp_path)
+    assert agents.experiment.surrogate.tau == "auto"
+
+    def left(states: Sequence[State]) -> float:
+        w = np.mean([state.w for state in states], axis=0)
+        return agents.problems[0].stationarity(w, np.sum([g.gradient(w) for g in agents.problems], axis=0))
+
+    first, renewals = left(agents.begun()), 0
+    for done in agents.play():
+        renewals += sum(state.anchored == state.n for state in done.after)
+        if left(done.after) <= 1e-2 * first:
+            break
+    assert left(done.after) <= 1e-2 * first
+    assert renewals < 4 * done.after[0].n, "rounds were played without linearizing anew"
