@@ -55,6 +55,9 @@ bench-tables: $(VENV)/dev ## the long tables: what a fleet weighs, what a slow p
 	$(BIN)/python -m benchmarks.exchange
 	$(BIN)/python -m benchmarks.tracking
 	$(BIN)/python -m benchmarks.fleet
+	$(BIN)/python -m benchmarks.together
+	$(BIN)/python -m benchmarks.scaling
+	$(BIN)/python -m benchmarks.plan
 	$(BIN)/python -m benchmarks.slow
 	$(BIN)/python -m benchmarks.solvers
 	$(BIN)/python -m benchmarks.solvers --large
