@@ -169,14 +169,12 @@ def proximal_step(subproblem: FirstOrder, regularizer: Regularizer) -> Solution:
 
 def normal_equations(subproblem: Linearized, regularizer: Regularizer) -> Solution:
     """Minimizer of a quadratic h + r with smooth r: one Newton step from the center, refined by the exact gradient."""
-    h, w, outputs = subproblem, subproblem.center, subproblem.outputs
-    gradient = slope = h.gradient_of(w, outputs)
-    inverse, bent = Systems(h, regularizer).at(outputs), h.loss.curvature(outputs)
+    w, outputs = subproblem.center, subproblem.outputs
+    gradient = subproblem.gradient_of(w, outputs)
+    inverse = Systems(subproblem, regularizer).at(outputs)
     for _ in range(2):
         w = w - inverse(gradient + regularizer.gradient(w))
-        d = w - h.center
-        ahead = bent((h.jacobian @ d).reshape(outputs.shape)).reshape(-1)
-        gradient = slope + h.weight * (h.jacobian.T @ ahead) + h.tau * d
+        gradient = subproblem.gradient(w)
     method = "woodbury" if is_dual(subproblem.jacobian) else "cholesky"
     return Solution(w, _residual(subproblem, regularizer, w, gradient), 1, method)
 
