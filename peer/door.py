@@ -68,7 +68,8 @@ LOOK_S: Final = 0.25
 
 TOGETHER: Final = 64
 """Peers of one fork that look so often; of more of them, all together no oftener: a thousand would else take a third of
-two processors for it. What can come meanwhile comes from each other: others have no key."""
+two processors for it. What can come meanwhile comes from each other: others have no key. Handshakes get more time then,
+too: those of all begin at once."""
 
 UNKNOWN: Final = -1
 """Bytes that had come over a connection when it was last seen that all were read, if nobody has asked since."""
@@ -348,9 +349,9 @@ def _bytes_received(fd: int) -> int:
     return 0
 
 
-def pause_s(n_peers: int) -> float:
-    """Between two looks of each of so many peers that share a host."""
-    return LOOK_S * max(1.0, n_peers / TOGETHER)
+def slack(n_peers: int) -> float:
+    """How many times as long all that a clock bounds may take each of so many peers that share a host."""
+    return max(1.0, n_peers / TOGETHER)
 
 
 def check_descriptors(needed: int, what: str) -> None:

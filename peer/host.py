@@ -273,7 +273,7 @@ class Host:
             life.writable,
             life.queue_messages,
             company.hub if company else None,
-            look_s=door.pause_s(1 if assignment.facts is None else self.experiment.peers),
+            slack=door.slack(1 if assignment.facts is None else self.experiment.peers),
         )
         self._opened.callback(self.transport.abandon)
         self.transport.bind(config.bind_of(self.experiment, me, assignment.address), assignment.listener)

@@ -323,8 +323,9 @@ class Transport:
         Messages that may wait for one neighbor, on this side. `send` refuses those beyond it.
     hub : Hub or None
         What it shares with others in this process, and does not close; None: with nobody.
-    look_s : float
-        Between two looks at what comes over all connections.
+    slack : float
+        How many times as long as else a handshake may take, and the pause between two looks at what comes over all
+        connections: see `door.slack`.
 
     Raises
     ------
@@ -344,7 +345,7 @@ class Transport:
         on_writable: Callable[[PeerId], None] | None = None,
         queue_messages: int = QUEUE_MESSAGES,
         hub: Hub | None = None,
-        look_s: float = LOOK_S,
+        slack: float = 1.0,
     ) -> None:
         self._me = me
         self._keys = keys
@@ -355,7 +356,7 @@ class Transport:
         self._on_drop = on_drop
         self._on_writable = on_writable
         self._queue_messages = queue_messages
-        self._look_s = look_s
+        self._slack = slack
         self._loop = asyncio.get_running_loop()
         self._is_alone = hub is None
         self._hub = Hub() if hub is None else hub
@@ -433,7 +434,7 @@ class Transport:
         for option, value in (
             (zmq.LINGER, LINGER_MS),
             (zmq.MAXMSGSIZE, SEEN * self._max_frame_bytes + CURVE_BYTES),
-            (zmq.HANDSHAKE_IVL, HANDSHAKE_MS),
+            (zmq.HANDSHAKE_IVL, math.ceil(HANDSHAKE_MS * self._slack)),
             (zmq.CONNECT_TIMEOUT, CONNECT_MS),
             (zmq.HEARTBEAT_IVL, HEARTBEAT_MS),
             (zmq.HEARTBEAT_TIMEOUT, 2 * HEARTBEAT_MS + 1_000 * self._max_frame_bytes // SLOWEST_BYTES_PER_S),
@@ -649,7 +650,7 @@ class Transport:
         if not all_read:
             self._loop.call_soon(self._drain)  # looking may have taken the signal of the descriptor
         self._door.look(self._loop.time(), all_read)
-        self._looking = self._loop.call_later(self._look_s, self._look)
+        self._looking = self._loop.call_later(LOOK_S * self._slack, self._look)
 
     def _reread(self) -> None:
         """Look for another list of keys, at most every REREAD_S; links to peers that have other keys are made anew."""
