@@ -6,7 +6,9 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,6 +17,7 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from peer import prepare, settings, simulation
+from peer.settings import split_address
 from peer.transport import Hub, Keys, Transport, joined, new_key_pair
 from tests import abuse
 from tests.integration.lab import Lab, end, events, free_addresses, metrics, same_finals, wait_until
@@ -165,6 +168,18 @@ class _Agent:
         return self.transport.send(j, self.transport.pack(frames))
 
 
+async def _is_free(address: str) -> None:
+    """Wait until nobody listens at an address, looking whenever 10 ms have passed: libzmq lets go of it in its time."""
+    host, port = split_address(address, "address")
+    async with asyncio.timeout(WAIT_S):
+        while True:
+            with socket.socket() as place, suppress(OSError):
+                place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                place.bind((host, port))
+                return
+            await asyncio.sleep(0.01)
+
+
 @pytest.mark.parametrize("secure", [True, False], ids=["curve", "none"])
 def test_who_left_the_process_is_found_outside_and_strangers_are_known_to_each(secure: bool) -> None:
     async def together() -> None:
@@ -193,6 +208,7 @@ def test_who_left_the_process_is_found_outside_and_strangers_are_known_to_each(s
         await one.transport.close()
         assert await zero.tells("down") == 1
         assert not zero.says(1, b"nobody")
+        await _is_free(places[1])
         back = _Agent(1, secure, places[1])
         assert await zero.tells("up") == 1
         assert zero.says(1, b"welcome")
