@@ -387,7 +387,7 @@ OF_OURS: Final[Mapping[str, Sequence[Callable[..., object]]]] = {
     "arrays": (filled,),
     "encode": (wire.encode,),
     "send": (Transport.pack, Transport.send),
-    "receive": (transport_module._receive_now,),
+    "receive": (transport_module.receive_now,),
     "door": (Transport._sender, transport_module.parted),
     "decode": (wire.decode,),
     "session": (Session.receive, Session.offer, Rounds.begin, Rounds.advance),

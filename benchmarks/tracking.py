@@ -59,7 +59,7 @@ PARTS: Final[Mapping[str, Sequence[Callable[..., Any]]]] = {
     "mathematics": (GradientTracking.propose, GradientTracking.settle, GradientTracking.residual, begun, taken),
     "encode": (wire.encode,),
     "send": (transport.Transport.pack, transport.Transport.send),
-    "receive": (transport._receive_now,),
+    "receive": (transport.receive_now,),
     "door": (transport.Transport._sender, transport.parted),
     "decode": (wire.decode,),
     "session": (Session.receive, Session.offer, Rounds.begin, Rounds.advance),

@@ -1,4 +1,4 @@
-"""Frames between this process and its neighbors over ZeroMQ; the only file that knows it.
+"""Frames between this process and its neighbors over ZeroMQ.
 
 One ROUTER, bound, receives from all; one DEALER a neighbor sends. Connections are CURVE-encrypted,
 and a key is bound to its peer's id: libzmq asks the small ZAP server here for every connection,
@@ -23,46 +23,42 @@ between them are those of `peer.local_links`, as long as both ends are there.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import math
-import secrets
 import socket
 import struct
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
 from itertools import count
 from typing import Final, TypeAlias, cast, final
-from urllib.parse import urlsplit
 
 import zmq
-from zmq.utils import z85
 
 from peer import memory
 from peer.door import LOOK_S, Door, ask_for_descriptors
 from peer.errors import ConfigError, RemoteError, WireError
-from peer.local_links import End, Room
+from peer.local_links import End
+from peer.transport.frames import Packed, parted, receive_now, send_now
+from peer.transport.hub import Hub
+from peer.transport.keys import Keys, claimed_by, identity, link_name, owners, peer_of
+from peer.transport.limits import (
+    ANSWER_BYTES,
+    CONNECT_MS,
+    CURVE_BYTES,
+    FRAME_BYTES,
+    HANDSHAKE_MS,
+    HEARTBEAT_MS,
+    LINGER_MS,
+    QUEUE_MESSAGES,
+    RECONNECT_MS,
+    SEEN,
+    SLOWEST_BYTES_PER_S,
+)
+from peer.transport.places import host_and_port, is_loopback, is_named, look_up
+from peer.transport.watched import WATCH, WATCHED_LINGER_MS, WATCHED_MESSAGES, limit_watching
 from peer.wire import Frame
 from topology import PeerId
-
-HANDSHAKE_MS: Final = 5_000
-"""A connection that has not shaken hands by then is closed: a stranger's must not hold descriptors for long."""
-
-HEARTBEAT_MS: Final = 5_000
-"""Between pings; twice that without an answer closes the connection, which finds a frozen or unplugged host."""
-
-SLOWEST_BYTES_PER_S: Final = 100_000
-"""A line of a megabit a second still serves. An answer to a ping waits behind a frame on its way, and the frame
-counts as one only when it is whole: so a frame of the largest size is given the time that it takes there."""
-
-RECONNECT_MS: Final = (20, 1_000)
-"""First and longest pause between attempts to connect: any start order costs little, an absent peer less."""
-
-CONNECT_MS: Final = 3_000
-"""An attempt to connect that was not answered by then is repeated: in a silent network the kernel would wait for
-minutes, ever longer between its packets."""
 
 NAME_S: Final = 4.0
 """How long one address of a name is tried before the next, or before the name is looked up again: an attempt to
@@ -71,38 +67,9 @@ connect, the longest pause, and no more, so that a neighbor that has moved is so
 LOOKUPS: Final = 32
 """Names that are looked up at once; a silent name server holds up each for 10 s, but nothing else."""
 
-LINGER_MS: Final = 2_000
-"""What is still to be sent when a peer ends gets this long."""
-
-QUEUE_MESSAGES: Final = 1_000
-"""High-water mark of a link. The protocol bounds what can be queued to two shares a neighbor, a catch-up after a
-resumption excepted."""
-
-WATCHED_MESSAGES: Final = 200
-"""Lines of a journal that may wait for one who watches; what comes then is lost for that one. At most a few hundred
-kilobytes."""
-
-WATCHED_LINGER_MS: Final = 100
-"""What a peer still has to tell when it ends, its end above all, gets this long: a page is not waited for."""
-
-WATCHING_MESSAGES: Final = 20_000
-"""That may wait to be read by one who watches."""
-
-WATCHED_BYTES: Final = 1 << 20
-"""Largest of them that is taken from a peer."""
-
-WATCH: Final = b"watch-"
-"""Domain of those who listen to what a peer publishes, for the ZAP server, with the peer's id behind it."""
-
 IN_A_ROW: Final = 64
 """Messages that are taken before everything else in the event loop gets its turn: a millisecond or two. Else
 whoever sends faster than this peer reads would hold up its clock, its signals and its other threads' results."""
-
-NAME_BYTES: Final = 8
-"""Of chance in the name of a link: to guess it takes more connections than there are seconds since the beginning."""
-
-CURVE_BYTES: Final = 33
-"""What encryption adds to a frame; MAXMSGSIZE counts it."""
 
 TRIM_S: Final = 1.0
 """After a connection was cut off for sending too much: what had come over it is read, or given up, by then."""
@@ -110,10 +77,6 @@ TRIM_S: Final = 1.0
 REREAD_S: Final = 1.0
 """Between two looks at the list of keys: whoever is refused tries again after RECONNECT_MS, and strangers by the
 thousand cost no more than one."""
-
-SEEN: Final = 2
-"""A frame up to this many times as large as it may be is taken from the network, so that it can be counted with its
-sender; a larger one closes the connection before it is read, and libzmq does not say why."""
 
 ARRIVALS: Final = (
     zmq.EVENT_LISTENING
@@ -125,175 +88,12 @@ ARRIVALS: Final = (
 )
 """What is heard of connections that others make."""
 
-ANSWER_BYTES: Final = 1_000
-"""Largest frame that a link takes: nothing but handshakes and pings comes back over it."""
-
-FRAME_BYTES: Final = 9
-"""That go before a frame on the wire, at most."""
-
-ZAP_ENDPOINT: Final = "inproc://zeromq.zap.01"
-
-OWN_SOCKETS, LINK_SOCKETS = 64, 3
-"""Of ZeroMQ, that a transport has beside its links, with those to newcomers, and for each of its links: the two ends of
-monitors count."""
-
 MONITORS: Final = count()
 """Numbers for their names, which no two of a context may share."""
-
-NOW: Final = int(zmq.NOBLOCK)
-NOW_AND_MORE: Final = int(zmq.NOBLOCK | zmq.SNDMORE)
-"""Flags of what never blocks, as plain numbers: to join them as flags takes Python longer than to send a frame."""
-
-JOINT: Final = 0xC1
-"""First byte of frames that go as one; no message begins with it, for msgpack does not use it."""
-
-JOIN_BYTES: Final = 1 << 16
-"""From this size on frames go one by one, and are not copied. Two bytes hold any smaller length."""
-
-COPY_BYTES: Final = 1 << 18
-"""Up to this size a frame is copied once for all neighbors: to be told that libzmq is through with an array, pyzmq
-needs a thread of its own, which is woken for each. That takes a tenth of an exchange at p = 1e4, at 1e5 less than a
-copy."""
-
-MAX_JOINED: Final = 8
-"""Frames that go as one, at most; the largest messages have three."""
-
-NAMES: Final = 1_000
-"""Of links that are kept as they were understood; without keys anybody on this host can make up any number."""
 
 Hear: TypeAlias = Callable[[PeerId, list[Frame]], bool]
 """Takes a message and whose it is: the peer that its key (or, in the clear, its link's name) stands for. It says
 whether to go on."""
-
-
-@final
-@dataclass(frozen=True)
-class Keys:
-    """CURVE keys of one peer, in Z85 text.
-
-    Parameters
-    ----------
-    secret, public : str
-        This peer's pair.
-    peers : mapping of int to str
-        Public key of every peer that may talk to this one.
-    reread : callable or None
-        The list as it is now, or None if it has not changed; ConfigError if it is none. It is asked
-        when somebody comes whose key is not known, or a peer is to be connected to. Who is new on
-        the list gets in from then on, and who has another key has to use it; who is on it no more
-        makes no new connection, but those that are up stay.
-    """
-
-    secret: str
-    public: str
-    peers: Mapping[PeerId, str]
-    reread: Callable[[], Mapping[PeerId, str] | None] | None = None
-
-
-@final
-@dataclass(frozen=True)
-class Packed:
-    """Frames of one message, to be sent to one peer or several.
-
-    Parameters
-    ----------
-    frames : sequence of bytes or memoryview
-        As they were.
-    """
-
-    frames: Sequence[Frame]
-
-    @cached_property
-    def parts(self) -> list[zmq.Frame | Frame]:
-        """As libzmq takes them: small ones as one; others as frames that share their memory with every copy."""
-        frames = self.frames
-        if 1 < len(frames) <= MAX_JOINED and sum(map(len, frames)) < JOIN_BYTES:
-            return [joined(frames)]
-        return [zmq.Frame(frame, copy=len(frame) < COPY_BYTES) for frame in frames]
-
-    @cached_property
-    def n_bytes(self) -> int:
-        """Of all parts together."""
-        return sum(map(len, self.parts))
-
-
-NOTHING: Final = Packed([])
-"""A message without frames, which is none."""
-
-
-def new_key_pair() -> tuple[str, str]:
-    """A fresh CURVE key pair, (public, secret), each 40 characters of Z85; needs no context."""
-    public, secret = zmq.curve_keypair()
-    return public.decode(), secret.decode()
-
-
-def public_of(secret: str) -> str:
-    """Public key of a secret one, both Z85.
-
-    Raises
-    ------
-    ConfigError
-        The secret is 40 characters of Z85 that stand for no 32 bytes.
-    """
-    try:
-        return zmq.curve_public(secret.encode()).decode()
-    except zmq.ZMQError as error:
-        raise ConfigError("transport.keys", f"expected a secret CURVE key: {error.strerror}") from error
-
-
-@final
-class Hub:
-    """What the transports of one process share: a ZeroMQ context, who answers for keys, and the links between them.
-
-    Parameters
-    ----------
-    agents : iterable of int
-        Those of this process, where there are several.
-    n_links : int
-        Their links to others, at most.
-    """
-
-    def __init__(self, agents: Iterable[PeerId] = (), n_links: int = 0) -> None:
-        self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self.room = Room(set(agents))
-        needed = OWN_SOCKETS * len(self.room.expected) + LINK_SOCKETS * n_links
-        if needed > self.context.get(zmq.MAX_SOCKETS):
-            self.context.set(zmq.MAX_SOCKETS, min(needed, self.context.get(zmq.SOCKET_LIMIT)))
-        self._asked: dict[bytes, Callable[[bytes, str, str], list[bytes]]] = {}
-        self._zap: zmq.Socket[bytes] | None = None
-
-    def answer(self, domains: Iterable[bytes], asked: Callable[[bytes, str, str], list[bytes]]) -> None:
-        """Have a function answer libzmq, which asks of a domain, a key and an address, for sockets of these domains."""
-        if self._zap is None:
-            self._zap = self.context.socket(zmq.REP)
-            self._zap.setsockopt(zmq.LINGER, 0)
-            self._zap.bind(ZAP_ENDPOINT)
-            asyncio.get_running_loop().add_reader(self._zap.FD, self._answer, self._zap)
-        self._asked.update(dict.fromkeys(domains, asked))
-
-    def _answer(self, zap: zmq.Socket[bytes]) -> None:
-        while (request := _receive_now(zap)) is not None:
-            version, number, domain, address, *_, raw = (frame.bytes for frame in request)
-            key = z85.encode(raw).decode()  # a key has one text: those of a list are checked
-            asked = self._asked.get(domain)
-            status = asked(domain, key, address.decode()) if asked is not None else [b"400", b"nobody is here", b""]
-            zap.send_multipart([version, number, *status, b""])
-
-    def stop_answering(self, domains: Iterable[bytes]) -> None:
-        """Let nobody in any more; where none of the functions is left, the last socket of the hub is closed."""
-        for domain in domains:
-            self._asked.pop(domain, None)
-        if self._zap is not None and not self._asked:
-            asyncio.get_running_loop().remove_reader(self._zap.FD)
-            self._zap.close()
-            self._zap = None
-
-    async def close(self) -> None:
-        """End the context, when what was handed to it has left, or LINGER_MS later."""
-        try:
-            await asyncio.to_thread(self.context.destroy)
-        except RuntimeError:  # the host has no thread left for it
-            self.context.destroy()
 
 
 class Transport:
@@ -379,7 +179,7 @@ class Transport:
         self._door = Door(0 if keys is None else len(keys.peers), max_frame_bytes, self._turned_away)
         ask_for_descriptors()
         self._next_reread_s = -math.inf
-        self._ids = _owners(keys)
+        self._ids = owners(keys)
         self._local = End(
             me,
             self._hub.room,
@@ -513,7 +313,7 @@ class Transport:
         self._loop.add_reader(dealer.FD, self._look_at_link, j)
         try:
             if is_named(address):
-                _host_and_port(address)
+                host_and_port(address)
                 self._search(j)
             else:
                 self._point(j, address)
@@ -590,7 +390,7 @@ class Transport:
                 await asyncio.sleep(RECONNECT_MS[1] / 1e3)
 
     def _watch(self, j: PeerId, link: _Link) -> None:
-        while self._links.get(j) is link and (event := _receive_now(link.monitor)) is not None:
+        while self._links.get(j) is link and (event := receive_now(link.monitor)) is not None:
             code = int.from_bytes(event[0].bytes[:2], "little")
             if code == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 self._up.add(j)
@@ -618,7 +418,7 @@ class Transport:
 
     def _watch_arrivals(self) -> None:
         door, now = self._door, self._loop.time()
-        while (event := _receive_now(self._arrivals)) is not None:
+        while (event := receive_now(self._arrivals)) is not None:
             code, value = struct.unpack("=HI", event[0].bytes)
             if code == zmq.EVENT_ACCEPTED:
                 door.opened(value, now)
@@ -666,7 +466,7 @@ class Transport:
         if listed is None:
             return
         self._keys = replace(keys, peers=listed)
-        self._ids = _owners(self._keys)
+        self._ids = owners(self._keys)
         self._door.n_listed = len(listed)
         for j in [j for j, link in self._links.items() if listed.get(j, link.key) != link.key]:
             address, was_up = self._links[j].address, j in self._up
@@ -717,9 +517,9 @@ class Transport:
             sent = self._local.send(j, packed.frames)
             self.bytes_sent += sum(map(len, packed.frames)) if sent else 0
             return sent
-        sent = _send_now(link.dealer, packed) or (
+        sent = send_now(link.dealer, packed) or (
             # a connection that has just come up is seen only when the socket's events are looked at
-            self.writable(j) and _send_now(link.dealer, packed)
+            self.writable(j) and send_now(link.dealer, packed)
         )
         if sent:
             self.bytes_sent += packed.n_bytes
@@ -735,7 +535,7 @@ class Transport:
 
     def _look_at_link(self, j: PeerId) -> None:
         for _ in range(IN_A_ROW):
-            if j not in self._links or _receive_now(self._links[j].dealer) is None:
+            if j not in self._links or receive_now(self._links[j].dealer) is None:
                 break
             self._on_drop(RemoteError("unasked", "nothing is expected over this connection", j))
         else:
@@ -788,7 +588,7 @@ class Transport:
         """Read until nothing is left, or nobody hears; now and then everything else in the event loop gets its turn."""
         while (hear := self._hear) is not None and not self._pausing and not self._served.done():
             handed, parts = self._local.take(), None
-            if handed is None and (parts := _receive_now(self._router)) is None:
+            if handed is None and (parts := receive_now(self._router)) is None:
                 self._in_a_row = 0
                 return
             self._in_a_row += 1
@@ -851,11 +651,11 @@ class Transport:
         sizes = [*map(len, parts[1:])]
         n_bytes = sum(sizes)
         self.bytes_received += n_bytes
-        claimed = _claimed(name)
+        claimed = claimed_by(name)
         stamped = claimed if self._keys is None else str(first.get("User-Id")).encode("latin-1")
         if name.startswith(b"\0"):  # one without a name, or that has lost it to a newer one of the same link
             claimed = stamped
-        sender, fd = _peer(stamped), first.get(zmq.SRCFD)
+        sender, fd = peer_of(stamped), first.get(zmq.SRCFD)
         self._last_fd = fd
         if not self._door.knows(fd):
             self._watch_arrivals()  # libzmq told of the connection before the message came
@@ -905,7 +705,7 @@ class Transport:
         except zmq.ZMQError as error:
             raise OSError(error.errno, error.strerror) from error
         self._publisher = publisher
-        _limit_watching(publisher, WATCHED_MESSAGES, ANSWER_BYTES)
+        limit_watching(publisher, WATCHED_MESSAGES, ANSWER_BYTES)
         publisher.setsockopt(zmq.LINGER, WATCHED_LINGER_MS)
         if secured and self._keys is not None:
             publisher.setsockopt(zmq.CURVE_SERVER, 1)
@@ -967,199 +767,3 @@ class _Link:
     key: str
     dealer: zmq.Socket[bytes]
     monitor: zmq.Socket[bytes]
-
-
-def _owners(keys: Keys | None) -> dict[str, PeerId]:
-    return {} if keys is None else {key: j for j, key in keys.peers.items()}
-
-
-def identity(j: PeerId) -> bytes:
-    """Name of peer j in the answers of the ZAP server, and the first part of those of its links."""
-    return b"peer-%d" % j
-
-
-def link_name(j: PeerId) -> bytes:
-    """Name of a new link of peer j, which nobody can guess: "peer-3.0f6c..."."""
-    return identity(j) + b"." + secrets.token_hex(NAME_BYTES).encode()
-
-
-@lru_cache(NAMES)
-def _claimed(name: bytes) -> bytes:
-    """Whose link has this name, as it says itself; empty if it says nothing."""
-    claimed, dot, _ = name.partition(b".")
-    return claimed if dot else b""
-
-
-@lru_cache(NAMES)
-def _peer(name: bytes) -> PeerId | None:
-    """Which peer has this name; None if it is no peer's."""
-    number = name.removeprefix(b"peer-")
-    return int(number) if number != name and number.isdigit() and len(number) < 10 else None
-
-
-def is_named(address: str) -> bool:
-    """Whether the host of an address is a name, which has to be looked up."""
-    host = urlsplit(address).hostname
-    if host is None:
-        return False
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return True
-    return False
-
-
-def look_up(address: str) -> list[str]:
-    """Numeric addresses of a named one, in the order in which to try them; none where the name is not known now."""
-    name, port = _host_and_port(address)
-    try:
-        found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
-    except OSError:
-        return []
-    hosts = dict.fromkeys(str(place[0]) for *_, place in found)
-    return [f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}" for host in hosts]
-
-
-def _host_and_port(address: str) -> tuple[str, int]:
-    parts = urlsplit(address)
-    if parts.scheme != "tcp" or parts.hostname is None or parts.port is None:
-        raise ValueError("expected tcp://host:port")
-    parts.hostname.encode("idna")  # as the look-up does: what it cannot encode is no name
-    return parts.hostname, parts.port
-
-
-def is_loopback(address: str) -> bool:
-    """Whether a tcp address is one of this host only."""
-    host = urlsplit(address).hostname or ""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:  # a name; what it stands for may change
-        return False
-
-
-def _receive_now(end: zmq.Socket[bytes]) -> list[zmq.Frame] | None:
-    try:
-        frame = end.recv(NOW, copy=False)
-    except zmq.Again:
-        return None
-    parts = [frame]
-    while frame.more:  # a message comes whole
-        frame = end.recv(NOW, copy=False)
-        parts.append(frame)
-    return parts
-
-
-def _send_now(end: zmq.Socket[bytes], packed: Packed) -> bool:
-    last = len(packed.parts) - 1
-    try:
-        for k, part in enumerate(packed.parts):
-            end.send(part, NOW if k == last else NOW_AND_MORE)
-    except zmq.Again:
-        return False
-    return True
-
-
-def joined(frames: Sequence[Frame]) -> bytes:
-    """Frames of a small message as one."""
-    lengths = struct.pack(f"<BB{len(frames)}H", JOINT, len(frames), *map(len, frames))
-    return b"".join((lengths, *frames))
-
-
-def parted(frames: list[Frame], sender: PeerId) -> list[Frame]:
-    """Frames of a message, which may have come as one.
-
-    Raises
-    ------
-    WireError
-        They did, and are no frames; names the sender.
-    """
-    one = frames[0]
-    if len(frames) != 1 or not one or one[0] != JOINT:
-        return frames
-    n = one[1] if len(one) > 1 else 0
-    at = 2 + 2 * n
-    if not 1 < n <= MAX_JOINED or len(one) < at:
-        raise WireError("frames", f"expected up to {MAX_JOINED} frames as one, found none", sender)
-    apart = []
-    for length in struct.unpack_from(f"<{n}H", one, 2):
-        apart.append(one[at : at + length])
-        at += length
-    if at != len(one):
-        raise WireError("frames", f"expected frames of {at} bytes as one, found {len(one)} bytes", sender)
-    return apart
-
-
-# ---- who watches -----------------------------------------------------------------------------
-
-
-@final
-class Subscription:
-    """What peers publish, for somebody who is no peer of the run.
-
-    Parameters
-    ----------
-    keys : Keys or None
-        With which to show oneself; None listens in the clear, on the loopback.
-    """
-
-    def __init__(self, keys: Keys | None) -> None:
-        self._keys = keys
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._ends: list[zmq.Socket[bytes]] = []
-
-    def connect(self, j: PeerId, address: str) -> None:
-        """Listen to peer j from now on, whenever it is there.
-
-        Raises
-        ------
-        ConfigError
-            The address is none, or not of the loopback without keys; or peer j has no key on the list.
-        """
-        end = self._context.socket(zmq.SUB)
-        self._ends.append(end)
-        _limit_watching(end, WATCHING_MESSAGES, WATCHED_BYTES)
-        end.setsockopt(zmq.LINGER, 0)
-        end.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS[0])
-        end.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MS[1])
-        end.setsockopt(zmq.SUBSCRIBE, b"")
-        if not is_loopback(address):
-            if self._keys is None:
-                raise ConfigError("--keys", f"expected keys, for {address} is not of the loopback")
-            if j not in self._keys.peers:
-                raise ConfigError("--keys", f"expected a key for peer {j}, found none")
-            end.setsockopt(zmq.CURVE_SERVERKEY, self._keys.peers[j].encode())
-            end.setsockopt(zmq.CURVE_PUBLICKEY, self._keys.public.encode())
-            end.setsockopt(zmq.CURVE_SECRETKEY, self._keys.secret.encode())
-        try:
-            end.connect(address)
-        except zmq.ZMQError as error:
-            raise ConfigError("watch", f"{address!r} is no address of a peer: {error.strerror}") from error
-
-    def receive(self, most: int) -> list[list[bytes]]:
-        """Messages that have come, up to so many of each peer."""
-        found: list[list[bytes]] = []
-        for end in self._ends:
-            for _ in range(most):
-                if (parts := _receive_now(end)) is None:
-                    break
-                found.append([part.bytes for part in parts])
-        return found
-
-    def close(self) -> None:
-        """Listen no more."""
-        for end in self._ends:
-            end.close(0)
-        self._context.term()
-
-
-def _limit_watching(end: zmq.Socket[bytes], queue_messages: int, max_bytes: int) -> None:
-    for option, value in (
-        (zmq.SNDHWM, queue_messages),
-        (zmq.RCVHWM, queue_messages),
-        (zmq.MAXMSGSIZE, max_bytes),
-        (zmq.HANDSHAKE_IVL, HANDSHAKE_MS),
-        (zmq.HEARTBEAT_IVL, HEARTBEAT_MS),
-        (zmq.HEARTBEAT_TIMEOUT, 2 * HEARTBEAT_MS),
-        (zmq.IPV6, 1),
-    ):
-        end.setsockopt(option, value)
