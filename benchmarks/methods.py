@@ -86,7 +86,7 @@ GRIDS: Final[Mapping[str, Sequence[Tree]]] = {
             "surrogate": {"tau": tau, "inexactness": 0.1, "tolerance": 1e-6},
             "step": {"alpha": alpha},
         }
-        for tau, alpha in product((0.03, 0.1, 0.3, 1.0), (0.3, 0.5, 1.0))
+        for tau, alpha in ((0.03, 0.3), (0.1, 0.5), (0.1, 0.6), (0.3, 0.5), (0.3, 0.6))
     ],
     SHORT: [
         {
@@ -94,7 +94,7 @@ GRIDS: Final[Mapping[str, Sequence[Tree]]] = {
             "step": {"alpha": alpha},
             "transport": {"wire_dtype": "bf16"},
         }
-        for tau, alpha in product((0.1, 0.3), (0.5, 0.6))
+        for tau, alpha in ((0.03, 0.3), (0.1, 0.5), (0.1, 0.6), (0.3, 0.5), (0.3, 0.6))
     ],
 }
 """Settings that are tried, by method."""
