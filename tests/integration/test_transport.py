@@ -13,7 +13,7 @@ import zmq
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peer import door, transport
+from peer import door
 from peer.door import BURST_MESSAGES
 from peer.errors import ConfigError, RemoteError, WireError
 from peer.transport import (
@@ -21,12 +21,14 @@ from peer.transport import (
     JOINT,
     MAX_JOINED,
     QUEUE_MESSAGES,
+    SEEN,
     Keys,
     Transport,
     identity,
     joined,
     new_key_pair,
     parted,
+    sockets,
 )
 from tests import abuse
 from tests.integration.lab import free_addresses
@@ -369,7 +371,7 @@ class Listed:
 
 def test_whoever_is_added_to_the_list_gets_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that was unknown, and one whose link had the key of its life before; a torn list changes nothing."""
-    monkeypatch.setattr(transport, "REREAD_S", 0.2)
+    monkeypatch.setattr(sockets, "REREAD_S", 0.2)
 
     async def run() -> None:
         listed = Listed()
@@ -414,7 +416,7 @@ def test_the_list_is_not_read_for_everyone_who_knocks() -> None:
 
 
 def test_whoever_is_taken_off_the_list_makes_no_new_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "REREAD_S", 0.0)
+    monkeypatch.setattr(sockets, "REREAD_S", 0.0)
 
     async def run() -> None:
         listed = Listed()
@@ -478,7 +480,7 @@ async def two_that_talk(secure: bool = True) -> AsyncIterator[tuple[End, End]]:
 
 @pytest.mark.parametrize("opening", abuse.LIES, ids=[str(k) for k in range(len(abuse.LIES))])
 def test_what_is_no_handshake_is_counted(opening: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "HANDSHAKE_MS", 100)
+    monkeypatch.setattr(sockets, "HANDSHAKE_MS", 100)
 
     async def run() -> None:
         async with two_that_talk() as (zero, _):
@@ -491,7 +493,7 @@ def test_what_is_no_handshake_is_counted(opening: bytes, monkeypatch: pytest.Mon
 
 
 def test_a_thousand_connections_that_say_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transport, "HANDSHAKE_MS", 2_000)
+    monkeypatch.setattr(sockets, "HANDSHAKE_MS", 2_000)
 
     async def run() -> None:
         async with two_that_talk() as (zero, one):
@@ -562,7 +564,7 @@ def test_a_frame_that_is_too_large_is_counted_or_closes_the_connection() -> None
                 error = await zero.tells("drop")
                 assert (error.cause, error.sender) == ("oversized", 3)
                 received = zero.transport.bytes_received
-                socket.send_multipart([b"I am 3", bytes(transport.SEEN * FRAME_BYTES + 1)])
+                socket.send_multipart([b"I am 3", bytes(SEEN * FRAME_BYTES + 1)])
                 await meanwhile(abuse.comes, zmq.EVENT_DISCONNECTED, socket)
                 assert zero.transport.bytes_received - received < FRAME_BYTES
             assert one.told.empty()

@@ -15,11 +15,11 @@ from aiohttp.test_utils import TestServer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peer import journal, settings, transport
+from peer import journal, settings
 from peer.errors import ConfigError
 from peer.journal import Journal, folder_of
 from peer.settings import Experiment, published_at
-from peer.transport import Keys, Transport
+from peer.transport import Keys, Transport, new_key_pair, sockets, watched
 from peer.watching import command, server, story
 from peer.watching.about import about, encoded, places
 from peer.watching.published import Published
@@ -527,9 +527,10 @@ def test_beyond_the_loopback_nobody_is_told_without_keys() -> None:
 
 
 def test_with_keys_those_are_told_that_have_one_on_the_list(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(transport, "is_loopback", lambda address: False)  # there is no other network here
+    for module in (sockets, watched):
+        monkeypatch.setattr(module, "is_loopback", lambda address: False)  # there is no other network here
     experiment = write_run(tmp_path)
-    pairs = [transport.new_key_pair() for _ in range(4)]
+    pairs = [new_key_pair() for _ in range(4)]
     public = {peer: pair[0] for peer, pair in enumerate(pairs[:3])}
     mine, friend, stranger = (Keys(pairs[k][1], pairs[k][0], public) for k in (0, 1, 3))
     (address,) = free_addresses(1)
