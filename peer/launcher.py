@@ -360,31 +360,36 @@ def _fleet(
     keys = new_keys(experiment, None if experiment.run.mode == "async" else ground.union)
     fleet = _Fleet({}, {}, {})
     lifeline, held = os.pipe()  # its end tells the peers that this process is gone, however it went
+    gate, shut = os.pipe()  # its end tells them that all are forked: who begins before takes the processors from these
     signal.pthread_sigmask(signal.SIG_BLOCK, process.SIGNALS)  # until everybody can handle them
     gc.collect()
     memory.trim()
     gc.freeze()  # what is alive now stays shared with the peers: the collector does not touch it
     try:
-        for group in groups(experiment):
-            own, following = sockets[group.start : group.stop], sockets[group.stop :]
-            assignments = [
-                Assignment(experiment, ground, peer, run_dir, keys[peer], listener, lifeline=lifeline, facts=facts)
-                for peer, listener in zip(group, own, strict=True)
-            ]
-            pipes = {peer: os.pipe() for peer in group}
-            pid = os.fork()
-            if pid == 0:
-                listening = [other.fileno() for other in following]
-                close_all([held, *fleet.pipes.values(), *(reader for reader, _ in pipes.values()), *listening])
-                _child(assignments, {peer: writer for peer, (_, writer) in pipes.items()})
-            for listener in own:  # the peers that follow need not do it
-                listener.close()
-            for peer, (reader, writer) in pipes.items():
-                os.close(writer)
-                fleet.pids[peer], fleet.pipes[peer] = pid, reader
+        with os.fdopen(shut, "wb"):
+            for group in groups(experiment):
+                own, following = sockets[group.start : group.stop], sockets[group.stop :]
+                assignments = [
+                    Assignment(experiment, ground, peer, run_dir, keys[peer], listener, lifeline=lifeline, facts=facts)
+                    for peer, listener in zip(group, own, strict=True)
+                ]
+                pipes = {peer: os.pipe() for peer in group}
+                pid = os.fork()
+                if pid == 0:
+                    close_all([held, shut, *fleet.pipes.values(), *(reader for reader, _ in pipes.values())])
+                    close_all(other.fileno() for other in following)
+                    os.read(gate, 1)
+                    os.close(gate)
+                    _child(assignments, {peer: writer for peer, (_, writer) in pipes.items()})
+                for listener in own:  # the peers that follow need not do it
+                    listener.close()
+                for peer, (reader, writer) in pipes.items():
+                    os.close(writer)
+                    fleet.pids[peer], fleet.pipes[peer] = pid, reader
         yield fleet
     finally:
         fleet._signal(signal.SIGKILL)
+        os.close(gate)
         for listener in sockets:
             listener.close()
         os.close(lifeline)
