@@ -10,6 +10,7 @@ depends on who else needs the processors, which a ring of 8 shares anyway.
     python -m benchmarks.tracking
     python -m benchmarks.tracking --profile                        # processor time by part
     python -m benchmarks.tracking --peers 8 --security none --rounds 2000
+    python -m benchmarks.tracking --set run.agents_per_process=4   # agents that share a process
 """
 
 from __future__ import annotations
@@ -140,7 +141,8 @@ def measure(experiment: Experiment, folder: Path, profiled: bool) -> tuple[list[
     for peer in range(experiment.peers):
         times = np.array([line.time_s for line in journals.rounds(journals.folder_of(folder, peer))])
         found.extend(np.diff(times)[n // 5 : n - n // 5])
-    rows = [json.loads((folder / f"spent-{peer}.json").read_text()) for peer in range(experiment.peers)]
+    files = [folder / f"spent-{peer}.json" for peer in range(experiment.peers)]  # of agents that share a process none
+    rows = [json.loads(file.read_text()) for file in files if file.exists()]
     return found, {part: mean(row.get(part, 0.0) for row in rows) for part in {part for row in rows for part in row}}
 
 
@@ -175,7 +177,8 @@ def main(
                 means.append(1e3 * mean(took_s))
                 processor_s.append(sum(spent[security].values()))
             line = f"ring of {size}, {security:5}: median {median(medians):.2f} ms, mean {median(means):.2f} ms a round"
-            line += f"; processor {1e3 * median(processor_s):.2f} ms a peer"
+            if any(processor_s):
+                line += f"; processor {1e3 * median(processor_s):.2f} ms a peer"
             if size in MPI_MS:
                 line += f"; MPI {MPI_MS[size]} ms, {median(medians) / MPI_MS[size]:.2f} times that"
             click.echo(line)
