@@ -20,7 +20,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as peers run; numpy reads 
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from statistics import median
@@ -29,15 +29,14 @@ from typing import Any, Final, final
 import click
 import numpy as np
 
-from peer import careful, config, gossip, learning, settings, wire
-from peer.agent import State, tracked
-from peer.arrays import DTYPES, Matrix, Vector
+from peer import config, learning, settings, wire
+from peer.agent import State
+from peer.arrays import Matrix, Vector
 from peer.errors import SolveError
-from peer.gossip import Course
 from peer.messages import Share
-from peer.problem import Problem
 from peer.settings import Experiment
 from peer.shards import Shard
+from peer.simulation import Agents
 from topology import PeerId
 
 PEERS: Final = 8
@@ -86,7 +85,7 @@ GRIDS: Final[Mapping[str, Sequence[Tree]]] = {
             "surrogate": {"tau": tau, "inexactness": 0.1, "tolerance": 1e-6},
             "step": {"alpha": alpha},
         }
-        for tau, alpha in ((0.03, 0.3), (0.1, 0.5), (0.1, 0.6), (0.3, 0.5), (0.3, 0.6))
+        for tau, alpha in product((0.03, 0.1, 0.3), (0.3, 0.5, 0.7))
     ],
     SHORT: [
         {
@@ -94,7 +93,7 @@ GRIDS: Final[Mapping[str, Sequence[Tree]]] = {
             "step": {"alpha": alpha},
             "transport": {"wire_dtype": "bf16"},
         }
-        for tau, alpha in ((0.03, 0.3), (0.1, 0.5), (0.1, 0.6), (0.3, 0.5), (0.3, 0.6))
+        for tau, alpha in product((0.03, 0.1, 0.3), (0.3, 0.5, 0.7))
     ],
 }
 """Settings that are tried, by method."""
@@ -161,67 +160,20 @@ class Round:
 
 def play(experiment: Experiment, shards: Sequence[Shard]) -> Iterator[Round]:
     """All agents of an experiment, round after round."""
-    total, began_s = sum(shard.n_samples for shard in shards), time.process_time()
-    spent_s, sent = 0.0, 0
-    initial, ground = learning.initial_of(experiment, 0), config.ground(experiment)
-    n_classes = max(shard.n_classes for shard in shards)
-    model = learning.model_of(experiment, shards[0], n_classes, initial)
-    problems: list[Problem] = []
-    for i, shard in enumerate(shards):
-        batches = learning.batches_of(experiment, i, shard.n_samples, total, PEERS)
-        problems.append(replace(learning.problem_of(experiment, model, shard, total), batches=batches))
-    w = initial.vector(model, experiment.seed, problems[0].regularizer)
-    method, rule, n_agents = config.method_of(experiment), config.step_of(experiment), len(problems)
-    caution, alpha = config.caution_of(experiment, ground, n_agents), config.alpha_of(experiment, ground)
-    dtype = experiment.transport.wire_dtype
-    form = config.form_of(experiment, n_agents, w.size)
-    codings = [config.coding_of(experiment, neighbors) for neighbors in ground.union]
-    states = [method.initial(g, w, alpha) for g in problems]
-    if caution is not None:
-        states = [careful.begun(g, state, caution) for g, state in zip(problems, states, strict=True)]
-    for n in range(experiment.iterations):
-        inner = [g.in_round(n, state.alpha, state.way) for g, state in zip(problems, states, strict=True)]
-        proposals = [method.propose(g, state, n_agents) for g, state in zip(inner, states, strict=True)]
-        courses = [gossip.begun(*pair) for pair in zip(states, proposals, strict=True)]
-        for k in range(ground.gossip.n_steps):
-            e = n * ground.gossip.n_steps + k
-            graph, heard = ground.schedule.graph(e), dict[tuple[PeerId, PeerId], Share]()
-            courses = [
-                gossip.spoken(course, codings[i], ground.gossip, graph.neighbors(i)) for i, course in enumerate(courses)
-            ]
-            for i, course in enumerate(courses):
-                for j in graph.neighbors(i):
-                    frames = wire.encode(share_of(i, e, course, j), form)
-                    sent += sum(map(len, frames))
-                    message = wire.decode(frames, form)
-                    assert isinstance(message, Share)
-                    heard[i, j] = message
-            courses = [
-                gossip.taken(
-                    course,
-                    {j: heard[j, i] for j in graph.neighbors(i)},
-                    ground.weights(graph, i),
-                    ground.gossip,
-                    DTYPES[dtype],
-                )
-                for i, course in enumerate(courses)
-            ]
-        before, states = (
-            states,
-            [method.settle(problems[i], c.state, c.proposal, c.here, rule, n_agents) for i, c in enumerate(courses)],
-        )
-        if caution is not None:
-            states = [careful.adapted(*each, caution) for each in zip(problems, before, states, strict=True)]
+    began_s, spent_s, sent = time.process_time(), 0.0, 0
+    agents = Agents.of(experiment, config.ground(experiment), shards)
+    form = config.form_of(experiment, agents.n_agents, agents.model.layout.size)
+
+    def said(share: Share, to: PeerId) -> None:
+        nonlocal sent
+        frames = wire.encode(share, form)
+        sent += sum(map(len, frames))
+        wire.decode(frames, form)
+
+    for done in agents.play(said):
         spent_s += time.process_time() - began_s
-        yield Round(states, sent / n_agents, spent_s / n_agents)
+        yield Round(done.after, sent / agents.n_agents, spent_s / agents.n_agents)
         began_s = time.process_time()
-
-
-def share_of(i: PeerId, e: int, course: Course, to: PeerId) -> Share:
-    """What agent i says to one of its neighbors in exchange e."""
-    here = course.here
-    y, z = (tracked(here), here.z) if course.spoken is None else course.spoken.words[to]
-    return Share(i, e, e, here.objective, y, z)
 
 
 def accuracy(w: Vector, problem: Experiment, data: Digits) -> float:

@@ -58,6 +58,7 @@ from scipy.linalg.blas import daxpy
 from benchmarks import exchange
 from peer import agent, memory, npz, process, settings
 from peer.__main__ import DEFAULT
+from peer.actor import Actor
 from peer.arrays import Vector
 from peer.host import Assignment
 from peer.journal import Journal, folder_of
@@ -68,7 +69,6 @@ from peer.optim.chains import Chain, ChainPass
 from peer.optim.factors import Factors
 from peer.optim.solvers import Solution
 from peer.optim.steps import Constant
-from peer.rounds_mode import RoundsLife
 from peer.settings import Experiment
 
 P = ParamSpec("P")
@@ -113,7 +113,7 @@ CALLS: Final[tuple[tuple[Any, str], ...]] = (
 )
 """Where linear algebra is called; products of matrices beside."""
 
-MATHEMATICS: Final[tuple[tuple[Any, str], ...]] = ((agent, "propose"), (RoundsLife, "mixed"))
+MATHEMATICS: Final[tuple[tuple[Any, str], ...]] = ((Actor, "proposed"), (Actor, "heard"))
 """What the computing thread does for a round."""
 
 RUN: Final = process.run

@@ -33,6 +33,7 @@ from benchmarks.split import LOOP, OTHERS, Split, table
 from peer import journal as journals
 from peer import process, settings, transport, wire
 from peer.__main__ import DEFAULT
+from peer.actor import Actor
 from peer.changes import Changes
 from peer.gossip import begun, taken
 from peer.host import Assignment, Host
@@ -67,7 +68,7 @@ PARTS: Final[Mapping[str, Sequence[Callable[..., Any]]]] = {
     "waking": (Changes.until, Changes.set),
     "journal": (Journal.round, Journal._flush),
     "checkpoint": (RoundsLife.keep, RoundsLife.snapshot, Host.on_thread),
-    "round": (RoundsLife.round, RoundsLife.mixed, RoundsLife.hear, Host.say, Host.together, Host.compute),
+    "round": (RoundsLife.round, Actor.proposed, Actor.heard, RoundsLife.hear, Host.say, Host.together, Host.compute),
 }
 """What a round is made of."""
 

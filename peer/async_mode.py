@@ -232,7 +232,8 @@ class AsyncLife:
             The shard, the initial parameters and the model do not fit.
         """
         host, last = self.host, self.last
-        problem, model, w = host.learn(self.membership.n_samples_total, self.membership.n_classes)
+        learned = host.learn(self.membership.n_samples_total, self.membership.n_classes)
+        problem, model = learned.problem, learned.model
         if last is not None:
             self.state = agent.State(**last.agent)  # type: ignore[arg-type]
             members = self.flows.members
@@ -240,10 +241,10 @@ class AsyncLife:
             problem = learning.reweighted(self.experiment, problem, samples, len(members))
         else:
             alpha = config.alpha_of(self.experiment, host.assignment.ground)
-            self.state = await host.compute(self.first, problem, w, alpha, len(self.membership.members))
+            self.state = await host.compute(self.first, problem, learned.w, alpha, len(self.membership.members))
             if host.watch is not None:
                 self.state = await host.compute(alignment.begun, problem, self.state, host.watch)
-        await host.on_disk(npz.save, host.initial_path, everything(model, w))
+        await host.on_disk(npz.save, host.initial_path, everything(model, learned.w))
         self.membership.begin(time.monotonic())
         return problem, model
 
@@ -328,14 +329,15 @@ class AsyncLife:
         rule, is_new = config.step_of(self.experiment), self.is_new and bool(theirs)
         woken = await self.host.compute(waking.wake, problem, state, flows.mass.high, theirs, n_agents, rule, is_new)
         self.is_new = self.is_new and not theirs
-        self.state, caution, again = woken.state, self.caution_among(n_agents), self.host.renewal
+        self.state, caution = woken.state, self.caution_among(n_agents)
+        again, watch = self.host.renewal, self.host.watch
         if again is not None:
             self.state = await self.host.compute(renewal.renewed, problem, self.state, again, n_agents)
         if caution is not None:
             here = problem.linearized(self.state.anchor)
             self.state = await self.host.compute(careful.adapted, here, woken.seen, self.state, caution)
-        if self.host.watch is not None:
-            self.state = await self.host.compute(alignment.watched, problem, state, self.state, self.host.watch)
+        if watch is not None:
+            self.state = await self.host.compute(alignment.watched, problem, state, self.state, watch)
         seen, solution = woken.seen, woken.solution
         with np.errstate(all="ignore"):
             flows.track(waking.source(self.state))
@@ -369,8 +371,8 @@ class AsyncLife:
             phi=phi,
             epoch=flows.epoch,
             members=n_agents,
-            **self.host.linearized(seen),
-            **self.host.aligned(seen),
+            **({} if again is None else renewal.told(seen, again)),
+            **({} if watch is None else alignment.told(seen, watch)),
             **self.host.drops.numbers,
         )
         self.host.tell_renewal(self.state)

@@ -15,6 +15,7 @@ from typing import Final, final
 import msgspec
 
 from peer import careful, learning, links, npz, settings, shards
+from peer.actor import Actor
 from peer.agent import Clipping
 from peer.arrays import DTYPES
 from peer.assembly import Assembly
@@ -23,6 +24,7 @@ from peer.checkpoint import Checkpoint, Moment
 from peer.errors import ConfigError
 from peer.flows import Flows
 from peer.frameworks import functions
+from peer.learning import Learned
 from peer.links import Coding, Drawn, Replicas
 from peer.membership import Membership
 from peer.messages import Standing
@@ -273,6 +275,31 @@ def clipping_of(experiment: Experiment, neighbors: tuple[PeerId, ...], alpha: fl
     if not radii.clip_w:
         return None
     return Clipping(radii.clip_w / alpha, radii.clip_y, radii.clip_objective or math.inf, neighbors)
+
+
+def actor_of(experiment: Experiment, ground: Ground, me: PeerId, learned: Learned) -> Actor:
+    """An agent of a run in rounds."""
+    alpha, neighbors = alpha_of(experiment, ground), ground.union[me]
+    return Actor(
+        me=me,
+        problem=learned.problem,
+        schedule=ground.schedule,
+        n_rounds=experiment.iterations,
+        alpha=alpha,
+        method=method_of(experiment),
+        rule=step_of(experiment),
+        weights=ground.weights,
+        gossip=ground.gossip,
+        wire_dtype=DTYPES[experiment.transport.wire_dtype],
+        clipping=clipping_of(experiment, neighbors, alpha),
+        coding=coding_of(experiment, neighbors),
+        caution=caution_of(experiment, ground, experiment.peers),
+        renewal=learning.renewal_of(experiment),
+        watch=learned.watch,
+        held_out=learned.held_out,
+        tolerance=experiment.run.tolerance,
+        patience=experiment.run.validation_patience,
+    )
 
 
 # ---- digests ------------------------------------------------------------------------------

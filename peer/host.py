@@ -28,17 +28,14 @@ import numpy as np
 from peer import alignment, checkpoint, config, door, learning, memory, npz, settings, wire
 from peer.agent import State
 from peer.alignment import Watch
-from peer.arrays import Vector
 from peer.changes import Changes
 from peer.drops import Drops
 from peer.errors import ConfigError, DisagreementError, RemoteError
 from peer.journal import Journal, claim, folder_of
+from peer.learning import Learned
 from peer.messages import Message
 from peer.openmetrics import Tally
 from peer.optim.blocks import in_turn
-from peer.optim.models import Model
-from peer.optim.surrogates import Data
-from peer.problem import Problem
 from peer.transport import NOTHING, Hub, Keys, Transport
 from topology import PeerId
 
@@ -62,7 +59,7 @@ STOPPED_S: Final = 1.0
 DONE, BAD_INPUT, LOST, BROKEN, INTERRUPTED = 0, 2, 3, 4, 130
 """Exit codes; 2 is for what the host refuses, too."""
 
-SHORT_S: Final = 2e-3
+SHORT_S: Final = 20e-3
 """Of a processor: a computation that took no longer the last time needs no thread. To hand it over, and to be told that
 it is done, takes 0.1 ms of a processor, and longer where these are few."""
 
@@ -225,7 +222,6 @@ class Host:
         self.changed = Changes()
         self.drops = Drops()
         self.tally = Tally(experiment.run_id)
-        self.held_out: Data | None = None
         self.renewal = learning.renewal_of(experiment)
         self.watch: Watch | None = None
         self.writing = threading.RLock()
@@ -465,8 +461,8 @@ class Host:
 
     # ---- mathematics -----------------------------------------------------------------------
 
-    def learn(self, n_samples_total: int, n_classes: int) -> tuple[Problem, Model, Vector]:
-        """The problem, now that M and the number of classes are known, the model, and the first parameters.
+    def learn(self, n_samples_total: int, n_classes: int) -> Learned:
+        """What this agent learns, now that M and the number of classes are known.
 
         Raises
         ------
@@ -476,24 +472,16 @@ class Host:
         model = learning.model_of(self.experiment, self.shard, n_classes, self.initial)
         if self.experiment.model.python:  # who sees no shard has to know how to make the network again
             self.event("model", inputs=self.shard.x.shape[1:], outputs=model.n_outputs)
-        problem = learning.problem_of(self.experiment, model, self.shard, n_samples_total, self.each)
-        n_samples, n_agents = self.shard.n_samples, self.experiment.peers
-        batches = learning.batches_of(self.experiment, self.me, n_samples, n_samples_total, n_agents)
-        problem = replace(problem, batches=batches, feedback=learning.feedback_of(self.experiment, model))
-        self.watch = learning.watch_of(self.experiment, problem, self.me)
-        self.held_out = learning.held_out_of(self.experiment, model, self.shard, n_samples_total)
+        found = learning.learned_of(
+            self.experiment, self.me, self.shard, self.initial, model, n_samples_total, self.each
+        )
+        self.watch = found.watch
         self.form = replace(self.form, n_parameters=model.layout.size)
         self.transport.expect(self.form.max_flow_bytes)
-        if 8 * n_samples * model.n_outputs * model.layout.size >= memory.LARGE_BYTES:  # J, or what is made in its place
+        n_entries = self.shard.n_samples * model.n_outputs * model.layout.size
+        if 8 * n_entries >= memory.LARGE_BYTES:  # of J, or of what is made in its place
             memory.keep()
-        return problem, model, self.initial.vector(model, self.experiment.seed, problem.regularizer)
-
-    def linearized(self, state: State) -> dict[str, float]:
-        """What a line of metrics says of the linearized network; nothing where there is none, or always the same."""
-        if self.renewal is None:
-            return {}
-        found: dict[str, float] = {"anchored": state.anchored}
-        return found if self.renewal.every else found | {"departure": state.departure, "allowed": state.allowed}
+        return found
 
     def tell_renewal(self, state: State) -> None:
         """Journal that, and why, an agent has linearized its network by its own choice before a round or waking."""
@@ -501,16 +489,12 @@ class Host:
             beyond = f"its gradient was {state.departure:.3g} off, more than {state.allowed:.3g}"
             self.event("relinearized", n=state.n, departure=state.departure, allowed=state.allowed, reason=beyond)
 
-    def aligned(self, state: State) -> dict[str, object]:
-        """What a line of metrics says of feedback; nothing where there is none."""
-        return {} if self.watch is None else alignment.told(state, self.watch)
-
     def went_back(self, state: State, following: State) -> None:
         """Say so, if the agent goes back to backprop at the end of the round or waking from `state`."""
         if self.watch is None or state.back_n or not following.back_n:
             return
-        reason = alignment.reason(following, self.watch)
-        self.event("backprop", n=following.back_n, cosine=self.aligned(following)["alignment"], reason=reason)
+        cosine, reason = alignment.told(following, self.watch)["alignment"], alignment.reason(following, self.watch)
+        self.event("backprop", n=following.back_n, cosine=cosine, reason=reason)
         self.assignment.tell(f"{self.where(following.n)}: back to backprop, for {reason}")
 
     async def compute(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -37,6 +37,59 @@ BIASES: Final = frozenset({"bias", "b"})
 """Words in the last part of the name of parameters that are biases: here and in torch, and mostly for JAX."""
 
 
+# ---- all of it ------------------------------------------------------------------------------
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Learned:
+    """What an agent makes of an experiment and its shard.
+
+    Parameters
+    ----------
+    problem : Problem
+        g_i.
+    model : Model
+        F, or what is trained of it.
+    w : Vector
+        w_i[0], (p,).
+    watch : Watch or None
+        How it looks at its feedback, where it learns by it.
+    held_out : Data or None
+        What it does not train on.
+    """
+
+    problem: Problem
+    model: Model
+    w: Vector
+    watch: Watch | None
+    held_out: Data | None
+
+
+def learned_of(
+    experiment: Experiment,
+    me: PeerId,
+    shard: Shard,
+    initial: Initial,
+    model: Model,
+    n_samples_total: int,
+    each: Each = in_turn,
+) -> Learned:
+    """What agent i makes of its shard, now that M, and with the model the number of classes, are known.
+
+    Raises
+    ------
+    ConfigError
+        The shard, the initial parameters and the model do not fit.
+    """
+    problem = problem_of(experiment, model, shard, n_samples_total, each)
+    batches = batches_of(experiment, me, shard.n_samples, n_samples_total, experiment.peers)
+    problem = replace(problem, batches=batches, feedback=feedback_of(experiment, model))
+    w = initial.vector(model, experiment.seed, problem.regularizer)
+    watch = watch_of(experiment, problem, me)
+    return Learned(problem, model, w, watch, held_out_of(experiment, model, shard, n_samples_total))
+
+
 # ---- network --------------------------------------------------------------------------------
 
 

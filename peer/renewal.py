@@ -85,6 +85,12 @@ def begun(state: State) -> State:
     return state.changed(anchor=state.w, anchored=state.n)
 
 
+def told(state: State, renewal: Renewal) -> dict[str, object]:
+    """What a line of metrics says of the linearized network."""
+    found: dict[str, object] = {"anchored": state.anchored}
+    return found if renewal.every else found | {"departure": state.departure, "allowed": state.allowed}
+
+
 def renewed(problem: Linearizable, following: State, renewal: Renewal, n_agents: int) -> State:
     """The state at the end of a round, its anchor where it is or at w_i.
 

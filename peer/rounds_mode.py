@@ -9,24 +9,21 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, replace
+from collections.abc import Callable, Sequence
+from dataclasses import fields
 from typing import Final, final
 
 import numpy as np
 
-from peer import agent, alignment, careful, checkpoint, config, gossip, learning, npz, renewal, stopping, validation
-from peer.arrays import DTYPES, Vector
+from peer import agent, checkpoint, config, gossip, npz, validation
+from peer.actor import Actor
 from peer.checkpoint import Checkpoint
 from peer.errors import ConfigError, NeighborLeft, NeighborsLate, ProtocolError
 from peer.gossip import Course
 from peer.host import DONE, INTERRUPTED, Host
-from peer.messages import Message, Share
-from peer.methods import Next
-from peer.optim.models import Model
+from peer.learning import Learned
+from peer.messages import Message
 from peer.optim.regimes import everything
-from peer.optim.vectors import square
-from peer.problem import Problem
 from peer.session import Outgoing
 from peer.transport import QUEUE_MESSAGES
 from topology import PeerId
@@ -67,14 +64,6 @@ class RoundsLife:
         self.neighbors, self.n_steps = ground.union[self.me], ground.gossip.n_steps
         self.last = self._last_checkpoint()
         self.greeted: set[PeerId] = set()
-        self.alpha = config.alpha_of(self.experiment, ground)
-        self.coding = config.coding_of(self.experiment, self.neighbors)
-        self.method = config.method_of(self.experiment)
-        self.caution = config.caution_of(self.experiment, ground, self.experiment.peers)
-        self.rule = config.step_of(self.experiment)
-        self.clipping = config.clipping_of(self.experiment, self.neighbors, self.alpha)
-        self.wire_dtype = DTYPES[self.experiment.transport.wire_dtype]
-        self.renewal = learning.renewal_of(self.experiment)
         self.state: agent.State | None = None
         self.solve_s = math.inf
         process = host.open(self, {j: self.experiment.transport.addresses[j] for j in self.neighbors})
@@ -186,11 +175,12 @@ class RoundsLife:
         else:
             await self.meet(lambda: self.session.roster.missing)
             learned = self.learn()
-        problem, model = await self.begin(*learned)
+        actor = config.actor_of(self.experiment, self.host.assignment.ground, self.me, learned)
+        await self.begin(actor, learned)
         try:
             async with asyncio.TaskGroup() as both:
                 listening = both.create_task(self.host.listen())
-                await self.train(problem, model)
+                await self.train(actor, learned)
                 await self.part()
                 listening.cancel()
         except ExceptionGroup as failed:
@@ -219,8 +209,8 @@ class RoundsLife:
         self.say(self.session.begin())
         self.host.event("ready", samples=roster.n_samples_total, processor_s=round(time.process_time(), 6))
 
-    def learn(self) -> tuple[Problem, Model, Vector]:
-        """The problem, now that M and the number of classes are known, the model, and the first parameters.
+    def learn(self) -> Learned:
+        """What this agent learns, now that M and the number of classes are known.
 
         Raises
         ------
@@ -229,59 +219,40 @@ class RoundsLife:
         """
         return self.host.learn(self.session.roster.n_samples_total, self.session.roster.n_classes)
 
-    async def begin(self, problem: Problem, model: Model, w: Vector) -> tuple[Problem, Model]:
+    async def begin(self, actor: Actor, learned: Learned) -> None:
         """The first state."""
         experiment, last = self.experiment, self.last
         if last is not None:
             self.state = agent.State(n=last.n, **last.vectors, **last.scalars)  # type: ignore[arg-type]
         else:
-            self.state = await self.host.compute(self.method.initial, problem, w, self.alpha)
-            if self.caution is not None:
-                self.state = await self.host.compute(careful.begun, problem, self.state, self.caution)
-            if self.host.watch is not None:
-                self.state = await self.host.compute(alignment.begun, problem, self.state, self.host.watch)
-            if self.host.held_out is not None:
-                self.state = await self.host.compute(validation.begun, self.state, self.host.held_out)
-            if self.renewal is not None:
-                self.state = renewal.begun(self.state)
+            self.state = await self.host.compute(actor.begun, learned.w)
         if experiment.run.checkpoint_every:
             await self.host.on_disk(checkpoint.save, self.host.checkpoint_path, self.snapshot(self.state))
-        await self.host.on_disk(npz.save, self.host.initial_path, everything(model, w))
-        return problem, model
+        await self.host.on_disk(npz.save, self.host.initial_path, everything(learned.model, learned.w))
 
-    async def train(self, problem: Problem, model: Model) -> None:
+    async def train(self, actor: Actor, learned: Learned) -> None:
         """All rounds, and the result."""
         state = self.state
         assert state is not None
         every = self.experiment.run.checkpoint_every
-        while not self.is_through(state):
-            state = await self.round(problem, state)
+        while not actor.is_through(state):
+            state = await self.round(actor, state)
             self.state = state
             if every == 0:
                 self.rounds.floor = state.n * self.n_steps
-            elif state.n % every == 0 or self.is_through(state):
+            elif state.n % every == 0 or actor.is_through(state):
                 await self.host.on_disk(self.keep, self.snapshot(state))
                 self.rounds.floor = state.n * self.n_steps
-        await self.host.on_disk(npz.save, self.host.folder / "final.npz", everything(model, validation.result(state)))
-        kept = {"kept": state.best_n} if state.kept.size else {}
-        self.host.event("done", n=state.n, stopped=self.stopped(state) or "iterations", **kept)
-        if stopping.is_over(state, self.experiment.run.tolerance):
+        end = everything(learned.model, validation.result(state))
+        await self.host.on_disk(npz.save, self.host.folder / "final.npz", end)
+        stopped, kept = actor.stopped(state), {"kept": state.best_n} if state.kept.size else {}
+        self.host.event("done", n=state.n, stopped=stopped or "iterations", **kept)
+        if stopped == "tolerance":
             all_know = f"nobody measured more than {state.agreed:.3g} in the last window but one"
             self.host.assignment.tell(f"round {state.n}: stops, for {all_know}")
-        elif validation.is_over(state, self.experiment.run.validation_patience):
+        elif stopped == "validation":
             no_better = f"the validation loss of round {state.best_n} was the least, up to {state.waited} rounds later"
             self.host.assignment.tell(f"round {state.n}: stops, for {no_better}")
-
-    def stopped(self, state: agent.State) -> str:
-        """Why the run stops early before the round of this state; empty where it does not."""
-        run = self.experiment.run
-        if stopping.is_over(state, run.tolerance):
-            return "tolerance"
-        return "validation" if validation.is_over(state, run.validation_patience) else ""
-
-    def is_through(self, state: agent.State) -> bool:
-        """Whether no round is left to be done: then no neighbor will ever send a share of this one."""
-        return state.n >= self.experiment.iterations or bool(self.stopped(state))
 
     async def part(self) -> None:
         """Say goodbye, and stay until the neighbors, which may still need shares again, have said so too."""
@@ -291,7 +262,7 @@ class RoundsLife:
             if not any(map(self.rounds.is_connected, self.session.absent)):
                 break  # they are gone; who is there, but not through yet, is waited for
 
-    async def round(self, problem: Problem, state: agent.State) -> agent.State:
+    async def round(self, actor: Actor, state: agent.State) -> agent.State:
         """One round of the method; the state after it.
 
         Raises
@@ -301,57 +272,44 @@ class RoundsLife:
         SolveError
             The numbers broke down.
         """
-        rounds, experiment = self.rounds, self.experiment
-        problem = alignment.chosen(problem, state)
+        rounds = self.rounds
         sent, received, began = self.host.transport.bytes_sent, self.host.transport.bytes_received, time.monotonic()
         rounds.begin()
-        ahead = self.coding is None and goes_ahead(state.y.nbytes, self.solve_s)
+        ahead = actor.coding is None and goes_ahead(state.y.nbytes, self.solve_s)
         if ahead:
             self.say(
                 self.session.offer(state.objective, agent.tracked(state), None, state.flood, validation.told(state))
             )
-        inner = problem.in_round(state.n, state.alpha, state.way)
-        proposal = await self.host.compute(self.method.propose, inner, state, experiment.peers)
-        course = self.tell(gossip.begun(state, proposal), ahead)
+        proposal = await self.host.compute(actor.proposed, state)
+        course = self.tell(actor, gossip.begun(state, proposal), ahead)
         self.solve_s = time.monotonic() - began
         following, waited_s = None, 0.0
         neighbors = set(rounds.neighbors)
         while True:
-            course, following, late_s = await self.exchange(problem, course)
+            course, following, late_s = await self.exchange(actor, course)
             rounds.advance()
             waited_s += late_s
             if following is not None:
                 break
             rounds.begin()
             neighbors.update(rounds.neighbors)
-            course = self.tell(course)
+            course = self.tell(actor, course)
         self.host.journal.round(
             iteration=state.n,
             time_s=time.monotonic() - self.host.began_s,
-            objective_local=state.value,
-            objective_estimate=experiment.peers * state.objective + problem.regularizer.value(state.w),
-            residual=self.method.residual(problem, state, following, experiment.peers),
-            disagreement=square(following.w - proposal.z),
-            alpha=state.alpha,
-            tau=(state.tau or problem.surrogate.tau) if isinstance(self.method, Next) else 0.0,
-            solver=proposal.solution.method,
-            solver_residual=proposal.solution.residual,
-            solver_iterations=proposal.solution.iterations,
+            **actor.line(course, following),
             solve_s=self.solve_s,
             wait_s=waited_s,
             bytes_sent=self.host.transport.bytes_sent - sent,
             bytes_received=self.host.transport.bytes_received - received,
             neighbors=sorted(neighbors),
-            **self.validated(state),
-            **self.host.linearized(state),
-            **self.host.aligned(state),
             **self.host.drops.numbers,
         )
         self.host.tell_renewal(following)
         self.host.went_back(state, following)
         return following
 
-    def tell(self, course: Course, y_is_out: bool = False) -> Course:
+    def tell(self, actor: Actor, course: Course, y_is_out: bool = False) -> Course:
         """Send the shares of the exchange that comes next; the round with what they say.
 
         Raises
@@ -359,7 +317,7 @@ class RoundsLife:
         SolveError
             They would say nan or infinity.
         """
-        course = gossip.spoken(course, self.coding, self.host.assignment.ground.gossip, self.rounds.neighbors)
+        course = actor.spoken(course)
         here, told = course.here, validation.told(course.here)
         if course.spoken is None:
             y = None if y_is_out else agent.tracked(here)
@@ -368,13 +326,7 @@ class RoundsLife:
             self.say(self.session.offer_each(here.objective, course.spoken.words, here.flood, told))
         return course
 
-    def validated(self, state: agent.State) -> dict[str, float]:
-        """What a line of metrics says of the validation loss; nothing where no samples are held out."""
-        if self.host.held_out is None:
-            return {}
-        return {"validation_local": state.held, "validation_estimate": self.experiment.peers * state.validation}
-
-    async def exchange(self, problem: Problem, course: Course) -> tuple[Course, agent.State | None, float]:
+    async def exchange(self, actor: Actor, course: Course) -> tuple[Course, agent.State | None, float]:
         """A round after one more exchange; the state after it, if it was the last; and seconds waited for neighbors."""
         waited_s = 0.0
         while True:
@@ -382,7 +334,7 @@ class RoundsLife:
             await self.wait_for_neighbors()
             waited_s += time.monotonic() - began_s
             try:
-                after, following = await self.host.compute(self.mixed, problem, course, self.rounds.shares())
+                after, following = await self.host.compute(actor.heard, course, self.rounds.shares())
             except ProtocolError as error:
                 if error.sender is None:
                     raise
@@ -390,39 +342,6 @@ class RoundsLife:
                 self.rounds.refuse(error.sender)
             else:
                 return after, following, waited_s
-
-    def mixed(
-        self, problem: Problem, course: Course, shares: Mapping[PeerId, Share]
-    ) -> tuple[Course, agent.State | None]:
-        """A round after one more exchange, and the state after it, if it was the last.
-
-        Where the run may stop early, with what both say of that.
-        """
-        experiment, ground = self.experiment, self.host.assignment.ground
-        n_agents, state, watches = experiment.peers, course.state, experiment.run.tolerance > 0.0
-        weights = ground.weights(ground.schedule.graph(self.rounds.n), self.me)
-        after = gossip.taken(course, shares, weights, ground.gossip, self.wire_dtype, self.clipping)
-        if watches:
-            apart = stopping.apart(course.here, shares, n_agents, self.wire_dtype)
-            after = replace(after, apart=max(after.apart, apart))
-        if after.k < self.n_steps:
-            return after, None
-        following = self.method.settle(problem, state, course.proposal, after.here, self.rule, n_agents)
-        schedule, n_rounds = ground.schedule, experiment.iterations
-        if self.renewal is not None:
-            following = renewal.renewed(problem, following, self.renewal, n_agents)
-        if self.caution is not None:
-            following = careful.adapted(problem.linearized(following.anchor), state, following, self.caution)
-        if self.host.watch is not None:
-            following = alignment.watched(problem, state, following, self.host.watch)
-        if watches:
-            measured, flood = stopping.measure(problem, state, following, after.apart, n_agents), after.here.flood
-            following = stopping.watched(state, following, measured, flood, schedule, n_rounds, self.n_steps)
-        if self.host.held_out is not None:
-            following = validation.tracked(state, following, after.here, self.host.held_out)
-        if experiment.run.validation_patience:
-            following = validation.watched(state, following, after.here, schedule, n_rounds, self.n_steps)
-        return after, following
 
     async def wait_for_neighbors(self) -> None:
         """Wait until the shares of all neighbors of the exchange are here, or one is late."""

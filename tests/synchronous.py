@@ -16,20 +16,21 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Final, TypeAlias, final
 
 import numpy as np
 
-from peer import agent, alignment, careful, gossip, renewal, stopping, validation, wire
+from peer import agent, gossip, stopping, validation, wire
+from peer.actor import Actor
 from peer.alignment import Watch
 from peer.arrays import DTYPES
 from peer.careful import Caution
 from peer.checkpoint import Checkpoint
 from peer.errors import RemoteError, WireError
 from peer.gossip import Course
-from peer.links import Coding, Drawn, Replicas, steady
+from peer.links import Drawn, Replicas, steady
 from peer.messages import PARTS, Hello, Message, Share
 from peer.methods import ExactDiffusion, Extra, GradientDescent, GradientTracking, Method, Next
 from peer.optim import feedback
@@ -37,7 +38,7 @@ from peer.optim.blocks import equal
 from peer.optim.chains import Chain, mlp
 from peer.optim.losses import Loss, Squared, cross_entropy
 from peer.optim.regularizers import L1, L2, NoRegularizer, Regularizer
-from peer.optim.steps import Constant, Diminishing, StepRule
+from peer.optim.steps import Constant, Diminishing
 from peer.optim.surrogates import Data, Full, Partial, Surrogate
 from peer.problem import Problem
 from peer.renewal import Renewal
@@ -48,10 +49,10 @@ from peer.simulation import heard
 from tests.network import RUN_ID, Network, Weather, weather
 from tests.simulated import Clock, Outcome, Tell, batched, replayable, silent, sizes_of
 from topology import PeerId, Schedule, graphs
-from topology.gossip import ONCE, Gossip, make, plain
+from topology.gossip import Gossip, make, plain
 from topology.graphs import Graph
 from topology.schedules import Matchings, OnePeerExponential, RandomLinks, Replay, Static, union, window_end
-from topology.weights import RULES, Fastest, Weights, metropolis
+from topology.weights import RULES, Fastest, Weights
 
 MODE: Final = "rounds"
 """What the command calls these runs."""
@@ -82,43 +83,43 @@ class Scenario:
     """A run, and what happens to it; see `scenario`."""
 
     seed: int
-    schedule: Schedule
-    n_rounds: int
+    actors: tuple[Actor, ...]
+    initial: tuple[np.ndarray[tuple[int], np.dtype[np.float64]], ...]
     every: int
     dtype: str
     ahead: bool
-    problems: tuple[Problem, ...]
-    initial: tuple[np.ndarray[tuple[int], np.dtype[np.float64]], ...]
-    alpha: float
-    rule: StepRule
     weather: Weather
     compute: float
     slow: PeerId | None
     crashes: tuple[float, ...]
-    radii: tuple[float, float, float] | None = None
-    weights: Weights = metropolis
-    tolerance: float = 0.0
-    caution: Caution | None = None
-    watches: tuple[Watch, ...] = ()
-    held_out: tuple[Data, ...] = ()
-    patience: int = 0
-    gossip: Gossip = ONCE
-    renewal: Renewal | None = None
-    codings: tuple[Coding, ...] = ()
-    method: Method = field(default_factory=Next)
+
+    @property
+    def first(self) -> Actor:
+        """The first of the agents, which are alike in all but their data."""
+        return self.actors[0]
 
     @property
     def form(self) -> wire.Format:
         """Of messages, before p is known."""
-        first = self.codings[0] if self.codings else None
-        fraction = first.fraction if isinstance(first, Drawn | Replicas) else 1.0
-        has_places = isinstance(first, Replicas) and fraction < 1.0
-        return wire.Format(RUN_ID, self.n_agents, 0, self.dtype, self.method.parts, fraction, has_places)
+        coding = self.first.coding
+        fraction = coding.fraction if isinstance(coding, Drawn | Replicas) else 1.0
+        has_places = isinstance(coding, Replicas) and fraction < 1.0
+        return wire.Format(RUN_ID, self.n_agents, 0, self.dtype, self.first.method.parts, fraction, has_places)
+
+    @property
+    def schedule(self) -> Schedule:
+        """Who meets whom in an exchange."""
+        return self.first.schedule
+
+    @property
+    def n_rounds(self) -> int:
+        """Rounds of the run, at most."""
+        return self.first.n_rounds
 
     @property
     def n_steps(self) -> int:
         """Exchanges of a round."""
-        return self.gossip.n_steps
+        return self.first.gossip.n_steps
 
     @property
     def n_exchanges(self) -> int:
@@ -128,81 +129,17 @@ class Scenario:
     @property
     def n_agents(self) -> int:
         """Number of agents I."""
-        return len(self.problems)
-
-    def is_through(self, state: agent.State) -> bool:
-        """Whether an agent with this state has no round left to do."""
-        over = stopping.is_over(state, self.tolerance) or validation.is_over(state, self.patience)
-        return state.n >= self.n_rounds or over
-
-    def begun(self, i: PeerId) -> agent.State:
-        """State of agent i at round 0."""
-        state = self.method.initial(self.problems[i], self.initial[i], self.alpha)
-        if self.renewal is not None:
-            state = renewal.begun(state)
-        if self.caution is not None:
-            state = careful.begun(self.problems[i], state, self.caution)
-        if self.watches:
-            state = alignment.begun(self.problems[i], state, self.watches[i])
-        return validation.begun(state, self.held_out[i]) if self.held_out else state
-
-    def graph(self, course: Course) -> Graph:
-        """Of the exchange that comes next."""
-        return self.schedule.graph(course.state.n * self.n_steps + course.k)
-
-    def spoken(self, i: PeerId, course: Course) -> Course:
-        """Agent i before the exchange that comes next, with what it says in it."""
-        coding = self.codings[i] if self.codings else None
-        return gossip.spoken(course, coding, self.gossip, self.graph(course).neighbors(i))
-
-    def taken(self, i: PeerId, course: Course, shares: Mapping[PeerId, Share]) -> Course:
-        """Agent i after one more exchange, with what it says of stopping early, if the run may."""
-        dtype, clipping = DTYPES[self.dtype], self.clipping_of(i)
-        weights = self.weights(self.graph(course), i)
-        after = gossip.taken(course, shares, weights, self.gossip, dtype, clipping)
-        if not self.tolerance:
-            return after
-        apart = stopping.apart(course.here, shares, self.n_agents, dtype)
-        return replace(after, apart=max(after.apart, apart))
-
-    def settled(self, i: PeerId, course: Course) -> agent.State:
-        """State of agent i after the last exchange of a round."""
-        state = course.state
-        problem = alignment.chosen(self.problems[i], state)
-        following = self.method.settle(problem, state, course.proposal, course.here, self.rule, self.n_agents)
-        how_long, mixed = (self.schedule, self.n_rounds), course.here
-        if self.renewal is not None:
-            following = renewal.renewed(problem, following, self.renewal, self.n_agents)
-        if self.caution is not None:
-            following = careful.adapted(problem.linearized(following.anchor), state, following, self.caution)
-        if self.watches:
-            following = alignment.watched(problem, state, following, self.watches[i])
-        if self.tolerance:
-            measured = stopping.measure(problem, state, following, course.apart, self.n_agents)
-            following = stopping.watched(state, following, measured, mixed.flood, *how_long, self.n_steps)
-        if self.held_out:
-            following = validation.tracked(state, following, mixed, self.held_out[i])
-        if self.patience:
-            following = validation.watched(state, following, mixed, *how_long, self.n_steps)
-        return following
-
-    def clipping_of(self, i: PeerId) -> agent.Clipping | None:
-        """How far an agent believes its neighbors."""
-        if self.radii is None:
-            return None
-        return agent.Clipping(*self.radii, union(self.schedule, self.n_exchanges).neighbors(i))
+        return len(self.actors)
 
     def __str__(self) -> str:
-        problem = self.problems[0]
+        one, problem = self.first, self.first.problem
         parts = [problem.surrogate, problem.data.loss, problem.regularizer, self.schedule]
-        kinds = ", ".join([*(type(part).__name__ for part in parts), named(self.weights)])
-        every = f"checkpoint every {self.every}, y ahead: {self.ahead}, radii {self.radii}, tolerance {self.tolerance}"
-        exchanges = f"{self.n_steps} {'plain' if self.gossip.is_plain else 'chebyshev'} exchanges each"
-        every += f", held out {bool(self.held_out)}, patience {self.patience}"
-        every += f", coding {self.codings[0] if self.codings else None}"
-        every += f", batches {sizes_of(self.problems)}"
-        every += f", {self.caution}, {self.renewal}, feedback {self.watches[0].grace if self.watches else None}"
-        every += f", {self.method}"
+        kinds = ", ".join([*(type(part).__name__ for part in parts), named(one.weights)])
+        exchanges = f"{self.n_steps} {'plain' if one.gossip.is_plain else 'chebyshev'} exchanges each"
+        every = f"checkpoint every {self.every}, y ahead: {self.ahead}, {one.clipping}, tolerance {one.tolerance}"
+        every += f", held out {one.held_out is not None}, patience {one.patience}, coding {one.coding}"
+        every += f", batches {sizes_of([actor.problem for actor in self.actors])}"
+        every += f", {one.caution}, {one.renewal}, feedback {one.watch and one.watch.grace}, {one.method}"
         what = f"{self.n_agents} peers, {self.n_rounds} rounds, {exchanges}, {kinds}, {self.dtype}, {every}"
         return f"{what}, compute {self.compute}, slow {self.slow}, crashes {self.crashes}, {self.weather}"
 
@@ -239,32 +176,47 @@ def scenario(seed: int) -> Scenario:
     whole = whole or isinstance(method, Extra | ExactDiffusion)
     codings = () if whole else _codings(schedule, n_rounds * way.n_steps, n_agents, seed)
     numbers_as = rng.choice(("f8", "f8", "f4"))
+    dtype = next((name for name in DTYPES if codings and DTYPES[name] == codings[0].dtype), numbers_as)
+    ahead = rng.random() < 0.5 and not codings
+    initial = tuple(numbers.normal(size=model.layout.size) if same is None else same for _ in problems)
+    rule = Diminishing(0.5) if rng.random() < 0.5 else Constant()
+    held_out = () if patience is None else _held_out(problems)
+    caution = _caution(random.Random(f"caution of {seed}"), n_agents, n_blocks) if isinstance(method, Next) else None
+    met = union(schedule, n_rounds * way.n_steps)
+    actors = tuple(
+        Actor(
+            me=i,
+            problem=problem,
+            schedule=schedule,
+            n_rounds=n_rounds,
+            alpha=alpha,
+            method=method,
+            rule=rule,
+            weights=weights,
+            gossip=way,
+            wire_dtype=DTYPES[dtype],
+            clipping=None if radii is None else agent.Clipping(*radii, met.neighbors(i)),
+            coding=codings[i] if codings else None,
+            caution=caution,
+            renewal=again,
+            watch=watches[i] if watches else None,
+            held_out=held_out[i] if held_out else None,
+            tolerance=tolerance,
+            patience=patience or 0,
+        )
+        for i, problem in enumerate(problems)
+    )
     return Scenario(
         seed=seed,
-        method=method,
-        schedule=schedule,
-        n_rounds=n_rounds,
+        actors=actors,
+        initial=initial,
         every=every,
-        dtype=next((name for name in DTYPES if codings and DTYPES[name] == codings[0].dtype), numbers_as),
-        ahead=rng.random() < 0.5 and not codings,
-        problems=problems,
-        initial=tuple(numbers.normal(size=model.layout.size) if same is None else same for _ in problems),
-        alpha=alpha,
-        rule=Diminishing(0.5) if rng.random() < 0.5 else Constant(),
+        dtype=dtype,
+        ahead=ahead,
         weather=weather(rng, length, 1.0, reliable=True, narrow=False),
         compute=rng.choice((0.1, 1.0)),
         slow=rng.randrange(n_agents) if rng.random() < 0.3 else None,
         crashes=tuple(sorted(rng.uniform(0.0, length) for _ in range(crashes))),
-        radii=radii,
-        weights=weights,
-        tolerance=tolerance,
-        gossip=way,
-        held_out=() if patience is None else _held_out(problems),
-        patience=patience or 0,
-        watches=watches,
-        caution=_caution(random.Random(f"caution of {seed}"), n_agents, n_blocks) if isinstance(method, Next) else None,
-        renewal=again,
-        codings=codings,
     )
 
 
@@ -366,21 +318,19 @@ def _sparse(base: Graph, rng: random.Random) -> Graph:
 
 def without_network(run: Scenario) -> list[list[agent.State]]:
     """States of all agents at the start of each round, and at the end: what every peer must arrive at."""
-    dtype = DTYPES[run.dtype]
-    states = [run.begun(i) for i in range(run.n_agents)]
+    states = [actor.begun(w) for actor, w in zip(run.actors, run.initial, strict=True)]
     history = [states]
-    while not run.is_through(states[0]):
-        problems = [g.in_round(s.n, s.alpha, s.way) for g, s in zip(run.problems, states, strict=True)]
-        proposals = [run.method.propose(g, s, run.n_agents) for g, s in zip(problems, states, strict=True)]
-        courses = [gossip.begun(*pair) for pair in zip(states, proposals, strict=True)]
-        for k in range(run.n_steps):
-            graph, n = run.graph(courses[0]), states[0].n * run.n_steps + k
-            courses = [run.spoken(i, course) for i, course in enumerate(courses)]
-            courses = [
-                run.taken(i, course, {j: heard(j, courses[j], n, i, dtype) for j in graph.neighbors(i)})
-                for i, course in enumerate(courses)
+    while not run.first.is_through(states[0]):
+        courses = [gossip.begun(s, actor.proposed(s)) for actor, s in zip(run.actors, states, strict=True)]
+        for n in range(states[0].n * run.n_steps, (states[0].n + 1) * run.n_steps):
+            courses = [actor.spoken(course) for actor, course in zip(run.actors, courses, strict=True)]
+            graph, dtype = run.schedule.graph(n), DTYPES[run.dtype]
+            taken = [
+                actor.heard(course, {j: heard(j, courses[j], n, i, dtype) for j in graph.neighbors(i)})
+                for i, (actor, course) in enumerate(zip(run.actors, courses, strict=True))
             ]
-        states = [run.settled(i, course) for i, course in enumerate(courses)]
+            courses = [course for course, _ in taken]
+        states = [state for _, state in taken if state is not None]
         history.append(states)
     return history
 
@@ -428,7 +378,8 @@ class Peer:
         what = run.what
         self.me, self.run, self.last, self.what = me, run, last, what
         self.neighbors = run.ever.neighbors(me)
-        data = what.problems[me].data
+        self.actor = what.actors[me]
+        data = self.actor.problem.data
         self.roster = Roster(
             me=me,
             instance=f"process {incarnation} of peer {me}",
@@ -442,7 +393,7 @@ class Peer:
             self.roster.restore(last.n_samples, last.n_classes)
         first = 0 if last is None else last.n * what.n_steps
         catch_up = what.every * what.n_steps
-        parts = what.method.parts
+        parts = self.actor.method.parts
         self.rounds = Rounds(me, what.schedule, what.n_exchanges, 1.0, catch_up, n=first, floor=first, parts=parts)
         if last is not None:
             self.rounds.keep(last.kept)
@@ -521,7 +472,7 @@ class Peer:
         what, last = self.what, self.last
         self.form = replace(self.form, n_parameters=what.initial[self.me].size)
         resumed = None if last is None else agent.State(n=last.n, **last.vectors, **last.scalars)  # type: ignore[arg-type]
-        state = what.begun(self.me) if resumed is None else resumed
+        state = self.actor.begun(what.initial[self.me]) if resumed is None else resumed
         self.run.reached(self.me, state)
         if what.every:
             self.run.write(self.me, self.snapshot(state))
@@ -530,12 +481,12 @@ class Peer:
     def train(self, state: agent.State) -> Line:
         """All rounds."""
         what = self.what
-        while not what.is_through(state):
+        while not self.actor.is_through(state):
             state = yield from self.round(state)
             self.run.reached(self.me, state)
             if what.every == 0:
                 self.rounds.floor = state.n * what.n_steps
-            elif state.n % what.every == 0 or what.is_through(state):
+            elif state.n % what.every == 0 or self.actor.is_through(state):
                 snapshot = self.snapshot(state)
                 yield Compute()
                 self.run.write(self.me, snapshot)
@@ -543,30 +494,29 @@ class Peer:
 
     def round(self, state: agent.State) -> Generator[Compute | Until, None, agent.State]:
         """One round of the method; the state after it."""
-        what, problem, rounds = self.what, self.what.problems[self.me], self.rounds
+        actor, rounds = self.actor, self.rounds
         rounds.begin()
         self.run.began(self.me, rounds.n)
         y, told = agent.tracked(state), validation.told(state)
-        if what.ahead and y is not None:
+        if self.what.ahead and y is not None:
             self.say(self.session.offer(state.objective, y, None, state.flood, told))
             y = None
         yield Compute()
-        proposal = what.method.propose(problem.in_round(state.n, state.alpha, state.way), state, what.n_agents)
-        course = self.tell(gossip.begun(state, proposal), y is None)
+        course = self.tell(gossip.begun(state, actor.proposed(state)), y is None)
         while True:
             yield Until(lambda: not rounds.missing)
             shares = rounds.advance()
             yield Compute()
-            course = what.taken(self.me, course, shares)
-            if course.k == what.n_steps:
-                return what.settled(self.me, course)
+            course, following = actor.heard(course, shares)
+            if following is not None:
+                return following
             rounds.begin()
             self.run.began(self.me, rounds.n)
             course = self.tell(course)
 
     def tell(self, course: Course, y_is_out: bool = False) -> Course:
         """Send the shares of the exchange that comes next; the round with what they say."""
-        course = self.what.spoken(self.me, course)
+        course = self.actor.spoken(course)
         here, told = course.here, validation.told(course.here)
         if course.spoken is None:
             y = None if y_is_out else agent.tracked(here)
@@ -785,7 +735,7 @@ def check(run: Scenario, result: Run) -> None:
     All end at the same round, also where that is before the last one.
     """
     history = without_network(run)
-    if run.patience:
+    if run.first.patience:
         check_kept(run, history)
     last = {i: max(n for j, n in result.history if j == i) for i in range(run.n_agents)}
     assert set(last.values()) == {len(history) - 1}, f"peers end at rounds {last}, not all at {len(history) - 1}"
@@ -796,9 +746,9 @@ def check(run: Scenario, result: Run) -> None:
                 found = getattr(state, item.name)
                 same = np.array_equal(found, getattr(wanted, item.name))
                 assert same, f"{item.name} of peer {i} in round {n} is not that of the run without a network"
-        off, largest = conserved(run.method, states)
+        off, largest = conserved(run.first.method, states)
         # each exchange rounds a few sums of a few numbers of the largest size so far
-        limit = 1e-15 * run.n_agents * 8 * (n + 1) * run.gossip.reach * max(largest, 1.0)
+        limit = 1e-15 * run.n_agents * 8 * (n + 1) * run.first.gossip.reach * max(largest, 1.0)
         assert off <= limit, f"(9), or what is in its place, is broken by {off} in round {n}"
 
 
@@ -830,6 +780,6 @@ def check_kept(run: Scenario, history: Sequence[Sequence[agent.State]]) -> None:
         losses = sum(state.held for state in states)
         assert abs(sum(state.validation for state in states) - losses) <= 1e-13 * (n + 1) * max(1.0, losses)
         assert run.n_agents * max(state.validation for state in states) >= losses * (1.0 - 1e-12)
-        assert waited < run.patience or n == len(history) - 1, f"it goes on after round {n}"
+        assert waited < run.first.patience or n == len(history) - 1, f"it goes on after round {n}"
     early = len(history) <= run.n_rounds
-    assert not early or waited >= run.patience or stopping.is_over(history[-1][0], run.tolerance)
+    assert not early or waited >= run.first.patience or stopping.is_over(history[-1][0], run.first.tolerance)

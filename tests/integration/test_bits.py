@@ -11,7 +11,6 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from peer import config, learning, settings, validation
-from peer.agent import Clipping
 from peer.optim import regimes
 from peer.simulation import Agents
 from tests import synchronous
@@ -158,7 +157,6 @@ def test_sockets_and_simulation_agree_to_the_last_bit(lab: Lab, case: dict[str, 
     found = settings.read(run_dir / "experiment.toml")
     ground = config.ground(found)
     agents = Agents.of(found, ground, [learning.shard_of(found, peer) for peer in range(PEERS)])
-    alpha, watches = config.alpha_of(found, ground), [watch for watch in agents.watches if watch is not None]
     with threadpool_limits(1):  # as launch gives it to its peers: sums of more threads have other last bits
         played = list(agents.play())
     for peer in range(PEERS):
@@ -167,29 +165,13 @@ def test_sockets_and_simulation_agree_to_the_last_bit(lab: Lab, case: dict[str, 
         assert [without(UNLIKE, line) for line in lines] == [without(UNLIKE, line) for line in written]
         sent = [np.array([line["bytes_sent"] for line in each if line["neighbors"]]) for each in (lines, written)]
         assert np.median(sent[0] / sent[1]) == pytest.approx(1.0, abs=0.05), "in most rounds shares are all they send"
-    codings = [config.coding_of(found, ground.union[peer]) for peer in range(PEERS)]
     for seed in (1, 2):
         simulated = synchronous.Run(
             replace(
                 synchronous.scenario(seed),  # for its weather
-                schedule=config.schedule_of(found),
-                n_rounds=ROUNDS,
-                dtype=found.transport.wire_dtype,
-                problems=agents.problems,
+                actors=agents.actors,
                 initial=agents.start,
-                alpha=alpha,
-                rule=config.step_of(found),
-                radii=_radii(config.clipping_of(found, (), alpha)),
-                weights=ground.weights,
-                tolerance=found.run.tolerance,
-                gossip=ground.gossip,
-                caution=config.caution_of(found, ground, PEERS),
-                renewal=learning.renewal_of(found),
-                method=config.method_of(found),
-                watches=tuple(watches),
-                held_out=tuple(data for data in agents.held_out if data is not None),
-                patience=found.run.validation_patience,
-                codings=tuple(coding for coding in codings if coding is not None),
+                dtype=found.transport.wire_dtype,
             )
         )
         with threadpool_limits(1):  # as launch gives it to its peers: sums of more threads have other last bits
@@ -206,12 +188,9 @@ def test_sockets_and_simulation_agree_to_the_last_bit(lab: Lab, case: dict[str, 
                 assert np.array_equal(part, ends[name]), f"peer {peer}, seed {seed}, {name}"
             back = [event["n"] for event in events(run_dir, peer) if event["event"] == "backprop"]
             assert back == [state.back_n for state in [simulated.history[peer, last]] if state.back_n]
-        assert any(simulated.history[peer, last].back_n for peer in range(PEERS)) == bool(watches)
+        feeds = agents.actors[0].watch is not None
+        assert any(simulated.history[peer, last].back_n for peer in range(PEERS)) == feeds
 
 
 def without(keys: set[str], line: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in line.items() if key not in keys}
-
-
-def _radii(clipping: Clipping | None) -> tuple[float, float, float] | None:
-    return None if clipping is None else (clipping.w, clipping.y, clipping.objective)

@@ -42,11 +42,12 @@ def agents_of(tree: dict[str, Any], folder: Path) -> Agents:
 )
 def test_both_auto_come_to_rest_where_the_network_is_stationary(tree: dict[str, Any], tmp_path: Path) -> None:
     agents = agents_of(tree, tmp_path)
+    problems = [actor.problem for actor in agents.actors]
     assert agents.experiment.surrogate.tau == "auto"
 
     def left(states: Sequence[State]) -> float:
         w = np.mean([state.w for state in states], axis=0)
-        return agents.problems[0].stationarity(w, np.sum([g.gradient(w) for g in agents.problems], axis=0))
+        return problems[0].stationarity(w, np.sum([g.gradient(w) for g in problems], axis=0))
 
     first, renewals = left(agents.begun()), 0
     for done in agents.play():

@@ -12,9 +12,9 @@ import pytest
 
 from peer import agent, waking
 from peer import renewal as renewals
+from peer.actor import Actor
 from peer.agent import State
 from peer.flows import Flows
-from peer.methods import Next
 from peer.optim import frozen
 from peer.optim.maps import is_direct, is_dual
 from peer.optim.steps import Constant
@@ -27,7 +27,6 @@ from topology import graphs
 from topology.gossip import Gossip, make
 from topology.graphs import FAMILIES, Graph
 from topology.schedules import Static
-from topology.weights import metropolis
 
 ENOUGH = 1e-10
 
@@ -132,31 +131,10 @@ def on_a_network(graph: Graph, problems: Sequence[Problem], w0: Array, goal: Arr
 
 
 def simulated(graph: Graph, problems: Sequence[Problem], w0: Array, seed: int, n_rounds: int) -> synchronous.Run:
-    return synchronous.Run(
-        replace(
-            synchronous.scenario(seed),  # for its weather
-            schedule=Static(graph),
-            n_rounds=n_rounds,
-            every=5,
-            dtype="f8",
-            method=Next(),
-            codings=(),
-            problems=tuple(problems),
-            initial=(w0,) * SIX,
-            alpha=ALPHA["simulation"],
-            rule=Constant(),
-            slow=None,
-            crashes=(20.0, 100.0),
-            radii=None,
-            weights=metropolis,
-            tolerance=0.0,
-            caution=None,
-            held_out=(),
-            patience=0,
-            gossip=way_on(graph),
-            renewal=None,
-        )
-    )
+    alpha, gossip = ALPHA["simulation"], way_on(graph)
+    actors = (Actor(i, g, Static(graph), n_rounds, alpha, gossip=gossip) for i, g in enumerate(problems))
+    calm = replace(synchronous.scenario(seed), every=5, dtype="f8", slow=None, crashes=(20.0, 100.0))  # for its weather
+    return synchronous.Run(replace(calm, actors=tuple(actors), initial=(w0,) * SIX))
 
 
 EVERY = Renewal(3)

@@ -26,7 +26,7 @@ def test_every_run_is_the_run_without_a_network(first: int) -> None:
     """Bit for bit, with (9) in every round and bounded memory; see `synchronous.check` and `synchronous.Run`."""
     for seed in range(first, first + CHUNK):
         finished = play(seed)
-        through = {i for (i, _), state in finished.history.items() if finished.what.is_through(state)}
+        through = {i for (i, _), state in finished.history.items() if finished.what.first.is_through(state)}
         assert set(finished.peers) == through
 
 
@@ -50,23 +50,23 @@ def test_the_seeds_cover_what_they_are_for() -> None:
     """Else a change of the generator could make the tests above easy without anybody noticing."""
     runs = [scenario(seed) for seed in range(N_SEEDS)]
     kinds = Counter(type(run.schedule).__name__ for run in runs)
-    kinds.update(type(run.problems[0].surrogate).__name__ for run in runs)
-    kinds.update(type(run.problems[0].data.loss).__name__ for run in runs)
-    kinds.update(type(run.problems[0].regularizer).__name__ for run in runs)
+    kinds.update(type(run.first.problem.surrogate).__name__ for run in runs)
+    kinds.update(type(run.first.problem.data.loss).__name__ for run in runs)
+    kinds.update(type(run.first.problem.regularizer).__name__ for run in runs)
     kinds.update(run.dtype for run in runs)
-    methods = Counter(type(run.method).__name__ for run in runs)
+    methods = Counter(type(run.first.method).__name__ for run in runs)
     assert len(methods) == 5, methods
     assert min(methods.values()) >= 5, methods
-    kinds.update(f"clipped {run.radii is not None}" for run in runs)
-    early = [run for run in runs if run.tolerance and len(without_network(run)) <= run.n_rounds]
+    kinds.update(f"clipped {run.first.clipping is not None}" for run in runs)
+    early = [run for run in runs if run.first.tolerance and len(without_network(run)) <= run.n_rounds]
     kinds.update("early" for run in early)
     kinds.update(f"early with {fault}" for run in early for fault in _faults(run))
     kinds.update(f"{run.n_steps} exchanges" for run in runs)
-    kinds.update("polynomial" for run in runs if not run.gossip.is_plain)
+    kinds.update("polynomial" for run in runs if not run.first.gossip.is_plain)
     kinds.update(f"{fault} with several steps" for run in runs if run.n_steps > 1 for fault in _faults(run))
     kinds.update("early with several steps" for run in early if run.n_steps > 1)
-    kinds.update("batches" for run in runs if any(problem.batches for problem in run.problems))
-    judged = [run for run in runs if run.patience and without_network(run)[-1][0].waited >= run.patience]
+    kinds.update("batches" for run in runs if any(actor.problem.batches for actor in run.actors))
+    judged = [run for run in runs if run.first.patience and without_network(run)[-1][0].waited >= run.first.patience]
     kinds.update("ended by validation" for run in judged)
     kinds.update(f"ahead {run.ahead}, reorder {run.weather.reorder}" for run in runs)
     expected = ["Static", "RandomLinks", "Matchings", "OnePeerExponential", "Replay", "Full", "Partial"]
@@ -96,7 +96,7 @@ FAULTS = ("crashes", "f4", "clipping", "idle rounds")
 def _faults(run: synchronous.Scenario) -> list[str]:
     """What could keep agents from stopping at the same round."""
     idle = any(run.schedule.graph(n).degree(i) == 0 for n in range(run.n_exchanges) for i in range(run.n_agents))
-    found = (run.crashes, run.dtype == "f4", run.radii, idle)
+    found = (run.crashes, run.dtype == "f4", run.first.clipping, idle)
     return [name for name, there in zip(FAULTS, found, strict=True) if there]
 
 
