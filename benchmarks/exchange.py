@@ -9,8 +9,10 @@ queued one must not change, a line in the journal; only the mathematics is left 
 the same, encrypted. Every measurement forks its own peers from this process, and the variants
 take turns, so that what else this host does hits all of them; the processor time, which depends
 less on that, is printed beside the rate. `curve` has to be asked for: `--variant raw --variant curve`.
-So has `zmq`: a ROUTER that receives and a DEALER for each neighbor, which block, without an event loop; it checks
-nothing but the number of the round. It is what ZeroMQ in Python can do at best.
+So has `together`, which is `ours` with four peers a process, as `peer launch --agents-per-process 4` starts them: two
+of the eight links are then between processes. So has `zmq`: a ROUTER that receives and a DEALER for each neighbor,
+which block, without an event loop; it checks nothing but the number of the round. It is what ZeroMQ in Python can do at
+best.
 `--profile` tells, for one measurement of each variant, the processor time of a peer in a round by what it was spent on.
 """
 
@@ -50,7 +52,7 @@ from peer.roster import Roster
 from peer.rounds import Rounds
 from peer.rounds_mode import goes_ahead
 from peer.session import Outgoing, Session
-from peer.transport import NOTHING, Keys, Transport, new_key_pair
+from peer.transport import NOTHING, Hub, Keys, Transport, new_key_pair
 from topology import PeerId
 from topology.graphs import Graph
 from topology.schedules import Static
@@ -94,6 +96,8 @@ class Cell:
         Of each peer; None talks in the clear.
     profiled : bool
         Whether to tell what the processor time was spent on.
+    together : int
+        Peers a process, which follow each other on the ring.
     """
 
     p: int
@@ -101,6 +105,7 @@ class Cell:
     folder: Path
     keys: tuple[Keys, ...] | None
     profiled: bool = False
+    together: int = 1
 
     @property
     def warm_up(self) -> int:
@@ -171,8 +176,9 @@ class _Line:
         return True
 
 
-def raw(cell: Cell, me: PeerId, listener: socket.socket, addresses: Sequence[tuple[str, int]]) -> Interval:
+def raw(cell: Cell, me: PeerId, listeners: Sequence[socket.socket], addresses: Sequence[tuple[str, int]]) -> Interval:
     """A peer of bare sockets."""
+    (listener,) = listeners
     following = socket.create_connection(addresses[(me + 1) % N_PEERS])
     preceding, _ = listener.accept()
     payload = 16 * cell.p
@@ -214,8 +220,11 @@ def raw(cell: Cell, me: PeerId, listener: socket.socket, addresses: Sequence[tup
 # ---- bare ZeroMQ ---------------------------------------------------------------------------
 
 
-def bare_zmq(cell: Cell, me: PeerId, listener: socket.socket, addresses: Sequence[tuple[str, int]]) -> Interval:
+def bare_zmq(
+    cell: Cell, me: PeerId, listeners: Sequence[socket.socket], addresses: Sequence[tuple[str, int]]
+) -> Interval:
     """A peer of ZeroMQ's sockets, which block."""
+    (listener,) = listeners
     memory.keep()
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     router = context.socket(zmq.ROUTER)
@@ -259,36 +268,49 @@ def _received(router: zmq.Socket[bytes]) -> list[zmq.Frame]:
 # ---- ours ----------------------------------------------------------------------------------
 
 
-def ours(cell: Cell, me: PeerId, listener: socket.socket, addresses: Sequence[tuple[str, int]]) -> Interval:
-    """A peer of the parts of `peer`."""
-    return asyncio.run(_ours(cell, me, listener, addresses))
+def ours(cell: Cell, me: PeerId, listeners: Sequence[socket.socket], addresses: Sequence[tuple[str, int]]) -> Interval:
+    """A process of one peer or several that are made of the parts of `peer`."""
+    return asyncio.run(_ours(cell, range(me, me + len(listeners)), listeners, addresses))
 
 
-async def _ours(cell: Cell, me: PeerId, listener: socket.socket, addresses: Sequence[tuple[str, int]]) -> Interval:
+async def _ours(
+    cell: Cell, ids: Sequence[PeerId], listeners: Sequence[socket.socket], addresses: Sequence[tuple[str, int]]
+) -> Interval:
     if 8 * cell.p >= memory.LARGE_BYTES:
         memory.keep()
-    peer, split = _Peer(cell, me), Split(OF_OURS)
+    hub, split = Hub(ids) if len(ids) > 1 else None, Split(OF_OURS)
+    peers = [_Peer(cell, me, hub) for me in ids]
     if cell.profiled:
         split.start()
     else:
         split.begin()
     names = [f"tcp://{host}:{port}" for host, port in addresses]
-    peer.transport.bind(names[me], listener)
-    for j in peer.neighbors:
-        peer.transport.connect(j, names[j])
-    async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as both:
-        listening = both.create_task(peer.listen())
+    for peer, listener in zip(peers, listeners, strict=True):
+        peer.transport.bind(names[peer.me], listener)
+        for j in peer.neighbors:
+            peer.transport.connect(j, names[j])
+    began = now()
+
+    async def rounds(peer: _Peer) -> None:
+        nonlocal began
         await peer.until(lambda: peer.up == set(peer.neighbors))
-        began = now()
         for n in range(cell.warm_up + cell.n_rounds):
-            if n == cell.warm_up:
+            if n == cell.warm_up and peer is peers[0]:
                 split.begin()
                 began = now()
             await peer.round(n)
+
+    async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as all_of_them:
+        listening = [all_of_them.create_task(peer.listen()) for peer in peers]
+        await asyncio.gather(*map(rounds, peers))
         ended, spent = now(), split.seconds()
         split.stop()
-        listening.cancel()
-    await peer.transport.close()
+        for task in listening:
+            task.cancel()
+    for peer in peers:
+        await peer.transport.close()
+    if hub is not None:
+        await hub.close()
     return began, ended, spent
 
 
@@ -296,7 +318,7 @@ async def _ours(cell: Cell, me: PeerId, listener: socket.socket, addresses: Sequ
 class _Peer:
     """The parts of one peer, connected as in `peer.process`."""
 
-    def __init__(self, cell: Cell, me: PeerId) -> None:
+    def __init__(self, cell: Cell, me: PeerId, hub: Hub | None) -> None:
         schedule = Static(Graph.of(N_PEERS, [(i, (i + 1) % N_PEERS) for i in range(N_PEERS)]))
         self.cell, self.me = cell, me
         self.neighbors = schedule.graph(0).neighbors(me)
@@ -316,6 +338,7 @@ class _Peer:
             self.session.disconnected,
             lambda j: None,
             lambda error: None,
+            hub=hub,
         )
 
     def connected(self, j: PeerId) -> None:
@@ -397,9 +420,24 @@ OF_OURS: Final[Mapping[str, Sequence[Callable[..., object]]]] = {
 }
 """What a round without mathematics is made of."""
 
-Variant = Callable[[Cell, PeerId, socket.socket, Sequence[tuple[str, int]]], Interval]
+Variant = Callable[[Cell, PeerId, Sequence[socket.socket], Sequence[tuple[str, int]]], Interval]
 
-VARIANTS: Final[Mapping[str, Variant]] = {"raw": raw, "zmq": bare_zmq, "ours": ours, "curve": ours}
+VARIANTS: Final[Mapping[str, Variant]] = {
+    "raw": raw,
+    "zmq": bare_zmq,
+    "ours": ours,
+    "curve": ours,
+    "together": ours,
+}
+
+TOGETHER: Final = 4
+"""Peers a process, of the variant of that name."""
+
+
+def cell_of(name: str, p: int, n_rounds: int, folder: Path, keys: tuple[Keys, ...], profiled: bool = False) -> Cell:
+    """What a variant is to do."""
+    together = TOGETHER if name == "together" else 1
+    return Cell(p, n_rounds, folder, keys if name == "curve" else None, profiled, together)
 
 
 def measure(variant: Variant, cell: Cell) -> tuple[float, float, Mapping[str, float]]:
@@ -421,7 +459,7 @@ def measure(variant: Variant, cell: Cell) -> tuple[float, float, Mapping[str, fl
     addresses = [listener.getsockname()[:2] for listener in listeners]
     reader, writer = os.pipe()
     pids = []
-    for me in range(N_PEERS):
+    for me in range(0, N_PEERS, cell.together):
         pid = os.fork()
         if pid == 0:
             _child(variant, cell, me, listeners, addresses, writer)
@@ -437,8 +475,8 @@ def measure(variant: Variant, cell: Cell) -> tuple[float, float, Mapping[str, fl
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
     intervals: list[Interval] = [json.loads(line) for line in lines]
-    if len(intervals) != N_PEERS:
-        raise RuntimeError(f"{N_PEERS - len(intervals)} of {N_PEERS} peers failed")
+    if len(intervals) != len(pids):
+        raise RuntimeError(f"{len(pids) - len(intervals)} of {len(pids)} processes failed")
     elapsed_s = max(end for _, (end, _), _ in intervals) - min(start for (start, _), _, _ in intervals)
     processor_s = sum(end - start for (_, start), (_, end), _ in intervals)
     parts = {part for _, _, spent in intervals for part in spent}
@@ -458,10 +496,10 @@ def _child(
     """The life of a forked peer; never returns."""
     try:
         signal.alarm(int(2 * PATIENCE_S))
-        for other in listeners:
-            if other is not listeners[me]:
-                other.close()
-        interval = variant(cell, me, listeners[me], addresses)
+        own = listeners[me : me + cell.together]
+        for other in set(listeners).difference(own):
+            other.close()
+        interval = variant(cell, me, own, addresses)
         os.write(writer, (json.dumps(interval) + "\n").encode())
     except BaseException as error:
         click.echo(f"peer {me}: {error!r}", err=True)
@@ -500,9 +538,7 @@ def main(sizes: tuple[int, ...], rounds: int, repeats: int, names: tuple[str, ..
         if profile:
             with tempfile.TemporaryDirectory() as folder:
                 each = {
-                    name: measure(
-                        VARIANTS[name], Cell(p, n_rounds, Path(folder), keys if name == "curve" else None, True)
-                    )[2]
+                    name: measure(VARIANTS[name], cell_of(name, p, n_rounds, Path(folder), keys, True))[2]
                     for name in names
                 }
             click.echo("\n".join(table(f"p = {p:,}: processor us a round, a peer", each, (*OF_OURS, LOOP, OTHERS))))
@@ -511,7 +547,7 @@ def main(sizes: tuple[int, ...], rounds: int, repeats: int, names: tuple[str, ..
         with tempfile.TemporaryDirectory() as folder:
             for _ in range(repeats):
                 for name in names:
-                    cell = Cell(p, n_rounds, Path(folder), keys if name == "curve" else None)
+                    cell = cell_of(name, p, n_rounds, Path(folder), keys)
                     elapsed_s, processor_s, _ = measure(VARIANTS[name], cell)
                     found[name].append((elapsed_s, processor_s))
         click.echo(f"p = {p:,}: {n_rounds} rounds of {round_bytes / 1e6:,.1f} MB, median of {repeats} (least..most)")
@@ -526,7 +562,7 @@ def main(sizes: tuple[int, ...], rounds: int, repeats: int, names: tuple[str, ..
             line = (
                 f"  {name + '/raw':9} {spread(ratios)}{'':23}  processor {spread([a / b for (_, a), (_, b) in pairs])}"
             )
-            if name == "ours" and p in TARGETS:
+            if name in ("ours", "together") and p in TARGETS:
                 line += f"  target {TARGETS[p]} {'met' if median(ratios) >= TARGETS[p] else 'missed'}"
             click.echo(line)
 

@@ -53,14 +53,14 @@ GRIDS: Final[Mapping[str, Sequence[Tree]]] = {
     "gradient-descent": [{"method": {"kind": "gradient-descent", "step_size": step}} for step in (0.3, 1.0, 2.0, 4.0)],
     "d-psgd": [
         {"method": {"kind": "d-psgd", "step_size": step, "local_steps": n}, "surrogate": {"batch": 16}}
-        for step, n in product((0.1, 0.3, 1.0), (1, 4, 16))
+        for step, n in product((0.1, 0.3, 1.0, 2.0), (1, 4, 16))
     ],
     "d-psgd, momentum": [
         {
             "method": {"kind": "d-psgd", "step_size": step, "local_steps": n, "momentum": 0.9},
             "surrogate": {"batch": 16},
         }
-        for step, n in product((0.03, 0.1), (4, 16))
+        for step, n in product((0.01, 0.03, 0.1, 0.3), (1, 4, 16))
     ],
     "choco": [
         {
@@ -68,16 +68,16 @@ GRIDS: Final[Mapping[str, Sequence[Tree]]] = {
             "surrogate": {"batch": 16},
             "compression": {"fraction": fraction},
         }
-        for step, n, fraction in product((0.1, 0.3), (4, 16), (0.1, 0.3))
+        for step, n, fraction in product((0.03, 0.1, 0.3, 1.0), (1, 4, 16), (0.1, 0.3))
     ],
     "gradient-tracking": [
-        {"method": {"kind": "gradient-tracking", "step_size": step}} for step in (0.1, 0.3, 0.6, 1.0)
+        {"method": {"kind": "gradient-tracking", "step_size": step}} for step in (0.1, 0.3, 0.6, 1.0, 2.0)
     ],
     "exact-diffusion": [{"method": {"kind": "exact-diffusion", "step_size": step}} for step in (0.3, 1.0, 2.0, 4.0)],
-    "extra": [{"method": {"kind": "extra", "step_size": step}} for step in (0.3, 1.0, 2.0)],
+    "extra": [{"method": {"kind": "extra", "step_size": step}} for step in (0.1, 0.3, 1.0, 2.0)],
     "next, full": [
         {"surrogate": {"kind": "full", "tau": tau}, "step": {"alpha": alpha}}
-        for tau, alpha in product((0.3, 1.0, 3.0), (0.5, 1.0))
+        for tau, alpha in product((0.1, 0.3, 1.0, 3.0), (0.3, 0.5, 1.0))
     ],
     "next, auto": [{"surrogate": {"inexactness": 0.1, "tolerance": 1e-6}}],
     NEXT: [
@@ -85,7 +85,7 @@ GRIDS: Final[Mapping[str, Sequence[Tree]]] = {
             "surrogate": {"tau": tau, "inexactness": 0.1, "tolerance": 1e-6},
             "step": {"alpha": alpha},
         }
-        for tau, alpha in product((0.03, 0.1, 0.3), (0.3, 0.5, 0.7))
+        for tau, alpha in product((0.01, 0.03, 0.1, 0.3), (0.2, 0.3, 0.5, 0.7))
     ],
     SHORT: [
         {
@@ -93,7 +93,7 @@ GRIDS: Final[Mapping[str, Sequence[Tree]]] = {
             "step": {"alpha": alpha},
             "transport": {"wire_dtype": "bf16"},
         }
-        for tau, alpha in product((0.03, 0.1, 0.3), (0.3, 0.5, 0.7))
+        for tau, alpha in product((0.01, 0.03, 0.1, 0.3), (0.2, 0.3, 0.5, 0.7))
     ],
 }
 """Settings that are tried, by method."""
