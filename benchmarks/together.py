@@ -24,7 +24,7 @@ from statistics import median
 import click
 import msgspec
 
-from benchmarks.fleet import experiment_of, fork_times, proportional_mb, write_shards
+from benchmarks.fleet import N_SAMPLES, experiment_of, fork_times, proportional_mb, write_shards
 from peer.journal import folder_of
 from peer.launcher import Watcher, groups, launch
 from peer.settings import Experiment
@@ -127,21 +127,26 @@ def shown(k: int, runs: list[Measured]) -> Iterator[str]:
 @click.option("--rounds", type=click.IntRange(8), default=100, help="Length of a run.")
 @click.option("--repeats", type=int, default=3, help="Number of runs of each, in turn.")
 @click.option("--graph", default="ring", help="Who is whose neighbor.")
+@click.option("--digits", is_flag=True, help="The digits of scikit-learn, cut into a part for each.")
 @click.option("--security", type=click.Choice(("curve", "none")), default="curve", help="Of the connections.")
-def main(peers: int, ks: tuple[int, ...], rounds: int, repeats: int, graph: str, security: str) -> None:
+def main(peers: int, ks: tuple[int, ...], rounds: int, repeats: int, graph: str, digits: bool, security: str) -> None:
     """Time, processor time and memory of agents that share processes."""
     found: dict[int, list[Measured]] = {k: [] for k in ks}
     replaced = msgspec.structs.replace
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_shards(folder, peers)
-        base = experiment_of(folder, peers, rounds, security)
+        if not digits:
+            write_shards(folder, peers)
+        base = experiment_of(folder, peers, rounds, security, digits=digits)
         base = replaced(base, topology=replaced(base.topology, graph=graph))
         for repeat in range(repeats):
             for k in ks:
                 experiment = replaced(base, run=replaced(base.run, agents_per_process=k, patience_s=600.0))
                 found[k].append(measured(experiment, folder / f"run-{k}-{repeat}"))
-    click.echo(f"{peers} agents on a {graph} graph, security {security}, medians of {repeats} runs of {rounds} rounds")
+    data = "digits" if digits else f"{N_SAMPLES} samples each"
+    click.echo(
+        f"{peers} agents on a {graph} graph, {data}, security {security}, medians of {repeats} runs of {rounds} rounds"
+    )
     click.echo("    K  processes    up, s  rounds/s  ms/agent/round  MB ready  MB half way  (of an agent)")
     for k, runs in found.items():
         click.echo("  ".join(shown(k, runs)))

@@ -59,9 +59,10 @@ STOPPED_S: Final = 1.0
 DONE, BAD_INPUT, LOST, BROKEN, INTERRUPTED = 0, 2, 3, 4, 130
 """Exit codes; 2 is for what the host refuses, too."""
 
-SHORT_S: Final = 20e-3
+ALONE_S, TOGETHER_S = 20e-3, 2e-3
 """Of a processor: a computation that took no longer the last time needs no thread. To hand it over, and to be told that
-it is done, takes 0.1 ms of a processor, and longer where these are few."""
+it is done, takes 0.1 ms of a processor, and longer where these are few. A peer that has its process to itself hears
+nothing meanwhile that it could use; agents that share one wait for each other, and could use other processors."""
 
 SERVED_S: Final = 2e-3
 """Between two turns of the event loop while computations are short and nobody is waited for."""
@@ -226,6 +227,7 @@ class Host:
         self.watch: Watch | None = None
         self.writing = threading.RLock()
         self.computing_since_s: float | None = None
+        self.short_s = ALONE_S if company is None else TOGETHER_S
         self._took_s: dict[Callable[..., object], float] = {}
         self.began_s = self._served_s = time.monotonic()
         self.incarnation: int | None = None
@@ -498,7 +500,7 @@ class Host:
         self.assignment.tell(f"{self.where(following.n)}: back to backprop, for {reason}")
 
     async def compute(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Result of a computation, while messages are served; a short one, see `SHORT_S`, comes in between."""
+        """Result of a computation, while messages are served; a short one, see `ALONE_S`, comes in between."""
 
         def computed() -> T:
             began_s = time.thread_time()
@@ -511,7 +513,7 @@ class Host:
         self.computing_since_s = time.monotonic()
         try:
             several = self.experiment.surrogate.cores > 1 or self.takes_turns
-            if several or self._took_s.get(function, math.inf) > SHORT_S:
+            if several or self._took_s.get(function, math.inf) > self.short_s:
                 return await self.on_thread(computed)
             result = computed()
         finally:
