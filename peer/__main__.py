@@ -111,6 +111,13 @@ def with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--out", type=FOLDER, help="Run directory; runs/NAME where it is not given.")
 @click.option("--central", is_flag=True, help="Train the same network centrally too, and show both.")
 @click.option("--agents-per-process", "together", type=int, metavar="K", help="So many peers share a process; else 1.")
+@click.option(
+    "--resume",
+    type=FOLDER,
+    metavar="RUN_DIR",
+    help="Go on with a run that did not end.",
+    shell_complete=completion.runs,
+)
 @with_settings
 def launch(
     experiment: Path | None,
@@ -118,6 +125,7 @@ def launch(
     out: Path | None,
     central: bool,
     together: int | None,
+    resume: Path | None,
     overrides: tuple[str, ...],
 ) -> int:
     """Start every peer of EXPERIMENT on this host; without a file, of the built-in one.
@@ -125,14 +133,18 @@ def launch(
     \b
     peer launch
     peer launch examples/digits.toml --peers 12 --set model.hidden=[32]
+    peer launch --resume runs/digits
     """
     check_address_space()
     from peer import launcher, settings
+    from peer.host import INTERRUPTED
 
     given = (*overrides, *([f"peers={peers}"] if peers is not None else []))
     given += (f"run.agents_per_process={together}",) if together is not None else ()
-    what = settings.read(experiment or DEFAULT, given)
-    run_dir = out or launcher.free_folder(Path("runs"), what.name)
+    if resume is not None and (experiment is not None or out is not None):
+        raise ConfigError("--resume", "expected a run directory alone, without an experiment or --out")
+    what = settings.read(experiment or DEFAULT if resume is None else resume / "experiment.toml", given)
+    run_dir = resume or out or launcher.free_folder(Path("runs"), what.name)
     watchers: list[Any] = []
 
     def watch(run_dir: Path, resolved: Experiment) -> launcher.Watcher:
@@ -143,15 +155,19 @@ def launch(
         watchers.append(Progress(Console(), run_dir, resolved))
         return watchers[0]  # type: ignore[no-any-return]
 
-    outcome = launcher.launch(what, run_dir, watch)
+    if resume is not None and (resume / "summary.json").exists():
+        click.echo(f"done already; {resume}/summary.json")
+        return 0
+    outcome = launcher.launch(what, run_dir, watch, resume is not None)
     if outcome.finished:
-        summarize(run_dir, outcome.seconds, central or experiment is None)
+        summarize(run_dir, outcome.seconds or None, central or (experiment is None and resume is None))
     if outcome.code != 0:
-        complain(outcome.line)
+        goes_on = outcome.code == INTERRUPTED and what.run.checkpoint_every
+        complain(outcome.line + (f"; peer launch --resume {run_dir} goes on" if goes_on else ""))
     return outcome.code
 
 
-def summarize(run_dir: Path, seconds: float, central: bool) -> None:
+def summarize(run_dir: Path, seconds: float | None, central: bool) -> None:
     """Write and show the summary of a run."""
     from rich.console import Console
 

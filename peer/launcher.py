@@ -25,7 +25,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final, final
@@ -134,7 +134,9 @@ def with_addresses(experiment: Experiment, sockets: list[socket.socket]) -> Expe
     )
 
 
-def launch(experiment: Experiment, run_dir: Path, watch: Callable[[Path, Experiment], Watcher]) -> Outcome:
+def launch(
+    experiment: Experiment, run_dir: Path, watch: Callable[[Path, Experiment], Watcher], resume: bool = False
+) -> Outcome:
     """Run every peer to its end.
 
     Parameters
@@ -142,28 +144,35 @@ def launch(experiment: Experiment, run_dir: Path, watch: Callable[[Path, Experim
     experiment : Experiment
         As `read`.
     run_dir : Path
-        Made by this call.
+        Made by this call, or, with `resume`, that of the run.
     watch : callable
         Makes, once the peers are forked, what is told of their progress.
+    resume : bool
+        Whether all go on from their last checkpoints, also those that are done, as the others may need them. Keys are
+        new.
 
     Raises
     ------
     ConfigError
         Anything that keeps the run from starting; then nothing was written.
     """
+    if resume and all(journal.needs_nothing(journal.folder_of(run_dir, i)) for i in range(experiment.peers)):
+        return Outcome(DONE, "", 0.0, finished=True)
     n, pair = experiment.peers, 2 * (OWN_DESCRIPTORS + LINK_DESCRIPTORS)
     check_descriptors(n + max(n, pair) + len(groups(experiment)[0]) - 1 + PIPES, f"{n} peers")
     check_installed(experiment.metrics)
     sockets = listeners(experiment)
     try:
-        experiment, ground, facts = prepare.here(with_addresses(experiment, sockets), run_dir)
+        prepared = prepare.again if resume else prepare.here
+        experiment, ground, facts = prepared(with_addresses(experiment, sockets), run_dir)
     except BaseException:
         for listener in sockets:
             listener.close()
         raise
     warm_up(experiment)
     began = time.monotonic()
-    with _fleet(experiment, ground, facts, run_dir, sockets) as fleet, following(experiment, run_dir):
+    alike = Assignment(experiment, ground, 0, run_dir, None, facts=facts, resume=resume)
+    with _fleet(alike, sockets) as fleet, following(experiment, run_dir):
         goes_on = experiment.run.mode == "async"
         code, line, finished = fleet.supervise(watch(run_dir, experiment), run_dir if goes_on else None)
     return Outcome(code, line, time.monotonic() - began, finished)
@@ -354,10 +363,10 @@ def _without(lost: Mapping[PeerId, tuple[int, str]]) -> str:
 
 
 @contextmanager
-def _fleet(
-    experiment: Experiment, ground: config.Ground, facts: config.Facts, run_dir: Path, sockets: list[socket.socket]
-) -> Iterator[_Fleet]:
-    keys = new_keys(experiment, None if experiment.run.mode == "async" else ground.union)
+def _fleet(alike: Assignment, sockets: list[socket.socket]) -> Iterator[_Fleet]:
+    """Processes of all peers, whose assignments are alike but for what is each peer's own."""
+    experiment = alike.experiment
+    keys = new_keys(experiment, None if experiment.run.mode == "async" else alike.ground.union)
     fleet = _Fleet({}, {}, {})
     lifeline, held = os.pipe()  # its end tells the peers that this process is gone, however it went
     gate, shut = os.pipe()  # its end tells them that all are forked: who begins before takes the processors from these
@@ -370,7 +379,7 @@ def _fleet(
             for group in groups(experiment):
                 own, following = sockets[group.start : group.stop], sockets[group.stop :]
                 assignments = [
-                    Assignment(experiment, ground, peer, run_dir, keys[peer], listener, lifeline=lifeline, facts=facts)
+                    replace(alike, me=peer, keys=keys[peer], listener=listener, lifeline=lifeline)
                     for peer, listener in zip(group, own, strict=True)
                 ]
                 pipes = {peer: os.pipe() for peer in group}

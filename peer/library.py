@@ -10,7 +10,7 @@ import json
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from html import escape
@@ -236,6 +236,23 @@ class Run:
         """As it was run, every setting resolved."""
         return Experiment.load(self.path)
 
+    def resume(self, *, progress: bool = True) -> Run:
+        """Go on with a run that did not end, all peers from their last checkpoints, and wait until they have ended.
+
+        Of one that has ended nothing is done.
+
+        Parameters
+        ----------
+        progress : bool
+            Whether to show it, as `launch` does.
+
+        Raises
+        ------
+        ConfigError, SolveError, PeerError
+            As `launch`.
+        """
+        return _launched(["--resume", str(self.path)], self.experiment, self.path, progress)
+
     @property
     def summary(self) -> dict[str, Any]:
         """`summary.json`, or, where there is none, the same made of what the peers have written.
@@ -354,9 +371,16 @@ def launch(
     if (run_dir / "peers").exists():  # else its progress would be shown before the launch is refused
         raise ConfigError("out", f"expected a folder without a run, found one in {run_dir}; nothing is replaced")
     with TemporaryDirectory() as folder:
-        path, said = Path(folder) / "experiment.toml", Path(folder) / "said.txt"
+        path = Path(folder) / "experiment.toml"
         what.save(path)
-        line = [sys.executable, "-m", "peer", "launch", str(path), "--out", str(run_dir), *["--central"] * central]
+        return _launched([str(path), "--out", str(run_dir), *["--central"] * central], what, run_dir, progress)
+
+
+def _launched(arguments: Sequence[str], what: Experiment, run_dir: Path, progress: bool) -> Run:
+    """The run that comes of `peer launch` with these arguments; raises as `launch`."""
+    with TemporaryDirectory() as folder:
+        said = Path(folder) / "said.txt"
+        line = [sys.executable, "-m", "peer", "launch", *arguments]
         with said.open("wb") as errors:
             process = subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors)
         watcher = _watcher(run_dir, what) if progress else Watcher()

@@ -41,6 +41,29 @@ def here(experiment: Experiment, run_dir: Path) -> tuple[Experiment, config.Grou
     return experiment, ground, facts
 
 
+def again(experiment: Experiment, run_dir: Path) -> tuple[Experiment, config.Ground, config.Facts]:
+    """Get a run on this host ready to go on: as `here`, but what its directory has stays, the addresses apart.
+
+    Raises
+    ------
+    ConfigError
+        The directory holds another run than this, or anything keeps it from going on.
+    """
+    before = settings.read(run_dir / "experiment.toml")
+    was, now = settings.shared(before), settings.shared(experiment)
+    for key in sorted(was.keys() | now.keys()):
+        if was.get(key) != now.get(key):
+            found = f"expected {was.get(key)}, as the run in {run_dir} has begun with, found {now.get(key)}"
+            raise ConfigError(key, found)
+    ground = aside(config.ground, experiment)
+    facts = aside(config.rehearse, experiment)
+    if experiment != before:
+        aside(config.record, experiment, ground, run_dir)
+    if facts.needs_torch:
+        functions.warm()
+    return experiment, ground, facts
+
+
 def elsewhere(experiment: Experiment, run_dir: Path) -> Experiment:
     """Get a run ready whose peers are started by somebody else, each where it finds only what is its own.
 

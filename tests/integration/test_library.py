@@ -9,6 +9,7 @@ from tests.integration.lab import TIMEOUT_S, Lab, same_finals
 
 SCRIPT = """
 import threading
+from pathlib import Path
 from peer import Experiment, Run, launch
 
 threading.Thread(target=threading.Event().wait, daemon=True).start()  # as a notebook has some
@@ -16,6 +17,9 @@ experiment = Experiment.load("experiment.toml")
 run = launch(experiment, "api", progress=True)
 assert run == Run("api") and run.experiment["name"] == "experiment"
 print(len(run.metrics[2]["residual"]), sorted(run.summary["test"]), run.model().predict([[0.0, 0.0, 0.0]]).shape)
+before = run.summary
+Path("api/summary.json").unlink()  # as if it had been killed at the very end
+assert run.resume(progress=False).summary["objective"] == before["objective"]
 try:
     links = {"schedule": "random-links", "link_probability": 0.0}
     launch(experiment.replace("topology", links), "never", progress=False)

@@ -117,7 +117,7 @@ def test_an_interrupted_launch_has_journaled_everything(lab: Lab, number: signal
     wait_until(lambda: all(len(metrics(run_dir, peer)) > 3 for peer in range(PEERS)), launched)
     code, errors = end(launched, number)
     assert code == 130
-    assert errors.strip() == "peer: interrupted; every peer has written a checkpoint"
+    assert errors.strip() == "peer: interrupted; every peer has written a checkpoint; peer launch --resume out goes on"
     for peer in range(PEERS):
         last = events(run_dir, peer)[-1]
         assert (last["event"], last["code"]) == ("end", 130)
@@ -203,6 +203,50 @@ def test_a_whole_run_that_was_interrupted_resumes(lab: Lab) -> None:
         code, errors = end(process)
         assert (code, errors) == (0, "")
     same_finals(launched, run_dir, PEERS)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["ctrl-c", "killed"])
+def test_a_launch_goes_on_with_a_run_that_did_not_end(lab: Lab, number: signal.Signals) -> None:
+    """With new keys, and with other groups of peers; whoever is done already is left alone."""
+    rounds = 300
+    whole = lab.launch(lab.experiment(**_tree(lab, iterations=rounds)), "whole")
+    launched = lab.start("launch", lab.folder / "experiment.toml", "--out", "out")
+    run_dir = lab.folder / "out"
+    wait_until(lambda: all(len(metrics(run_dir, peer)) > 20 for peer in range(PEERS)), launched)
+    assert end(launched, number)[0] in (130, -signal.SIGKILL)
+    assert len(metrics(run_dir, 1)) < rounds, "it was interrupted too late to show anything"
+    line = refusal(lab.run("launch", "--resume", "out", "--set", "surrogate.tau=2.0"), 2)
+    assert line == "peer: surrogate.tau: expected 'auto', as the run in out has begun with, found 2.0"
+
+    done = lab.run("launch", "--resume", "out", "--agents-per-process", "2")
+    assert (done.returncode, done.stderr) == (0, "")
+    same_finals(whole, run_dir, PEERS)
+    for peer in range(PEERS):
+        assert [line["iteration"] for line in metrics(run_dir, peer)] == list(range(rounds))
+    summaries = [json.loads((folder / "summary.json").read_text()) for folder in (whole, run_dir)]
+    assert summaries[0]["objective"] == summaries[1]["objective"]
+
+    again = lab.run("launch", "--resume", "out")
+    assert (again.returncode, again.stdout.strip()) == (0, "done already; out/summary.json")
+    (run_dir / "summary.json").unlink()
+    (run_dir / "peers" / "002" / "final.npz").unlink()
+    with (run_dir / "peers" / "002" / "log.jsonl").open("a") as log:
+        log.write('{"time_s": 9.0, "event": "start"}\n')  # as if it had come back, and been killed
+    assert lab.run("launch", "--resume", "out").returncode == 0
+    same_finals(whole, run_dir, PEERS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (("--resume", "nothing"), "nothing/experiment.toml: expected an experiment file"),
+        (("--resume", "nothing", "--out", "x"), "--resume: expected a run directory alone"),
+        (("experiment.toml", "--resume", "nothing"), "--resume: expected a run directory alone"),
+    ],
+)
+def test_a_launch_that_cannot_go_on_says_why(lab: Lab, arguments: tuple[str, ...], problem: str) -> None:
+    lab.experiment(**_tree(lab))
+    assert problem in refusal(lab.run("launch", *arguments), 2)
 
 
 def test_single_precision_on_the_wire_costs_half_and_little_accuracy(lab: Lab) -> None:
