@@ -23,10 +23,9 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 
 from peer.arrays import Vector
 from topology import Graph, Outlets, PeerId, Schedule
-from topology.draw import IDLE, INK, PAPER, PICTURES, ground, panel
+from topology.draw import IDLE, INK, PAPER, PICTURES, ground, panel, places
 from topology.graphs import Edge
 from topology.outlets import Arc
-from topology.places import positions
 from topology.schedules import OnePeerExponential, union
 
 WIDTH_IN: Final = 3.4
@@ -52,9 +51,6 @@ GREATEST: Final = 1e200
 
 COLUMNS: Final = 4
 """Of a legend with the names of peers."""
-
-MOST_DRAWN: Final = 150
-"""Agents up to which their places are computed from the links, which takes seconds for more; then a circle."""
 
 # The palette of Okabe and Ito: what reaches 3 to 1 on white as lines, and orange for areas.
 BLUE: Final = "#0072b2"
@@ -454,10 +450,10 @@ class Links:
     def figure(self) -> Figure:
         """The figure."""
         figure, axes = empty()
-        places = {peer: k for k, peer in enumerate(self.peers)}
-        linked = Graph.of(len(self.peers), ((places[i], places[j]) for i, j in self.possible))
-        found = positions(linked, circular=self.circular or len(self.peers) > MOST_DRAWN)
-        points = {peer: found[k] for peer, k in places.items()}
+        row = {peer: k for k, peer in enumerate(self.peers)}
+        linked = Graph.of(len(self.peers), ((row[i], row[j]) for i, j in self.possible))
+        found = places(linked, circular=self.circular)
+        points = {peer: found[k] for peer, k in row.items()}
         panel(axes, points, up=self.up, idle=self.possible - self.up, large=True, arrows=self.arrows)
         return figure
 
@@ -488,7 +484,7 @@ def logarithmic(axes: Axes, values: Vector) -> None:
         axes.set_ylim(least / 1.2, greatest * 1.2)
         marks = [m * 10.0**k for k in range(low - 1, high + 1) for m in (1, 2, 5)]
         axes.yaxis.set_major_locator(FixedLocator([mark for mark in marks if least / 1.2 <= mark <= greatest * 1.2]))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.1g}"))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         return
     high = max(high, low + 1)
     axes.set_ylim(10.0**low, 10.0**high)

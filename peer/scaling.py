@@ -120,6 +120,7 @@ def schedule_of(experiment: Experiment, graph: str = "") -> SparseSchedule:
     """
     topology, n, seed = experiment.topology, experiment.peers, experiment.seed
     kind, up = topology.schedule, topology.link_probability
+    base = larger(graph, n, seed) if graph else None
     if graph and kind not in BASED:
         raise ConfigError("--graph", f"expected topology.schedule as one of {', '.join(BASED)}, found {kind!r}")
     try:
@@ -129,9 +130,7 @@ def schedule_of(experiment: Experiment, graph: str = "") -> SparseSchedule:
             schedule = sparse.Replayed(config.schedule_of(experiment))
         else:
             probability, radius = topology.probability, topology.radius
-            if graph:
-                base = larger(graph, n, seed)
-            else:
+            if base is None:
                 base = sparse.family(topology.graph, n, probability=probability, radius=radius, seed=seed)
             families: Mapping[str, Callable[[], SparseSchedule]] = {
                 "static": lambda: sparse.Static(base),
@@ -490,7 +489,7 @@ def run(
         "agents": problem.n_agents,
         "parameters": problem.n_parameters,
         "samples": simulation.n_samples,
-        "graph": graph or "the experiment's",
+        "graph": graph or experiment.topology.graph,
         "links": links,
         "alpha": simulation.alpha,
     }

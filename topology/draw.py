@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PolyCollection
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
@@ -25,6 +27,12 @@ ROUNDS: Final = 6
 
 NAMED: Final = 60
 """Agents up to which the circles of the union have room for a number."""
+
+MOST_DRAWN: Final = 150
+"""Agents up to which links are drawn as lines; of more nobody could follow one, and a matrix shows more."""
+
+CELLS: Final = 500
+"""Rows and columns of such a matrix, at most: where there are more agents, a cell stands for several."""
 
 HEAD, HEAD_AT = 0.05, 0.6
 """Length of an arrow's head, in a picture from -1 to 1, as much as is free between two neighbors in a ring of 60; and
@@ -84,7 +92,7 @@ def picture(schedule: Schedule | InStep, n_rounds: int, title: str) -> Figure:
         whole, possible = together.edges, ground(schedule, together).edges
         ups = [schedule.graph(n).edges for n in rounds[:ROUNDS]]
         circular = isinstance(schedule, OnePeerExponential)
-    points = positions(Graph.of(schedule.n_agents, possible), circular=circular)
+    points = places(Graph.of(schedule.n_agents, possible), circular=circular)
     heading = f"{title}   ·   {_count(schedule.n_agents, 'agent')}, {_count(len(whole), link)}"
     margins = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12)
     height = max(FLATTEST, max(y for _, y in points.values()))
@@ -108,6 +116,11 @@ def picture(schedule: Schedule | InStep, n_rounds: int, title: str) -> Figure:
     return figure
 
 
+def places(graph: Graph, *, circular: bool) -> Mapping[PeerId, Point]:
+    """Where agents are drawn; of more than MOST_DRAWN no line is, and it does not matter."""
+    return positions(graph, circular=circular or graph.n_agents > MOST_DRAWN)
+
+
 def panel(
     axes: Axes,
     points: Mapping[PeerId, Point],
@@ -119,9 +132,14 @@ def panel(
 ) -> None:
     """Draw agents at these points, with the links that are up and those that are idle; numbered if it is large.
 
+    Of more than MOST_DRAWN agents a `matrix`, whatever the points are.
+
     Heads of arrows are on the way, beyond its middle, so that the two of a pair, and those of many links to one
     agent, do not hide each other. A small drawing has none on idle links.
     """
+    if len(points) > MOST_DRAWN:
+        matrix(axes, list(points), up=up, idle=idle, arrows=arrows)
+        return
     many = len(points) > NAMED
     for edges, color, width in ((idle, IDLE, 0.8), (up, UP, 1.4 if large else 2.0)):
         segments = [(points[i], points[j]) for i, j in sorted(edges)]
@@ -149,6 +167,22 @@ def panel(
     height = max(FLATTEST, max(y))
     axes.set(aspect="equal", xlim=(-1.1, 1.1), ylim=(-0.1 - height, 0.1 + height))
     axes.set_axis_off()
+
+
+def matrix(
+    axes: Axes, agents: Sequence[PeerId], *, up: Iterable[Edge], idle: Iterable[Edge], arrows: bool = False
+) -> None:
+    """Draw links as cells of a matrix, a row and a column for each agent; with a direction from column to row."""
+    n, cells = len(agents), min(len(agents), CELLS)
+    cell = {agent: k * cells // n for k, agent in enumerate(agents)}
+    image = np.zeros((cells, cells, 4))
+    for edges, color in ((idle, IDLE), (up, UP)):
+        ends = np.array([(cell[i], cell[j]) for i, j in edges], dtype=np.intp).reshape(-1, 2)
+        for column, row in (ends.T,) if arrows else (ends.T, ends.T[::-1]):
+            image[row, column] = to_rgba(color)
+    axes.imshow(image, interpolation="nearest", extent=(-0.5, n - 0.5, n - 0.5, -0.5))
+    axes.set(xlabel="from" if arrows else "agent", ylabel="to" if arrows else "agent")
+    axes.grid(visible=False)
 
 
 def ground(schedule: Schedule, whole: Graph) -> Graph:

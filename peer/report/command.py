@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from peer import journal, summary
+from peer.report import scaled
 from peer.report.reading import experiment_of
 from peer.report.writing import checked, folder_beside, write
 
@@ -23,6 +24,8 @@ def run(
     checked(run_dirs, out)
     summaries = []
     for run_dir in run_dirs:
+        if scaled.is_one(run_dir):
+            continue
         if wait:
             summary.wait_for_all(run_dir, lambda line: say(f"peer report: {line}"))
         what, path = experiment_of(run_dir), run_dir / "summary.json"

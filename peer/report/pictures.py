@@ -14,6 +14,7 @@ from peer.figures import Curves, Drawing, Effort, Links
 from peer.report.markup import unit_of
 from peer.report.reading import Run
 from topology import Outlets, PeerId
+from topology.draw import MOST_DRAWN
 
 MOST_MARKS: Final = 40
 """Epochs that figures mark: more lines would hide what is behind them."""
@@ -98,6 +99,7 @@ def of_run(run: Run) -> list[Picture]:
 def _links(run: Run) -> Picture:
     if not isinstance(run.schedule, Outlets):
         told = "All links of the run; those that never were up are pale."
+        told += " A cell stands for a link of its row and its column." * (run.experiment.peers > MOST_DRAWN)
         return Picture("links", "Links", told, Links.of_schedule(run.schedule, run.experiment.n_exchanges))
     used = {(j, peer) for peer in run.members for line in run.current(peer) for j in line.heard}
     told = (

@@ -9,7 +9,7 @@ from typing import Final
 
 from peer import figures
 from peer.errors import ConfigError
-from peer.report import page, pictures
+from peer.report import page, pictures, scaled
 from peer.report.comparison import Comparison
 from peer.report.pictures import Picture
 from peer.report.reading import read
@@ -38,14 +38,7 @@ def write(*run_dirs: Path, out: Path | None = None, png: bool = False, numbers: 
         One is no run directory or given twice, a file in it is malformed, or the report cannot be written.
     """
     path = checked(run_dirs, out)
-    runs = [read(run_dir) for run_dir in run_dirs]
-    if len(runs) == 1:
-        drawn = pictures.of_run(runs[0])
-        text = page.page(runs[0], drawn)
-    else:
-        comparison = Comparison(runs)
-        drawn = [one for _, found in comparison.pictures for one in found]
-        text = comparison.page()
+    text, drawn = _report(run_dirs)
     beside = path.with_name(path.name + ".part")
     try:
         beside.write_text(text, encoding="utf-8")
@@ -55,6 +48,24 @@ def write(*run_dirs: Path, out: Path | None = None, png: bool = False, numbers: 
     if png or numbers:
         _write_beside(folder_beside(path), drawn, png, numbers)
     return path
+
+
+def _report(run_dirs: Sequence[Path]) -> tuple[str, list[Picture]]:
+    """The page, and its figures."""
+    simulated = [scaled.is_one(run_dir) for run_dir in run_dirs]
+    if all(simulated):
+        seen = [scaled.read(run_dir) for run_dir in run_dirs]
+        drawn = scaled.pictures(seen)
+        return scaled.page(seen, drawn), drawn
+    if any(simulated):
+        found = f"{run_dirs[simulated.index(True)]} is of peer simulate, {run_dirs[simulated.index(False)]} of peers"
+        raise ConfigError("RUN_DIR", f"expected runs of one kind: {found}")
+    runs = [read(run_dir) for run_dir in run_dirs]
+    if len(runs) == 1:
+        drawn = pictures.of_run(runs[0])
+        return page.page(runs[0], drawn), drawn
+    comparison = Comparison(runs)
+    return comparison.page(), [one for _, found in comparison.pictures for one in found]
 
 
 def checked(run_dirs: Sequence[Path], out: Path | None) -> Path:
