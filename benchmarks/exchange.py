@@ -53,6 +53,7 @@ from peer.rounds import Rounds
 from peer.rounds_mode import goes_ahead
 from peer.session import Outgoing, Session
 from peer.transport import NOTHING, Hub, Keys, Transport, new_key_pair
+from peer.transport.incoming import Arrivals
 from topology import PeerId
 from topology.graphs import Graph
 from topology.schedules import Static
@@ -411,7 +412,7 @@ OF_OURS: Final[Mapping[str, Sequence[Callable[..., object]]]] = {
     "encode": (wire.encode,),
     "send": (Transport.pack, Transport.send),
     "receive": (transport_module.receive_now,),
-    "door": (Transport._sender, transport_module.parted),
+    "door": (Arrivals.admitted,),
     "decode": (wire.decode,),
     "session": (Session.receive, Session.offer, Rounds.begin, Rounds.advance),
     "waking": (Changes.until, Changes.set),

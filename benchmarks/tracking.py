@@ -44,6 +44,7 @@ from peer.rounds import Rounds
 from peer.rounds_mode import RoundsLife
 from peer.session import Session
 from peer.settings import Experiment
+from peer.transport.incoming import Arrivals
 
 MPI_MS: Final[Mapping[int, float]] = {4: 0.57, 8: 1.6}
 """Of an iteration, two exchanges, by the size of the ring; measured elsewhere."""
@@ -62,7 +63,7 @@ PARTS: Final[Mapping[str, Sequence[Callable[..., Any]]]] = {
     "encode": (wire.encode,),
     "send": (transport.Transport.pack, transport.Transport.send),
     "receive": (transport.receive_now,),
-    "door": (transport.Transport._sender, transport.parted),
+    "door": (Arrivals.admitted,),
     "decode": (wire.decode,),
     "session": (Session.receive, Session.offer, Rounds.begin, Rounds.advance),
     "waking": (Changes.until, Changes.set),

@@ -40,3 +40,7 @@ FRAME_BYTES: Final = 9
 SEEN: Final = 2
 """A frame up to this many times as large as it may be is taken from the network, so that it can be counted with its
 sender; a larger one closes the connection before it is read, and libzmq does not say why."""
+
+IN_A_ROW: Final = 64
+"""Messages that are taken before everything else in the event loop gets its turn: a millisecond or two. Else
+whoever sends faster than this peer reads would hold up its clock, its signals and its other threads' results."""

@@ -27,6 +27,7 @@ from peer.transport import (
     identity,
     joined,
     new_key_pair,
+    options,
     parted,
     sockets,
 )
@@ -137,8 +138,8 @@ async def test_a_dropped_link_is_looked_for_no_more(secure: bool) -> None:
             zero.transport.reconnect(1)
             zero.transport.disconnect(1)
         zero.transport.reconnect(1)
-        assert not zero.transport._searches
-        assert not zero.transport._endpoints
+        assert not zero.transport._links._searches
+        assert not zero.transport._links._endpoints
 
 
 @alone
@@ -480,7 +481,7 @@ async def two_that_talk(secure: bool = True) -> AsyncIterator[tuple[End, End]]:
 
 @pytest.mark.parametrize("opening", abuse.LIES, ids=[str(k) for k in range(len(abuse.LIES))])
 def test_what_is_no_handshake_is_counted(opening: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sockets, "HANDSHAKE_MS", 100)
+    monkeypatch.setattr(options, "HANDSHAKE_MS", 100)
 
     async def run() -> None:
         async with two_that_talk() as (zero, _):
@@ -493,7 +494,7 @@ def test_what_is_no_handshake_is_counted(opening: bytes, monkeypatch: pytest.Mon
 
 
 def test_a_thousand_connections_that_say_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sockets, "HANDSHAKE_MS", 2_000)
+    monkeypatch.setattr(options, "HANDSHAKE_MS", 2_000)
 
     async def run() -> None:
         async with two_that_talk() as (zero, one):
