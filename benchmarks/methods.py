@@ -49,6 +49,12 @@ Tree = Mapping[str, Any]
 NEXT: Final = "next, partial"
 SHORT: Final = "next, partial, bf16"
 
+PARTIAL: Final[Sequence[Tree]] = [
+    {"surrogate": {"tau": tau, "inexactness": 0.1, "tolerance": 1e-6}, "step": {"alpha": alpha}}
+    for tau, alpha in product((0.01, 0.03, 0.1, 0.3), (0.2, 0.3, 0.5, 0.7))
+]
+"""Settings of NEXT with the partial linearization."""
+
 GRIDS: Final[Mapping[str, Sequence[Tree]]] = {
     "gradient-descent": [{"method": {"kind": "gradient-descent", "step_size": step}} for step in (0.3, 1.0, 2.0, 4.0)],
     "d-psgd": [
@@ -80,21 +86,8 @@ GRIDS: Final[Mapping[str, Sequence[Tree]]] = {
         for tau, alpha in product((0.1, 0.3, 1.0, 3.0), (0.3, 0.5, 1.0))
     ],
     "next, auto": [{"surrogate": {"inexactness": 0.1, "tolerance": 1e-6}}],
-    NEXT: [
-        {
-            "surrogate": {"tau": tau, "inexactness": 0.1, "tolerance": 1e-6},
-            "step": {"alpha": alpha},
-        }
-        for tau, alpha in product((0.01, 0.03, 0.1, 0.3), (0.2, 0.3, 0.5, 0.7))
-    ],
-    SHORT: [
-        {
-            "surrogate": {"tau": tau, "inexactness": 0.1, "tolerance": 1e-6},
-            "step": {"alpha": alpha},
-            "transport": {"wire_dtype": "bf16"},
-        }
-        for tau, alpha in product((0.01, 0.03, 0.1, 0.3), (0.2, 0.3, 0.5, 0.7))
-    ],
+    NEXT: PARTIAL,
+    SHORT: [{**tree, "transport": {"wire_dtype": "bf16"}} for tree in PARTIAL],
 }
 """Settings that are tried, by method."""
 

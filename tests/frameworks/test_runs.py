@@ -16,7 +16,7 @@ from peer import npz
 from peer.optim.chains import mlp
 from tests.frameworks import networks
 from tests.frameworks.networks import WIDTH
-from tests.integration.lab import Lab, events, metrics, parameters, refusal
+from tests.integration.lab import Lab, events, metrics, parameters, refusal, same_finals
 
 PEERS, ROUNDS, D, Q = 3, 15, 3, 3
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -89,6 +89,12 @@ def test_processes_end_where_those_of_the_same_chain_end(lab: Lab, name: str) ->
     (found / "summary.json").unlink()
     assert lab.run("report", "own").returncode == 0
     assert json.loads((found / "summary.json").read_text())["objective"] == other["objective"]
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_agents_that_share_a_process_come_to_the_same_bits(lab: Lab, name: str) -> None:
+    file = experiment(lab, own(name))
+    same_finals(lab.launch(file, "alone"), lab.launch(file, "together", "--agents-per-process", "2"), PEERS)
 
 
 def test_users_bugs_at_the_start_are_bad_input_and_nothing_is_written(lab: Lab) -> None:
