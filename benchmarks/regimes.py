@@ -193,7 +193,8 @@ STAGES: Final[dict[Regime, tuple[Stage, ...]]] = {
 }
 """For the network itself first steps must be short, as it is linearized far from where they lead: with tau = 0.1 from
 the start they diverge. Near the end they may be long. At d = 40 less than half as many rounds are enough, with tau = 1,
-0.3, 0.05; at d = 100 peers drifted apart once tau was 0.1 after 20 rounds, with surrogates as rough as 0.7, too."""
+0.3, 0.05; at d = 100 peers drifted apart once tau was 0.1 after 20 rounds. With these they come to what one place makes
+of the samples, to 1e-4 of Var y, at N/d = 0.25, 0.5, 0.75 and 1.2."""
 
 SETTINGS: Final[dict[Regime, Mapping[str, Any]]] = {
     "random-features": {"kind": "random-features"},

@@ -68,7 +68,7 @@ class Transport:
         Called with what was dropped here, for being what it is (its `cause`): a connection with a
         key that is not on the list ("key"); a message whose id is not that of its key ("identity"),
         or that has a larger frame than there is ("oversized"); and what `peer.door` drops.
-    on_writable : callable or None
+    on_writable : callable
         Called with a neighbor whose link has room again, after `send` or `writable` found none; may
         come just before `on_connect`.
     queue_messages : int
