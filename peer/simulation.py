@@ -188,7 +188,8 @@ class Agents:
 def _of(i: PeerId, function: Callable[..., Any], *arguments: object) -> Any:  # noqa: ANN401  (whatever it gives)
     """Result of a function of agent i; what breaks down there names the agent."""
     try:
-        return function(*arguments)
+        with np.errstate(all="ignore"):  # what overflows ends in nan or infinity, and is found there
+            return function(*arguments)
     except SolveError as error:
         raise SolveError(f"peer {i}: {error}") from error
 
