@@ -45,10 +45,10 @@ from topology import sparse
 from topology.graphs import exponential_hops
 from topology.sparse import Links, OnePeerExponential
 
-MESSAGE_S: Final = 3.8e-4
+MESSAGE_S: Final = 1.2e-4
 """Of the processor for a message, sent and received; this and the next one as `--measure` found them."""
 
-BYTE_S: Final = 1.9e-9
+BYTE_S: Final = 1.95e-9
 """Of the processor for a byte of one."""
 
 SIZES: Final = (1_000, 100_000)
