@@ -9,6 +9,10 @@ eighth of what all took.
 
     python -m benchmarks.methods
     python -m benchmarks.methods --shards two-labels --seeds 5
+    python -m benchmarks.methods --shards two-labels --method "next, partial, bf16" --processes
+
+With `--processes` the same is then done by real peers, with what was best, for as many rounds as the first target took:
+`peer launch`, from the command to its end, start of the interpreter, encryption and summary included.
 """
 
 from __future__ import annotations
@@ -17,13 +21,17 @@ import os
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as peers run; numpy reads it when it is imported
 
+import json
 import math
+import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 from typing import Any, Final, final
 
 import click
@@ -127,18 +135,19 @@ def digits(how: str, seed: int) -> Digits:
 
 def experiment_of(tree: Tree, seed: int, rounds: int) -> Experiment:
     """DIGITS-8 with the settings of a method."""
-    return settings.from_tree(
-        {
-            "seed": seed,
-            "peers": PEERS,
-            "iterations": rounds,
-            "data": {"path": "peer-{id}.npz"},
-            "model": {"hidden": [32], "outputs": 10},
-            "objective": {"loss": "cross_entropy", "strength": 1e-4},
-            "topology": {"graph": "ring"},
-        }
-        | dict(tree)
-    )
+    return settings.from_tree(_tree(tree, seed, rounds))
+
+
+def _tree(tree: Tree, seed: int, rounds: int) -> dict[str, Any]:
+    return {
+        "seed": seed,
+        "peers": PEERS,
+        "iterations": rounds,
+        "data": {"path": "peer-{id}.npz"},
+        "model": {"hidden": [32], "outputs": 10},
+        "objective": {"loss": "cross_entropy", "strength": 1e-4},
+        "topology": {"graph": "ring"},
+    } | dict(tree)
 
 
 @final
@@ -210,6 +219,33 @@ def best(name: str, how: str, seeds: Sequence[int], most: int) -> tuple[Tree, li
     return chosen, rows
 
 
+def launched(tree: Tree, how: str, seed: int, rounds: int) -> tuple[float, float]:
+    """Seconds that `peer launch` takes with these settings, and the accuracy of the agents' mean."""
+    data = digits(how, seed)
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        for i, shard in enumerate(data.shards):
+            np.savez(folder / f"peer-{i}.npz", x=shard.x, y=shard.labels)  # type: ignore[arg-type]
+        np.savez(folder / "test.npz", x=data.x, y=data.labels)
+        paths = {"path": str(folder / "peer-{id}.npz"), "test_path": str(folder / "test.npz")}
+        experiment = settings.from_tree({**_tree(tree, seed, rounds), "data": paths})
+        (folder / "experiment.toml").write_text(settings.to_toml(experiment), encoding="utf-8")
+        command = [
+            sys.executable,
+            "-m",
+            "peer",
+            "launch",
+            str(folder / "experiment.toml"),
+            "--out",
+            str(folder / "run"),
+        ]
+        began_s = time.monotonic()
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        took_s = time.monotonic() - began_s
+        summary = json.loads((folder / "run" / "summary.json").read_text(encoding="utf-8"))
+        return took_s, summary["test"]["accuracy"]
+
+
 def told(tree: Tree) -> str:
     """Settings in short."""
     return ", ".join(
@@ -234,7 +270,8 @@ def shown(rows: Sequence[Sequence[Reached]], k: int) -> str:
 @click.option("--method", "names", type=click.Choice(list(GRIDS)), multiple=True, help="Which; all.")
 @click.option("--seeds", type=click.IntRange(1), default=1, help="Of shards and first parameters, from 0 on.")
 @click.option("--rounds", type=click.IntRange(1), default=1000, help="After which a method is given up.")
-def main(hows: tuple[str, ...], names: tuple[str, ...], seeds: int, rounds: int) -> None:
+@click.option("--processes", is_flag=True, help="Then by real peers, with what was best, from command to end.")
+def main(hows: tuple[str, ...], names: tuple[str, ...], seeds: int, rounds: int, processes: bool) -> None:
     """Rounds, megabytes a peer and seconds to 90 % and 95 % on DIGITS-8."""
     head = "rounds | MB | s"
     for how in hows or ("iid", "two-labels"):
@@ -243,6 +280,10 @@ def main(hows: tuple[str, ...], names: tuple[str, ...], seeds: int, rounds: int)
         for name in names or GRIDS:
             tree, rows = best(name, how, range(seeds), min(rounds, MOST.get(name, rounds)))
             click.echo(f"| {name} | {told(tree)} | {shown(rows, 0)} | {shown(rows, 1)} |")
+            if processes and math.isfinite(first := median(row[0][0] for row in rows)):
+                took = [launched(tree, how, seed, math.ceil(first)) for seed in range(seeds)]
+                seconds = ", ".join(f"{s:.2f} s ({100 * reached:.1f} %)" for s, reached in took)
+                click.echo(f"  peer launch, {math.ceil(first)} rounds, from the command to its end: {seconds}")
 
 
 if __name__ == "__main__":
