@@ -49,6 +49,8 @@ def again(experiment: Experiment, run_dir: Path) -> tuple[Experiment, config.Gro
     ConfigError
         The directory holds another run than this, or anything keeps it from going on.
     """
+    if not (run_dir / "peers").is_dir():
+        raise ConfigError("--resume", f"expected a run that peers have begun, found none of them in {run_dir}")
     before = settings.read(run_dir / "experiment.toml")
     was, now = settings.shared(before), settings.shared(experiment)
     for key in sorted(was.keys() | now.keys()):

@@ -242,10 +242,13 @@ def test_a_launch_goes_on_with_a_run_that_did_not_end(lab: Lab, number: signal.S
         (("--resume", "nothing"), "nothing/experiment.toml: expected an experiment file"),
         (("--resume", "nothing", "--out", "x"), "--resume: expected a run directory alone"),
         (("experiment.toml", "--resume", "nothing"), "--resume: expected a run directory alone"),
+        (("--resume", "simulated"), "--resume: expected a run that peers have begun, found none of them in simulated"),
     ],
 )
 def test_a_launch_that_cannot_go_on_says_why(lab: Lab, arguments: tuple[str, ...], problem: str) -> None:
-    lab.experiment(**_tree(lab))
+    begun = lab.experiment(**_tree(lab))
+    (lab.folder / "simulated").mkdir()
+    shutil.copy(begun, lab.folder / "simulated")
     assert problem in refusal(lab.run("launch", *arguments), 2)
 
 
