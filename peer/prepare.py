@@ -42,7 +42,9 @@ def here(experiment: Experiment, run_dir: Path) -> tuple[Experiment, config.Grou
 
 
 def again(experiment: Experiment, run_dir: Path) -> tuple[Experiment, config.Ground, config.Facts]:
-    """Get a run on this host ready to go on: as `here`, but what its directory has stays, the addresses apart.
+    """Get a run on this host ready to go on: as `here`, but what its directory has stays.
+
+    Its record is written anew where settings differ in which peers may, addresses above all.
 
     Raises
     ------
