@@ -49,7 +49,7 @@ import msgspec
 import numpy as np
 
 from benchmarks.agents import mixed
-from peer import agent, config, learning, settings
+from peer import agent, config, learning, memory, settings
 from peer.arrays import Matrix, Vector
 from peer.data import Cut
 from peer.optim import blocks, inverses, maps, solvers
@@ -272,6 +272,7 @@ def main(
     overrides: tuple[str, ...],
 ) -> None:
     """Seconds of a solve and objective, by the number of blocks."""
+    memory.keep()  # as a peer of this size does
     tree: dict[str, object] = {**EXPERIMENT, "peers": peers}
     settings.override(tree, overrides)
     runs = variants(settings.from_tree(tree), n_blocks, Cores(ThreadPoolExecutor(cores) if cores > 1 else None))

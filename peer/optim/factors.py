@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol, final
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from typing import Final, Protocol, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,12 @@ from peer.arrays import Matrix, Vector
 
 Tensor = NDArray[np.float64]
 """Three axes and more of float64."""
+
+CROSSED_BYTES: Final = 1 << 24
+"""Of the products of every two columns of values: of more columns they would take more memory than J does."""
+
+CROSSED_ROWS: Final = 6
+"""Cotangents from which on it pays to form these."""
 
 
 class Piece(Protocol):
@@ -54,6 +61,37 @@ class Piece(Protocol):
 
 @final
 @dataclass(frozen=True, eq=False)
+class Crossed:
+    """Products of every two columns of a matrix, row by row, formed when they are asked for.
+
+    Parameters
+    ----------
+    matrix : Matrix
+        V, (m, cols).
+    """
+
+    matrix: Matrix
+
+    @property
+    def n_bytes(self) -> int:
+        """That they take."""
+        m, n_cols = self.matrix.shape
+        return int(8 * m * n_cols * (n_cols + 1) // 2)
+
+    @cached_property
+    def products(self) -> Matrix:
+        """V[:, c] V[:, d] for d >= c, (m, cols (cols + 1)/2): (0, 0), (0, 1), ..., (1, 1), ..."""
+        m, n_cols = self.matrix.shape
+        products, start = np.empty((m, n_cols * (n_cols + 1) // 2)), 0
+        for c in range(n_cols):
+            stop = start + n_cols - c
+            np.multiply(self.matrix[:, c : c + 1], self.matrix[:, c:], out=products[:, start:stop])
+            start = stop
+        return products
+
+
+@final
+@dataclass(frozen=True, eq=False)
 class Part:
     """Columns of J that are all products of a row and a column: J[:, :, start + r*cols + c] = U[:, :, r] V[:, c].
 
@@ -65,11 +103,14 @@ class Part:
         U, derivatives of the outputs by the rows, (m, q, rows).
     values : Matrix
         V, by what a row multiplies its parameters, (m, cols).
+    crossed : Crossed or None
+        Of V, where several parts share what it forms; one of another matrix is not used.
     """
 
     start: int
     cotangents: Tensor
     values: Matrix
+    crossed: Crossed | None = None
 
     @property
     def stop(self) -> int:
@@ -82,13 +123,19 @@ class Part:
         """Cotangents of an output that it takes."""
         return int(self.cotangents.shape[2])
 
+    @property
+    def formed(self) -> Crossed:
+        """Of V, its own where no other part has it."""
+        shared = self.crossed
+        return shared if shared is not None and shared.matrix is self.values else Crossed(self.values)
+
     def within(self, place: slice) -> tuple[Part, slice]:
         """The rows that hold the parameters in `place`, as a part; and which of its columns these are."""
         n_cols = self.values.shape[1]
         begin, end = max(place.start, self.start) - self.start, min(place.stop, self.stop) - self.start
         rows = slice(begin // n_cols, -(-end // n_cols))
         skipped = rows.start * n_cols
-        part = Part(self.start + skipped, self.cotangents[:, :, rows], self.values)
+        part = replace(self, start=self.start + skipped, cotangents=self.cotangents[:, :, rows])
         return part, slice(begin - skipped, end - skipped)
 
     def entries(self) -> Tensor:
@@ -108,7 +155,7 @@ class Part:
 
     def turned(self, matrices: Tensor) -> Part:
         """The part of which the columns are the products of these matrices, (m, q, q), with its own."""
-        return Part(self.start, matrices @ self.cotangents, self.values)
+        return replace(self, cotangents=matrices @ self.cotangents)
 
     def squared(self) -> Part:
         """The part of which the columns are the squares of these, entry by entry."""
@@ -349,6 +396,8 @@ def _products(a: Piece, b: Piece) -> Matrix:
     (m, n_cols), n_rows, width = a.values.shape, a.cotangents.shape[2], b.stop - b.start
     if n_cols < b.values.shape[1]:  # the loop below is over rows: few, and long
         return _products(b, a).T
+    if a is b and n_rows >= CROSSED_ROWS and a.formed.n_bytes <= CROSSED_BYTES:
+        return _own_products(a)
     pairs = a.cotangents.transpose(0, 2, 1) @ b.cotangents
     products = np.empty((n_rows, n_cols, b.cotangents.shape[2], b.values.shape[1]))
     for r in range(n_rows):
@@ -358,3 +407,31 @@ def _products(a: Piece, b: Piece) -> Matrix:
         if a is b:
             products[r:, :, r] = products[r, :, r:].transpose(1, 2, 0)
     return products.reshape(n_rows * n_cols, width)
+
+
+def _own_products(part: Part) -> Matrix:
+    """Inner products of the columns of a piece, as of `_products`.
+
+    Each is a sum over samples: of the products of two rows, summed over the outputs, times those of two columns. The
+    order matters in neither, so that one product of matrices, with a quarter of the numbers, has them all.
+    """
+    (m, n_cols), n = part.values.shape, part.n_rows
+    one, other = np.triu_indices(n)
+    pairs = (part.cotangents.transpose(0, 2, 1) @ part.cotangents).reshape(m, n * n).take(n * one + other, axis=1)
+    sums, places, start = pairs.T @ part.formed.products, _places(n_cols), 0
+    products = np.empty((n, n_cols, n, n_cols))
+    for r in range(n):
+        stop = start + n - r
+        found = sums[start:stop].take(places, axis=1).reshape(-1, n_cols, n_cols)
+        products[r, :, r:], products[r + 1 :, :, r] = found.transpose(1, 0, 2), found[1:]
+        start = stop
+    return products.reshape(n * n_cols, n * n_cols)
+
+
+@lru_cache(maxsize=64)
+def _places(n: int) -> NDArray[np.intp]:
+    """Where each pair of n columns, in either order, stands among those of `Crossed`, (n*n,)."""
+    one, other = np.triu_indices(n)
+    places = np.empty((n, n), np.intp)
+    places[one, other] = places[other, one] = np.arange(len(one))
+    return places.reshape(-1)

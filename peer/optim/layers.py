@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 
 from peer.arrays import Layout, Matrix, Vector
-from peer.optim.factors import Columns, Part, Piece, Tensor
+from peer.optim.factors import Columns, Crossed, Part, Piece, Tensor
 
 NO_PARAMETERS: Final = Layout(())
 """Of layers that have none."""
@@ -219,7 +219,7 @@ class LocalDense:
 
     def pieces(self, start: int, cotangents: Tensor) -> list[Piece]:
         """Products of cotangents with a, and with 1."""
-        pieces: list[Piece] = [Part(start, cotangents, self.a)]
+        pieces: list[Piece] = [Part(start, cotangents, self.a, Crossed(self.a))]
         if self.layer.bias:
             pieces.append(Part(pieces[0].stop, cotangents, ones(len(self.a))[:, None]))
         return pieces

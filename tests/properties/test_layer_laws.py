@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ from hypothesis import strategies as st
 
 from peer.arrays import Matrix, Vector
 from peer.networks import network_of
+from peer.optim import factors as factors_module
 from peer.optim.chains import Chain, ChainPass, LocalResidual, Residual, mlp
-from peer.optim.factors import Columns, Factors, Part, Summed
+from peer.optim.factors import CROSSED_BYTES, CROSSED_ROWS, Columns, Crossed, Factors, Part, Summed
 from peer.optim.images import Convolution, LocalPooling, Pooling
 from peer.optim.layers import (
     ACTIVATIONS,
@@ -174,6 +176,30 @@ def test_columns_and_products_have_the_gram_matrix_of_their_entries() -> None:
     turned = (roots.transpose(0, 2, 1) @ factors.columns(slice(0, 15))).reshape(8, 15)
     for place in (slice(0, 15), slice(2, 9), slice(8, 14)):
         laws.close(factors.gram(place, roots), turned[:, place].T @ turned[:, place], laws.ROUNDING)
+
+
+@given(st.integers(1, 3 * CROSSED_ROWS), st.integers(1, 7), st.booleans(), st.sampled_from([0, CROSSED_BYTES]), seeds)
+@modest
+def test_products_of_a_row_and_a_column_have_the_gram_matrix_of_their_entries(
+    n_rows: int, n_cols: int, shared: bool, most_bytes: int, seed: int
+) -> None:
+    """Few rows or many, any of the columns, and whatever else the products of these were formed of."""
+    rng = np.random.default_rng(seed)
+    values, other, roots = (
+        rng.standard_normal((5, n_cols)),
+        rng.standard_normal((5, n_cols)),
+        rng.standard_normal((5, 2, 2)),
+    )
+    crossed = Crossed(values if shared else other)
+    part = Part(0, rng.standard_normal((5, 2, n_rows)), values, crossed)
+    start = int(rng.integers(part.stop))
+    place = slice(start, int(rng.integers(start, part.stop)) + 1)
+    turned = (roots.transpose(0, 2, 1) @ part.entries()[:, :, place]).reshape(10, -1)
+    with patch.object(factors_module, "CROSSED_BYTES", most_bytes):
+        for _ in range(2):
+            laws.close(Factors(np.zeros((5, 2)), (part,)).gram(place, roots), turned.T @ turned, laws.ROUNDING)
+    formed = shared and most_bytes > 0 and part.within(place)[0].n_rows >= CROSSED_ROWS
+    assert ("products" in vars(crossed)) == formed  # by all who share them, once
 
 
 def test_squares_of_sums_are_those_of_their_products_where_these_do_not_meet() -> None:
