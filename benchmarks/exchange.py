@@ -2,17 +2,18 @@
 
 `raw` is what the sockets of this host can do: one TCP connection an edge, epoll, a header of 16
 bytes, `sendmsg` out of arrays and `recv_into` into arrays that are used again and again. Both
-variants write y and z anew in every round, as the mathematics would.
+variants write y and z anew in every round, as the mathematics would. `raw-unix` is the same with Unix sockets.
 `ours` are the parts of a peer, driven as `peer.process` drives them: the transport in asyncio,
 every message encoded, decoded and checked, the round machine, a fresh array a round because a
-queued one must not change, a line in the journal; only the mathematics is left out. `curve` is
-the same, encrypted. Every measurement forks its own peers from this process, and the variants
-take turns, so that what else this host does hits all of them; the processor time, which depends
-less on that, is printed beside the rate. `curve` has to be asked for: `--variant raw --variant curve`.
-So has `together`, which is `ours` with four peers a process, as `peer launch --agents-per-process 4` starts them: two
-of the eight links are then between processes. So has `zmq`: a ROUTER that receives and a DEALER for each neighbor,
-which block, without an event loop; it checks nothing but the number of the round. It is what ZeroMQ in Python can do at
-best.
+queued one must not change, a line in the journal; only the mathematics is left out. They reach each
+other as peers of one launch do, over Unix sockets; `tcp` is the same over TCP, and `curve` encrypted.
+Every measurement forks its own peers from this process, and the variants take turns, so that what
+else this host does hits all of them; the processor time, which depends less on that, is printed
+beside the rate. All but raw and ours have to be asked for: `--variant raw --variant curve`.
+`together` is `ours` with four peers a process, as `peer launch --agents-per-process 4` starts them: two
+of the eight links are then between processes. `zmq` and `zmq-unix` are a ROUTER that receives and a DEALER for
+each neighbor, which block, without an event loop; they check nothing but the number of the round: what ZeroMQ in Python
+can do at best.
 `--profile` tells, for one measurement of each variant, the processor time of a peer in a round by what it was spent on.
 """
 
@@ -52,7 +53,7 @@ from peer.roster import Roster
 from peer.rounds import Rounds
 from peer.rounds_mode import goes_ahead
 from peer.session import Outgoing, Session
-from peer.transport import NOTHING, Hub, Keys, Transport, new_key_pair
+from peer.transport import NOBODY, NOTHING, Hub, Keys, Nearby, Transport, nearby, new_key_pair
 from peer.transport.incoming import Arrivals
 from topology import PeerId
 from topology.graphs import Graph
@@ -99,6 +100,8 @@ class Cell:
         Whether to tell what the processor time was spent on.
     together : int
         Peers a process, which follow each other on the ring.
+    unix : bool
+        Whether they reach each other over Unix sockets.
     """
 
     p: int
@@ -107,6 +110,7 @@ class Cell:
     keys: tuple[Keys, ...] | None
     profiled: bool = False
     together: int = 1
+    unix: bool = False
 
     @property
     def warm_up(self) -> int:
@@ -116,6 +120,9 @@ class Cell:
 
 Moment = tuple[float, float]
 """Seconds on the clock that all processes of a host share, and of processor time of one of them."""
+
+Place = tuple[socket.socket, str, Nearby]
+"""Where a peer listens: a TCP socket, its address, and the Unix socket beside, if there is one."""
 
 Interval = tuple[Moment, Moment, Mapping[str, float]]
 """Start and end of the rounds that count, and seconds of processor time by part, if they were asked for."""
@@ -148,7 +155,8 @@ class _Line:
 
     def __post_init__(self) -> None:
         self.end.setblocking(False)
-        self.end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self.end.family != socket.AF_UNIX:
+            self.end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.inbox = np.zeros(self.size, np.uint8).data
 
     def push(self, frames: Sequence[memoryview]) -> bool:
@@ -177,11 +185,12 @@ class _Line:
         return True
 
 
-def raw(cell: Cell, me: PeerId, listeners: Sequence[socket.socket], addresses: Sequence[tuple[str, int]]) -> Interval:
+def raw(cell: Cell, me: PeerId, places: Sequence[Place]) -> Interval:
     """A peer of bare sockets."""
-    (listener,) = listeners
-    following = socket.create_connection(addresses[(me + 1) % N_PEERS])
-    preceding, _ = listener.accept()
+    listeners = [near.listener or listener for listener, _, near in places]
+    following = socket.socket(listeners[me].family)
+    following.connect(listeners[(me + 1) % N_PEERS].getsockname())
+    preceding, _ = listeners[me].accept()
     payload = 16 * cell.p
     y, z = np.zeros(cell.p), np.zeros(cell.p)
     header = bytearray(HEADER.size)
@@ -221,20 +230,19 @@ def raw(cell: Cell, me: PeerId, listeners: Sequence[socket.socket], addresses: S
 # ---- bare ZeroMQ ---------------------------------------------------------------------------
 
 
-def bare_zmq(
-    cell: Cell, me: PeerId, listeners: Sequence[socket.socket], addresses: Sequence[tuple[str, int]]
-) -> Interval:
+def bare_zmq(cell: Cell, me: PeerId, places: Sequence[Place]) -> Interval:
     """A peer of ZeroMQ's sockets, which block."""
-    (listener,) = listeners
     memory.keep()
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     router = context.socket(zmq.ROUTER)
-    router.setsockopt(zmq.USE_FD, listener.detach())
-    router.bind("tcp://{}:{}".format(*addresses[me]))
+    listener, _, near = places[me]
+    endpoints = [near.names.get(address, address) for _, address, near in places]
+    router.setsockopt(zmq.USE_FD, (near.listener or listener).detach())
+    router.bind(endpoints[me])
     dealers = [context.socket(zmq.DEALER) for _ in range(2)]
     for dealer, step in zip(dealers, (-1, 1), strict=True):
         dealer.setsockopt(zmq.ROUTING_ID, b"peer-%d" % me)
-        dealer.connect("tcp://{}:{}".format(*addresses[(me + step) % N_PEERS]))
+        dealer.connect(endpoints[(me + step) % N_PEERS])
     early: list[list[zmq.Frame]] = []
     split = Split({"arrays": (filled,), "send": (_sent,), "receive": (_received,)}, "this program")
     split.start() if cell.profiled else split.begin()
@@ -269,27 +277,25 @@ def _received(router: zmq.Socket[bytes]) -> list[zmq.Frame]:
 # ---- ours ----------------------------------------------------------------------------------
 
 
-def ours(cell: Cell, me: PeerId, listeners: Sequence[socket.socket], addresses: Sequence[tuple[str, int]]) -> Interval:
+def ours(cell: Cell, me: PeerId, places: Sequence[Place]) -> Interval:
     """A process of one peer or several that are made of the parts of `peer`."""
-    return asyncio.run(_ours(cell, range(me, me + len(listeners)), listeners, addresses))
+    return asyncio.run(_ours(cell, range(me, me + cell.together), places))
 
 
-async def _ours(
-    cell: Cell, ids: Sequence[PeerId], listeners: Sequence[socket.socket], addresses: Sequence[tuple[str, int]]
-) -> Interval:
+async def _ours(cell: Cell, ids: Sequence[PeerId], places: Sequence[Place]) -> Interval:
     if 8 * cell.p >= memory.LARGE_BYTES:
         memory.keep()
     hub, split = Hub(ids) if len(ids) > 1 else None, Split(OF_OURS)
-    peers = [_Peer(cell, me, hub) for me in ids]
+    peers = [_Peer(cell, me, hub, places[me][2]) for me in ids]
     if cell.profiled:
         split.start()
     else:
         split.begin()
-    names = [f"tcp://{host}:{port}" for host, port in addresses]
-    for peer, listener in zip(peers, listeners, strict=True):
-        peer.transport.bind(names[peer.me], listener)
+    for peer in peers:
+        listener, address, _ = places[peer.me]
+        peer.transport.bind(address, listener)
         for j in peer.neighbors:
-            peer.transport.connect(j, names[j])
+            peer.transport.connect(j, places[j][1])
     began = now()
 
     async def rounds(peer: _Peer) -> None:
@@ -319,7 +325,7 @@ async def _ours(
 class _Peer:
     """The parts of one peer, connected as in `peer.process`."""
 
-    def __init__(self, cell: Cell, me: PeerId, hub: Hub | None) -> None:
+    def __init__(self, cell: Cell, me: PeerId, hub: Hub | None, near: Nearby) -> None:
         schedule = Static(Graph.of(N_PEERS, [(i, (i + 1) % N_PEERS) for i in range(N_PEERS)]))
         self.cell, self.me = cell, me
         self.neighbors = schedule.graph(0).neighbors(me)
@@ -340,6 +346,7 @@ class _Peer:
             lambda j: None,
             lambda error: None,
             hub=hub,
+            nearby=near,
         )
 
     def connected(self, j: PeerId) -> None:
@@ -421,15 +428,21 @@ OF_OURS: Final[Mapping[str, Sequence[Callable[..., object]]]] = {
 }
 """What a round without mathematics is made of."""
 
-Variant = Callable[[Cell, PeerId, Sequence[socket.socket], Sequence[tuple[str, int]]], Interval]
+Variant = Callable[[Cell, PeerId, Sequence[Place]], Interval]
 
 VARIANTS: Final[Mapping[str, Variant]] = {
     "raw": raw,
+    "raw-unix": raw,
     "zmq": bare_zmq,
+    "zmq-unix": bare_zmq,
     "ours": ours,
+    "tcp": ours,
     "curve": ours,
     "together": ours,
 }
+
+TCP: Final = ("raw", "zmq", "tcp")
+"""Those whose peers reach each other over TCP; others over Unix sockets."""
 
 TOGETHER: Final = 4
 """Peers a process, of the variant of that name."""
@@ -438,7 +451,7 @@ TOGETHER: Final = 4
 def cell_of(name: str, p: int, n_rounds: int, folder: Path, keys: tuple[Keys, ...], profiled: bool = False) -> Cell:
     """What a variant is to do."""
     together = TOGETHER if name == "together" else 1
-    return Cell(p, n_rounds, folder, keys if name == "curve" else None, profiled, together)
+    return Cell(p, n_rounds, folder, keys if name == "curve" else None, profiled, together, name not in TCP)
 
 
 def measure(variant: Variant, cell: Cell) -> tuple[float, float, Mapping[str, float]]:
@@ -457,16 +470,18 @@ def measure(variant: Variant, cell: Cell) -> tuple[float, float, Mapping[str, fl
         A peer failed, or did not end in time.
     """
     listeners = [socket.create_server(("127.0.0.1", 0), backlog=N_PEERS) for _ in range(N_PEERS)]
-    addresses = [listener.getsockname()[:2] for listener in listeners]
+    addresses = ["tcp://{}:{}".format(*listener.getsockname()) for listener in listeners]
+    near = nearby(addresses) if cell.unix else [NOBODY] * N_PEERS
+    places = list(zip(listeners, addresses, near, strict=True))
     reader, writer = os.pipe()
     pids = []
     for me in range(0, N_PEERS, cell.together):
         pid = os.fork()
         if pid == 0:
-            _child(variant, cell, me, listeners, addresses, writer)
+            _child(variant, cell, me, places, writer)
         pids.append(pid)
     os.close(writer)
-    for listener in listeners:
+    for listener in (*listeners, *(end for one in near for end in one.open)):
         listener.close()
     try:
         with os.fdopen(reader, "rb") as pipe:
@@ -486,21 +501,11 @@ def measure(variant: Variant, cell: Cell) -> tuple[float, float, Mapping[str, fl
     return elapsed_s / cell.n_rounds, processor_s / cell.n_rounds, each
 
 
-def _child(
-    variant: Variant,
-    cell: Cell,
-    me: PeerId,
-    listeners: Sequence[socket.socket],
-    addresses: Sequence[tuple[str, int]],
-    writer: int,
-) -> None:
+def _child(variant: Variant, cell: Cell, me: PeerId, places: Sequence[Place], writer: int) -> None:
     """The life of a forked peer; never returns."""
     try:
         signal.alarm(int(2 * PATIENCE_S))
-        own = listeners[me : me + cell.together]
-        for other in set(listeners).difference(own):
-            other.close()
-        interval = variant(cell, me, own, addresses)
+        interval = variant(cell, me, places)
         os.write(writer, (json.dumps(interval) + "\n").encode())
     except BaseException as error:
         click.echo(f"peer {me}: {error!r}", err=True)
@@ -563,7 +568,7 @@ def main(sizes: tuple[int, ...], rounds: int, repeats: int, names: tuple[str, ..
             line = (
                 f"  {name + '/raw':9} {spread(ratios)}{'':23}  processor {spread([a / b for (_, a), (_, b) in pairs])}"
             )
-            if name in ("ours", "together") and p in TARGETS:
+            if name in ("ours", "tcp", "together") and p in TARGETS:
                 line += f"  target {TARGETS[p]} {'met' if median(ratios) >= TARGETS[p] else 'missed'}"
             click.echo(line)
 

@@ -50,7 +50,7 @@ def _exchange(p: int) -> Callable[[Setting], Turn]:
             took = {}
             for name in order:
                 with tempfile.TemporaryDirectory(dir=setting.folder) as folder:
-                    cell = exchange.Cell(p, n_rounds, Path(folder), None)
+                    cell = exchange.cell_of(name, p, n_rounds, Path(folder), ())
                     took[name] = exchange.measure(exchange.VARIANTS[name], cell)[:2]
             order.reverse()
             return Took(took["ours"], took["raw"], n_rounds)

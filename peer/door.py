@@ -74,8 +74,8 @@ too: those of all begin at once."""
 UNKNOWN: Final = -1
 """Bytes that had come over a connection when it was last seen that all were read, if nobody has asked since."""
 
-OWN_DESCRIPTORS: Final = 24
-"""That a peer needs beside those it starts with: the event loop's, ZeroMQ's, its files, one of them being replaced. 18
+OWN_DESCRIPTORS: Final = 25
+"""That a peer needs beside those it starts with: the event loop's, ZeroMQ's, its files, one of them being replaced. 19
 were counted; the others are for whoever connects again before its last connection has ended."""
 
 LINK_DESCRIPTORS: Final = 5
@@ -190,8 +190,10 @@ class Door:
     # ---- connections -----------------------------------------------------------------------
 
     def listens(self, fd: int) -> None:
-        """Others connect to this descriptor."""
-        self._listener = fd
+        """Others connect to this descriptor; at a Unix socket there are no strangers, see `peer.transport.nearby`."""
+        with _borrowed(fd) as listener:
+            if listener.family != socket.AF_UNIX:
+                self._listener = fd
 
     def opened(self, fd: int, now: float) -> None:
         """A connection was accepted; of one with this descriptor before, nothing is left."""
@@ -341,7 +343,7 @@ class _borrowed:  # noqa: N801  (used as a function)
 
 
 def _bytes_received(fd: int) -> int:
-    """Bytes that have come over a connection; 0 where the system does not say."""
+    """Bytes that have come over a connection; 0 where the system does not say, as of one nearby."""
     if sys.platform == "linux":
         with suppress(OSError, struct.error), _borrowed(fd) as end:
             info = end.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, BYTES_RECEIVED_AT + 8)

@@ -36,7 +36,7 @@ from peer.learning import Learned
 from peer.messages import Message
 from peer.openmetrics import Tally
 from peer.optim.blocks import in_turn
-from peer.transport import NOTHING, Hub, Keys, Transport
+from peer.transport import NOBODY, NOTHING, Hub, Keys, Nearby, Transport
 from topology import PeerId
 
 P = ParamSpec("P")
@@ -96,6 +96,8 @@ class Assignment:
         None for security = "none".
     listener : socket or None
         Already listening at the peer's address.
+    nearby : Nearby
+        Where the other peers of this host listen beside their addresses, and this one.
     contact : (int, str) or None
         Without rounds: a peer, and where it listens, by which this one comes in.
     address : str
@@ -120,6 +122,7 @@ class Assignment:
     run_dir: Path
     keys: Keys | None
     listener: socket.socket | None = None
+    nearby: Nearby = NOBODY
     contact: tuple[PeerId, str] | None = None
     address: str = ""
     lifeline: int | None = None
@@ -272,6 +275,7 @@ class Host:
             life.queue_messages,
             company.hub if company else None,
             slack=door.slack(1 if assignment.facts is None else self.experiment.peers),
+            nearby=assignment.nearby,
         )
         self._opened.callback(self.transport.abandon)
         self.transport.bind(config.bind_of(self.experiment, me, assignment.address), assignment.listener)

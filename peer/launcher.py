@@ -2,9 +2,10 @@
 
 The parent has imported what a peer needs, and nothing else, and has no ZeroMQ context; what
 imports more (scikit-learn) runs `aside` beforehand. So the peers share its memory and
-are up in milliseconds. It binds their ports itself, hands each peer its listening socket, makes
-the keys of the run, and watches. It has looked at all shards, so that it knows how many samples
-there are; its peers meet their neighbors only, whatever the diameter of the graph.
+are up in milliseconds. It binds their ports itself, and the names by which they reach each other sooner
+(`peer.transport.nearby`), hands each peer its listening sockets, makes the keys of the run, and watches. It has
+looked at all shards, so that it knows how many samples there are; its peers meet their neighbors only, whatever the
+diameter of the graph.
 
 One process forks all of them, and no tree of processes: of the processor time until a peer has met
 its neighbors a fork is 3 ms, and what the peer does then more than 20 ms, most of it the copying of
@@ -38,7 +39,7 @@ from peer.errors import ConfigError
 from peer.host import BAD_INPUT, BROKEN, DONE, INTERRUPTED, LOST, Assignment
 from peer.settings import Experiment, Metrics
 from peer.sinks import check_installed
-from peer.transport import Keys, is_loopback, new_key_pair
+from peer.transport import Keys, is_loopback, nearby, new_key_pair
 from topology import Outlets, PeerId
 from topology.graphs import Graph
 from topology.schedules import Static
@@ -66,7 +67,7 @@ FOLLOWER_S: Final = 30.0
 """For whoever takes numbers elsewhere to come to its end, once the peers have."""
 
 PIPES: Final = 8
-"""Descriptors of the parent, beside a listening socket and a pipe for each peer: the pipes it holds, and files."""
+"""Descriptors of the parent, beside two listening sockets and a pipe for each peer: the pipes it holds, and files."""
 
 
 @final
@@ -159,7 +160,7 @@ def launch(
     if resume and all(journal.needs_nothing(journal.folder_of(run_dir, i)) for i in range(experiment.peers)):
         return Outcome(DONE, "", 0.0, finished=True)
     n, pair = experiment.peers, 2 * (OWN_DESCRIPTORS + LINK_DESCRIPTORS)
-    check_descriptors(n + max(n, pair) + len(groups(experiment)[0]) - 1 + PIPES, f"{n} peers")
+    check_descriptors(2 * n + max(n, pair) + len(groups(experiment)[0]) - 1 + PIPES, f"{n} peers")
     check_installed(experiment.metrics)
     sockets = listeners(experiment)
     try:
@@ -367,8 +368,11 @@ def _fleet(alike: Assignment, sockets: list[socket.socket]) -> Iterator[_Fleet]:
     """Processes of all peers, whose assignments are alike but for what is each peer's own."""
     experiment = alike.experiment
     keys = new_keys(experiment, None if experiment.run.mode == "async" else alike.ground.union)
+    near = nearby(experiment.transport.addresses)
+    ends = [[listener, *one.open] for listener, one in zip(sockets, near, strict=True)]
     fleet = _Fleet({}, {}, {})
     lifeline, held = os.pipe()  # its end tells the peers that this process is gone, however it went
+    given = replace(alike, lifeline=lifeline)
     gate, shut = os.pipe()  # its end tells them that all are forked: who begins before takes the processors from these
     signal.pthread_sigmask(signal.SIG_BLOCK, process.SIGNALS)  # until everybody can handle them
     gc.collect()
@@ -377,21 +381,20 @@ def _fleet(alike: Assignment, sockets: list[socket.socket]) -> Iterator[_Fleet]:
     try:
         with os.fdopen(shut, "wb"):
             for group in groups(experiment):
-                own, following = sockets[group.start : group.stop], sockets[group.stop :]
                 assignments = [
-                    replace(alike, me=peer, keys=keys[peer], listener=listener, lifeline=lifeline)
-                    for peer, listener in zip(group, own, strict=True)
+                    replace(given, me=peer, keys=keys[peer], listener=sockets[peer], nearby=near[peer])
+                    for peer in group
                 ]
                 pipes = {peer: os.pipe() for peer in group}
                 pid = os.fork()
                 if pid == 0:
                     close_all([held, shut, *fleet.pipes.values(), *(reader for reader, _ in pipes.values())])
-                    close_all(other.fileno() for other in following)
+                    close_all(end.fileno() for peer in range(group.stop, experiment.peers) for end in ends[peer])
                     os.read(gate, 1)
                     os.close(gate)
                     _child(assignments, {peer: writer for peer, (_, writer) in pipes.items()})
-                for listener in own:  # the peers that follow need not do it
-                    listener.close()
+                for end in (end for peer in group for end in ends[peer]):  # the peers that follow need not do it
+                    end.close()
                 for peer, (reader, writer) in pipes.items():
                     os.close(writer)
                     fleet.pids[peer], fleet.pipes[peer] = pid, reader
@@ -399,8 +402,8 @@ def _fleet(alike: Assignment, sockets: list[socket.socket]) -> Iterator[_Fleet]:
     finally:
         fleet._signal(signal.SIGKILL)
         os.close(gate)
-        for listener in sockets:
-            listener.close()
+        for end in (end for own in ends for end in own):
+            end.close()
         os.close(lifeline)
         os.close(held)
         gc.unfreeze()

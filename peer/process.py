@@ -38,8 +38,8 @@ from topology import PeerId
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 """What interrupts a peer: it writes a checkpoint and ends."""
 
-AGENT_DESCRIPTORS: Final = 12
-"""That an agent needs which has others in its process: 8 were counted, and one or two files that are being replaced."""
+AGENT_DESCRIPTORS: Final = 13
+"""That an agent needs which has others in its process: 9 were counted, and one or two files that are being replaced."""
 
 CODES: Final[Mapping[type[PeerError], int]] = {
     ConfigError: BAD_INPUT,

@@ -21,6 +21,7 @@ from peer.errors import ConfigError, RemoteError, WireError
 from peer.transport.frames import parted, receive_now
 from peer.transport.keys import Keys, claimed_by, identity, peer_of
 from peer.transport.limits import CURVE_BYTES, FRAME_BYTES
+from peer.transport.nearby import NOBODY, Nearby
 from peer.transport.options import limit, monitor
 from peer.wire import Frame
 from topology import PeerId
@@ -101,8 +102,8 @@ class Arrivals:
             router.setsockopt(zmq.ZAP_DOMAIN, identity(self._me))
         return router
 
-    def bind(self, address: str, listener: socket.socket | None) -> None:
-        """Listen on an address, or on a socket that listens there already.
+    def bind(self, address: str, listener: socket.socket | None, nearby: Nearby = NOBODY) -> None:
+        """Listen on an address, or on a socket that listens there already; and nearby.
 
         Raises
         ------
@@ -117,6 +118,7 @@ class Arrivals:
             busy = f"; is another peer with id {self._me} running?" if error.errno == zmq.EADDRINUSE else ""
             problem = f"cannot listen on {address}: {error.strerror}{busy}"
             raise ConfigError("transport.addresses", problem) from error
+        nearby.bind(self._router)
 
     def expect(self, max_frame_bytes: int) -> None:
         """From now on a frame is at most so large; what libzmq takes from the network stays as it was."""

@@ -3,13 +3,13 @@
 libzmq would look names up on its one thread for all traffic, and hold up every neighbor for as
 long as a name server is silent, and take the first address only. So names are looked up here, on
 threads of their own, again and again while a neighbor is not connected: one that has moved is
-found, and of several addresses each is tried.
+found, and of several addresses each is tried. So is the name of one that is nearby, and before them.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -60,6 +60,8 @@ class Links:
         Messages that may wait for one neighbor.
     slack : float
         As of `peer.transport.Transport`; so what follows.
+    names : mapping of str to str
+        As of `peer.transport.Nearby`.
     on_connect, on_disconnect, on_refusal, on_drop, on_writable : callable
     """
 
@@ -70,6 +72,7 @@ class Links:
         max_frame_bytes: int,
         queue_messages: int,
         slack: float,
+        names: Mapping[str, str],
         on_connect: Callable[[PeerId], None],
         on_disconnect: Callable[[PeerId], None],
         on_refusal: Callable[[PeerId], None],
@@ -81,6 +84,7 @@ class Links:
         self._max_frame_bytes = max_frame_bytes
         self._queue_messages = queue_messages
         self._slack = slack
+        self._names = names
         self._on_connect = on_connect
         self._on_disconnect = on_disconnect
         self._on_refusal = on_refusal
@@ -135,11 +139,13 @@ class Links:
         self._loop.call_soon(self._watch, j, link)  # a first look arms the descriptor; later, when the caller is ready
         self._loop.add_reader(dealer.FD, self._look, j)
         try:
-            if is_named(address):
+            name, named = self._names.get(address), is_named(address)
+            if named:
                 host_and_port(address)
-                self._search(j)
             else:
-                self._point(j, address)
+                self._point(j, name or address)
+            if named or name:
+                self._search(j)
         except (zmq.ZMQError, ValueError) as error:
             raise ConfigError("transport.addresses", f"{address!r} is no address of peer {j}: {error}") from error
 
@@ -216,10 +222,11 @@ class Links:
         libzmq has given it up for good if something else than a peer has answered there once.
         """
         address = self._links[j].address
+        near = [self._names[address]] if address in self._names else []
         while True:
-            endpoints = [address]
+            endpoints = [*near, address]
             if is_named(address):
-                endpoints = await self._loop.run_in_executor(self._lookups, look_up, address)
+                endpoints = near + await self._loop.run_in_executor(self._lookups, look_up, address)
             now = self._endpoints.get(j)
             if now in endpoints:
                 await asyncio.sleep(NAME_S)

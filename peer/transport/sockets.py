@@ -32,6 +32,7 @@ from peer.transport.hub import Hub
 from peer.transport.incoming import Arrivals
 from peer.transport.keys import Keys, identity, owners
 from peer.transport.limits import ANSWER_BYTES, IN_A_ROW, QUEUE_MESSAGES, RECONNECT_MS
+from peer.transport.nearby import NOBODY, Nearby
 from peer.transport.outgoing import Links
 from peer.transport.places import is_loopback
 from peer.transport.watched import WATCH, WATCHED_LINGER_MS, WATCHED_MESSAGES, limit_watching
@@ -78,6 +79,8 @@ class Transport:
     slack : float
         How many times as long as else a handshake may take, and the pause between two looks at what comes over all
         connections: see `door.slack`.
+    nearby : Nearby
+        Where peers of this host listen beside their addresses.
 
     Raises
     ------
@@ -98,6 +101,7 @@ class Transport:
         queue_messages: int = QUEUE_MESSAGES,
         hub: Hub | None = None,
         slack: float = 1.0,
+        nearby: Nearby = NOBODY,
     ) -> None:
         self._me = me
         self._keys = keys
@@ -117,8 +121,9 @@ class Transport:
         self._ids = owners(keys)
         context, told = self._hub.context, (on_connect, on_disconnect)
         self._local = End(me, self._hub.room, queue_messages, self._wake, *told, on_writable, self._moved_out)
+        self._nearby = nearby
         self._links = Links(
-            me, context, max_frame_bytes, queue_messages, slack, *told, on_refusal, on_drop, on_writable
+            me, context, max_frame_bytes, queue_messages, slack, nearby.names, *told, on_refusal, on_drop, on_writable
         )
         try:
             if keys is not None:
@@ -139,14 +144,14 @@ class Transport:
     # ---- connections -----------------------------------------------------------------------
 
     def bind(self, address: str, listener: socket.socket | None = None) -> None:
-        """Listen on an address, or on a socket that listens there already.
+        """Listen on an address, or on a socket that listens there already; nearby, too, if there is somebody.
 
         Raises
         ------
         ConfigError
             The address cannot be bound; a port in use is named.
         """
-        self._arrivals.bind(address, listener)
+        self._arrivals.bind(address, listener, self._nearby)
         self._local.open()
 
     def connect(self, j: PeerId, address: str) -> None:

@@ -6,6 +6,7 @@ torn file, and goes on with `--resume` to the bits of a run to which nothing has
 
 from __future__ import annotations
 
+import asyncio
 import os
 import resource
 import signal
@@ -19,12 +20,17 @@ from typing import Any, Final
 
 import numpy as np
 import pytest
+import zmq
 
+from peer.transport import Transport, nearby
 from tests.integration.lab import Lab, command, end, events, free_addresses, metrics, parameters, refusal, wait_until
 
 PEERS: Final = 3
 ROUNDS: Final = 240
 VICTIM: Final = 1
+
+NOBODY: Final = 65_534
+"""A user who owns nothing."""
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a file system of its own")
 
@@ -229,6 +235,33 @@ def test_a_launch_on_a_full_disk_names_the_file_and_leaves_none_torn(lab: Lab, s
         assert not list(small.rglob("*.part"))
         ballast.unlink()
         subprocess.run(["rm", "-r", str(small / str(n_bytes))], check=True)
+
+
+@needs_root
+def test_another_user_of_the_host_is_not_let_in_nearby() -> None:
+    """Whom the kernel names as another user is hung up on, before a handshake; one of this user gets through it."""
+    (address,) = free_addresses(1)
+    (near,) = nearby([address])
+    speaker = f"""
+import os, sys, zmq
+os.setuid(int(sys.argv[1]))
+end = zmq.Context().socket(zmq.DEALER)
+told = end.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
+end.connect({near.names[address]!r})
+assert told.poll(20_000)
+print(int.from_bytes(told.recv_multipart()[0][:2], "little"), flush=True)
+"""
+
+    async def run() -> None:
+        transport = Transport(0, None, 1_000, *(lambda _: None,) * 4, nearby=near)
+        transport.bind(address)
+        for user, event in ((os.getuid(), zmq.EVENT_HANDSHAKE_SUCCEEDED), (NOBODY, zmq.EVENT_DISCONNECTED)):
+            line = [sys.executable, "-c", speaker, str(user)]
+            done = await asyncio.to_thread(subprocess.run, line, capture_output=True, text=True, timeout=60)
+            assert done.stdout == f"{event.value}\n", done.stderr
+        await transport.close()
+
+    asyncio.run(run())
 
 
 @needs_root

@@ -109,6 +109,31 @@ def test_a_peer_with_a_key_of_its_own_making_is_refused(lab: Lab) -> None:
     assert all(event["event"] != "ready" for peer in (0, 1) for event in events(lab.folder / "out", peer))
 
 
+def test_peers_of_a_launch_reach_each_other_without_the_network(lab: Lab) -> None:
+    """Each connects to its three neighbors, and they to it, over Unix sockets; nothing goes over TCP."""
+    experiment = lab.experiment(**_tree(lab) | {"iterations": 100_000})
+    launched = lab.start("launch", experiment, "--out", "out")
+    wait_until(lambda: all(len(metrics(lab.folder / "out", peer)) > 20 for peer in range(PEERS)), launched)
+    peers = Path(f"/proc/{launched.pid}/task/{launched.pid}/children").read_text().split()
+    held = [_sockets(peer) for peer in peers]
+    unix = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()]
+    tcp = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]]
+    assert end(launched, signal.SIGTERM)[0] == 130
+    assert len(peers) == PEERS
+    connected, listening, established = "03", "00010000", "01"
+    for own in held:
+        near = [line for line in unix if line[6] in own and line[-1].startswith("@peer-")]
+        assert sum(line[5] == connected for line in near) == PEERS - 1
+        assert sum(line[3] == listening for line in near) == 1
+        assert not [line for line in tcp if line[9] in own and line[3] == established]
+
+
+def _sockets(pid: str) -> set[str]:
+    """Numbers of the sockets that a process holds."""
+    names = (str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir())
+    return {name.removeprefix("socket:[").removesuffix("]") for name in names if name.startswith("socket:")}
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
 def test_an_interrupted_launch_has_journaled_everything(lab: Lab, number: signal.Signals) -> None:
     experiment = lab.experiment(**_tree(lab, iterations=1_000_000, topology={"graph": "ring"}))

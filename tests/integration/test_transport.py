@@ -6,7 +6,10 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import zmq
@@ -20,14 +23,18 @@ from peer.transport import (
     JOIN_BYTES,
     JOINT,
     MAX_JOINED,
+    NOBODY,
     QUEUE_MESSAGES,
     SEEN,
     Keys,
+    Nearby,
     Transport,
     identity,
     joined,
+    nearby,
     new_key_pair,
     options,
+    outgoing,
     parted,
     sockets,
 )
@@ -51,8 +58,10 @@ class End:
         peers: Mapping[PeerId, str] = LIST,
         queue_messages: int = QUEUE_MESSAGES,
         reread: Callable[[], Mapping[PeerId, str] | None] | None = None,
+        address: str = "",
+        near: Nearby = NOBODY,
     ) -> None:
-        self.address = free_addresses(1)[0]
+        self.address = address or free_addresses(1)[0]
         self.told: asyncio.Queue[tuple[str, Any]] = asyncio.Queue()
         self.transport = Transport(
             me,
@@ -64,6 +73,7 @@ class End:
             on_drop=lambda error: self.told.put_nowait(("drop", error)),
             on_writable=lambda j: self.told.put_nowait(("room", j)),
             queue_messages=queue_messages,
+            nearby=near,
         )
         self.transport.bind(self.address)
 
@@ -350,6 +360,83 @@ def test_a_neighbor_that_is_not_listed_is_named() -> None:
             assert not zero.says(9, b"nobody")
 
     asyncio.run(run())
+
+
+# ---- peers of one host ---------------------------------------------------------------------
+
+
+@alone
+async def test_peers_that_are_nearby_need_no_network(secure: bool) -> None:
+    """A neighbor is reached by its name where nothing listens at its address."""
+    addresses = free_addresses(3)
+    near = nearby(addresses)
+    silent = replace(near[1], names={addresses[2]: near[1].names[addresses[1]]})
+    async with ends(
+        lambda: End(0, secure, address=addresses[0], near=replace(near[0], names=silent.names)),
+        lambda: End(1, secure, address=addresses[1], near=near[1]),
+    ) as (zero, one):
+        zero.transport.connect(1, addresses[2])
+        one.transport.connect(0, addresses[0])
+        for end, other in ((zero, 1), (one, 0)):
+            assert await end.tells("up") == other
+        for there, back in ((b"1", b"2"), (bytes(FRAME_BYTES), b"")):
+            assert zero.says(1, there, b"")
+            assert await one.hears() == (0, [there, b""])
+            assert one.says(0, back, there)
+            assert await zero.hears() == (1, [back, there])
+        assert zero.told.empty()
+        assert one.told.empty()
+    near[2].open[0].close()
+
+
+@alone
+async def test_who_is_nearby_no_more_is_looked_for_at_its_address(secure: bool) -> None:
+    """Somebody has started it anew, from another shell."""
+    addresses = free_addresses(2)
+    near = nearby(addresses)
+    with patch.object(outgoing, "NAME_S", 0.2):
+        async with ends(lambda: End(0, secure, address=addresses[0], near=near[0])) as (zero,):
+            zero.transport.connect(1, addresses[1])
+            async with ends(lambda: End(1, secure, address=addresses[1], near=near[1])):
+                assert await zero.tells("up") == 1
+            assert await zero.tells("down") == 1
+            async with ends(lambda: End(1, secure, address=addresses[1])) as (one,):
+                assert await zero.tells("up") == 1
+                assert zero.says(1, b"again")
+                assert await one.hears() == (0, [b"again"])
+
+
+def test_keys_count_nearby_too() -> None:
+    async def run() -> None:
+        (address,) = free_addresses(1)
+        (near,) = nearby([address])
+        async with ends(lambda: End(0, address=address, near=near)) as (zero,):
+            listening = asyncio.create_task(zero.transport.receive())
+            for pair, name, cause in (
+                (new_key_pair(), b"", "key"),
+                (PAIRS[3], identity(2) + b".1", "identity"),
+            ):
+                with abuse.speaker(near.names[address], LIST[0], pair, name) as socket:
+                    socket.send(b"let me in", zmq.NOBLOCK)
+                    while (dropped := await zero.tells("drop")).cause != cause:
+                        assert dropped.cause in ("key", "half-open")  # the stranger before came again
+            assert not listening.done()
+            listening.cancel()
+
+    asyncio.run(run())
+
+
+def test_a_host_without_such_names_goes_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All names, or none: what was opened before is closed again."""
+    taken = nearby(["tcp://127.0.0.1:1", "tcp://127.0.0.1:2"])
+    monkeypatch.setattr("secrets.token_hex", lambda _: taken[1].names["tcp://127.0.0.1:2"].split("-")[1])
+    taken[0].open[0].close()
+    descriptors = len(list(Path("/dev/fd").iterdir()))
+    assert nearby(["tcp://127.0.0.1:3", "tcp://127.0.0.1:4"]) == [NOBODY, NOBODY]
+    assert len(list(Path("/dev/fd").iterdir())) == descriptors
+    monkeypatch.setattr("sys.platform", "darwin")
+    assert nearby(["tcp://127.0.0.1:5"]) == [NOBODY]
+    taken[1].open[0].close()
 
 
 # ---- the list of keys ----------------------------------------------------------------------
