@@ -63,7 +63,7 @@ def test_no_engine_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("limit", "name", "advice"),
     [
-        (resource.RLIMIT_NOFILE, "open files", "ulimit -n 104"),
+        (resource.RLIMIT_NOFILE, "open files", "ulimit -n 105"),
         (resource.RLIMIT_NPROC, "processes", "ulimit -u 256"),
         (resource.RLIMIT_AS, "address space", "ulimit -v unlimited"),
     ],
