@@ -442,7 +442,7 @@ class Host:
         process was stopped it waits anew: what came meanwhile has yet to be read.
         """
         loop = asyncio.get_running_loop()
-        began_s, pause_s, where = loop.time(), WAITING_S, self.where(n)
+        began_s, pause_s = loop.time(), WAITING_S
         while not await self.until(lambda: not missing(), wakes_s := min(deadline_s, began_s + pause_s)):
             waited_s = loop.time() - began_s
             if loop.time() - wakes_s > STOPPED_S:
@@ -453,12 +453,12 @@ class Host:
             peers, since = list(missing()), datetime.now().astimezone() - timedelta(seconds=waited_s)
             self.event("waiting", n=n, peers=peers, since=since.isoformat(timespec="seconds"))
             named = ("peer " if len(peers) == 1 else "peers ") + ", ".join(map(str, peers))
-            self.assignment.tell(f"{where}: waits for {named}, since {since:%H:%M:%S} ({waited_s:.0f} s)")
+            self.assignment.tell(f"{self.where(n)}: waits for {named}, since {since:%H:%M:%S} ({waited_s:.0f} s)")
             pause_s *= 2
         if pause_s > WAITING_S:
             waited_s = loop.time() - began_s
             self.event("together", n=n, waited_s=round(waited_s, 3))
-            self.assignment.tell(f"{where}: all are here, after {waited_s:.0f} s")
+            self.assignment.tell(f"{self.where(n)}: all are here, after {waited_s:.0f} s")
         return True
 
     def where(self, n: int) -> str:

@@ -21,6 +21,9 @@ GATHER_S: Final = 0.1
 """Lines of rounds that are shorter are gathered for so long at most, and written together: one by one they would take a
 tenth of a round of a millisecond. Longer rounds are written at once."""
 
+ROUND: Final = msgspec.json.Encoder(enc_hook=float)
+"""Of lines of rounds, in which numbers may be numpy's."""
+
 TAIL_BYTES: Final = 4_096
 """What is read first of a log's end: the last line and more, but for a very long one."""
 
@@ -98,7 +101,7 @@ class Journal:
         """Something that happened, at `time_s` seconds since the start."""
         try:
             self._write_rounds()
-            self._write(self._log, [{"time_s": round(time_s, 6), "event": kind, **facts}])
+            self._write(self._log, [json.dumps({"time_s": round(time_s, 6), "event": kind, **facts})])
         except OSError as error:
             self._refusal = error
 
@@ -121,10 +124,9 @@ class Journal:
     def _write_rounds(self) -> None:
         if self._gathered:
             gathered, self._gathered = self._gathered, []
-            self._write(self._metrics, gathered)
+            self._write(self._metrics, [line_of(values) for values in gathered])
 
-    def _write(self, file: IO[str], objects: Sequence[dict[str, object]]) -> None:
-        lines = [json.dumps(values) for values in objects]
+    def _write(self, file: IO[str], lines: Sequence[str]) -> None:
         try:
             file.write("\n".join(lines) + "\n")
             file.flush()
@@ -155,6 +157,12 @@ class Journal:
         for file in (self._metrics, self._log):
             with suppress(OSError):
                 file.close()
+
+
+def line_of(values: Mapping[str, object]) -> str:
+    """JSON of a round's numbers: what `json.dumps` writes, but for blanks, in a tenth of the time."""
+    line = ROUND.encode(values)
+    return json.dumps(values) if b"null" in line else line.decode()  # which is what infinity and nan are there
 
 
 def claim(folder: Path) -> IO[bytes]:

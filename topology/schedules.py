@@ -82,6 +82,10 @@ class RandomLinks:
     probability: float
     seed: int
 
+    def __hash__(self) -> int:
+        """Of as much as tells most apart: every look at the links of a round asks for it."""
+        return hash(self.seed)
+
     @property
     def n_agents(self) -> int:
         """Number of agents I."""
@@ -113,6 +117,10 @@ class Matchings:
 
     base: Graph
     seed: int
+
+    def __hash__(self) -> int:
+        """As of `RandomLinks`."""
+        return hash(self.seed)
 
     @property
     def n_agents(self) -> int:

@@ -98,6 +98,10 @@ class Links:
         self._searches: dict[PeerId, asyncio.Task[None]] = {}
         self._lookups = ThreadPoolExecutor(LOOKUPS, thread_name_prefix="names")
 
+    def __len__(self) -> int:
+        """Number of links."""
+        return len(self._links)
+
     def __contains__(self, j: PeerId) -> bool:
         """Whether there is a link to j."""
         return j in self._links

@@ -296,7 +296,7 @@ class Transport:
 
     def look(self) -> None:
         """Hand on what is here already: who has to wait for it need not ask the event loop first."""
-        self._drain()
+        self._drain(inside=not self._links)
 
     async def receive(self) -> tuple[PeerId, list[Frame]]:
         """The next message from anybody; one that comes just when this is canceled is lost."""
@@ -309,11 +309,14 @@ class Transport:
         await self.serve(hear)
         return found[0]
 
-    def _drain(self) -> None:
-        """Read until nothing is left, or nobody hears; now and then everything else in the event loop gets its turn."""
+    def _drain(self, inside: bool = False) -> None:
+        """Read until nothing is left, or nobody hears; now and then everything else in the event loop gets its turn.
+
+        What comes from other processes is told of by the event loop, too: `inside` leaves it alone.
+        """
         while (hear := self._hear) is not None and not self._pausing and not self._served.done():
             handed, parts = self._local.take(), None
-            if handed is None and (parts := self._arrivals.receive()) is None:
+            if handed is None and (inside or (parts := self._arrivals.receive()) is None):
                 self._in_a_row = 0
                 return
             self._in_a_row += 1
@@ -348,7 +351,7 @@ class Transport:
 
     def _rouse(self) -> None:
         self._woken = False
-        self._drain()
+        self._drain(inside=True)
 
     def _go_on(self) -> None:
         """The event loop has had its turn."""

@@ -10,7 +10,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from peer.errors import ConfigError
 from peer.journal import (
@@ -28,6 +31,7 @@ from peer.journal import (
     folder_of,
     health,
     last_event,
+    line_of,
     members,
     needs_nothing,
     ranges,
@@ -43,6 +47,27 @@ def lines(path: Path) -> list[dict[str, Any]]:
     text = path.read_text(encoding="utf-8")
     assert text == "" or text.endswith("\n")
     return [json.loads(line) for line in text.splitlines()]
+
+
+@given(
+    st.dictionaries(
+        st.text(),
+        st.one_of(
+            st.integers(-(2**53), 2**53),
+            st.floats(),
+            st.floats().map(np.float64),
+            st.text(),
+            st.booleans(),
+            st.lists(st.integers(0, 1_000)),
+            st.dictionaries(st.text(), st.integers(0, 1_000)),
+        ),
+    )
+)
+def test_a_line_of_a_round_says_what_that_of_json_says(values: dict[str, Any]) -> None:
+    """The same types and bits; infinity and nan, too."""
+    line = line_of(values)
+    assert "\n" not in line
+    assert repr(json.loads(line)) == repr(json.loads(json.dumps(values)))
 
 
 def test_lines_are_whole_as_soon_as_they_are_written(tmp_path: Path) -> None:
