@@ -1,10 +1,16 @@
 """What feedback alignment learns, beside backprop: in one place by mini-batches, and decentralized on unlike shards.
 
-Central: 1,300 of the 1,797 digits, entries in [0, 1], and 497 to test, the same split for all seeds; tanh,
-cross-entropy, 60 epochs of plain stochastic gradient descent. A seed draws initial weights, feedback and batches.
-Weights into a unit begin as uniform on [-1/sqrt(n), 1/sqrt(n)], n being their number, as those of PyTorch's layers do,
-biases with 0. Cosines are of the
-direction and the gradient over all training samples at the end, by hidden layer.
+Central: 1,300 of the 1,797 digits, and 497 to test, the same split for all seeds; tanh, cross-entropy, 60 epochs of
+plain stochastic gradient descent whose steps shrink by 3 % an epoch. A seed draws initial weights, feedback and
+batches. Two set-ups:
+
+scaled          entries in [0, 1]; weights into a unit begin as uniform on [-1/sqrt(n), 1/sqrt(n)], n being their
+                number, as those of PyTorch's layers do
+standardized    each entry with mean 0 and variance 1 over the training samples; weights begin as normal with the
+                standard deviation 0.35/sqrt(n)
+
+Biases begin with 0. Cosines are those of the direction and the gradient over all training samples at the end, by hidden
+layer.
 
 Decentralized: ten agents, each with samples of one or two digits only (label-sorted), in this process, without sockets,
 the same settings with gradients and with feedback. The tracked cosine is that of the mean of all y_i, which is what
@@ -13,7 +19,7 @@ has one of its own.
 
 The tables of the README come from
 
-    python -m benchmarks.feedback --seeds 20
+    python -m benchmarks.feedback
     python -m benchmarks.feedback --agents
 """
 
@@ -56,8 +62,33 @@ EPOCHS: Final = 60
 
 BATCH: Final = 32
 
-LENGTH: Final = 0.2
-"""Of a step."""
+SHRINKS: Final = 0.97
+"""By which steps get shorter with each epoch."""
+
+
+@final
+@dataclass(frozen=True)
+class SetUp:
+    """Where training begins.
+
+    Parameters
+    ----------
+    standardized : bool
+        Whether the entries of the inputs are.
+    length : float
+        Of the first step.
+    """
+
+    standardized: bool
+    length: float
+
+    def weights(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Matrix:
+        """Initial weights of a layer, (outputs, inputs)."""
+        drawn = 0.35 * rng.standard_normal(shape) if self.standardized else rng.uniform(-1.0, 1.0, shape)
+        return np.asarray(drawn / np.sqrt(shape[1]))
+
+
+SET_UPS: Final = {"scaled": SetUp(False, 0.4), "standardized": SetUp(True, 0.3)}
 
 SIZE: Final = 0.5
 """Of initial weights where training is decentralized, of Glorot's: what is learned along the feedback has to outgrow
@@ -87,53 +118,57 @@ class Trained:
     cosines: Vector
 
 
-def digits() -> tuple[Data, Matrix, NDArray[np.int64]]:
+def digits(set_up: SetUp) -> tuple[Data, Matrix, NDArray[np.int64]]:
     """Training samples, with any model, and those to test with."""
     from sklearn.datasets import load_digits
 
     x, y = load_digits(return_X_y=True)
     order = np.random.default_rng(0).permutation(len(x))
     x, y = x[order] / 16.0, y[order]
+    if set_up.standardized:
+        deviations = x[:TRAINING].std(axis=0)
+        x = (x - x[:TRAINING].mean(axis=0)) / np.where(deviations > 0.0, deviations, 1.0)
     data = Data(mlp((64, 10), "tanh"), x[:TRAINING], Softmax(y[:TRAINING]), 1.0)
     return data, x[TRAINING:], y[TRAINING:]
 
 
-def small(model: Chain, rng: np.random.Generator) -> Vector:
-    """Initial parameters: weights uniform on [-1/sqrt(n), 1/sqrt(n)] into a unit with n of them, biases 0; (p,)."""
-    parts = {name: np.zeros(shape) for name, shape in model.layout.shapes}
-    for name, part in parts.items():
-        if part.ndim == 2:
-            parts[name] = rng.uniform(-1.0, 1.0, part.shape) / np.sqrt(part.shape[1])
+def initial(model: Chain, set_up: SetUp, rng: np.random.Generator) -> Vector:
+    """Initial parameters, biases 0; (p,)."""
+    shapes = dict(model.layout.shapes)
+    parts = {name: set_up.weights(rng, s) if len(s) == 2 else np.zeros(s) for name, s in shapes.items()}
     return model.layout.flatten(parts)
 
 
-def train(hidden: Sequence[int], how: str, seed: int) -> Trained:
+def train(set_up: SetUp, hidden: Sequence[int], how: str, seed: int) -> Trained:
     """Train a network on the digits."""
-    data, x_test, y_test = digits()
+    data, x_test, y_test = digits(set_up)
     model, rng = mlp((64, *hidden, 10), "tanh"), np.random.default_rng(seed)
     problem = Problem(replace(data, model=model), NoRegularizer(), Full(1.0), 1e-8)
-    w = small(model, rng)
+    w = initial(model, set_up, rng)
     fed = replace(problem, feedback=feedback.drawn(np.random.default_rng([seed, learning.FEEDBACK]), model))
     field = fed if how == "feedback" else problem
     fixed = slice(0, feedback.places(model)[-1].start if how == "last layer only" else 0)
-    for _ in range(EPOCHS):
+    for epoch in range(EPOCHS):
+        length = set_up.length * SHRINKS**epoch
         order = rng.permutation(TRAINING)
         for rows in np.split(order[: TRAINING - TRAINING % BATCH], TRAINING // BATCH):
             drawn = replace(field, data=Data(model, data.inputs[rows], data.loss.taken(rows), 1.0 / BATCH))
             direction = drawn.gradient(w)
             direction[fixed] = 0.0
-            w = w - LENGTH * direction
+            w = w - length * direction
     right = model.at(w, x_test).outputs.argmax(axis=1) == y_test
     return Trained(100.0 * float(np.mean(right)), feedback.alignment(model, fed.gradient(w), problem.gradient(w)))
 
 
-def central(hidden: Sequence[int], hows: Sequence[str], seeds: int) -> None:
+def central(set_up: SetUp, hidden: Sequence[int], hows: Sequence[str], seeds: int) -> None:
     """A line for each way to train a network."""
     for how in hows:
-        found = [train(hidden, how, seed) for seed in range(seeds)]
-        accuracy, cosines = [one.accuracy for one in found], np.mean([one.cosines for one in found], axis=0)
-        told = f"{np.mean(accuracy):5.1f} % +- {np.std(accuracy, ddof=1):.1f}" if seeds > 1 else f"{accuracy[0]:5.1f} %"
-        layers = " ".join(f"{cosine:5.2f}" for cosine in cosines)
+        found = [train(set_up, hidden, how, seed) for seed in range(seeds)]
+        accuracy, cosines = np.array([one.accuracy for one in found]), np.array([one.cosines for one in found])
+        many = seeds > 1
+        told = f"{accuracy.mean():5.1f} %" + (f" +- {accuracy.std(ddof=1):.1f}" if many else "")
+        spread = cosines.std(axis=0, ddof=1) if many else np.zeros(len(hidden))
+        layers = " ".join(f"{c:5.2f} +- {s:.2f}" for c, s in zip(cosines.mean(axis=0), spread, strict=True))
         widths = "-".join(map(str, (64, *hidden, 10)))
         click.echo(f"  {widths:18} {how:15} {told:15}  cosines {layers}")
 
@@ -250,9 +285,11 @@ def main(agents: bool, seeds: int, n_rounds: int, length: float) -> None:
             click.echo(f"seed {seed}, {n_rounds} rounds, 10 agents, 64-128-128-10:")
             decentralized((128, 128), n_rounds, length, seed)
         return
-    central((128, 128), HOW, seeds)
-    for width in (2, 4, 8, 16):
-        central((128, width), HOW[:2], seeds)
+    for name, set_up in SET_UPS.items():
+        click.echo(f"{name}, {seeds} seeds:")
+        central(set_up, (128, 128), HOW, seeds)
+        for width in (2, 4, 8, 16):
+            central(set_up, (128, width), HOW[:2], seeds)
 
 
 if __name__ == "__main__":

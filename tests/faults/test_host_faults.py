@@ -307,7 +307,7 @@ def test_too_few_descriptors_are_said_before_anything_happens(lab: Lab) -> None:
     trio = Trio(lab)
     for n in (6, 28):
         line = refusal(_limited_run(lab, _limited(NOFILE=n), *trio.arguments(VICTIM)), 2)
-        assert line.startswith(f"peer {VICTIM}: ulimit -n: expected 34 more descriptors for a peer with 2 neighbors")
+        assert line.startswith(f"peer {VICTIM}: ulimit -n: expected 35 more descriptors for a peer with 2 neighbors")
         experiment = lab.experiment(**_tree(lab))
         line = refusal(_limited_run(lab, _limited(NOFILE=n), "launch", experiment, "--out", "launched"), 2)
         assert line.startswith("peer: ulimit -n: expected ")
