@@ -46,8 +46,8 @@ def test_a_script_launches_and_reads_runs(lab: Lab) -> None:
     )
     assert done.returncode == 0, done.stderr
     shown = done.stdout.splitlines()
-    progress, told = ([line for line in shown if ("round " in line) == is_told] for is_told in (True, False))
-    assert any("round 6/6" in line for line in progress)
+    told = [line for line in shown if "round " not in line and "have begun" not in line]  # of a busy host that, too
+    assert any("round 6/6" in line for line in shown)
     assert told[0] == "6 [] (1, 3)"
     assert told[1].startswith("topology: ")
     assert "nan or infinite" in shown[-1]
