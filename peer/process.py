@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Final
 
+import numpy as np
+
 from peer import endpoint, openmetrics
 from peer.async_mode import AsyncLife
 from peer.door import LINK_DESCRIPTORS, OWN_DESCRIPTORS, check_descriptors
@@ -187,7 +189,8 @@ async def _live(
         if not isinstance(error, ConfigError) and not is_refusal(error):
             raise
         return BAD_INPUT, str(error) if isinstance(error, ConfigError) else refusal(error), ()
-    work, told = asyncio.ensure_future(peer.work()), asyncio.ensure_future(stop.wait())
+    with np.errstate(all="ignore"):  # what overflows ends in nan or infinity, and is found there; tasks inherit it
+        work, told = asyncio.ensure_future(peer.work()), asyncio.ensure_future(stop.wait())
     told.add_done_callback(lambda _: work.cancel())
     code, line, offender = 1, "", None
     try:

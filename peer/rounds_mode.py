@@ -346,6 +346,8 @@ class RoundsLife:
     async def wait_for_neighbors(self) -> None:
         """Wait until the shares of all neighbors of the exchange are here, or one is late."""
         rounds = self.rounds
+        if not rounds.missing:
+            return
         loop = asyncio.get_running_loop()
         rounds.wait_from(loop.time())
         while not await self.host.together(self.n, lambda: rounds.missing, rounds.deadline_s):
