@@ -35,6 +35,9 @@ LOOKUPS: Final = 32
 EVENTS: Final = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_AUTH
 """What is heard of a link."""
 
+NEARBY_EVENTS: Final = EVENTS | zmq.EVENT_CONNECT_RETRIED
+"""And of one to a name: that nobody listens there."""
+
 
 @final
 @dataclass(frozen=True)
@@ -133,8 +136,9 @@ class Links:
             dealer.setsockopt(zmq.CURVE_SERVERKEY, key.encode())
             dealer.setsockopt(zmq.CURVE_PUBLICKEY, keys.public.encode())
             dealer.setsockopt(zmq.CURVE_SECRETKEY, keys.secret.encode())
+        name, named = self._names.get(address), is_named(address)
         try:
-            link = _Link(address, key, dealer, monitor(self._context, dealer, EVENTS))
+            link = _Link(address, key, dealer, monitor(self._context, dealer, NEARBY_EVENTS if name else EVENTS))
         except zmq.ZMQError as error:
             dealer.close(0)
             raise OSError(error.errno, error.strerror) from error
@@ -143,13 +147,11 @@ class Links:
         self._loop.call_soon(self._watch, j, link)  # a first look arms the descriptor; later, when the caller is ready
         self._loop.add_reader(dealer.FD, self._look, j)
         try:
-            name, named = self._names.get(address), is_named(address)
             if named:
                 host_and_port(address)
+                self._search(j)
             else:
                 self._point(j, name or address)
-            if named or name:
-                self._search(j)
         except (zmq.ZMQError, ValueError) as error:
             raise ConfigError("transport.addresses", f"{address!r} is no address of peer {j}: {error}") from error
 
@@ -250,7 +252,7 @@ class Links:
                 if j in self._searches:
                     self._searches.pop(j).cancel()
                 self._on_connect(j)
-            elif code == zmq.EVENT_DISCONNECTED:
+            elif code in (zmq.EVENT_DISCONNECTED, zmq.EVENT_CONNECT_RETRIED):
                 self._search(j)
                 if j in self._up:  # a relay in front of an absent peer accepts, and hangs up, many times a second
                     self._up.remove(j)

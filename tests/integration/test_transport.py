@@ -391,10 +391,19 @@ async def test_peers_that_are_nearby_need_no_network(secure: bool) -> None:
 
 @alone
 async def test_who_is_nearby_no_more_is_looked_for_at_its_address(secure: bool) -> None:
-    """Somebody has started it anew, from another shell."""
-    addresses = free_addresses(2)
+    """Somebody has started it anew, from another shell; also one that was gone before anybody had met it."""
+    addresses = free_addresses(3)
     near = nearby(addresses)
+    near[2].open[0].close()
     with patch.object(outgoing, "NAME_S", 0.2):
+        async with (
+            ends(lambda: End(0, secure, address=free_addresses(1)[0], near=replace(near[0], listener=None))) as (zero,),
+            ends(lambda: End(2, secure, address=addresses[2])) as (two,),
+        ):
+            zero.transport.connect(2, addresses[2])
+            assert await zero.tells("up") == 2
+            assert zero.says(2, b"hello")
+            assert await two.hears() == (0, [b"hello"])
         async with ends(lambda: End(0, secure, address=addresses[0], near=near[0])) as (zero,):
             zero.transport.connect(1, addresses[1])
             async with ends(lambda: End(1, secure, address=addresses[1], near=near[1])):
