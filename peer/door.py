@@ -3,7 +3,8 @@
 ZeroMQ bounds neither the connections that strangers open, nor the frames of one message, nor what
 a listed peer sends; its high-water mark for receiving must not be used: libzmq 4.3.5 ends the whole
 process (`!_io_error`) when a connection that it has stopped reading for a full queue is reset, and
-a ping is due. So this bounds it all. It knows no ZeroMQ: the transport tells what happened to which
+a ping is due. So this bounds it all; but for the bytes that come over Unix sockets, which the kernel
+does not count: those who are let in there are processes of this user. It knows no ZeroMQ: the transport tells what happened to which
 descriptor, and asks whether a key and a message may come in. A connection is closed here by
 shutting down its descriptor, which the library then finds closed by the other side; were the
 descriptor another connection's by then, that one would only be made anew.

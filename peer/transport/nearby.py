@@ -4,7 +4,8 @@ Whoever starts all peers of a host lets each listen at a name, too, which the ot
 peer is known by, and the way to it where nobody listens at the name any more: somebody else may have started it anew.
 
 Names are abstract, as Linux has them: no file is left behind by a peer that was killed. ZeroMQ asks the kernel who
-connects, and hangs up where that is another user. What comes over such a connection is not counted, see `peer.door`.
+connects, and hangs up where that is another user. The bytes that come over such a connection are not counted, see
+`peer.door`; its messages are.
 """
 
 from __future__ import annotations
