@@ -4,10 +4,10 @@ ZeroMQ bounds neither the connections that strangers open, nor the frames of one
 a listed peer sends; its high-water mark for receiving must not be used: libzmq 4.3.5 ends the whole
 process (`!_io_error`) when a connection that it has stopped reading for a full queue is reset, and
 a ping is due. So this bounds it all; but for the bytes that come over Unix sockets, which the kernel
-does not count: those who are let in there are processes of this user. It knows no ZeroMQ: the transport tells what happened to which
-descriptor, and asks whether a key and a message may come in. A connection is closed here by
-shutting down its descriptor, which the library then finds closed by the other side; were the
-descriptor another connection's by then, that one would only be made anew.
+does not count: those who are let in there are processes of this user. It knows no ZeroMQ: the
+transport tells what happened to which descriptor, and asks whether a key and a message may come in.
+A connection is closed here by shutting down its descriptor, which the library then finds closed by
+the other side; were the descriptor another connection's by then, that one would only be made anew.
 
 How many descriptors strangers can hold: a connection is unheard until its first message. When
 too many are, the kernel is told to ignore whoever else wants to connect, and an unheard one lasts
