@@ -51,5 +51,7 @@ class Drops:
     @property
     def numbers(self) -> Mapping[str, object]:
         """What is written down: `dropped`, by cause, and, if there is anything, `dropped_by`, by sender too."""
+        if not self._kinds:  # as in nearly every round
+            return {"dropped": {}}
         senders = self.by_sender
         return {"dropped": self.by_cause} | ({"dropped_by": senders} if senders else {})

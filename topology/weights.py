@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, Protocol, final
 
 import numpy as np
@@ -28,6 +29,7 @@ class Weights(Protocol):
         """Weights of agent i: its own and those of its neighbors, in ascending order."""
 
 
+@lru_cache(maxsize=64)  # of a static graph those of every agent of a process, in every round
 def metropolis(graph: Graph, i: PeerId) -> Mapping[PeerId, float]:
     """Metropolis weights (3) of agent i: its own and those of its neighbors, in ascending order.
 
