@@ -29,7 +29,7 @@ class Weights(Protocol):
         """Weights of agent i: its own and those of its neighbors, in ascending order."""
 
 
-@lru_cache(maxsize=64)  # of a static graph those of every agent of a process, in every round
+@lru_cache(maxsize=64)  # of a static graph they are the same in every round
 def metropolis(graph: Graph, i: PeerId) -> Mapping[PeerId, float]:
     """Metropolis weights (3) of agent i: its own and those of its neighbors, in ascending order.
 
