@@ -205,7 +205,8 @@ def sweep(
     peer sweep examples/digits.toml --grid data.partition=iid,label-sorted --grid 'model.hidden=[16],[32,16]' --simulate
     """
     check_address_space()
-    from peer import sweep as sweeping
+    from peer import sweep_run
+    from peer.sweep import Plan
 
     def draw(told: Iterator[Mapping[str, Any]]) -> None:
         from rich.console import Console
@@ -214,17 +215,17 @@ def sweep(
 
         sweep_view.draw(Console(), told)
 
-    plan = sweeping.Plan.of(experiment, overrides, grid, seeds)
+    plan = Plan.of(experiment, overrides, grid, seeds)
     folder = out or Path("sweeps") / plan.base.name
     n_cores = len(os.sched_getaffinity(0))
-    with sweeping.drawn_by(draw) as show:
-        results = sweeping.run(plan, folder, simulate=simulate, jobs=jobs, show=show, n_cores=n_cores)
+    with sweep_run.drawn_by(draw) as show:
+        results = sweep_run.run(plan, folder, simulate=simulate, jobs=jobs, show=show, n_cores=n_cores)
     from rich.console import Console
 
     from peer import sweep_view
 
     sweep_view.show(Console(), plan, results, folder)
-    return sweeping.exit_code(results)
+    return sweep_run.exit_code(results)
 
 
 @cli.command()

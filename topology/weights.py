@@ -29,7 +29,11 @@ class Weights(Protocol):
         """Weights of agent i: its own and those of its neighbors, in ascending order."""
 
 
-@lru_cache(maxsize=64)  # of a static graph they are the same in every round
+kept = lru_cache(maxsize=64)
+"""Makes a rule remember: in a static graph the weights of an agent are the same in every round."""
+
+
+@kept
 def metropolis(graph: Graph, i: PeerId) -> Mapping[PeerId, float]:
     """Metropolis weights (3) of agent i: its own and those of its neighbors, in ascending order.
 
@@ -42,6 +46,7 @@ def metropolis(graph: Graph, i: PeerId) -> Mapping[PeerId, float]:
     return _with_own({j: _metropolis(graph, i, j) for j in graph.neighbors(i)}, i)
 
 
+@kept
 def max_degree(graph: Graph, i: PeerId) -> Mapping[PeerId, float]:
     """Maximum-degree weights of agent i, in ascending order: c_ij = 1/(1 + d_max), the same for all links.
 
@@ -56,6 +61,7 @@ def max_degree(graph: Graph, i: PeerId) -> Mapping[PeerId, float]:
     return _with_own(dict.fromkeys(graph.neighbors(i), weight), i)
 
 
+@kept
 def lazy_metropolis(graph: Graph, i: PeerId) -> Mapping[PeerId, float]:
     """Rows of (Id + C)/2 with the Metropolis C, in ascending order: no eigenvalue is negative.
 

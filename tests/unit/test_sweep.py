@@ -16,7 +16,7 @@ import pytest
 import tomli_w
 from rich.console import Console
 
-from peer import journal, settings, sweep, sweep_view
+from peer import journal, settings, sweep, sweep_run, sweep_view
 from peer.errors import ConfigError
 from peer.journal import folder_of
 from peer.sweep import Cell, Plan, Result, Spread
@@ -158,11 +158,11 @@ def test_two_sweeps_in_one_folder_are_one_too_many(tmp_path: Path) -> None:
 
 def test_cells_share_the_cores(path: Path) -> None:
     cells = list(plan(path, "peers=1,2,3,8").cells)
-    assert [sweep.cores_of(cell, False, 4) for cell in cells] == [1, 2, 3, 4]
-    assert [sweep.cores_of(cell, True, 4) for cell in cells] == [1, 1, 1, 1]
+    assert [sweep_run.cores_of(cell, False, 4) for cell in cells] == [1, 2, 3, 4]
+    assert [sweep_run.cores_of(cell, True, 4) for cell in cells] == [1, 1, 1, 1]
 
     def room(waiting: Cell, running: list[Cell], jobs: int | None = None) -> bool:
-        return sweep._has_room(sweep._Work([waiting], dict(enumerate(running))), False, jobs, 4)
+        return sweep_run._has_room(sweep_run._Work([waiting], dict(enumerate(running))), False, jobs, 4)
 
     assert room(cells[3], [])
     assert room(cells[2], cells[:1])
@@ -173,20 +173,20 @@ def test_cells_share_the_cores(path: Path) -> None:
 
 def test_how_much_is_done_counts_rounds_of_agents(path: Path, tmp_path: Path) -> None:
     one, two = plan(path, "peers=1,3").cells
-    assert sweep.part_done([], set(), tmp_path) == 1.0
-    assert sweep.part_done([one, two], {one.name, two.name}, tmp_path) == 0.0
+    assert sweep_run.part_done([], set(), tmp_path) == 1.0
+    assert sweep_run.part_done([one, two], {one.name, two.name}, tmp_path) == 0.0
     folder = folder_of(tmp_path / two.name, 0)
     folder.mkdir(parents=True)
     (folder / "metrics.jsonl").write_text("".join(json.dumps(metrics(0, n)) + "\n" for n in range(2)) + '{"torn')
     assert journal.n_done(folder) == 2
-    assert sweep.part_done([one, two], {one.name, two.name}, tmp_path) == 3 / 8
-    assert sweep.part_done([one, two], {two.name}, tmp_path) == 5 / 8
+    assert sweep_run.part_done([one, two], {one.name, two.name}, tmp_path) == 3 / 8
+    assert sweep_run.part_done([one, two], {two.name}, tmp_path) == 5 / 8
 
 
 def test_exit_codes(path: Path) -> None:
     found = results(plan(path, seeds=2), 1.0, None)
-    assert [sweep.exit_code(found[:1]), sweep.exit_code(found)] == [0, 4]
-    assert sweep.exit_code([*found, replace(found[0], status="missing")]) == 130
+    assert [sweep_run.exit_code(found[:1]), sweep_run.exit_code(found)] == [0, 4]
+    assert sweep_run.exit_code([*found, replace(found[0], status="missing")]) == 130
 
 
 # ---- what a person sees -----------------------------------------------------------------------
@@ -254,14 +254,14 @@ def test_another_process_draws(tmp_path: Path) -> None:
         (tmp_path / "drawn").write_text(json.dumps([os.getpid() != parent, *told]))
 
     parent = os.getpid()
-    with sweep.drawn_by(draw) as show:
+    with sweep_run.drawn_by(draw) as show:
         show({"done": 1})
         show({"done": 2})
     assert json.loads((tmp_path / "drawn").read_text()) == [True, {"done": 1}, {"done": 2}]
 
 
 def test_that_nobody_looks_ends_nothing() -> None:
-    with sweep.drawn_by(lambda told: None) as show:
+    with sweep_run.drawn_by(lambda told: None) as show:
         for _ in range(10_000):
             show(FACTS)
 
@@ -269,15 +269,15 @@ def test_that_nobody_looks_ends_nothing() -> None:
 def test_the_parent_that_is_gone_ends_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     ended: list[tuple[int, int]] = []
     monkeypatch.setattr(os, "kill", lambda *told: ended.append(told))
-    sweep._Parent(os.getppid()).look()
+    sweep_run._Parent(os.getppid()).look()
     assert not ended
-    sweep._Parent(-1).look()
+    sweep_run._Parent(-1).look()
     assert [pid for pid, _ in ended] == [os.getpid()]
 
 
 def test_a_sweep_has_nothing_in_memory_that_peers_must_not_have() -> None:
     heavy = "{'rich', 'sklearn', 'matplotlib', 'networkx'}"
-    program = f"import sys, peer.__main__, peer.sweep; print({heavy} & set(sys.modules))"
+    program = f"import sys, peer.__main__, peer.sweep_run; print({heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 
