@@ -342,10 +342,9 @@ def exchange(
             if not all(map(_is_finite, (share.y, share.z))):
                 raise ProtocolError("nonfinite", "expected finite numbers, found nan or infinity", j, state.n)
         raise SolveError(f"round {state.n}: parameters or gradients are nan or infinite")
-    told = {j: shares[j].validation[0] if j in shares else own.validation for j in weights}
-    validation = math.fsum([weight * told[j] for j, weight in weights.items()])
-    flood = max([own.flood, *(share.flood for share in shares.values())])
-    worst = max([own.worst, *(share.validation[1] for share in shares.values())])
+    validation = math.fsum([c * (shares[j].validation[0] if j in shares else own.validation) for j, c in weights.items()])
+    flood = max([own.flood, *[share.flood for share in shares.values()]])
+    worst = max([own.worst, *[share.validation[1] for share in shares.values()]])
     return Mixture(z, y, objective, validation, flood, worst, pulled, replicas)
 
 

@@ -1,8 +1,8 @@
 """Links between the agents of one process: a message is handed over in the event loop, and touches no socket.
 
 What is handed over are the frames that would be sent, see `peer.wire`: so whoever gets them reads the same bits, with
-the same checks, as from a socket. They are views of the sender's arrays, which do not change any more, and nobody who
-gets them can change them.
+the same checks, as from a socket; who reads them first has them checked for all. They are views of the sender's arrays,
+which do not change any more, and nobody who gets them can change them.
 
 To whoever uses it a link is one as any other. It comes up when both ends are there, messages come in their order, only
 so many wait to be read, and it breaks when the other end is closed; whether one who left is somewhere else by then is
@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, final
 
-from peer.wire import Frame
+from peer.wire import Handed
 from topology import PeerId
 
 AGAIN_S: Final = 0.02
@@ -116,7 +116,7 @@ class End:
         self._on_left = on_left
         self._loop = asyncio.get_running_loop()
         self._links: dict[PeerId, _Link] = {}
-        self._unread: deque[tuple[_Link, list[Frame]]] = deque()
+        self._unread: deque[tuple[_Link, Handed]] = deque()
 
     def open(self) -> None:
         """Be there for others."""
@@ -173,13 +173,13 @@ class End:
 
     # ---- messages --------------------------------------------------------------------------
 
-    def send(self, j: PeerId, frames: Sequence[Frame]) -> bool:
+    def send(self, j: PeerId, frames: Handed) -> bool:
         """Hand frames to agent j; False where the link is not up, or so many wait there that it has no room."""
         if not self.writable(j):
             return False
         link, end = self._links[j], self._room.ends[j]
         link.n_waiting += 1
-        end._unread.append((link, [memoryview(frame).toreadonly() for frame in frames]))
+        end._unread.append((link, frames))
         end._awake()
         return True
 
@@ -191,7 +191,7 @@ class End:
         link.is_full = link.n_waiting >= self._queue_messages
         return not link.is_full
 
-    def take(self) -> tuple[PeerId, list[Frame]] | None:
+    def take(self) -> tuple[PeerId, Handed] | None:
         """The message that has waited longest, and whose it is; None where there is none."""
         if not self._unread:
             return None

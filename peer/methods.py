@@ -307,7 +307,7 @@ def settled(
     y = mixed.y + (gradient - state.gradient) if mixed.y.size else mixed.y
     if not (is_finite(w) and is_finite(gradient) and is_finite(y) and math.isfinite(value)):
         raise SolveError(f"round {state.n}: parameters, objective or gradient are nan or infinite")
-    return State(
+    return state.changed(
         n=state.n + 1,
         w=w,
         y=y,

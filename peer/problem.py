@@ -135,6 +135,10 @@ class Problem:
         assert isinstance(here, ChainPass), "feedback goes to the layers of a chain"
         return self.data.weight * self.feedback.direction(here, self.data.loss.gradient(here.outputs), self.each)
 
+    def measured(self, w: Vector) -> tuple[Vector, float]:
+        """`gradient` and `value` at w, by one look at the network."""
+        return self.data.measured(w) if self.feedback is None else (self.gradient(w), self.value(w))
+
     def estimate(self, n: int, w: Vector, before: Vector, gradient: Vector, value: float) -> tuple[Vector, float]:
         """e_i[n], (p,), and the value beside it, at w = w_i[n].
 
@@ -148,15 +152,14 @@ class Problem:
             What this gave at `before`, or the gradient and value of g_i there.
         """
         if self.batches is None or self.batches.is_full(n):
-            return self.gradient(w), self.value(w)
+            return self.measured(w)
         batch = self._drawn(self.batches.rows(n))
-        there, here = ((batch.gradient(point), batch.value(point)) for point in (before, w))  # `seen` goes on from w
+        there, here = map(batch.measured, (before, w))  # `seen` goes on from w
         return gradient + (here[0] - there[0]), value + (here[1] - there[1])
 
     def sample(self, k: int, w: Vector) -> tuple[Vector, float]:
         """Grad g_i(w), (p,), and g_i(w), by the samples of batch k; by all where there are no batches."""
-        here = self if self.batches is None else self._drawn(self.batches.rows(k))
-        return here.gradient(w), here.value(w)
+        return (self if self.batches is None else self._drawn(self.batches.rows(k))).measured(w)
 
     def seen(self, n: int, w: Vector, gradient: Vector) -> tuple[Problem, Vector]:
         """What the surrogate of round n is built on, and its gradient at w, (p,): g_B, or g_i with e_i as it is given.

@@ -137,6 +137,26 @@ class Format:
         return max(self.max_frame_bytes, (self.n_parameters + N_SCALARS) * DTYPES[SUMS_DTYPE].itemsize)
 
 
+@final
+class Handed(list[Frame]):
+    """Frames that agents of one process hand each other, and that nobody can change.
+
+    What the first one has made of them is kept with them: who has the same format gets the same from the same sender.
+
+    Parameters
+    ----------
+    frames : sequence of bytes or memoryview
+        As `encode` makes them; not copied.
+    """
+
+    __slots__ = ("decoded", "n_bytes")
+
+    def __init__(self, frames: Sequence[Frame]) -> None:
+        super().__init__([memoryview(frame).toreadonly() for frame in frames])
+        self.n_bytes = sum(map(len, frames))
+        self.decoded: tuple[Format, PeerId | None, Message] | None = None
+
+
 def encode(message: Message, form: Format) -> list[Frame]:
     """Frames of a message; the tensors' frames are views of its arrays, which must not change any more."""
     if isinstance(message, Share):
@@ -228,6 +248,14 @@ def decode(frames: Sequence[Frame], form: Format, came_from: PeerId | None = Non
     WireError
         Anything that is no valid message; names the cause.
     """
+    if not isinstance(frames, Handed):
+        return _decoded(frames, form, came_from)
+    if frames.decoded is None or frames.decoded[:2] != (form, came_from):
+        frames.decoded = form, came_from, _decoded(frames, form, came_from)
+    return frames.decoded[2]
+
+
+def _decoded(frames: Sequence[Frame], form: Format, came_from: PeerId | None) -> Message:
     if not frames or len(frames[0]) > form.max_header_bytes:
         raise WireError("size", f"expected a header of up to {form.max_header_bytes} bytes", came_from)
     if (share := _plain_share(frames, form, came_from)) is not None:

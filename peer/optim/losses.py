@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import ClassVar, Protocol, TypeAlias, final
 
 import numpy as np
@@ -129,12 +130,12 @@ class Logistic:
     def each(self, outputs: Matrix) -> Vector:
         """Losses of the samples one by one, (m,)."""
         f, e = outputs[:, 0], self._odds(outputs)[:, 0]
-        return np.asarray(np.maximum(f, 0.0) + np.log1p(e) - self.labels * f)
+        return np.asarray(np.maximum(f, 0.0) + np.log1p(e) - self._targets * f)
 
     def gradient(self, outputs: Matrix) -> Matrix:
         """P(1) - y, (m, 1)."""
-        e = self._odds(outputs)
-        return np.asarray(np.where(outputs < 0.0, e, 1.0) / (1.0 + e) - self.labels[:, None])
+        likely = np.exp(np.minimum(outputs, 0.0))  # e or 1
+        return np.asarray(likely / (1.0 + self._odds(outputs)) - self._targets[:, None])
 
     def curvature_root(self, outputs: Matrix) -> NDArray[np.float64]:
         """sqrt(P(1 - P)) for each sample, (m, 1, 1)."""
@@ -150,6 +151,10 @@ class Logistic:
         """P(1 - P)."""
         root = self.curvature_root(outputs)[:, :, 0]
         return np.asarray(root * root)
+
+    @cached_property
+    def _targets(self) -> Vector:
+        return self.labels.astype(np.float64)
 
     def _odds(self, outputs: Matrix) -> Matrix:
         """Those of the less likely label, e = exp(-|f|); kept, as by `Softmax`. P is 1/(1 + e) or e/(1 + e)."""

@@ -219,22 +219,34 @@ class Data:
 
     def value(self, w: Vector) -> float:
         """g_i(w)."""
+        return self._value(self.at(w))
+
+    def gradient(self, w: Vector) -> Vector:
+        """Grad g_i(w), (p,)."""
+        return self._gradient(self.at(w))
+
+    def measured(self, w: Vector) -> tuple[Vector, float]:
+        """Grad g_i(w), (p,), and g_i(w)."""
         here = self.at(w)
+        return self._gradient(here), self._value(here)
+
+    def loss_gradient(self, w: Vector) -> Vector:
+        """The gradient without what the tangents add: that of the part which (11) keeps a model of, (p,)."""
+        return self._loss_gradient(self.at(w))
+
+    def _value(self, here: Pass) -> float:
         value = self.loss.value(here.outputs)
         if self.tangents is not None:
             value += self.tangents.value(here)
         return self.weight * value
 
-    def gradient(self, w: Vector) -> Vector:
-        """Grad g_i(w), (p,)."""
-        gradient = self.loss_gradient(w)
+    def _gradient(self, here: Pass) -> Vector:
+        gradient = self._loss_gradient(here)
         if self.tangents is not None:
-            gradient += self.weight * self.tangents.gradient(self.at(w))
+            gradient += self.weight * self.tangents.gradient(here)
         return gradient
 
-    def loss_gradient(self, w: Vector) -> Vector:
-        """The gradient without what the tangents add: that of the part which (11) keeps a model of, (p,)."""
-        here = self.at(w)
+    def _loss_gradient(self, here: Pass) -> Vector:
         return self.weight * here.vjp(self.loss.gradient(here.outputs))
 
     def drawn(self, rows: NDArray[np.intp]) -> Data:

@@ -11,7 +11,7 @@ from typing import Final, final
 import zmq
 
 from peer.errors import WireError
-from peer.wire import Frame
+from peer.wire import Frame, Handed
 from topology import PeerId
 
 NOW: Final = int(zmq.NOBLOCK)
@@ -54,6 +54,11 @@ class Packed:
         if 1 < len(frames) <= MAX_JOINED and sum(map(len, frames)) < JOIN_BYTES:
             return [joined(frames)]
         return [zmq.Frame(frame, copy=len(frame) < COPY_BYTES) for frame in frames]
+
+    @cached_property
+    def handed(self) -> Handed:
+        """For whoever is in this process."""
+        return Handed(self.frames)
 
     @cached_property
     def n_bytes(self) -> int:

@@ -36,7 +36,7 @@ from peer.transport.nearby import NOBODY, Nearby
 from peer.transport.outgoing import Links
 from peer.transport.places import is_loopback
 from peer.transport.watched import WATCH, WATCHED_LINGER_MS, WATCHED_MESSAGES, limit_watching
-from peer.wire import Frame
+from peer.wire import Frame, Handed
 from topology import PeerId
 
 REREAD_S: Final = 1.0
@@ -260,8 +260,8 @@ class Transport:
             False where there is no link, its connection is down, or `queue_messages` wait there already.
         """
         if j not in self._links:
-            sent = self._local.send(j, packed.frames)
-            self.bytes_sent += sum(map(len, packed.frames)) if sent else 0
+            sent = self._local.send(j, packed.handed)
+            self.bytes_sent += packed.handed.n_bytes if sent else 0
             return sent
         sent = self._links.send(j, packed)
         if sent:
@@ -337,10 +337,10 @@ class Transport:
                 if not goes_on and not self._served.done():
                     self._served.set_result(None)
 
-    def _handed(self, message: tuple[PeerId, list[Frame]] | None) -> tuple[PeerId, list[Frame]] | None:
+    def _handed(self, message: tuple[PeerId, Handed] | None) -> tuple[PeerId, list[Frame]] | None:
         """A message of this process, which came over no connection."""
         self._arrivals.forget()
-        self._handed_bytes += sum(map(len, message[1])) if message is not None else 0
+        self._handed_bytes += message[1].n_bytes if message is not None else 0
         return message
 
     def _wake(self) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from peer.local_links import End, Room
+from peer.wire import Handed
 from topology import PeerId
 
 QUEUE_MESSAGES = 3
@@ -72,7 +73,7 @@ async def test_a_link_comes_up_once_both_ends_are_there_and_not_at_once() -> Non
     assert zero.connect(1)
     await turn()
     assert told == []
-    assert not zero.send(1, [b"nobody"])
+    assert not zero.send(1, Handed([b"nobody"]))
     assert not zero.writable(1)
     one.open()
     assert told == [], "its caller may not be ready"
@@ -87,7 +88,7 @@ async def test_a_link_comes_up_once_both_ends_are_there_and_not_at_once() -> Non
 async def test_somebody_elsewhere_is_no_matter_of_these_links() -> None:
     zero, _ = end(0, Room({0, 1}))
     assert not zero.connect(2)
-    assert not zero.send(2, [b"far"])
+    assert not zero.send(2, Handed([b"far"]))
     assert not zero.writable(2)
     zero.disconnect(2)
     zero.reconnect(2)
@@ -97,9 +98,9 @@ async def test_somebody_elsewhere_is_no_matter_of_these_links() -> None:
 async def test_messages_come_in_order_as_they_were_and_cannot_be_changed() -> None:
     zero, one, _, told = await pair()
     tensor = np.arange(3.0)
-    assert zero.send(1, [b"first", tensor.view(np.uint8).data])
-    assert zero.send(1, [b"second"])
-    assert one.send(0, [b"back"])
+    assert zero.send(1, Handed([b"first", tensor.view(np.uint8).data]))
+    assert zero.send(1, Handed([b"second"]))
+    assert one.send(0, Handed([b"back"]))
     assert told == [("awake", 1)] * 2
     assert zero.take() == (1, [b"back"])
     found = one.take()
@@ -118,12 +119,12 @@ async def test_messages_come_in_order_as_they_were_and_cannot_be_changed() -> No
 @alone
 async def test_so_many_may_wait_and_who_found_no_room_is_told_of_some() -> None:
     zero, one, told, _ = await pair()
-    assert all(zero.send(1, [b"%d" % k]) for k in range(QUEUE_MESSAGES))
+    assert all(zero.send(1, Handed([b"%d" % k])) for k in range(QUEUE_MESSAGES))
     one.take()
     await turn()
     assert told == [], "it has not asked for more room than there was"
-    assert zero.send(1, [b"%d" % QUEUE_MESSAGES])
-    assert not zero.send(1, [b"too many"])
+    assert zero.send(1, Handed([b"%d" % QUEUE_MESSAGES]))
+    assert not zero.send(1, Handed([b"too many"]))
     assert not zero.writable(1)
     for k in range(1, 1 + QUEUE_MESSAGES):
         assert one.take() == (0, [b"%d" % k])
@@ -135,10 +136,10 @@ async def test_so_many_may_wait_and_who_found_no_room_is_told_of_some() -> None:
 @alone
 async def test_who_leaves_breaks_the_links_to_it_and_is_expected_no_more() -> None:
     zero, one, told, _ = await pair()
-    assert one.send(0, [b"farewell"])
+    assert one.send(0, Handed([b"farewell"]))
     one.close()
     assert told == [("awake", 0)]
-    assert not zero.send(1, [b"too late"])
+    assert not zero.send(1, Handed([b"too late"]))
     assert zero.take() == (1, [b"farewell"])
     await turn()
     assert told[1:] == [("down", 1), ("left", 1)]
@@ -160,9 +161,9 @@ async def test_who_never_came_is_given_up() -> None:
 @alone
 async def test_a_dropped_link_is_no_news_and_what_was_sent_is_read() -> None:
     zero, one, told, _ = await pair()
-    assert zero.send(1, [b"last"])
+    assert zero.send(1, Handed([b"last"]))
     zero.disconnect(1)
-    assert not zero.send(1, [b"too late"])
+    assert not zero.send(1, Handed([b"too late"]))
     assert one.take() == (0, [b"last"])
     one.close()
     await turn()
@@ -173,11 +174,11 @@ async def test_a_dropped_link_is_no_news_and_what_was_sent_is_read() -> None:
 async def test_a_link_that_was_given_up_is_made_anew() -> None:
     zero, one, told, _ = await pair()
     zero.reconnect(1)
-    assert not zero.send(1, [b"not now"])
+    assert not zero.send(1, Handed([b"not now"]))
     while not told:
         await asyncio.sleep(0.001)
     assert told == [("up", 1)]
-    assert zero.send(1, [b"again"])
+    assert zero.send(1, Handed([b"again"]))
     assert one.take() == (0, [b"again"])
 
 
