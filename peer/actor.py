@@ -8,7 +8,7 @@ Whoever carries words between agents goes through these: a peer (`peer.rounds_mo
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Final, final
 
 import numpy as np
@@ -151,7 +151,7 @@ class Actor:
         after = gossip.taken(course, shares, weights, self.gossip, self.wire_dtype, self.clipping)
         if self.tolerance:
             apart = stopping.apart(course.here, shares, self.n_agents, self.wire_dtype)
-            after = replace(after, apart=max(after.apart, apart))
+            after = after.changed(apart=max(after.apart, apart))
         return after, self._settled(after) if after.k == self.gossip.n_steps else None
 
     def _exchange(self, course: Course) -> int:

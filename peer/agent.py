@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, Protocol, final
 
 import numpy as np
@@ -28,6 +28,7 @@ from peer.messages import Share
 from peer.optim.solvers import Solution
 from peer.optim.steps import StepRule
 from peer.optim.vectors import is_finite, length
+from peer.records import Record
 from topology import PeerId
 
 
@@ -65,8 +66,7 @@ NO_ROWS: Final = np.zeros((0, 0))
 
 
 @final
-@dataclass(frozen=True, eq=False)
-class State:
+class State(Record, frozen=True):
     """Agent i at the start of a round.
 
     Parameters
@@ -128,42 +128,35 @@ class State:
     value: float
     objective: float
     alpha: float
-    pulled: Matrix = field(default_factory=lambda: NO_ROWS)
+    pulled: Matrix = NO_ROWS
     closes: int = 0
     peak: float = 0.0
     flood: float = math.inf
     agreed: float = math.inf
-    way: Vector = field(default_factory=lambda: NONE)
+    way: Vector = NONE
     held: float = 0.0
     validation: float = 0.0
     worst: float = 0.0
-    candidate: Vector = field(default_factory=lambda: NONE)
+    candidate: Vector = NONE
     begun: int = 0
     best: float = math.inf
     best_n: int = 0
     waited: int = 0
-    kept: Vector = field(default_factory=lambda: NONE)
+    kept: Vector = NONE
     tau: float = 0.0
     care: float = 0.0
     eagerness: float = 0.0
     stride: float = math.inf
     steepest: float = 0.0
-    anchor: Vector = field(default_factory=lambda: NONE)
+    anchor: Vector = NONE
     anchored: int = 0
     departure: float = 0.0
     allowed: float = 0.0
-    alignments: Vector = field(default_factory=lambda: NONE)
+    alignments: Vector = NONE
     aligned_n: int = 0
     back_n: int = 0
-    memory: Vector = field(default_factory=lambda: NONE)
-    replicas: Matrix = field(default_factory=lambda: NO_ROWS)
-
-    def changed(self, **values: Any) -> State:  # noqa: ANN401  (what the fields are)
-        """The same but for some of it: `dataclasses.replace`, which takes twenty times as long with so many fields."""
-        assert values.keys() <= vars(self).keys(), "a state has no such part"
-        state = object.__new__(State)
-        vars(state).update(vars(self), **values)
-        return state
+    memory: Vector = NONE
+    replicas: Matrix = NO_ROWS
 
 
 @final
@@ -215,8 +208,7 @@ class Clipping:
 
 
 @final
-@dataclass(frozen=True, eq=False)
-class Proposal:
+class Proposal(Record, frozen=True):
     """Outcome of the surrogate of one round: the inner solution, and z_i of (6), (p,).
 
     And, with other methods, what is kept of the way there, see `State.memory`.
@@ -224,12 +216,11 @@ class Proposal:
 
     solution: Solution
     z: Vector
-    memory: Vector = field(default_factory=lambda: NONE)
+    memory: Vector = NONE
 
 
 @final
-@dataclass(frozen=True, eq=False)
-class Mixture:
+class Mixture(Record, frozen=True):
     """What agent i says of itself in an exchange of a round, and what becomes of that by the exchange.
 
     Parameters
@@ -254,7 +245,7 @@ class Mixture:
     flood: float
     worst: float
     pulled: Matrix
-    replicas: Matrix = field(default_factory=lambda: NO_ROWS)
+    replicas: Matrix = NO_ROWS
 
     @classmethod
     def of(cls, state: State, proposal: Proposal) -> Mixture:
@@ -342,7 +333,8 @@ def exchange(
             if not all(map(_is_finite, (share.y, share.z))):
                 raise ProtocolError("nonfinite", "expected finite numbers, found nan or infinity", j, state.n)
         raise SolveError(f"round {state.n}: parameters or gradients are nan or infinite")
-    validation = math.fsum([c * (shares[j].validation[0] if j in shares else own.validation) for j, c in weights.items()])
+    theirs = {j: share.validation[0] for j, share in shares.items()}
+    validation = math.fsum([c * theirs.get(j, own.validation) for j, c in weights.items()])
     flood = max([own.flood, *[share.flood for share in shares.values()]])
     worst = max([own.worst, *[share.validation[1] for share in shares.values()]])
     return Mixture(z, y, objective, validation, flood, worst, pulled, replicas)

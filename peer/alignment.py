@@ -93,7 +93,7 @@ def begun(problem: Problem, state: State, watch: Watch) -> State:
 
 def kept(state: State, first: State) -> State:
     """`first`, with which an epoch begins, with what is known of the feedback in `state`."""
-    return replace(first, alignments=state.alignments, aligned_n=state.aligned_n, back_n=state.back_n)
+    return first.changed(alignments=state.alignments, aligned_n=state.aligned_n, back_n=state.back_n)
 
 
 def watched(problem: Problem, state: State, following: State, watch: Watch) -> State:

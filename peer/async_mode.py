@@ -11,10 +11,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import fields, replace
 from typing import Final, final
 
 import numpy as np
+from msgspec import structs
 
 from peer import agent, alignment, careful, checkpoint, config, journal, learning, npz, renewal, waking
 from peer.arrays import Vector
@@ -292,7 +292,7 @@ class AsyncLife:
         problem = learning.reweighted(self.experiment, problem, opening.n_samples, len(opening.members))
         field, n_agents = alignment.chosen(problem, state), len(opening.members)
         first = await self.host.compute(self.first, field, state.w, state.alpha, n_agents)
-        self.state = alignment.kept(state, replace(first, n=state.n, anchored=state.n))
+        self.state = alignment.kept(state, first.changed(n=state.n, anchored=state.n))
         self.assembly.open_epoch(opening, self.state)
         self.link()
         members, samples = opening.members, opening.n_samples
@@ -399,7 +399,7 @@ class AsyncLife:
     def snapshot(self, state: agent.State) -> checkpoint.Moment:
         """Checkpoint between two wakings."""
         run_id, digest, standings = self.experiment.run_id, self.host.digest, dict(self.membership.standings)
-        agent_numbers = {item.name: getattr(state, item.name) for item in fields(state)}
+        agent_numbers = structs.asdict(state)
         return checkpoint.Moment(
             run_id,
             digest,

@@ -13,7 +13,6 @@ methods", IEEE TAC 59(5) (2014), for gradients; of the polynomial see `topology.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any, final
 
 import numpy as np
@@ -21,13 +20,13 @@ import numpy as np
 from peer.agent import Clipping, Mixture, Proposal, State, exchange
 from peer.links import Coding, Spoken
 from peer.messages import Share
+from peer.records import Record
 from topology import PeerId
 from topology.gossip import Gossip
 
 
 @final
-@dataclass(frozen=True, eq=False)
-class Course:
+class Course(Record, frozen=True):
     """Agent i in the middle of a round.
 
     Parameters
@@ -70,7 +69,7 @@ def spoken(course: Course, coding: Coding | None, gossip: Gossip, neighbors: Seq
     if coding is None:
         return course
     n, here = course.state.n * gossip.n_steps + course.k, course.here
-    return replace(course, spoken=Spoken(coding, n, coding.words(n, here.z, here.y, here.replicas, neighbors)))
+    return course.changed(spoken=Spoken(coding, n, coding.words(n, here.z, here.y, here.replicas, neighbors)))
 
 
 def taken(

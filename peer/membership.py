@@ -16,7 +16,7 @@ that knows more has a larger one.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Final, final
 
@@ -79,7 +79,7 @@ class Membership:
         """Know again what an earlier process of this peer knew; its own standing is that of this process."""
         before = standings.get(self.me, self.own)
         generation = before.generation + (not before.is_member)  # who was interrupted had left
-        self.standings = {**standings, self.me: replace(self.own, generation=generation, n=before.n, done=before.done)}
+        self.standings = {**standings, self.me: self.own.changed(generation=generation, n=before.n, done=before.done)}
         self.n_classes = max(self.n_classes, n_classes)
         self.fresh, self._agreed = False, None
 
@@ -168,13 +168,13 @@ class Membership:
             self._clashes += 1
             if self._clashes > CLASHES:
                 raise DisagreementError("twin", "a second process runs with the id of this one", self.me)
-            mine = replace(mine, incarnation=theirs.incarnation + 1)
+            mine = mine.changed(incarnation=theirs.incarnation + 1)
         generation = max(mine.generation, theirs.generation)
         if self.fresh and theirs.incarnation >= 0 and theirs.instance != mine.instance:
             generation, self.fresh = max(generation, theirs.generation + 1), False
         if generation % 2 != mine.generation % 2:
             generation += 1
-        self._put(self.me, replace(mine, generation=generation))
+        self._put(self.me, mine.changed(generation=generation))
 
     def tick(self, now: float, progressing: bool = True) -> tuple[PeerId, ...]:
         """Some time has passed: beat, unless this peer makes no progress; the members that are lost by now."""
@@ -183,10 +183,10 @@ class Membership:
             self._moved_s = {j: moved_s + asleep_s for j, moved_s in self._moved_s.items()}
         self._ticked_s = now
         mine = self.standings[self.me]
-        self._put(self.me, replace(mine, beat=mine.beat + progressing))
+        self._put(self.me, mine.changed(beat=mine.beat + progressing))
         lost = tuple(j for j in self.members if self._is_lost(j, now))
         for j in lost:
-            self._put(j, replace(self.standings[j], generation=self.standings[j].generation + 1))
+            self._put(j, self.standings[j].changed(generation=self.standings[j].generation + 1))
         return lost
 
     def _is_lost(self, j: PeerId, now: float) -> bool:
@@ -200,17 +200,17 @@ class Membership:
     def woke(self, n: int, done: int) -> None:
         """The own peer has made n wakings, and all that it has to in epoch `done`."""
         mine = self.standings[self.me]
-        self._put(self.me, replace(mine, n=n, done=done, beat=mine.beat + (done != mine.done)))
+        self._put(self.me, mine.changed(n=n, done=done, beat=mine.beat + (done != mine.done)))
 
     def know(self) -> None:
         """The own peer knows that all members have made their wakings in this epoch."""
         mine = self.standings[self.me]
-        self._put(self.me, replace(mine, over=self.epoch, beat=mine.beat + 1))
+        self._put(self.me, mine.changed(over=self.epoch, beat=mine.beat + 1))
 
     def leave(self) -> None:
         """The own peer leaves."""
         mine = self.standings[self.me]
-        self._put(self.me, replace(mine, generation=mine.generation + mine.is_member))
+        self._put(self.me, mine.changed(generation=mine.generation + mine.is_member))
 
     def _put(self, j: PeerId, standing: Standing) -> None:
         before = self.standings.get(j)

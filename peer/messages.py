@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias, final
 
 from peer.arrays import Tensor, Vector
+from peer.records import Record
 from topology import PeerId
 
 PROTOCOL: int = 4
@@ -30,8 +30,7 @@ PARTS: Final[tuple[Part, ...]] = ("y", "z")
 
 
 @final
-@dataclass(frozen=True)
-class Hello:
+class Hello(Record, frozen=True, eq=True):
     """Who I am, with which settings, what I know of the others, and what I have of yours.
 
     Parameters
@@ -73,8 +72,7 @@ class Hello:
 
 
 @final
-@dataclass(frozen=True, eq=False)
-class Share:
+class Share(Record, frozen=True):
     """(z_i, y_i) of an exchange: what a neighbor mixes in (7) and (8). One a neighbor and exchange.
 
     An exchange is a round, or a part of one, see `peer.gossip`. In the first of a round y is known before the surrogate
@@ -117,8 +115,7 @@ class Share:
 
 
 @final
-@dataclass(frozen=True, eq=False)
-class Flow:
+class Flow(Record, frozen=True):
     """What has gone from agent i to agent j in an epoch so far, and v_i: all that j needs of i without rounds.
 
     Of a link only the newest one counts. It makes up for all that were lost before it, for it
@@ -147,8 +144,7 @@ class Flow:
 
 
 @final
-@dataclass(frozen=True)
-class Bye:
+class Bye(Record, frozen=True, eq=True):
     """The sender needs nothing more.
 
     Parameters
@@ -164,8 +160,7 @@ class Bye:
 
 
 @final
-@dataclass(frozen=True)
-class Standing:
+class Standing(Record, frozen=True, eq=True):
     """What is known of a peer in a run without rounds; of two standings the one with the larger `age` is newer.
 
     Parameters
@@ -218,8 +213,7 @@ class Standing:
 
 
 @final
-@dataclass(frozen=True)
-class View:
+class View(Record, frozen=True, eq=True):
     """Who takes part, as far as the sender knows: passed on from peer to peer in a run without rounds.
 
     Parameters

@@ -196,7 +196,7 @@ class Problem:
             )
         else:
             solution = solve(surrogate.around(w, gradient, pi, self.data), self.regularizer, accuracy, self.way)
-        return replace(solution, way=solution.w - w) if self.inexactness else solution
+        return solution.changed(way=solution.w - w) if self.inexactness else solution
 
     def steepness(self, n: int, w: Vector, direction: Vector) -> float:
         """Largest curvature that is seen of s J'BJ from a direction, (p,), B the second derivative of the loss; >= 0.

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final, final
 
 from peer.arrays import Tensor, Vector
@@ -106,7 +106,7 @@ class Rounds:
             if (share.y is None or old.y is not None) and (share.z is None or old.z is not None):
                 raise ProtocolError("duplicate", "this share is here already", j, n)
             y, z = (share.y if old.y is None else old.y), (share.z if old.z is None else old.z)
-            held[n] = replace(old, y=y, z=z, floor=max(old.floor, share.floor))
+            held[n] = old.changed(y=y, z=z, floor=max(old.floor, share.floor))
         if n == self.n and j in self._lacking and self._whole(j):
             self._lacking.remove(j)
         self._acknowledge(j, share.floor)
@@ -179,7 +179,7 @@ class Rounds:
         piece = Share(self.me, self.n, self.floor, objective, y, z, flood, validation)
         if self.neighbors:
             kept = self._kept.get((self.n, EVERYBODY))
-            whole = piece if kept is None else replace(kept, y=kept.y if y is None else y, z=kept.z if z is None else z)
+            whole = piece if kept is None else kept.changed(y=kept.y if y is None else y, z=kept.z if z is None else z)
             self._kept[self.n, EVERYBODY] = whole
         return [(j, sent) for j in self.neighbors if self.is_connected(j) and (sent := self._unsent(j, piece, ()))]
 
@@ -245,7 +245,7 @@ class Rounds:
         if missing == parts and share.floor == self.floor:
             return share  # the same for every neighbor, so that it is encoded once
         y, z = (share.y if "y" in missing else None), (share.z if "z" in missing else None)
-        return replace(share, y=y, z=z, floor=self.floor)
+        return share.changed(y=y, z=z, floor=self.floor)
 
     def _is_for(self, share: Share, j: PeerId) -> bool:
         return share.to == j if share.to != EVERYBODY else self._meets(j, share.n)

@@ -10,10 +10,10 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 from typing import Final, final
 
 import numpy as np
+from msgspec import structs
 
 from peer import agent, checkpoint, config, gossip, npz, validation
 from peer.actor import Actor
@@ -362,7 +362,7 @@ class RoundsLife:
 
     def snapshot(self, state: agent.State) -> Checkpoint:
         """Checkpoint at the start of a round."""
-        numbers = {item.name: getattr(state, item.name) for item in fields(state) if item.name != "n"}
+        numbers = {name: value for name, value in structs.asdict(state).items() if name != "n"}
         vectors = {name: value for name, value in numbers.items() if isinstance(value, np.ndarray)}
         scalars = {name: value for name, value in numbers.items() if name not in vectors}
         kept = tuple(share for share in self.rounds.kept() if share.n < state.n * self.n_steps)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
@@ -44,7 +44,7 @@ def heard(i: PeerId, course: Course, n: int, by: PeerId, wire_dtype: np.dtype[An
     if course.spoken is None:
         return share
     y, z = course.spoken.words[by]
-    return replace(share, y=y, z=z, to=by)
+    return share.changed(y=y, z=z, to=by)
 
 
 @final

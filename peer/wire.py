@@ -20,6 +20,7 @@ from typing import Any, Final, Literal, TypeAlias, TypeVar, cast, final
 import msgpack
 import msgspec
 import numpy as np
+from msgspec import structs
 
 from peer.arrays import DTYPES, Sparse, Tensor, Vector, packed, unpacked
 from peer.errors import WireError
@@ -166,7 +167,7 @@ def encode(message: Message, form: Format) -> list[Frame]:
         header |= {"kind": "flow", "epoch": message.epoch, "stamp": message.stamp, "dtype": form.dtype}
         return [PACKER.pack(header), _raw(message.v, form.dtype), _raw(message.sums, SUMS_DTYPE)]
     if isinstance(message, View):
-        standings = {j: list(vars(standing).values()) for j, standing in message.standings.items()}  # astuple copies
+        standings = {j: structs.astuple(standing) for j, standing in message.standings.items()}
         header |= {"kind": "view", "settings": dict(message.settings), "n_classes": message.n_classes}
         return [PACKER.pack(header | {"standings": standings})]
     if isinstance(message, Bye):

@@ -18,11 +18,12 @@ import math
 import random
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final, TypeAlias, final
 
 import numpy as np
+from msgspec import structs
 
 from peer import agent, careful, waking, wire
 from peer.arrays import Vector
@@ -556,7 +557,7 @@ class Peer:
         assert state is not None
         self.reweight(opening.n_samples, len(opening.members))
         yield Compute()
-        self.state = replace(self.first(state.w, state.alpha, len(opening.members)), n=state.n)
+        self.state = self.first(state.w, state.alpha, len(opening.members)).changed(n=state.n)
         self.assembly.open_epoch(opening, self.state)
         self.stamps.clear()
         self.link()
@@ -579,7 +580,7 @@ class Peer:
         """One waking."""
         assembly, flows = self.assembly, self.flows
         assert self.state is not None
-        state = replace(self.state, alpha=self.run.alpha)
+        state = self.state.changed(alpha=self.run.alpha)
         began_s, news, n_agents = self.now, flows.news, len(flows.members)
         theirs = flows.absorb()
         is_new = self.is_new and bool(theirs)
@@ -620,7 +621,7 @@ class Peer:
 
     def snapshot(self, state: agent.State) -> Moment:
         """Checkpoint between two wakings."""
-        numbers = {item.name: getattr(state, item.name) for item in fields(state)}
+        numbers = structs.asdict(state)
         standings = dict(self.membership.standings)
         return Moment(RUN_ID, "", 0, self.assembly.opened_n, standings, numbers, self.flows.snapshot())
 

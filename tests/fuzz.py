@@ -513,7 +513,7 @@ class WithoutRounds:
 def _more(zero: Vector) -> dict[str, Any]:
     """What else a state has, whatever that is."""
     known = {"n", "w", "y", "gradient", "value", "objective", "alpha"}
-    return {item.name: zero for item in fields(State) if item.name not in known}
+    return dict.fromkeys(set(State.__struct_fields__) - known, zero)
 
 
 STORIES: Final[Sequence[Callable[[wire.Format], Story]]] = (InRounds, WithoutRounds)

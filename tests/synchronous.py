@@ -17,10 +17,11 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Final, TypeAlias, final
 
 import numpy as np
+from msgspec import structs
 
 from peer import agent, gossip, stopping, validation, wire
 from peer.actor import Actor
@@ -527,7 +528,7 @@ class Peer:
 
     def snapshot(self, state: agent.State) -> Checkpoint:
         """Checkpoint at the start of a round."""
-        numbers = {item.name: getattr(state, item.name) for item in fields(state) if item.name != "n"}
+        numbers = {name: value for name, value in structs.asdict(state).items() if name != "n"}
         vectors = {name: value for name, value in numbers.items() if isinstance(value, np.ndarray)}
         scalars = {name: value for name, value in numbers.items() if name not in vectors}
         kept = tuple(share for share in self.rounds.kept() if share.n < state.n * self.what.n_steps)
@@ -673,9 +674,9 @@ class Run:
     def reached(self, i: PeerId, state: agent.State) -> None:
         """Agent i is at the start of a round; a resumed one must come to the same state again."""
         before = self.history.setdefault((i, state.n), state)
-        for item in fields(state):
-            same = np.array_equal(getattr(before, item.name), getattr(state, item.name))
-            assert same, f"peer {i} comes to another {item.name} in round {state.n} after it was resumed"
+        for name, value in structs.asdict(state).items():
+            same = np.array_equal(getattr(before, name), value)
+            assert same, f"peer {i} comes to another {name} in round {state.n} after it was resumed"
 
     def began(self, i: PeerId, n: int) -> None:
         """Peer i begins exchange n: none it meets may be left behind farther than one meeting."""
@@ -742,10 +743,9 @@ def check(run: Scenario, result: Run) -> None:
     for n, expected in enumerate(history):
         states = [result.history[i, n] for i in range(run.n_agents)]
         for i, (state, wanted) in enumerate(zip(states, expected, strict=True)):
-            for item in fields(agent.State):
-                found = getattr(state, item.name)
-                same = np.array_equal(found, getattr(wanted, item.name))
-                assert same, f"{item.name} of peer {i} in round {n} is not that of the run without a network"
+            for name, found in structs.asdict(state).items():
+                same = np.array_equal(found, getattr(wanted, name))
+                assert same, f"{name} of peer {i} in round {n} is not that of the run without a network"
         off, largest = conserved(run.first.method, states)
         # each exchange rounds a few sums of a few numbers of the largest size so far
         limit = 1e-15 * run.n_agents * 8 * (n + 1) * run.first.gossip.reach * max(largest, 1.0)

@@ -34,6 +34,7 @@ from peer.optim.nystrom import nystrom
 from peer.optim.regularizers import Regularizer
 from peer.optim.surrogates import FirstOrder, Linearized, Subproblem
 from peer.optim.vectors import is_finite, largest, length
+from peer.records import Record
 
 EPS: Final = float(np.finfo(np.float64).eps)
 """Distance from 1 to the next number."""
@@ -47,6 +48,9 @@ HALVINGS: Final = 40
 
 SETTLED: Final = 1e-7
 """Of the dual slope where r is curved: so near Newton in the primal variables, which is quadratic too, is safe."""
+
+NO_WAY: Final = np.zeros(0)
+"""In the place of one."""
 
 PRECISION: Final = 1e-3
 """Relative, of the length of a step: far better than the model that it comes from."""
@@ -75,8 +79,7 @@ class Accuracy:
 
 
 @final
-@dataclass(frozen=True, eq=False)
-class Solution:
+class Solution(Record, frozen=True):
     """What a solver reached.
 
     Parameters
@@ -100,7 +103,7 @@ class Solution:
     residual: float
     iterations: int
     method: str
-    way: Vector = field(default_factory=lambda: np.zeros(0))
+    way: Vector = NO_WAY
 
 
 def solve(

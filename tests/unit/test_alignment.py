@@ -99,7 +99,7 @@ def moved(problem: Problem, state: State, watch: Watch, n: int) -> State:
     """After rounds in which nothing moves but n."""
     for _ in range(n):
         field = alignment.chosen(problem, state)
-        state = alignment.watched(field, state, replace(state, n=state.n + 1), watch)
+        state = alignment.watched(field, state, state.changed(n=state.n + 1), watch)
     return state
 
 
@@ -160,7 +160,7 @@ def test_feedback_that_vanishes_where_no_gradient_does_is_no_good() -> None:
 def test_a_gradient_that_is_no_number_is_an_error() -> None:
     problem = problems_of(1)[0]
     state = agent.initial(problem, start_of(problem), 0.3)
-    lost = replace(state, n=1, w=np.full(state.w.size, np.inf))
+    lost = state.changed(n=1, w=np.full(state.w.size, np.inf))
     with pytest.raises(SolveError, match="round 0"):
         alignment.watched(problem, state, lost, watch_of(problem))
 
@@ -168,13 +168,13 @@ def test_a_gradient_that_is_no_number_is_an_error() -> None:
 def test_lines_of_metrics_have_the_looks() -> None:
     problem = problems_of(1)[0]
     watch = watch_of(problem, every=3)
-    state = replace(agent.initial(problem, start_of(problem), 0.3), alignments=np.array([0.75, 0.5]))
+    state = agent.initial(problem, start_of(problem), 0.3).changed(alignments=np.array([0.75, 0.5]))
     assert alignment.told(state, watch) == {"alignment": 0.5, "alignments": [0.75, 0.5]}
-    assert alignment.told(replace(state, n=4), watch) == {}
-    assert alignment.told(replace(state, n=6, back_n=6), watch)["alignment"] == 0.5
-    assert alignment.told(replace(state, n=9, back_n=6), watch) == {}
+    assert alignment.told(state.changed(n=4), watch) == {}
+    assert alignment.told(state.changed(n=6, back_n=6), watch)["alignment"] == 0.5
+    assert alignment.told(state.changed(n=9, back_n=6), watch) == {}
     expected = "the least cosine of a layer's feedback and gradient is 0.5, and was never 0.6 or more since round 2"
-    assert alignment.reason(replace(state, aligned_n=2), replace(watch, least=0.6)) == expected
+    assert alignment.reason(state.changed(aligned_n=2), replace(watch, least=0.6)) == expected
 
 
 # ---- all agents ----------------------------------------------------------------------------

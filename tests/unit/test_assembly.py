@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
@@ -177,10 +175,10 @@ def test_the_end_is_when_all_know_that_all_are_through() -> None:
     peers = three(Outlets("static", "complete"))
     for one in peers:
         one.gossip()
-        one.woke(replace(state(), n=1))
+        one.woke(state().changed(n=1))
     assert not any(one.has_news for one in peers)
     for one in peers:
-        one.woke(replace(state(), n=2))
+        one.woke(state().changed(n=2))
         assert one.has_news
     for _ in range(2):
         for one in peers:
@@ -218,7 +216,7 @@ def test_who_has_gone_is_knocked_at_in_turn() -> None:
     a = assembly(0, 4, outlets=Outlets("static", "ring"))
     assert a.knocks_at(0.0) == ()
     for j in (1, 2, 3):
-        a.membership.standings[j] = replace(a.membership.standings[j], generation=2)
+        a.membership.standings[j] = a.membership.standings[j].changed(generation=2)
     assert a.receivers == {1, 3}
     knocked_at = [a.knocks_at(KNOCK_S * turn) for turn in range(6)]
     assert set(knocked_at) == {(1,), (2,), (3,)}

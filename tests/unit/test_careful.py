@@ -44,7 +44,7 @@ class Slope:
 
 def state(w: list[float], gradient: list[float], y: list[float], **others: float) -> State:
     first = State(0, np.array(w), np.array(y), np.array(gradient), 0.0, 0.0, 0.2)
-    return replace(first, **others)  # type: ignore[arg-type]
+    return first.changed(**others)
 
 
 # ---- alpha ---------------------------------------------------------------------------------
@@ -116,7 +116,7 @@ def test_the_next_tau_by_hand() -> None:
     assert (found.eagerness, found.stride) == (0.5, 7.5)
     assert found.tau == 0.2 * found.care * found.steepest
     assert (
-        adapted(Slope(0.0), replace(before, steepest=9.0), after, Caution(2, 0.25, keeps=True)).steepest == 9.0 * FADES
+        adapted(Slope(0.0), before.changed(steepest=9.0), after, Caution(2, 0.25, keeps=True)).steepest == 9.0 * FADES
     )
 
 
@@ -139,7 +139,7 @@ def test_care_stays_within_bounds(lengths: list[float], rho: float, keeps: bool)
     caution = Caution(3, rho, keeps)
     here = begun(Slope(1.0), state([0.0], [0.0], [0.0]), caution)
     for length in lengths:
-        here = adapted(Slope(1.0), here, replace(here, w=here.w + length), caution)
+        here = adapted(Slope(1.0), here, here.changed(w=here.w + length), caution)
         assert (LEAST_CARE if keeps else 0.2) <= here.care <= 1.0
         assert 0.0 < here.tau < math.inf
 

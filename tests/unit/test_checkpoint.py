@@ -63,7 +63,7 @@ def test_what_is_loaded_is_what_was_saved(kept: tuple[Share, ...], tmp_path: Pat
 
 def test_shares_without_a_tracker_are_kept_as_such(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.npz"
-    kept = tuple(replace(share, y=None) for share in WHOLE.kept)
+    kept = tuple(share.changed(y=None) for share in WHOLE.kept)
     checkpoint.save(path, replace(WHOLE, kept=kept))
     found = load(path).kept
     assert [share.y for share in found] == [None, None]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -144,7 +143,7 @@ def states_of(rng: np.random.Generator, n_agents: int) -> tuple[list[State], lis
     """Agents in the middle of a run, with y and z at random."""
     vectors = [rng.standard_normal((3, 4)) for _ in range(n_agents)]
     states = [State(5, w, y, w.copy(), 0.5 * float(w @ w), rng.standard_normal(), 0.3) for w, y, _ in vectors]
-    states = [replace(state, validation=rng.standard_normal()) for state in states]
+    states = [state.changed(validation=rng.standard_normal()) for state in states]
     return states, [Proposal(Solution(z, 0.0, 1, "by hand"), z) for _, _, z in vectors]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import permutations
 
 import pytest
@@ -117,7 +116,7 @@ def test_m_and_labels_are_those_of_all_and_no_later_word_changes_the_labels() ->
     assert a.n_samples_total == 21
     assert a.n_classes == 7
     a.begin(0.0)
-    a.receive(replace(b.view({}), n_classes=9), 1.0)
+    a.receive(b.view({}).changed(n_classes=9), 1.0)
     assert a.n_classes == 7
 
 

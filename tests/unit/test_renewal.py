@@ -32,7 +32,7 @@ def moved(problem: Problem, rng: np.random.Generator, far: float) -> State:
     state = begun(agent.initial(problem, parameters_of(rng, NETWORK), 0.5))
     w, linear = state.w + far * rng.standard_normal(26), problem.linearized(state.anchor)
     gradient, value = linear.gradient(w), linear.value(w)
-    return replace(state, n=1, w=w, gradient=gradient, value=value, y=gradient + 0.1, objective=value + 0.2)
+    return state.changed(n=1, w=w, gradient=gradient, value=value, y=gradient + 0.1, objective=value + 0.2)
 
 
 def test_a_run_begins_linearized_where_it_begins() -> None:
@@ -50,9 +50,9 @@ def test_every_k_rounds_and_in_none_between() -> None:
     problem = problem_of(rng)
     state = moved(problem, rng, 1.0)
     for n in (1, 2, 4):
-        following = replace(state, n=n)
+        following = state.changed(n=n)
         assert renewed(problem, following, Renewal(3), N_AGENTS) is following
-    assert renewed(problem, replace(state, n=3), Renewal(3), N_AGENTS).anchored == 3
+    assert renewed(problem, state.changed(n=3), Renewal(3), N_AGENTS).anchored == 3
 
 
 @pytest.mark.parametrize("renewal", [Renewal(1), Renewal()])
@@ -112,4 +112,4 @@ def test_numbers_that_break_down_stop_the_agent() -> None:
     problem = replace(problem_of(rng), regularizer=NoRegularizer())
     state = moved(problem, rng, 1.0)
     with np.errstate(all="ignore"), pytest.raises(SolveError, match="nan or infinite"):
-        renewed(problem, replace(state, w=np.full(26, np.nan)), Renewal(), N_AGENTS)
+        renewed(problem, state.changed(w=np.full(26, np.nan)), Renewal(), N_AGENTS)

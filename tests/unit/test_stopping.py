@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import pairwise
 from typing import Final
 
@@ -133,8 +132,8 @@ def test_one_agent_alone_looks_back_one_round() -> None:
 
 def test_without_a_tolerance_nothing_is_over() -> None:
     assert not stopping.is_over(state(5), 0.0)
-    assert stopping.is_over(replace(state(5), agreed=0.5), 0.5)
-    assert not stopping.is_over(replace(state(5), agreed=0.5), 0.49)
+    assert stopping.is_over(state(5).changed(agreed=0.5), 0.5)
+    assert not stopping.is_over(state(5).changed(agreed=0.5), 0.49)
 
 
 LINKS: Final = RandomLinks(graphs.ring(5), 0.6, 3)

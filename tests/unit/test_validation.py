@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -54,11 +53,11 @@ def share(j: int, tracked: float, worst: float) -> Share:
 
 def test_the_tracker_by_hand() -> None:
     w = np.array([1.0, 1.0])
-    first = validation.begun(replace(state(0), w=w), data())
+    first = validation.begun(state(0).changed(w=w), data())
     assert (first.held, first.validation, first.worst) == (2.5, 2.5, 2.5)
     assert first.candidate is w
-    assert validation.told(replace(first, worst=7.0)) == (2.5, 7.0)
-    following = replace(state(1), w=np.array([0.0, 1.0]))
+    assert validation.told(first.changed(worst=7.0)) == (2.5, 7.0)
+    following = state(1).changed(w=np.array([0.0, 1.0]))
     met = {0: share(0, 4.0, 0.0), 2: share(2, 8.0, 9.0)}
     mixed = exchange(first, of(first), met, WEIGHTS, F8)
     assert mixed.worst == 9.0
@@ -71,7 +70,7 @@ def test_the_tracker_by_hand() -> None:
 @pytest.mark.parametrize("value", [math.nan, math.inf, 1e200])
 def test_a_loss_that_is_no_number_is_an_error(value: float) -> None:
     with pytest.raises(SolveError, match="round 3: the validation loss is nan or infinite"):
-        validation.begun(replace(state(3), w=np.array([value, 0.0])), data())
+        validation.begun(state(3).changed(w=np.array([value, 0.0])), data())
 
 
 def judged(schedule: Schedule, x: Sequence[Sequence[float]]) -> list[list[State]]:
@@ -79,9 +78,9 @@ def judged(schedule: Schedule, x: Sequence[Sequence[float]]) -> list[list[State]
     n_rounds = len(x) - 1
 
     def at(n: int, i: int) -> State:
-        return replace(state(n, 10.0 * n + i), validation=x[n][i])
+        return state(n, 10.0 * n + i).changed(validation=x[n][i])
 
-    states = [replace(at(0, i), worst=x[0][i], candidate=at(0, i).w) for i in range(schedule.n_agents)]
+    states = [at(0, i).changed(worst=x[0][i], candidate=at(0, i).w) for i in range(schedule.n_agents)]
     history = [states]
     for n in range(n_rounds):
         shares = [share(i, *validation.told(here)) for i, here in enumerate(states)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any, cast
 
 import msgpack
@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 from numpy.typing import NDArray
 
 from peer import wire
@@ -85,10 +86,8 @@ def shares(draw: st.DrawFn) -> Share:
 
 def same(a: Message, b: Message) -> bool:
     return type(a) is type(b) and all(
-        np.array_equal(getattr(a, item.name), getattr(b, item.name))
-        if isinstance(getattr(a, item.name), np.ndarray)
-        else getattr(a, item.name) == getattr(b, item.name)
-        for item in fields(a)
+        np.array_equal(one, other) if isinstance(one, np.ndarray) else one == other
+        for one, other in zip(structs.astuple(a), structs.astuple(b), strict=True)
     )
 
 
@@ -101,7 +100,7 @@ def test_what_is_decoded_is_what_was_encoded(dtype: str, message: Message) -> No
     if isinstance(message, Share | Flow):
         tensors = {name: getattr(message, name) for name in ("y", "z", "v") if getattr(message, name, None) is not None}
         seen: dict[str, Any] = {name: rounded(value, DTYPES[dtype]) for name, value in tensors.items()}
-        message = cast(Message, replace(cast(Any, message), **seen))
+        message = message.changed(**seen)
     assert same(wire.decode([bytes(frame) for frame in frames], form), message)
     assert same(wire.decode([memoryview(bytes(frame)) for frame in frames], form), message)
 
@@ -588,10 +587,7 @@ def outcome(frames: list[bytes], form: wire.Format, came_from: int | None) -> tu
         message = wire.decode(frames, form, came_from)
     except WireError as error:
         return error.cause, error.sender, error.n, str(error)
-    return tuple(
-        value.tobytes() if isinstance(value, np.ndarray) else value
-        for value in (getattr(message, item.name) for item in fields(message))
-    )
+    return tuple(value.tobytes() if isinstance(value, np.ndarray) else value for value in structs.astuple(message))
 
 
 @settings(max_examples=500, deadline=None)
