@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import final
+
+from peer.records import Record
 
 
 @final
-@dataclass(frozen=True, eq=False)
-class _Waiter:
+class _Waiter(Record, frozen=True):
     condition: Callable[[], bool]
     deadline_s: float
     woken: asyncio.Future[bool]

@@ -233,12 +233,12 @@ class Host:
         self.watch: Watch | None = None
         self.writing = threading.RLock()
         self.computing_since_s: float | None = None
-        self.short_s = ALONE_S if company is None else TOGETHER_S
+        by_threads = experiment.surrogate.cores > 1 or (company is not None and bool(experiment.model.python))
+        self.short_s = -math.inf if by_threads else ALONE_S if company is None else TOGETHER_S
         self._took_s: dict[Callable[..., object], float] = {}
         self._n_computed = 0
         self.began_s = self._served_s = time.monotonic()
         self.incarnation: int | None = None
-        self.takes_turns = company is not None and bool(experiment.model.python)
         self._opened = ExitStack()
         self._news: asyncio.TimerHandle | None = None
         self._telling: asyncio.TimerHandle | None = None
@@ -509,31 +509,29 @@ class Host:
 
     async def compute(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Result of a computation, while messages are served; a short one, see `ALONE_S`, comes in between."""
-
-        def clocked() -> T:
-            began_s = time.thread_time()
-            try:
-                return function(*args, **kwargs)
-            finally:
-                self._took_s[function] = time.thread_time() - began_s
-
-        def on_thread() -> T:
-            with np.errstate(all="ignore"):  # as `process` has it for the event loop; it is each thread's own
-                return clocked()
-
         self.computing_since_s = time.monotonic()
         self._n_computed += 1
         try:
-            several = self.experiment.surrogate.cores > 1 or self.takes_turns
-            if several or self._took_s.get(function, math.inf) > self.short_s:
-                return await self.on_thread(on_thread)
-            result = clocked() if self._n_computed % CLOCKED == 0 else function(*args, **kwargs)
+            if self._took_s.get(function, math.inf) > self.short_s:
+                return await self.on_thread(lambda: self._clocked(function, *args, **kwargs))
+            if self._n_computed % CLOCKED == 0:
+                result = self._clocked(function, *args, **kwargs)
+            else:
+                result = function(*args, **kwargs)
         finally:
             self.computing_since_s = None
         if time.monotonic() - self._served_s > SERVED_S:  # else messages and signals wait as long as nobody is late
             await asyncio.sleep(0)
             self._served_s = time.monotonic()
         return result
+
+    def _clocked(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        began_s = time.thread_time()
+        try:
+            with np.errstate(all="ignore"):  # as `process` has it for the event loop; it is each thread's own
+                return function(*args, **kwargs)
+        finally:
+            self._took_s[function] = time.thread_time() - began_s
 
     async def on_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Result of a function on the thread of the mathematics, while messages are served."""

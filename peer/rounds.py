@@ -236,10 +236,9 @@ class Rounds:
         self._kept.update(((share.n, share.to), share) for share in shares)
 
     def _unsent(self, j: PeerId, share: Share, held: Iterable[tuple[int, Part]]) -> Share | None:
-        sent, parts = self._sent[j], _parts(share)
-        missing = [part for part in parts if (share.n, part) not in sent and (share.n, part) not in held]
-        for part in missing:
-            sent.add((share.n, part))
+        sent, parts, n = self._sent[j], _parts(share), share.n
+        missing = [part for part in parts if (n, part) not in sent and (n, part) not in held]
+        sent.update([(n, part) for part in missing])
         if not missing:
             return None
         if missing == parts and share.floor == self.floor:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from peer.arrays import Layout, Matrix, Vector
 from peer.optim.factors import Factors, Piece, Tensor
 from peer.optim.layers import IN_NONE, Activation, Dense, Layer, Local
+from peer.records import Record
 
 
 @final
@@ -122,8 +123,7 @@ class Chain:
 
 
 @final
-@dataclass(frozen=True, eq=False)
-class ChainPass:
+class ChainPass(Record, frozen=True):
     """A chain at a point: its layers there.
 
     Parameters
@@ -288,8 +288,7 @@ class Residual:
 
 
 @final
-@dataclass(frozen=True, eq=False)
-class LocalResidual:
+class LocalResidual(Record, frozen=True):
     """`Residual` at a point."""
 
     step: float

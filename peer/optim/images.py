@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from peer.arrays import Layout, Matrix, Vector
 from peer.optim.factors import Columns, Piece, Summed, Tensor
 from peer.optim.layers import NO_PARAMETERS, glorot
+from peer.records import Record
 
 Image: TypeAlias = tuple[int, int, int]
 """Channels, height and width."""
@@ -145,8 +146,7 @@ class Convolution:
 
 
 @final
-@dataclass(frozen=True, eq=False)
-class LocalConvolution:
+class LocalConvolution(Record, frozen=True):
     """`Convolution` at a point."""
 
     layer: Convolution
@@ -294,8 +294,7 @@ class Pooling:
 
 
 @final
-@dataclass(frozen=True, eq=False)
-class LocalPooling:
+class LocalPooling(Record, frozen=True):
     """`Pooling` at a point, where it is linear.
 
     Parameters

@@ -25,6 +25,7 @@ from scipy.special import ndtr
 
 from peer.arrays import Layout, Matrix, Vector
 from peer.optim.factors import Columns, Crossed, Part, Piece, Tensor
+from peer.records import Record
 
 NO_PARAMETERS: Final = Layout(())
 """Of layers that have none."""
@@ -183,8 +184,7 @@ class Dense:
 
 
 @final
-@dataclass(frozen=True, eq=False)
-class LocalDense:
+class LocalDense(Record, frozen=True):
     """`Dense` at a point."""
 
     layer: Dense
@@ -341,8 +341,7 @@ class Activation:
 
 
 @final
-@dataclass(frozen=True, eq=False)
-class LocalActivation:
+class LocalActivation(Record, frozen=True, dict=True):
     """`Activation` at a point."""
 
     curve: Curve
@@ -439,8 +438,7 @@ class LayerNormalization:
 
 
 @final
-@dataclass(frozen=True, eq=False)
-class LocalNormalization:
+class LocalNormalization(Record, frozen=True):
     """`LayerNormalization` at a point."""
 
     layer: LayerNormalization

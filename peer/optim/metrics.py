@@ -23,6 +23,7 @@ from peer.arrays import Layout, Matrix, Vector
 from peer.optim.chains import Chain
 from peer.optim.factors import Columns, Factors, Part, Piece, Summed
 from peer.optim.models import Pass
+from peer.records import Record
 
 
 @final
@@ -83,8 +84,7 @@ class Measured:
 
 
 @final
-@dataclass(frozen=True, eq=False)
-class MeasuredPass:
+class MeasuredPass(Record, frozen=True):
     """`Measured` at a point.
 
     Parameters

@@ -25,6 +25,7 @@ from peer.optim.chains import Chain
 from peer.optim.factors import Columns, Factors, Part, Piece
 from peer.optim.metrics import Measured
 from peer.optim.models import Model, Pass
+from peer.records import Record
 
 NO_ANCHOR: Final = np.zeros(0)
 """Where a network is not linearized."""
@@ -125,8 +126,7 @@ class Restricted:
 
 
 @final
-@dataclass(frozen=True, eq=False)
-class RestrictedPass:
+class RestrictedPass(Record, frozen=True):
     """A network at a point, of which some parameters count.
 
     Parameters
