@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
 import numpy as np
+from msgspec import structs
 from numpy.typing import NDArray
 
 from peer import npz
@@ -161,7 +162,7 @@ class Moment:
 
 def save_moment(path: Path, moment: Moment) -> None:
     """Put a checkpoint in the place of the last one."""
-    standings = json.dumps([[j, *astuple(standing)] for j, standing in sorted(moment.standings.items())])
+    standings = json.dumps([[j, *structs.astuple(standing)] for j, standing in sorted(moment.standings.items())])
     names = ("run_id", "digest", "n_classes", "opened_n")
     arrays = {name: np.array(getattr(moment, name)) for name in names} | {"standings": np.array(standings)}
     arrays |= {f"agent.{name}": np.array(value) for name, value in moment.agent.items()}

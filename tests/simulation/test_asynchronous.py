@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -138,7 +137,7 @@ def takes_stale_ones(flows: Flows, flow: Flow) -> None:
 
 def forgets_lives(flows: Flows, j: int) -> Flow:
     """A stamp without the incarnation."""
-    return replace(FLOW(flows, j), stamp=(0, flows.counter))
+    return FLOW(flows, j).changed(stamp=(0, flows.counter))
 
 
 def takes_the_last_word(membership: Membership, view: View, now: float) -> bool:
@@ -202,7 +201,7 @@ def test_an_objective_that_is_not_tracked_is_found(monkeypatch: pytest.MonkeyPat
 
     def blind(state: Any, mass: Any, n_agents: int) -> Any:
         seen = observe(state, mass, n_agents)
-        return None if seen is None else replace(seen, objective=state.value)
+        return None if seen is None else seen.changed(objective=state.value)
 
     monkeypatch.setattr(waking, "observe", blind)
     with pytest.raises(AssertionError, match="takes G for"):
