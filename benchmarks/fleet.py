@@ -28,7 +28,7 @@ from typing import Final
 import click
 import numpy as np
 
-from peer import journal, settings
+from peer import history, settings
 from peer.launcher import Watcher, launch
 from peer.settings import Experiment
 
@@ -93,7 +93,7 @@ def proportional_mb() -> list[float]:
 
 def ready_processor_s(folder: Path) -> float:
     """Processor seconds of a peer until it was ready; nan if it is not."""
-    told = (event["processor_s"] for event in journal.events(folder) if event["event"] == "ready")
+    told = (event["processor_s"] for event in history.events(folder) if event["event"] == "ready")
     return float(next(told, math.nan))
 
 

@@ -275,7 +275,7 @@ def run(
     peer run examples/elastic.toml --id 3 --join tcp://127.0.0.1:5700
     """
     check_address_space()
-    from peer import config, journal, keys, settings
+    from peer import config, history, journal, keys, settings
     from peer.aside import aside
     from peer.host import DONE, Assignment
     from peer.process import SIGNALS
@@ -319,7 +319,7 @@ def run(
         click.echo(f"peer {me}: {line}")
 
     code, line = DONE, ""
-    if resume and journal.needs_nothing(folder):
+    if resume and history.needs_nothing(folder):
         tell(f"done already; {folder}/final.npz")
         if stay:
             signal.sigwait(SIGNALS)
@@ -375,11 +375,11 @@ def health(run_dir: Path, me: int, within: float) -> int:
     """
     import time
 
-    from peer import journal, settings
+    from peer import history, journal, settings
 
     path = run_dir / "experiment.toml"
     counted = "wakings" if path.exists() and settings.read(path).run.mode == "async" else "rounds"
-    found = journal.health(journal.folder_of(run_dir, me), within, time.time(), counted)
+    found = history.health(journal.folder_of(run_dir, me), within, time.time(), counted)
     click.echo(f"peer {me}: {found.line}", err=not found.good)
     return 0 if found.good else 1
 

@@ -16,7 +16,7 @@ from typing import Final, final
 import numpy as np
 from msgspec import structs
 
-from peer import agent, alignment, careful, checkpoint, config, journal, learning, npz, renewal, waking
+from peer import agent, alignment, careful, checkpoint, config, history, learning, npz, renewal, waking
 from peer.arrays import Vector
 from peer.assembly import Opening
 from peer.errors import DisagreementError, NeighborsLate
@@ -297,7 +297,7 @@ class AsyncLife:
         self.link()
         members, samples = opening.members, opening.n_samples
         self.host.event("epoch", n=state.n, epoch=opening.epoch, members=members, samples=samples)
-        named = journal.ranges(members)
+        named = history.ranges(members)
         self.host.assignment.tell(f"{self.host.where(state.n)}: a new epoch, members {named}, {samples} samples")
         return problem
 

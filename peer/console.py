@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from peer.journal import ranges
+from peer.history import ranges
 from peer.launcher import Watcher, new_metrics
 from peer.settings import Experiment
 from topology import PeerId

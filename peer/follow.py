@@ -15,9 +15,9 @@ from typing import Any, Final, final
 
 import msgspec
 
-from peer import endpoint, journal, openmetrics, settings
+from peer import endpoint, history, journal, openmetrics, settings
 from peer.errors import ConfigError
-from peer.journal import Round
+from peer.history import Round
 from peer.launcher import new_metrics
 from peer.openmetrics import Tally
 from peer.settings import Experiment, Metrics
@@ -167,9 +167,9 @@ class Follower:
                 continue
             self._done[peer] = int(fresh[-1]["iteration"]) + 1
             folder = journal.folder_of(self.run_dir, peer)
-            log = journal.events(folder)
-            clocks = journal.waking_clocks([msgspec.convert(line, Round) for line in fresh], log)
-            if not journal.began_s(log):  # in rounds it does not tell: the last line was written when its file was
+            log = history.events(folder)
+            clocks = history.waking_clocks([msgspec.convert(line, Round) for line in fresh], log)
+            if not history.began_s(log):  # in rounds it does not tell: the last line was written when its file was
                 ahead_s = (folder / "metrics.jsonl").stat().st_mtime - clocks[-1]
                 clocks = [clock_s + ahead_s for clock_s in clocks]
             yield from zip(clocks, [peer] * len(fresh), fresh, strict=True)
@@ -177,8 +177,8 @@ class Follower:
 
 def is_over(run_dir: Path, experiment: Experiment) -> bool:
     """Whether all peers that were ever there have ended, well or not."""
-    peers = journal.everybody(run_dir, experiment.peers)
-    last = (journal.last_event(journal.folder_of(run_dir, peer)) for peer in peers)
+    peers = history.everybody(run_dir, experiment.peers)
+    last = (history.last_event(journal.folder_of(run_dir, peer)) for peer in peers)
     return all(event is not None and event["event"] == "end" for event in last)
 
 

@@ -33,7 +33,7 @@ from typing import Any, Final, final
 
 import msgspec
 
-from peer import config, journal, learning, memory, prepare, process, shards
+from peer import config, history, journal, learning, memory, prepare, process, shards
 from peer.door import LINK_DESCRIPTORS, OWN_DESCRIPTORS, check_descriptors
 from peer.errors import ConfigError
 from peer.host import BAD_INPUT, BROKEN, DONE, INTERRUPTED, LOST, Assignment
@@ -157,7 +157,7 @@ def launch(
     ConfigError
         Anything that keeps the run from starting; then nothing was written.
     """
-    if resume and all(journal.needs_nothing(journal.folder_of(run_dir, i)) for i in range(experiment.peers)):
+    if resume and all(history.needs_nothing(journal.folder_of(run_dir, i)) for i in range(experiment.peers)):
         return Outcome(DONE, "", 0.0, finished=True)
     n, pair = experiment.peers, 2 * (OWN_DESCRIPTORS + LINK_DESCRIPTORS)
     check_descriptors(2 * n + max(n, pair) + len(groups(experiment)[0]) - 1 + PIPES, f"{n} peers")
@@ -417,7 +417,7 @@ def groups(experiment: Experiment) -> list[range]:
 
 def close_all(descriptors: Iterable[int]) -> None:
     """Close descriptors, those that follow each other at once: a peer of a thousand inherits as many."""
-    for run in journal.runs(sorted(descriptors)):
+    for run in history.runs(sorted(descriptors)):
         os.closerange(run[0], run[-1] + 1)
 
 
@@ -455,7 +455,7 @@ def new_metrics(run_dir: Path, offsets: dict[PeerId, int], peers: int) -> dict[P
     Of a peer that has returned meanwhile, and has cut off its last lines, all lines come again.
     """
     found: dict[PeerId, list[dict[str, Any]]] = {}
-    for peer in journal.everybody(run_dir, peers):
+    for peer in history.everybody(run_dir, peers):
         path = journal.folder_of(run_dir, peer) / "metrics.jsonl"
         try:
             if path.stat().st_size == offsets.get(peer, 0):

@@ -24,7 +24,7 @@ import numpy as np
 import tomli_w
 from numpy.typing import NDArray
 
-from peer import journal, npz, settings, summary, trained
+from peer import history, journal, npz, settings, summary, trained
 from peer.errors import ConfigError, PeerError, SolveError
 from peer.host import BAD_INPUT, BROKEN, DONE, INTERRUPTED
 from peer.launcher import TICK_S, Watcher, free_folder
@@ -191,7 +191,7 @@ class Metrics(Mapping[PeerId, Mapping[str, NDArray[Any]]]):
 
 
 def _columns(run_dir: Path, peer: PeerId) -> dict[str, NDArray[Any]]:
-    lines = journal.lines(journal.folder_of(run_dir, peer))
+    lines = history.lines(journal.folder_of(run_dir, peer))
     names = dict.fromkeys(name for line in lines for name in line)
     return {name: _column([line.get(name) for line in lines]) for name in names}
 
@@ -280,7 +280,7 @@ class Run:
         ConfigError
             A line is no round; names the file and the line.
         """
-        peers = journal.everybody(self.path, self.experiment.settings.peers)
+        peers = history.everybody(self.path, self.experiment.settings.peers)
         return Metrics({peer: _columns(self.path, peer) for peer in peers})
 
     def model(self) -> Any:  # noqa: ANN401  (of whatever kind the user's code is)

@@ -15,10 +15,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from peer import central, journal, learning, npz, settings, shards, theory, validation
+from peer import central, history, journal, learning, npz, settings, shards, theory, validation
 from peer.arrays import Labels, Matrix, Vector
 from peer.errors import ConfigError
-from peer.journal import Epoch, Round
+from peer.history import Epoch, Round
 from peer.optim import regimes
 from peer.optim.chains import Chain
 from peer.optim.layers import Activation, Dense
@@ -207,8 +207,8 @@ class Ends:
         ConfigError
             A file is missing or malformed, or the network cannot be made again.
         """
-        epoch = journal.last_epoch(run_dir, experiment.peers)
-        everybody = journal.everybody(run_dir, experiment.peers)
+        epoch = history.last_epoch(run_dir, experiment.peers)
+        everybody = history.everybody(run_dir, experiment.peers)
         members = tuple(range(experiment.peers)) if epoch is None else epoch.members
         written = members if epoch is None else tuple(peer for peer in everybody if _final(run_dir, peer).exists())
         first = next((peer for peer in members if peer in written), members[0])
@@ -268,7 +268,7 @@ def of_run(
     initial = journal.folder_of(run_dir, first) / "initial.npz"
     world = World.of(experiment, run_dir, model, epoch)
     agreed, mean = found.agreed, found.mean
-    rounds = {peer: journal.rounds(journal.folder_of(run_dir, peer)) for peer in found.everybody}
+    rounds = {peer: history.rounds(journal.folder_of(run_dir, peer)) for peer in found.everybody}
     rows = [_row(world, run_dir, peer, w, rounds[peer]) for peer, w in found.parameters.items()]
     samples = [row["samples"] for row in rows]
     if epoch is not None:
@@ -341,7 +341,7 @@ def population_risk(experiment: Experiment, model: Model, w: Vector, start: Mapp
 
 def _done(run_dir: Path, members: Sequence[PeerId]) -> dict[str, Any]:
     """How the rounds of a peer ended, as it has logged that, which is how those of all did; empty where none has."""
-    found = (event for peer in members for event in journal.events(journal.folder_of(run_dir, peer)))
+    found = (event for peer in members for event in history.events(journal.folder_of(run_dir, peer)))
     return next((event for event in found if event["event"] == "done" and isinstance(event.get("n"), int)), {})
 
 
@@ -351,9 +351,9 @@ def _final(run_dir: Path, peer: PeerId) -> Path:
 
 def _seconds(run_dir: Path, rounds: Mapping[PeerId, Sequence[Round]]) -> float:
     """Until the last round was over, from the start of its peer; without rounds, from the first start of a peer."""
-    logs = {peer: journal.events(journal.folder_of(run_dir, peer)) for peer in rounds}
-    began_s = min((journal.began_s(log) for log in logs.values() if log), default=0.0)
-    clocks = (clock_s for peer, lines in rounds.items() for clock_s in journal.waking_clocks(lines, logs[peer]))
+    logs = {peer: history.events(journal.folder_of(run_dir, peer)) for peer in rounds}
+    began_s = min((history.began_s(log) for log in logs.values() if log), default=0.0)
+    clocks = (clock_s for peer, lines in rounds.items() for clock_s in history.waking_clocks(lines, logs[peer]))
     return max(clocks, default=began_s) - began_s
 
 
@@ -393,7 +393,7 @@ def _missing(run_dir: Path) -> tuple[str, Experiment | None]:
         experiment = settings.read(path)
     except ConfigError as error:  # it may be in the middle of being written
         return f"{path}, which cannot be read yet: {error}", None
-    late = journal.unfinished(run_dir, experiment.peers)
+    late = history.unfinished(run_dir, experiment.peers)
     names = [f"{peer}{_ended(event)}" for peer, event in late.items()]
     more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
     return f"peer{'s' * (len(names) > 1)} {', '.join(names[:MOST_NAMED])}{more}" if names else "", experiment
@@ -449,7 +449,7 @@ def _total_samples(run_dir: Path, n_peers: int, epoch: Epoch | None) -> int:
 
 def _logged(run_dir: Path, peer: PeerId, kind: str) -> int | None:
     """The number of samples that a peer has logged with an event of this kind."""
-    for event in journal.events(journal.folder_of(run_dir, peer)):
+    for event in history.events(journal.folder_of(run_dir, peer)):
         if event["event"] == kind and isinstance(event.get("samples"), int):
             return int(event["samples"])
     return None
@@ -476,7 +476,7 @@ def _form(experiment: Experiment, run_dir: Path, peer: PeerId) -> tuple[tuple[in
         It has not.
     """
     folder = journal.folder_of(run_dir, peer)
-    for event in journal.events(folder):
+    for event in history.events(folder):
         if event["event"] == "model":
             return tuple(event["inputs"]), event["outputs"]
     raise ConfigError(str(folder / "log.jsonl"), f"expected the event model of {experiment.model.python}, found none")

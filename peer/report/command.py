@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from peer import journal, summary
+from peer import history, summary
 from peer.report import scaled
 from peer.report.reading import experiment_of
 from peer.report.writing import checked, folder_beside, write
@@ -29,7 +29,7 @@ def run(
         if wait:
             summary.wait_for_all(run_dir, lambda line: say(f"peer report: {line}"))
         what, path = experiment_of(run_dir), run_dir / "summary.json"
-        if not path.exists() and not journal.unfinished(run_dir, what.peers):
+        if not path.exists() and not history.unfinished(run_dir, what.peers):
             summary.write(summary.of_run(what, run_dir), path)
             summaries.append(path)
         elif path.exists() and len(run_dirs) == 1:

@@ -9,7 +9,7 @@ from typing import Final, final
 import numpy as np
 
 from peer.arrays import Matrix, Vector
-from peer.journal import Round
+from peer.history import Round
 from peer.report.reading import Run
 from topology import PeerId
 

@@ -12,10 +12,10 @@ from typing import Any, Final, final
 import msgspec
 import numpy as np
 
-from peer import config, journal, settings
+from peer import config, history, journal, settings
 from peer.arrays import Vector
 from peer.errors import ConfigError
-from peer.journal import Epoch, Round
+from peer.history import Epoch, Round
 from peer.settings import Experiment
 from topology import Outlets, PeerId, Schedule, TopologyError, schedules
 
@@ -148,15 +148,15 @@ class Run:
 
     @cached_property
     def began_s(self) -> float:
-        """When the first peer was started, as `journal.clocks`."""
-        return min((journal.began_s(log) for log in self.logs.values() if log), default=0.0)
+        """When the first peer was started, as `history.clocks`."""
+        return min((history.began_s(log) for log in self.logs.values() if log), default=0.0)
 
     @property
     def times(self) -> dict[PeerId, Vector] | None:
         """Without rounds: when each waking was, in seconds since the start of the first peer."""
         if self.has_rounds:
             return None
-        clocks = {peer: journal.waking_clocks(self.rounds[peer], self.logs[peer]) for peer in self.begun}
+        clocks = {peer: history.waking_clocks(self.rounds[peer], self.logs[peer]) for peer in self.begun}
         return {peer: np.array(found) - self.began_s for peer, found in clocks.items()}
 
     def column(self, name: str) -> dict[PeerId, Vector]:
@@ -218,16 +218,16 @@ def read(run_dir: Path) -> Run:
         It is no run directory, or a file in it is malformed; names the file.
     """
     experiment = experiment_of(run_dir)
-    folders = {peer: journal.folder_of(run_dir, peer) for peer in journal.everybody(run_dir, experiment.peers)}
-    logs = {peer: journal.events(folder) for peer, folder in folders.items()}
+    folders = {peer: journal.folder_of(run_dir, peer) for peer in history.everybody(run_dir, experiment.peers)}
+    logs = {peer: history.events(folder) for peer, folder in folders.items()}
     return Run(
         run_dir=run_dir,
         experiment=experiment,
         text=(run_dir / "experiment.toml").read_text(encoding="utf-8"),
         schedule=_schedule(experiment, run_dir / "schedule.jsonl"),
-        rounds={peer: journal.rounds(folder) for peer, folder in folders.items()},
+        rounds={peer: history.rounds(folder) for peer, folder in folders.items()},
         logs=logs,
-        epochs=journal.epochs(logs),
+        epochs=history.epochs(logs),
         summary=_summary(run_dir / "summary.json"),
     )
 

@@ -8,8 +8,8 @@ from typing import Final
 
 import numpy as np
 
-from peer import journal
-from peer.journal import Round
+from peer import history
+from peer.history import Round
 from peer.report.markup import folded, names, note, pre, section, shown, size, table
 from peer.report.reading import INTERRUPTED, Run
 from peer.settings import Experiment
@@ -100,7 +100,7 @@ def results(run: Run) -> str:
     words = "Of the mean of the peers' final parameters."
     if not run.has_rounds:
         words = (
-            f"Of the members at the end, {journal.ranges(run.members)}: their data, and the mean of their parameters."
+            f"Of the members at the end, {history.ranges(run.members)}: their data, and the mean of their parameters."
         )
     words += " Stationarity: ‖w − prox(w − ∇G(w))‖∞."
     seen = found.shards_seen
@@ -108,7 +108,7 @@ def results(run: Run) -> str:
         which = f"only those of {names(seen)}" if seen else "none"
         words += f" Of the peers' shards {which} could be seen here: the objective is the sum over these."
     for layer, neurons in found.neurons_off.items():
-        which = f"neuron{'s' * (len(neurons) > 1)} {journal.ranges(neurons)}" if neurons else "no neuron"
+        which = f"neuron{'s' * (len(neurons) > 1)} {history.ranges(neurons)}" if neurons else "no neuron"
         words += f" The penalty has switched off {which} of {layer}."
     return section("Results", table(head, rows) + note(words))
 
@@ -189,9 +189,9 @@ def epochs_table(run: Run) -> str:
             [
                 f"{epoch.clock_s - run.began_s:.1f}",
                 str(len(now)),
-                journal.ranges(epoch.members),
-                (journal.ranges(came) or "-") if before else "-",
-                journal.ranges(went) or "-",
+                history.ranges(epoch.members),
+                (history.ranges(came) or "-") if before else "-",
+                history.ranges(went) or "-",
                 str(epoch.n_samples),
                 f"{len(epoch.opened)}",
             ]

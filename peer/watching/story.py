@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol, final
 
 import msgspec
 
-from peer.journal import ranges
+from peer.history import ranges
 from peer.settings import Experiment
 from topology import PeerId
 

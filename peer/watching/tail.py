@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final, final
 
-from peer import journal, settings
+from peer import history, journal, settings
 from peer.errors import ConfigError
 from peer.settings import Experiment
 from peer.watching.story import LOG, METRICS, Line
@@ -47,7 +47,7 @@ class Tail:
         """Whole lines that have been written since the last look."""
         return [
             line
-            for peer in journal.everybody(self._run_dir, self._experiment.peers)
+            for peer in history.everybody(self._run_dir, self._experiment.peers)
             for name in (LOG, METRICS)
             for line in self._grown(peer, name)
         ]

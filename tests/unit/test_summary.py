@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from peer import journal, learning, npz, settings, summary
+from peer import history, learning, npz, settings, summary
 from peer.errors import ConfigError
 from peer.journal import Journal, folder_of
 from tests.rundir import EPOCHS, SAMPLES, change, parameters, stop_early, write_elastic, write_run
@@ -330,7 +330,7 @@ def test_who_has_ended_is_not_waited_for(tmp_path: Path) -> None:
     scenario = Scenario()
     summary.wait_for_all(tmp_path, scenario.said.append, scenario.pause)
     assert scenario.said == []
-    assert journal.unfinished(tmp_path, 3) == {}
+    assert history.unfinished(tmp_path, 3) == {}
 
 
 # without rounds

@@ -16,7 +16,7 @@ import pytest
 import tomli_w
 from rich.console import Console
 
-from peer import journal, settings, sweep, sweep_run, sweep_view
+from peer import history, settings, sweep, sweep_run, sweep_view
 from peer.errors import ConfigError
 from peer.journal import folder_of
 from peer.sweep import Cell, Plan, Result, Spread
@@ -178,7 +178,7 @@ def test_how_much_is_done_counts_rounds_of_agents(path: Path, tmp_path: Path) ->
     folder = folder_of(tmp_path / two.name, 0)
     folder.mkdir(parents=True)
     (folder / "metrics.jsonl").write_text("".join(json.dumps(metrics(0, n)) + "\n" for n in range(2)) + '{"torn')
-    assert journal.n_done(folder) == 2
+    assert history.n_done(folder) == 2
     assert sweep_run.part_done([one, two], {one.name, two.name}, tmp_path) == 3 / 8
     assert sweep_run.part_done([one, two], {two.name}, tmp_path) == 5 / 8
 
