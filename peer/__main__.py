@@ -677,7 +677,7 @@ def check(experiment: Path, overrides: tuple[str, ...]) -> int:
     from peer.prepare import rehearsed
     from topology.gossip import round_rate
     from topology.outlets import wakings_to_connect
-    from topology.schedules import connectivity_window, window_lengths
+    from topology.windows import connectivity_window, window_lengths
 
     what = settings.read(experiment, overrides)
     ground, facts = rehearsed(what)

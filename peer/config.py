@@ -37,7 +37,7 @@ from peer.session import Session
 from peer.settings import Experiment
 from peer.shards import Shard
 from peer.wire import Format
-from topology import Graph, Outlets, PeerId, Schedule, TopologyError, gossip, outlets, schedules
+from topology import Graph, Outlets, PeerId, Schedule, TopologyError, gossip, outlets, schedules, windows
 from topology.gossip import ONCE, Gossip, round_contraction
 from topology.outlets import InStep
 from topology.schedules import Static
@@ -114,7 +114,7 @@ def ground(experiment: Experiment) -> Ground:
         return Ground(nothing, union, short_digest(text) if from_file else "", linked, contraction=factor)
     schedule = schedule_of(experiment)
     try:
-        whole = schedules.connected_union(schedule, experiment.n_exchanges)
+        whole = windows.connected_union(schedule, experiment.n_exchanges)
         weights = make(experiment.topology.weights, schedule)
         rounds = gossip.make(experiment.topology.consensus, experiment.topology.consensus_steps, schedule, weights)
     except TopologyError as error:

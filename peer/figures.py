@@ -26,7 +26,8 @@ from topology import Graph, Outlets, PeerId, Schedule
 from topology.draw import IDLE, INK, PAPER, PICTURES, ground, panel, places
 from topology.graphs import Edge
 from topology.outlets import Arc
-from topology.schedules import OnePeerExponential, union
+from topology.schedules import OnePeerExponential
+from topology.windows import union
 
 WIDTH_IN: Final = 3.4
 """Of a figure, in inches: a column of a paper in two columns. With 8 pt text a telephone shows it well, too."""

@@ -1,6 +1,6 @@
 """Stopping without a coordinator: all agents learn the same number, and so stop at the same round, or none.
 
-Rounds are cut into windows, see `topology.schedules.window_end`: the first begins in round 0, each other one where
+Rounds are cut into windows, see `topology.windows.window_end`: the first begins in round 0, each other one where
 the last ends, and a window ends with the first round by whose end what any agent knew at its beginning has come to all
 of them along the links of its exchanges, of which a round has K, mostly one. That follows from the schedule alone, so
 every agent knows each window without being told.
@@ -66,7 +66,7 @@ from peer.arrays import Tensor, Vector, rounded
 from peer.messages import Share
 from peer.optim.vectors import largest
 from topology import PeerId, Schedule
-from topology.schedules import window_end
+from topology.windows import window_end
 
 
 class Stationary(Protocol):

@@ -21,19 +21,9 @@ from scipy.optimize import linprog
 from topology.gossip import chebyshev, plain, round_rate
 from topology.graphs import Edge, Graph, TopologyError
 from topology.outlets import Digraph, Outlets
-from topology.schedules import (
-    Matchings,
-    OnePeerExponential,
-    RandomLinks,
-    Schedule,
-    Static,
-    connectivity_window,
-    load,
-    save,
-    window_end,
-    window_lengths,
-)
+from topology.schedules import Matchings, OnePeerExponential, RandomLinks, Replay, Schedule, Static, load, save
 from topology.weights import Fastest, Weights, lazy_metropolis, max_degree, mixing_matrix, mixing_rate
+from topology.windows import connectivity_window, window_end, window_lengths
 
 ROUNDING = 1e-14
 """Of sums of a few dozen numbers below 1."""
@@ -59,6 +49,11 @@ class Finite:
     def graph(self, n: int) -> Graph:
         assert 0 <= n < len(self.graphs), f"round {n} is not in the run"
         return self.graphs[n]
+
+
+def replay(n_agents: int, *rounds: list[tuple[int, int]]) -> Replay:
+    """A schedule that goes through these rounds, again and again."""
+    return Replay(n_agents, tuple(Graph.of(n_agents, pairs) for pairs in rounds))
 
 
 def documented_hash(text: str) -> int:

@@ -52,8 +52,9 @@ from tests.simulated import Clock, Outcome, Tell, batched, replayable, silent, s
 from topology import PeerId, Schedule, graphs
 from topology.gossip import Gossip, make, plain
 from topology.graphs import Graph
-from topology.schedules import Matchings, OnePeerExponential, RandomLinks, Replay, Static, union, window_end
+from topology.schedules import Matchings, OnePeerExponential, RandomLinks, Replay, Static
 from topology.weights import RULES, Fastest, Weights
+from topology.windows import union, window_end
 
 MODE: Final = "rounds"
 """What the command calls these runs."""

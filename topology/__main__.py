@@ -12,13 +12,15 @@ from typing import Any, Final, final
 import click
 
 from topology import outlets, schedules
+from topology.files import write
 from topology.gossip import CONSENSUS, round_rate
 from topology.gossip import make as make_gossip
 from topology.graphs import FAMILIES, TopologyError
 from topology.outlets import InStep, wakings_to_connect
-from topology.schedules import SCHEDULES, Schedule, connectivity_window, make, rounds_to_show, union, write
+from topology.schedules import SCHEDULES, Schedule, make, rounds_to_show
 from topology.weights import WEIGHTS, mixing_rate
 from topology.weights import make as make_weights
+from topology.windows import connectivity_window, union
 
 
 @final

@@ -17,7 +17,8 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from topology.graphs import Edge, Graph, PeerId, TopologyError
 from topology.outlets import InStep
 from topology.places import Point, positions
-from topology.schedules import Matchings, OnePeerExponential, RandomLinks, Schedule, rounds_to_show, union
+from topology.schedules import Matchings, OnePeerExponential, RandomLinks, Schedule, rounds_to_show
+from topology.windows import union
 
 PICTURES: Final = (".png", ".svg", ".pdf")
 """Name endings, hence formats, that `draw` writes."""

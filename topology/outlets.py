@@ -29,7 +29,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Final, TypeAlias, final
 
-from topology import schedules
+from topology import files, schedules, windows
 from topology.graphs import (
     ATTEMPTS,
     Edge,
@@ -454,7 +454,7 @@ def wakings_to_connect(outlets: Outlets, members: tuple[PeerId, ...], n_wakings:
             parts = strong_components(rows)
         if len(parts) == 1:
             return n + 1
-    found = f"{len(parts)} strongly connected components: {schedules.named(parts)}"
+    found = f"{len(parts)} strongly connected components: {windows.named(parts)}"
     raise TopologyError(f"the union of all wakings falls apart into {found}")
 
 
@@ -532,4 +532,4 @@ def load(path: Path, n_agents: int) -> tuple[Digraph, ...]:
     def made(key: str, pairs: Sequence[Arc]) -> Digraph:
         return Digraph(n_agents, frozenset(pairs)) if key == "arcs" else Digraph.both_ways(n_agents, pairs)
 
-    return schedules.load_as(made, path, n_agents)
+    return files.load_as(made, path, n_agents)

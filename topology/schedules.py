@@ -7,12 +7,13 @@ and it draws no random numbers, so it is the same on every machine and version.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Final, Protocol, TypeVar, final
 
+from topology.files import load_as, write
 from topology.graphs import FAMILIES, Edge, Graph, PeerId, TopologyError, family, happens, hash64
 
 T = TypeVar("T")
@@ -227,6 +228,11 @@ def _matching(schedule: Matchings, n: int) -> Graph:
     return Graph(schedule.n_agents, frozenset(kept))
 
 
+def _together(graphs: Iterable[Graph]) -> Graph:
+    first, *more = graphs
+    return Graph(first.n_agents, first.edges.union(*(graph.edges for graph in more)))
+
+
 def make(
     name: str,
     graph: str,
@@ -315,168 +321,6 @@ def rounds_to_show(schedule: Schedule, n_rounds: int) -> range:
     return range(min(schedule.period or n_rounds, n_rounds))
 
 
-def union(schedule: Schedule, n_rounds: int) -> Graph:
-    """Every link that is up in at least one of the first n_rounds rounds."""
-    possible, found = schedule.links.edges, set[Edge]()
-    for n in rounds_to_show(schedule, n_rounds):
-        found |= schedule.graph(n).edges
-        if len(found) == len(possible):
-            break  # there are no others: a long run need not be looked through
-    return Graph(schedule.n_agents, frozenset(found))
-
-
-def connected_union(schedule: Schedule, n_rounds: int) -> Graph:
-    """As `union`, of a schedule that connects all agents in the end.
-
-    Raises
-    ------
-    TopologyError
-        It does not; names its components.
-    """
-    whole = union(schedule, n_rounds)
-    parts = whole.components()
-    if len(parts) > 1:
-        raise TopologyError(f"the union of all rounds falls apart into {len(parts)} components: {named(parts)}")
-    return whole
-
-
-def named(parts: Iterable[Iterable[PeerId]]) -> str:
-    """Some components of a graph in words, as far as there is room for them in a line."""
-    return _few(["{" + _few(list(map(str, part)), 12) + "}" for part in parts], 8)
-
-
-def _together(graphs: Iterable[Graph]) -> Graph:
-    first, *more = graphs
-    return Graph(first.n_agents, first.edges.union(*(graph.edges for graph in more)))
-
-
-def connectivity_window(schedule: Schedule, n_rounds: int) -> int:
-    """Smallest B such that the union of any B consecutive rounds of the run is connected.
-
-    Parameters
-    ----------
-    schedule : Schedule
-    n_rounds : int
-        Length of the run. A schedule whose period fits into it is looked at as if it ran for
-        ever; of any other one only these rounds count, and only the windows that lie in them.
-
-    Returns
-    -------
-    int
-        B >= 1.
-
-    Raises
-    ------
-    TopologyError
-        Not even the union of all rounds is connected; names its components.
-    """
-    connected_union(schedule, n_rounds)  # refuses what never connects
-    if schedule.period is not None and schedule.period <= n_rounds:
-        starts, end = schedule.period, 2 * schedule.period
-    else:
-        starts, end = n_rounds, n_rounds
-    window = 1
-    for start in range(starts):
-        length = _rounds_until_connected(schedule, start, end)
-        if length is None:  # windows from here on that fit into the run are too short to connect
-            return max(window, end - start + 1)
-        window = max(window, length)
-    return window
-
-
-def flooded(schedule: Schedule, start: int, end: int) -> int | None:
-    """First round n > start at whose beginning every agent has heard what any agent knew at the beginning of `start`.
-
-    In a round each agent passes on to its neighbors all that it knew at the beginning of that round.
-
-    Parameters
-    ----------
-    schedule : Schedule
-    start : int
-        Round.
-    end : int
-        Rounds from here on are not looked at.
-
-    Returns
-    -------
-    int or None
-        None where that needs round `end` or later ones. Who starts later is never through sooner. Each round
-        looked at costs as many unions of sets of I agents as it has links, twice.
-    """
-    known, everybody = [1 << i for i in range(schedule.n_agents)], (1 << schedule.n_agents) - 1
-    for n in range(start, end):
-        before = tuple(known)
-        for i, j in schedule.graph(n).edges:
-            known[i] |= before[j]
-            known[j] |= before[i]
-        if all(heard == everybody for heard in known):
-            return n + 1
-    return None
-
-
-def window_end(schedule: Schedule, start: int, n_rounds: int, n_steps: int = 1) -> int | None:
-    """As `flooded`, in a run of n_rounds rounds; None where the run is over before.
-
-    A round may consist of n_steps exchanges, each with the next graph of the schedule; a window then ends with a round.
-    """
-    if schedule.period is None:
-        end = flooded(schedule, start * n_steps, n_rounds * n_steps)
-    else:
-        length = _flooding_length(schedule, start * n_steps % schedule.period)
-        end = None if length is None else start * n_steps + length
-    return None if end is None or end > n_rounds * n_steps else -(-end // n_steps)
-
-
-@lru_cache(maxsize=512)
-def _flooding_length(schedule: Schedule, start: int) -> int | None:
-    """Rounds of a window that begins in this round of a period; None where the union of all rounds falls apart."""
-    period = schedule.period
-    assert period is not None
-    end = flooded(schedule, start, start + schedule.n_agents * period)  # in each period everything comes to one more
-    return None if end is None else end - start
-
-
-def window_lengths(schedule: Schedule, n_rounds: int, n_steps: int = 1) -> tuple[int, ...]:
-    """Rounds of the flooding windows of a run, one behind the other from round 0 on; until they repeat themselves.
-
-    The first window begins in round 0, each other one where the one before it ends, see `window_end`; there is
-    none that the run does not complete. Rounds have n_steps exchanges each.
-    """
-    start, lengths, seen = 0, list[int](), {0}
-    while (end := window_end(schedule, start, n_rounds, n_steps)) is not None:
-        lengths.append(end - start)
-        start = end
-        if schedule.period is not None:
-            if start * n_steps % schedule.period in seen:
-                break
-            seen.add(start * n_steps % schedule.period)
-    return tuple(lengths)
-
-
-def _few(names: list[str], limit: int) -> str:
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
-
-
-def _rounds_until_connected(schedule: Schedule, start: int, end: int) -> int | None:
-    above = list(range(schedule.n_agents))  # a forest; who is above himself stands for his group
-
-    def root(i: PeerId) -> PeerId:
-        while above[i] != i:
-            above[i] = above[above[i]]  # half the way is saved for the next time
-            i = above[i]
-        return i
-
-    n_groups = schedule.n_agents
-    for n in range(start, end):
-        for i, j in schedule.graph(n).edges:
-            if root(i) != root(j):
-                above[root(i)] = root(j)
-                n_groups -= 1
-        if n_groups == 1:
-            return n - start + 1
-    return None
-
-
 def save(schedule: Schedule, n_rounds: int, path: Path) -> None:
     """Write the schedule as JSON lines `{"n": 0, "edges": [[0, 1], [2, 5]]}`; one period if it has one.
 
@@ -486,21 +330,6 @@ def save(schedule: Schedule, n_rounds: int, path: Path) -> None:
         The file cannot be written.
     """
     write(lines(schedule, n_rounds), path)
-
-
-def write(text: Iterable[str], path: Path) -> None:
-    """Write lines to a file.
-
-    Raises
-    ------
-    TopologyError
-        The file cannot be written.
-    """
-    try:
-        with path.open("w", encoding="utf-8", newline="\n") as file:
-            file.writelines(line + "\n" for line in text)
-    except OSError as error:
-        raise TopologyError(f"{path}: cannot write the schedule: {error.strerror}") from error
 
 
 def lines(schedule: Schedule, n_rounds: int) -> Iterator[str]:
@@ -532,90 +361,3 @@ def load(path: Path, n_agents: int) -> Replay:
         return Graph.of(n_agents, pairs)
 
     return Replay(n_agents, load_as(undirected, path, n_agents))
-
-
-def load_as(made: Callable[[str, Sequence[Edge]], T], path: Path, n_agents: int) -> tuple[T, ...]:
-    """Read a schedule file whose rounds are made of "edges" or "arcs", as `made` is told, and of their pairs.
-
-    Raises
-    ------
-    TopologyError
-        As `load`, and as `made` raises it.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise TopologyError(f"{path}: cannot read the schedule: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        number = error.object.count(b"\n", 0, error.start) + 1
-        raise TopologyError(f"{path}, line {number}: expected JSON in UTF-8, found {error.reason}") from error
-    except ValueError as error:  # a path that no system call takes
-        raise TopologyError(f"{str(path)!r}: cannot read the schedule: {error}") from error
-    found: list[T] = []
-    silent = made("edges", ())
-    # not splitlines(): that also splits where no editor and no other JSON lines reader does
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            n, key, pairs = _round_of(_parsed(line), n_agents)
-            if n < len(found):
-                raise TopologyError(f"n = {n} after n = {len(found) - 1}: expected ascending rounds")
-            if n - len(found) > MAX_GAP:
-                raise TopologyError(f"n = {_shown(n)} leaves more than {MAX_GAP} rounds before it without links")
-            links = made(key, pairs)
-        except TopologyError as error:
-            raise TopologyError(f"{path}, line {number}: {error}") from error
-        except RecursionError as error:  # brackets in brackets in brackets
-            raise TopologyError(f"{path}, line {number}: expected a round, found JSON nested too deeply") from error
-        found.extend([silent] * (n - len(found)))
-        found.append(links)
-    if not found:
-        raise TopologyError(f"{path}, line 1: expected at least one round, found none")
-    return tuple(found)
-
-
-MAX_GAP: Final = 100_000
-"""Rounds without links that one line of a file may imply: beyond it the number is a mistake."""
-
-
-def _parsed(line: str) -> object:
-    try:
-        return json.loads(line, object_pairs_hook=_without_repetitions)
-    except json.JSONDecodeError as error:
-        raise TopologyError(f"column {error.colno}: expected JSON, found: {error.msg}") from error
-    except TopologyError:  # of _without_repetitions; it is a ValueError too
-        raise
-    except ValueError as error:  # a whole number of more digits than Python reads
-        raise TopologyError(f"expected a round, found JSON that cannot be read: {error}") from error
-
-
-def _without_repetitions(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found = dict(pairs)
-    if len(found) < len(pairs):  # json would silently take the last
-        raise TopologyError(f"expected every key once, found {_shown([key for key, _ in pairs])}")
-    return found
-
-
-def _round_of(found: object, n_agents: int) -> tuple[int, str, list[Edge]]:
-    key = "arcs" if isinstance(found, dict) and "arcs" in found else "edges"
-    if not isinstance(found, dict) or set(found) != {"n", key}:
-        raise TopologyError(f'expected an object with the keys "n" and "edges" (or "arcs"), found {_shown(found)}')
-    n, pairs = found["n"], found[key]
-    if not isinstance(n, int) or isinstance(n, bool) or n < 0:
-        raise TopologyError(f'"n": expected a round number, found {_shown(n)}')
-    if not isinstance(pairs, list) or not all(_is_pair(pair) for pair in pairs):
-        raise TopologyError(f'"{key}": expected a list of pairs [i, j], found {_shown(pairs)}')
-    for i, j in pairs:
-        if i == j or not (0 <= i < n_agents and 0 <= j < n_agents):
-            raise TopologyError(f"{key[:-1]} {_shown([i, j])}: expected two different peers in 0..{n_agents - 1}")
-    return n, key, [(i, j) for i, j in pairs]
-
-
-def _shown(found: object) -> str:
-    text = json.dumps(found)
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _is_pair(pair: object) -> bool:
-    return isinstance(pair, list) and len(pair) == 2 and all(type(end) is int for end in pair)

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from topology.fdla import fastest
 from topology.graphs import Edge, Graph, PeerId, TopologyError, hash64
 from topology.outlets import InStep
-from topology.schedules import Schedule, Static, connectivity_window
+from topology.schedules import Schedule, Static
+from topology.windows import connectivity_window
 
 
 class Weights(Protocol):

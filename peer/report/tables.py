@@ -13,7 +13,7 @@ from peer.history import Round
 from peer.report.markup import folded, names, note, pre, section, shown, size, table
 from peer.report.reading import INTERRUPTED, Run
 from peer.settings import Experiment
-from topology import Outlets, PeerId, TopologyError, gossip, schedules
+from topology import Outlets, PeerId, TopologyError, gossip, windows
 from topology.outlets import wakings_to_connect
 from topology.weights import make
 
@@ -219,11 +219,11 @@ def connectivity(run: Run) -> str:
     base = "" if topology.schedule in ("file", "one-peer-exponential") else f" on {topology.graph}"
     if isinstance(schedule, Outlets):
         return _directed(run, schedule, topology.schedule + base)
-    whole = schedules.union(schedule, experiment.n_exchanges)
+    whole = windows.union(schedule, experiment.n_exchanges)
     degrees = [whole.degree(i) for i in range(schedule.n_agents)]
     looked = "" if n_rounds == experiment.iterations else f" (in the first {n_rounds} rounds)"
     try:
-        n_window = schedules.connectivity_window(schedule, n_rounds * n_steps)
+        n_window = windows.connectivity_window(schedule, n_rounds * n_steps)
         window = f"{n_window} {'round' if n_steps == 1 else 'exchange'}{'s' * (n_window > 1)}{looked}"
         weights = make(topology.weights, schedule)
         rounds = gossip.make(topology.consensus, n_steps, schedule, weights)

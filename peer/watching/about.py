@@ -11,7 +11,7 @@ import msgspec
 from peer import __version__, config
 from peer.errors import ConfigError
 from peer.settings import Experiment
-from topology import Graph, PeerId, schedules
+from topology import Graph, PeerId, windows
 from topology.places import positions
 
 MOST_ROUNDS: Final = 300
@@ -61,7 +61,7 @@ def possible_links(experiment: Experiment) -> Sequence[tuple[PeerId, PeerId]] | 
             outlets, members = config.outlets_of(experiment), tuple(range(experiment.peers))
             arcs = {(i, j) for i in members for j in outlets.of(members, i).out_neighbors}
             return sorted({(min(arc), max(arc)) for arc in arcs})
-        return sorted(schedules.union(config.schedule_of(experiment), min(experiment.n_exchanges, MOST_ROUNDS)).edges)
+        return sorted(windows.union(config.schedule_of(experiment), min(experiment.n_exchanges, MOST_ROUNDS)).edges)
     except ConfigError:  # a schedule that is a file on another host
         return None
 

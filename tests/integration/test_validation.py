@@ -15,7 +15,7 @@ from peer.config import ground
 from peer.learning import shard_of
 from tests.integration.fleet import Fleet
 from tests.integration.lab import Array, Lab, events, metrics, parameters, same_finals
-from topology.schedules import window_lengths
+from topology.windows import window_lengths
 
 PEERS: Final = 4
 ROUNDS: Final = 150

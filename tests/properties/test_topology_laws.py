@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from tests import laws_topology as laws
-from topology import graphs, outlets, schedules
+from topology import files, graphs, outlets, schedules, windows
 from topology.graphs import FAMILIES, Graph, TopologyError
 from topology.outlets import Digraph, Outlets
 from topology.schedules import SCHEDULES, Matchings, OnePeerExponential, RandomLinks, Replay, Schedule, Static
@@ -182,7 +182,7 @@ def test_a_schedule_that_never_connects_names_its_components(found: tuple[Graph,
 def test_mixing_rate_is_that_of_the_worst_window(periodic: bool, found: tuple[Graph, ...], n_rounds: int) -> None:
     schedule: Schedule = Replay(found[0].n_agents, found) if periodic else laws.Finite(found[0].n_agents, found)
     n_rounds = n_rounds if periodic else len(found)
-    assume(len(laws.reachable(schedule.n_agents, schedules.union(schedule, n_rounds).edges)) == 1)
+    assume(len(laws.reachable(schedule.n_agents, windows.union(schedule, n_rounds).edges)) == 1)
     laws.rate_is_worst_window(schedule, n_rounds)
 
 
@@ -307,7 +307,7 @@ def is_round(line: str, earliest: int, n_agents: int) -> bool:
     if not isinstance(found, dict) or found.keys() != {"n", "edges"}:
         return False
     n, edges = found["n"], found["edges"]
-    if type(n) is not int or not earliest <= n <= earliest + schedules.MAX_GAP or not isinstance(edges, list):
+    if type(n) is not int or not earliest <= n <= earliest + files.MAX_GAP or not isinstance(edges, list):
         return False
     agents = list(range(n_agents))
     return all(

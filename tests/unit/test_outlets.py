@@ -345,7 +345,8 @@ import sys
 import topology
 from topology.graphs import FAMILIES, Graph, family
 from topology.outlets import Outlets, wakings_to_connect
-from topology.schedules import Static, connectivity_window
+from topology.schedules import Static
+from topology.windows import connectivity_window
 for name in FAMILIES:
     graph = family(name, 9, probability=0.5, radius=0.6, seed=1)
     assert graph.is_connected() and connectivity_window(Static(graph), 3) == 1

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from topology import TopologyError, graphs, schedules, sparse, weights
+from topology import TopologyError, graphs, schedules, sparse, weights, windows
 from topology.graphs import FAMILIES, Graph
 
 
@@ -36,7 +36,7 @@ def test_schedules_have_the_same_links_in_every_round() -> None:
         for n in range(9):
             assert arrays.links(n).graph() == objects.graph(n)
         for n_rounds in (1, 2, 9):
-            assert sparse.n_components(arrays, n_rounds) == len(schedules.union(objects, n_rounds).components())
+            assert sparse.n_components(arrays, n_rounds) == len(windows.union(objects, n_rounds).components())
 
 
 @pytest.mark.parametrize("rule", sparse.RULES)

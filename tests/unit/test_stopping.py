@@ -26,8 +26,9 @@ from peer.simulation import told
 from tests.instances import F4, F8, data_of, exchange
 from topology import Graph, Schedule, graphs
 from topology.gossip import Gossip, chebyshev, plain
-from topology.schedules import Matchings, OnePeerExponential, RandomLinks, Replay, Static, window_end
+from topology.schedules import Matchings, OnePeerExponential, RandomLinks, Replay, Static
 from topology.weights import lazy_metropolis
+from topology.windows import window_end
 
 V = np.zeros(2)
 

@@ -26,8 +26,9 @@ from tests.instances import F8
 from tests.unit.test_stopping import schedules
 from topology import Schedule, graphs
 from topology.graphs import Graph
-from topology.schedules import Static, window_end
+from topology.schedules import Static
 from topology.weights import metropolis
+from topology.windows import window_end
 
 V = np.zeros(1)
 WEIGHTS = {0: 0.5, 1: 0.25, 2: 0.25}

@@ -12,8 +12,9 @@ from scipy.optimize import minimize
 from tests import laws_topology as laws
 from topology import fdla, graphs
 from topology.graphs import Graph, TopologyError
-from topology.schedules import Matchings, OnePeerExponential, RandomLinks, Replay, Static, connectivity_window
+from topology.schedules import Matchings, OnePeerExponential, RandomLinks, Replay, Static
 from topology.weights import RULES, WEIGHTS, Fastest, make, metropolis, mixing_matrix, mixing_rate
+from topology.windows import connectivity_window
 
 
 def test_metropolis_of_a_path() -> None:
