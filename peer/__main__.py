@@ -802,11 +802,12 @@ def kubernetes(
     """
     from peer import kubernetes as cluster
     from peer import settings
+    from peer.manifests import Cluster
     from peer.prepare import rehearsed
     from peer.transport import new_key_pair
 
     what = settings.read(experiment, overrides)
-    place = cluster.Cluster(image, namespace, storage, storage_class, results_class)
+    place = Cluster(image, namespace, storage, storage_class, results_class)
     cluster.check(what, place)
     rehearsed(what)  # what would stop the pods, stops here
     if key_folder is not None:

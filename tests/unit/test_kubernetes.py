@@ -29,7 +29,8 @@ from hypothesis import strategies as st
 from peer import config, keys, kubernetes, settings
 from peer.aside import aside
 from peer.errors import ConfigError
-from peer.kubernetes import Cluster, manifests
+from peer.kubernetes import manifests
+from peer.manifests import PORT, Cluster
 from peer.settings import Experiment
 from peer.transport import new_key_pair, public_of
 
@@ -288,7 +289,7 @@ def test_selectors_find_the_peers_and_nobody_else(case: Case) -> None:
         assert selector == template
         other = found.by_kind["Job"]["spec"]["template"]["metadata"]["labels"]
         assert not selector.items() <= other.items()
-    assert policy["ingress"][0]["ports"] == [{"port": kubernetes.PORT, "protocol": "TCP"}]
+    assert policy["ingress"][0]["ports"] == [{"port": PORT, "protocol": "TCP"}]
 
 
 def test_every_mount_has_its_volume_and_every_volume_its_object(case: Case) -> None:
@@ -490,19 +491,6 @@ def test_text_comes_along_unchanged_whatever_is_in_it(end: str, folder: Path, tm
     path.write_bytes(text.encode())
     found = printed(made(peers=4, topology={"schedule": "file", "path": str(path)}))
     assert found.by_kind["ConfigMap"]["data"]["schedule.jsonl"] == text
-
-
-@given(st.text(st.characters(exclude_categories=["Cs"])))
-def test_any_text_reads_back_from_yaml(text: str) -> None:
-    assert yaml.safe_load(kubernetes.quoted(text)) == text
-    assert yaml.safe_load("key:\n  inner: " + kubernetes.block(text, 4) + "\n") == {"key": {"inner": text}}
-    assert "\n" not in kubernetes.quoted(text)
-
-
-@given(st.binary(max_size=1000))
-def test_any_bytes_read_back_from_yaml(value: bytes) -> None:
-    tree = yaml.safe_load("key:\n  inner: " + kubernetes.encoded(value, 4) + "\n")
-    assert base64.b64decode(tree["key"]["inner"], validate=True) == value
 
 
 # ---- data ----------------------------------------------------------------------------------
