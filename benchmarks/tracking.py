@@ -44,6 +44,7 @@ from peer.rounds import Rounds
 from peer.rounds_mode import RoundsLife
 from peer.session import Session
 from peer.settings import Experiment
+from peer.threads import Threads
 from peer.transport.incoming import Arrivals
 
 MPI_MS: Final[Mapping[int, float]] = {4: 0.57, 8: 1.6}
@@ -69,8 +70,8 @@ PARTS: Final[Mapping[str, Sequence[Callable[..., Any]]]] = {
     "session": (Session.receive, Session.offer, Rounds.begin, Rounds.advance),
     "waking": (Changes.until, Changes.set),
     "journal": (Journal.round, Journal._flush),
-    "checkpoint": (RoundsLife.keep, RoundsLife.snapshot, Host.on_thread),
-    "round": (RoundsLife.round, Actor.proposed, Actor.heard, RoundsLife.hear, Host.say, Host.together, Host.compute),
+    "checkpoint": (RoundsLife.keep, RoundsLife.snapshot, Threads.on_thread),
+    "round": (RoundsLife.round, Actor.proposed, Actor.heard, RoundsLife.hear, Host.say, Host.together, Threads.compute),
 }
 """What a round is made of."""
 

@@ -166,7 +166,7 @@ class AsyncLife:
         """Pass the view on again and again, and find out who is lost."""
         departure_s = self.experiment.run.departure_s
         while True:
-            now, since_s = time.monotonic(), self.host.computing_since_s
+            now, since_s = time.monotonic(), self.host.threads.computing_since_s
             self.callers = {j: call for j, call in self.callers.items() if now - call[0] < CALLER_S}
             lost, messages = self.assembly.tick(now, since_s is None or now - since_s < departure_s)
             for j in lost:
@@ -241,10 +241,10 @@ class AsyncLife:
             problem = learning.reweighted(self.experiment, problem, samples, len(members))
         else:
             alpha = config.alpha_of(self.experiment, host.assignment.ground)
-            self.state = await host.compute(self.first, problem, learned.w, alpha, len(self.membership.members))
+            self.state = await host.threads.compute(self.first, problem, learned.w, alpha, len(self.membership.members))
             if host.watch is not None:
-                self.state = await host.compute(alignment.begun, problem, self.state, host.watch)
-        await host.on_disk(npz.save, host.initial_path, everything(model, learned.w))
+                self.state = await host.threads.compute(alignment.begun, problem, self.state, host.watch)
+        await host.threads.on_disk(npz.save, host.initial_path, everything(model, learned.w))
         self.membership.begin(time.monotonic())
         return problem, model
 
@@ -268,7 +268,7 @@ class AsyncLife:
                 problem = await self.open_epoch(problem, opening)
                 saved_n = -1
             if every and (saved_n < 0 or self.state.n - saved_n >= every):
-                await self.host.on_disk(self.keep, self.snapshot(self.state))
+                await self.host.threads.on_disk(self.keep, self.snapshot(self.state))
                 saved_n = self.state.n
             if self.is_complete:
                 break
@@ -276,8 +276,8 @@ class AsyncLife:
                 await self.wake(problem)
         self.membership.know()
         if every:
-            await self.host.on_disk(self.keep, self.snapshot(self.state))
-        await self.host.on_disk(npz.save, self.host.folder / "final.npz", everything(model, self.state.w))
+            await self.host.threads.on_disk(self.keep, self.snapshot(self.state))
+        await self.host.threads.on_disk(npz.save, self.host.folder / "final.npz", everything(model, self.state.w))
         self.host.event("done", n=self.state.n, epoch=self.flows.epoch, members=self.flows.members)
 
     @property
@@ -291,7 +291,7 @@ class AsyncLife:
         assert state is not None
         problem = learning.reweighted(self.experiment, problem, opening.n_samples, len(opening.members))
         field, n_agents = alignment.chosen(problem, state), len(opening.members)
-        first = await self.host.compute(self.first, field, state.w, state.alpha, n_agents)
+        first = await self.host.threads.compute(self.first, field, state.w, state.alpha, n_agents)
         self.state = alignment.kept(state, first.changed(n=state.n, anchored=state.n))
         self.assembly.open_epoch(opening, self.state)
         self.link()
@@ -324,20 +324,22 @@ class AsyncLife:
         assert state is not None
         problem = alignment.chosen(problem, state)
         began_s, news, n_agents, slept_s = time.monotonic(), flows.news, len(flows.members), assembly.pace.woke_s
-        with np.errstate(all="ignore"):  # as in `Host.compute`
+        with np.errstate(all="ignore"):  # as in `Threads.compute`
             theirs, phi = flows.absorb(), flows.phi
         rule, is_new = config.step_of(self.experiment), self.is_new and bool(theirs)
-        woken = await self.host.compute(waking.wake, problem, state, flows.mass.high, theirs, n_agents, rule, is_new)
+        woken = await self.host.threads.compute(
+            waking.wake, problem, state, flows.mass.high, theirs, n_agents, rule, is_new
+        )
         self.is_new = self.is_new and not theirs
         self.state, caution = woken.state, self.caution_among(n_agents)
         again, watch = self.host.renewal, self.host.watch
         if again is not None:
-            self.state = await self.host.compute(renewal.renewed, problem, self.state, again, n_agents)
+            self.state = await self.host.threads.compute(renewal.renewed, problem, self.state, again, n_agents)
         if caution is not None:
             here = problem.linearized(self.state.anchor)
-            self.state = await self.host.compute(careful.adapted, here, woken.seen, self.state, caution)
+            self.state = await self.host.threads.compute(careful.adapted, here, woken.seen, self.state, caution)
         if watch is not None:
-            self.state = await self.host.compute(alignment.watched, problem, state, self.state, watch)
+            self.state = await self.host.threads.compute(alignment.watched, problem, state, self.state, watch)
         seen, solution = woken.seen, woken.solution
         with np.errstate(all="ignore"):
             flows.track(waking.source(self.state))
@@ -412,7 +414,7 @@ class AsyncLife:
 
     def keep(self, moment: checkpoint.Moment) -> None:
         """Put a checkpoint on the disk, and the lines of its wakings before it."""
-        with self.host.writing:
+        with self.host.threads.writing:
             self.host.journal.sync()
             checkpoint.save_moment(self.host.checkpoint_path, moment)
 

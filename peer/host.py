@@ -1,4 +1,4 @@
-"""What every peer process is made of: its files, its transport, its journal, and the thread that computes.
+"""What every peer process is made of: its files, its transport, its journal, and its threads.
 
 A life, in rounds or without, is made of these: `peer.rounds_mode`, `peer.async_mode`. What comes in
 goes to the life; what is no valid message, or not allowed now, is dropped here, counted, and
@@ -9,21 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import math
-import os
 import secrets
 import socket
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Final, ParamSpec, Protocol, TypeVar, final
-
-import numpy as np
 
 from peer import alignment, checkpoint, config, door, learning, memory, npz, settings, wire
 from peer.agent import State
@@ -35,7 +30,7 @@ from peer.journal import Journal, claim, folder_of
 from peer.learning import Learned
 from peer.messages import Message
 from peer.openmetrics import Tally
-from peer.optim.blocks import in_turn
+from peer.threads import Pools, Threads
 from peer.transport import NOBODY, NOTHING, Hub, Keys, Nearby, Transport
 from topology import PeerId
 
@@ -58,26 +53,6 @@ STOPPED_S: Final = 1.0
 
 DONE, BAD_INPUT, LOST, BROKEN, INTERRUPTED = 0, 2, 3, 4, 130
 """Exit codes; 2 is for what the host refuses, too."""
-
-ALONE_S, TOGETHER_S = 20e-3, 2e-3
-"""Of a processor: a computation that took no longer the last time needs no thread. To hand it over, and to be told that
-it is done, takes 0.1 ms of a processor, and longer where these are few. A peer that has its process to itself hears
-nothing meanwhile that it could use; agents that share one wait for each other, and could use other processors."""
-
-CLOCKED: Final = 7
-"""One of so many computations is clocked, which takes the kernel a microsecond: of two in turn, either."""
-
-SERVED_S: Final = 2e-3
-"""Between two turns of the event loop while computations are short and nobody is waited for."""
-
-WRITE_S: Final = 5.0
-"""How long a peer that ends waits for a checkpoint that is being written: a disk that takes longer counts as full."""
-
-WRITERS: Final = 16
-"""Agents of one process that wait for the disk at a time."""
-
-MATHEMATICS: Final = "mathematics"
-"""Name of the threads on which a peer computes."""
 
 
 @final
@@ -150,27 +125,16 @@ class Company:
     ----------
     hub : Hub
         Of their transports.
-    mathematics : ThreadPoolExecutor
-        The threads on which they compute.
-    disk : ThreadPoolExecutor
-        Those on which they wait for the disk: it takes what several hand it in little more time than what one does.
+    pools : Pools
+        Their threads.
     """
 
     hub: Hub
-    mathematics: ThreadPoolExecutor
-    disk: ThreadPoolExecutor
-
-    @classmethod
-    def of(cls, hub: Hub, n_agents: int, one_at_a_time: bool) -> Company:
-        """No more threads than agents, and to compute on not more than cores, or, if they take turns, one."""
-        n_cores = 1 if one_at_a_time else len(os.sched_getaffinity(0))
-        mathematics = ThreadPoolExecutor(min(n_agents, n_cores), thread_name_prefix=MATHEMATICS)
-        return cls(hub, mathematics, ThreadPoolExecutor(min(n_agents, WRITERS), thread_name_prefix="disk"))
+    pools: Pools
 
     async def close(self) -> None:
         """Let go of everything."""
-        for threads in (self.mathematics, self.disk):
-            threads.shutdown(wait=False, cancel_futures=True)
+        self.pools.close()
         await self.hub.close()
 
 
@@ -231,13 +195,9 @@ class Host:
         self.tally = Tally(experiment.run_id)
         self.renewal = learning.renewal_of(experiment)
         self.watch: Watch | None = None
-        self.writing = threading.RLock()
-        self.computing_since_s: float | None = None
-        by_threads = experiment.surrogate.cores > 1 or (company is not None and bool(experiment.model.python))
-        self.short_s = -math.inf if by_threads else ALONE_S if company is None else TOGETHER_S
-        self._took_s: dict[Callable[..., object], float] = {}
-        self._n_computed = 0
-        self.began_s = self._served_s = time.monotonic()
+        pools, takes_turns = company and company.pools, bool(experiment.model.python)
+        self.threads = Threads(pools, experiment.surrogate.cores, takes_turns)
+        self.began_s = time.monotonic()
         self.incarnation: int | None = None
         self._opened = ExitStack()
         self._news: asyncio.TimerHandle | None = None
@@ -264,9 +224,6 @@ class Host:
         guess = replace(self.form, n_parameters=self._guess_of_parameters())
         largest = max(guess.max_flow_bytes, guess.max_frame_bytes)
         company = self.company
-        self.mathematics = company.mathematics if company else ThreadPoolExecutor(1, thread_name_prefix=MATHEMATICS)
-        self.disk = company.disk if company else self.mathematics
-        self.cores = ThreadPoolExecutor(self.experiment.surrogate.cores, thread_name_prefix=MATHEMATICS)
         self.transport = Transport(
             me,
             assignment.keys,
@@ -483,7 +440,7 @@ class Host:
         if self.experiment.model.python:  # who sees no shard has to know how to make the network again
             self.event("model", inputs=self.shard.x.shape[1:], outputs=model.n_outputs)
         found = learning.learned_of(
-            self.experiment, self.me, self.shard, self.initial, model, n_samples_total, self.each
+            self.experiment, self.me, self.shard, self.initial, model, n_samples_total, self.threads.each
         )
         self.watch = found.watch
         self.form = replace(self.form, n_parameters=model.layout.size)
@@ -507,55 +464,7 @@ class Host:
         self.event("backprop", n=following.back_n, cosine=cosine, reason=reason)
         self.assignment.tell(f"{self.where(following.n)}: back to backprop, for {reason}")
 
-    async def compute(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Result of a computation, while messages are served; a short one, see `ALONE_S`, comes in between."""
-        self.computing_since_s = time.monotonic()
-        self._n_computed += 1
-        try:
-            if self._took_s.get(function, math.inf) > self.short_s:
-                return await self.on_thread(lambda: self._clocked(function, *args, **kwargs))
-            if self._n_computed % CLOCKED == 0:
-                result = self._clocked(function, *args, **kwargs)
-            else:
-                result = function(*args, **kwargs)
-        finally:
-            self.computing_since_s = None
-        if time.monotonic() - self._served_s > SERVED_S:  # else messages and signals wait as long as nobody is late
-            await asyncio.sleep(0)
-            self._served_s = time.monotonic()
-        return result
-
-    def _clocked(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        began_s = time.thread_time()
-        try:
-            with np.errstate(all="ignore"):  # as `process` has it for the event loop; it is each thread's own
-                return function(*args, **kwargs)
-        finally:
-            self._took_s[function] = time.thread_time() - began_s
-
-    async def on_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Result of a function on the thread of the mathematics, while messages are served."""
-        return await asyncio.get_running_loop().run_in_executor(self.mathematics, partial(function, *args, **kwargs))
-
-    async def on_disk(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Result of a function that waits for the disk, while messages are served; `close` waits for it."""
-
-        def written() -> T:
-            with self.writing:
-                return function(*args, **kwargs)
-
-        return await asyncio.get_running_loop().run_in_executor(self.disk, written)
-
-    def each(self, function: Callable[[A], T], items: Sequence[A], /) -> Sequence[T]:
-        """Apply a function to each item: in turn, or `surrogate.cores` at a time on threads of their own."""
-        if self.experiment.surrogate.cores == 1:
-            return in_turn(function, items)
-
-        def computed(item: A) -> T:
-            with np.errstate(all="ignore"):  # numpy's setting is each thread's own
-                return function(item)
-
-        return list(self.cores.map(computed, items))
+    # ---- the end ---------------------------------------------------------------------------
 
     def abandon(self) -> None:
         """Let go of everything at once: this peer cannot start."""
@@ -568,9 +477,7 @@ class Host:
         for timer in (self._news, self._telling):
             if timer is not None:
                 timer.cancel()
-        for threads in (self.cores, *((self.mathematics,) if self.company is None else ())):
-            threads.shutdown(wait=False, cancel_futures=True)
+        self.threads.close()
         await self.transport.close()
-        if self.writing.acquire(timeout=WRITE_S):  # else half a checkpoint would be left beside the last one
-            self.writing.release()
+        self.threads.written()
         self._opened.close()

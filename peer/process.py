@@ -32,8 +32,9 @@ from peer.errors import (
     is_refusal,
     refusal,
 )
-from peer.host import BAD_INPUT, BROKEN, DONE, INTERRUPTED, LOST, MATHEMATICS, Assignment, Company, Host
+from peer.host import BAD_INPUT, BROKEN, DONE, INTERRUPTED, LOST, Assignment, Company, Host
 from peer.rounds_mode import RoundsLife
+from peer.threads import MATHEMATICS, Pools
 from peer.transport import Hub
 from topology import PeerId
 
@@ -115,7 +116,7 @@ def run_together(assignments: Sequence[Assignment], said: Callable[[PeerId, int,
 async def _run_together(assignments: Sequence[Assignment], said: Callable[[PeerId, int, str], None]) -> None:
     here, union = [assignment.me for assignment in assignments], assignments[0].ground.union
     takes_turns = bool(assignments[0].experiment.model.python)  # one module of PyTorch is all theirs, and holds no two
-    company = Company.of(Hub(here, sum(len(union[me]) for me in here)), len(here), takes_turns)
+    company = Company(Hub(here, sum(len(union[me]) for me in here)), Pools.of_several(len(here), takes_turns))
 
     async def one(assignment: Assignment, stop: asyncio.Event) -> None:
         code, line = 1, ""
@@ -175,7 +176,7 @@ async def _live(
     try:
         host = Host(assignment, company)
         if company is not None:
-            await asyncio.get_running_loop().run_in_executor(company.disk, host.claim)
+            await asyncio.get_running_loop().run_in_executor(company.pools.disk, host.claim)
         if assignment.page is not None:
             server = await endpoint.serve(
                 assignment.page, host.tally.text, openmetrics.CONTENT_TYPE, "metrics.openmetrics"

@@ -225,10 +225,10 @@ class RoundsLife:
         if last is not None:
             self.state = agent.State(n=last.n, **last.vectors, **last.scalars)  # type: ignore[arg-type]
         else:
-            self.state = await self.host.compute(actor.begun, learned.w)
+            self.state = await self.host.threads.compute(actor.begun, learned.w)
         if experiment.run.checkpoint_every:
-            await self.host.on_disk(checkpoint.save, self.host.checkpoint_path, self.snapshot(self.state))
-        await self.host.on_disk(npz.save, self.host.initial_path, everything(learned.model, learned.w))
+            await self.host.threads.on_disk(checkpoint.save, self.host.checkpoint_path, self.snapshot(self.state))
+        await self.host.threads.on_disk(npz.save, self.host.initial_path, everything(learned.model, learned.w))
 
     async def train(self, actor: Actor, learned: Learned) -> None:
         """All rounds, and the result."""
@@ -241,10 +241,10 @@ class RoundsLife:
             if every == 0:
                 self.rounds.floor = state.n * self.n_steps
             elif state.n % every == 0 or actor.is_through(state):
-                await self.host.on_disk(self.keep, self.snapshot(state))
+                await self.host.threads.on_disk(self.keep, self.snapshot(state))
                 self.rounds.floor = state.n * self.n_steps
         end = everything(learned.model, validation.result(state))
-        await self.host.on_disk(npz.save, self.host.folder / "final.npz", end)
+        await self.host.threads.on_disk(npz.save, self.host.folder / "final.npz", end)
         stopped, kept = actor.stopped(state), {"kept": state.best_n} if state.kept.size else {}
         self.host.event("done", n=state.n, stopped=stopped or "iterations", **kept)
         if stopped == "tolerance":
@@ -280,7 +280,7 @@ class RoundsLife:
             self.say(
                 self.session.offer(state.objective, agent.tracked(state), None, state.flood, validation.told(state))
             )
-        proposal = await self.host.compute(actor.proposed, state)
+        proposal = await self.host.threads.compute(actor.proposed, state)
         course = self.tell(actor, gossip.begun(state, proposal), ahead)
         self.solve_s = time.monotonic() - began
         following, waited_s = None, 0.0
@@ -334,7 +334,7 @@ class RoundsLife:
             await self.wait_for_neighbors()
             waited_s += time.monotonic() - began_s
             try:
-                after, following = await self.host.compute(actor.heard, course, self.rounds.shares())
+                after, following = await self.host.threads.compute(actor.heard, course, self.rounds.shares())
             except ProtocolError as error:
                 if error.sender is None:
                     raise
@@ -371,7 +371,7 @@ class RoundsLife:
 
     def keep(self, snapshot: Checkpoint) -> None:
         """Put a checkpoint on the disk, and the lines of its rounds before it."""
-        with self.host.writing:
+        with self.host.threads.writing:
             self.host.journal.sync()
             checkpoint.save(self.host.checkpoint_path, snapshot)
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +12,6 @@ import pytest
 from peer import learning, settings
 from peer.arrays import Layout
 from peer.errors import ConfigError, SolveError
-from peer.host import Host
 from peer.optim import blocks
 from peer.optim.chains import Chain, mlp
 from peer.optim.losses import Squared, cross_entropy
@@ -199,13 +196,3 @@ def test_more_blocks_than_parameters_are_refused() -> None:
     experiment = settings.from_tree({"data": {"dataset": "wine"}, "surrogate": {"blocks": P + 1}})
     with pytest.raises(ConfigError, match=r"^surrogate.blocks: expected at most the 37 parameters .*, found 38$"):
         learning.blocks_of(experiment, MODEL)
-
-
-@pytest.mark.parametrize("cores", [1, 3])
-def test_a_host_goes_through_items_in_order(cores: int) -> None:
-    """On its threads too, where numpy's warnings are off as on the thread of the mathematics."""
-    experiment = settings.from_tree({"data": {"dataset": "wine"}, "surrogate": {"cores": cores}})
-    with ThreadPoolExecutor(cores) as pool, np.errstate(all="ignore"):
-        host = SimpleNamespace(experiment=experiment, cores=pool)
-        found = Host.each(host, lambda item: np.float64(1.0) / item, np.arange(20.0))  # type: ignore[arg-type]
-    np.testing.assert_array_equal(found, [np.inf, *(1.0 / np.arange(1.0, 20.0))])
