@@ -220,6 +220,9 @@ def test_the_gradient_of_a_problem_is_the_field(activation: str) -> None:
     field = replace(problem, feedback=F)
     assert np.array_equal(field.gradient(w), 0.25 * F.direction(here, problem.data.loss.gradient(here.outputs)))
     assert field.value(w) == problem.value(w)
+    gradient, value = field.measured(w)
+    assert np.array_equal(gradient, field.gradient(w))
+    assert value == field.value(w)
     assert not np.array_equal(field.gradient(w), problem.gradient(w))
 
 

@@ -33,6 +33,9 @@ def test_the_gradient_is_the_slope_of_the_value(loss: str) -> None:
     w, direction = (rng.standard_normal(problem.data.model.layout.size) for _ in range(2))
     slope = (problem.value(w + 1e-6 * direction) - problem.value(w - 1e-6 * direction)) / 2e-6
     assert np.dot(problem.gradient(w), direction) == pytest.approx(slope, rel=1e-7)
+    gradient, value = problem.measured(w)
+    assert np.array_equal(gradient, problem.gradient(w))
+    assert value == problem.value(w)
 
 
 def test_value_gradient_and_surrogate_at_a_point_share_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -168,6 +168,21 @@ def test_tensors_are_little_endian_and_not_copied() -> None:
     assert np.shares_memory(share.y, np.frombuffer(received))
 
 
+def test_what_is_handed_over_is_read_once_by_all_who_read_alike() -> None:
+    frames = wire.Handed(wire.encode(Share(0, 1, 0, 0.5, np.arange(3.0), np.ones(3)), FORM))
+    assert frames.n_bytes == sum(map(len, frames))
+    found = wire.decode(frames, FORM, 0)
+    assert same(found, wire.decode([bytes(frame) for frame in frames], FORM, 0))
+    assert wire.decode(frames, replace(FORM), 0) is found, "an equal format will do"
+    for _ in range(2):
+        with pytest.raises(WireError, match="expected run 'another'"):
+            wire.decode(frames, replace(FORM, run="another"), 0)
+        with pytest.raises(WireError, match="it says it is peer 0"):
+            wire.decode(frames, FORM, 1)
+    again = wire.decode(frames, FORM, 0)
+    assert same(again, found)
+
+
 def test_f4_rounds_to_nearest() -> None:
     form = replace(FORM, dtype="f4")
     y = np.array([0.1, 1.0 + 2.0**-30, 1e-50])
