@@ -113,6 +113,13 @@ class Share(Record, frozen=True):
     validation: tuple[float, float] = (0.0, 0.0)
     to: PeerId = EVERYBODY
 
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """What it carries."""
+        if self.y is None:
+            return () if self.z is None else ("z",)
+        return ("y",) if self.z is None else PARTS
+
 
 @final
 class Flow(Record, frozen=True):

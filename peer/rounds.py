@@ -225,7 +225,7 @@ class Rounds:
     def held_of(self, j: PeerId) -> tuple[tuple[int, Part], ...]:
         """Rounds and parts of j's shares that are here."""
         shares = sorted(self._held.get(j, {}).items())
-        return tuple((n, part) for n, share in shares for part in _parts(share))
+        return tuple((n, part) for n, share in shares for part in share.parts)
 
     def kept(self) -> list[Share]:
         """Own shares that a neighbor may still ask for, oldest first."""
@@ -236,12 +236,12 @@ class Rounds:
         self._kept.update(((share.n, share.to), share) for share in shares)
 
     def _unsent(self, j: PeerId, share: Share, held: Iterable[tuple[int, Part]]) -> Share | None:
-        sent, parts, n = self._sent[j], _parts(share), share.n
+        sent, parts, n = self._sent[j], share.parts, share.n
         missing = [part for part in parts if (n, part) not in sent and (n, part) not in held]
         sent.update([(n, part) for part in missing])
         if not missing:
             return None
-        if missing == parts and share.floor == self.floor:
+        if len(missing) == len(parts) and share.floor == self.floor:
             return share  # the same for every neighbor, so that it is encoded once
         y, z = (share.y if "y" in missing else None), (share.z if "z" in missing else None)
         return share.changed(y=y, z=z, floor=self.floor)
@@ -269,9 +269,3 @@ class Rounds:
                     break
             else:
                 del self._kept[n, to]
-
-
-def _parts(share: Share) -> list[Part]:
-    if share.y is None:
-        return [] if share.z is None else ["z"]
-    return ["y"] if share.z is None else ["y", "z"]
