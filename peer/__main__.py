@@ -275,7 +275,7 @@ def run(
     peer run examples/elastic.toml --id 3 --join tcp://127.0.0.1:5700
     """
     check_address_space()
-    from peer import config, history, journal, keys, settings
+    from peer import addresses, config, history, journal, keys, settings
     from peer.aside import aside
     from peer.host import DONE, Assignment
     from peer.process import SIGNALS
@@ -284,7 +284,7 @@ def run(
 
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # until the peer can handle them: as process 1 it would miss them
     what = settings.read(experiment, overrides)
-    contact = config.contact_of(what, me, join) if join is not None else None
+    contact = addresses.contact_of(what, me, join) if join is not None else None
     if not 0 <= me < (what.peers if what.run.mode == "rounds" else settings.MAX_PEERS):
         raise ConfigError("--id", f"expected 0 to {what.peers - 1}, found {me}")
     if me >= what.peers and contact is None and not resume:
@@ -302,8 +302,8 @@ def run(
         known = [*([contact[1]] if contact else []), *transport.addresses]
         if not known:
             raise ConfigError("--join", "expected the address of a peer that runs, found none")
-        listener, address = config.listener_of(what, known[0])
-    listens = config.bind_of(what, me, address)
+        listener, address = addresses.listener_of(what, known[0])
+    listens = addresses.bind_of(what, me, address)
     pair = None
     if transport.security == "curve":
         if not transport.keys:

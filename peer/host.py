@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final, ParamSpec, Protocol, TypeVar, final
 
-from peer import alignment, checkpoint, config, door, learning, memory, npz, settings, wire
+from peer import addresses, alignment, checkpoint, config, door, learning, memory, npz, settings, wire
 from peer.agent import State
 from peer.alignment import Watch
 from peer.changes import Changes
@@ -239,7 +239,7 @@ class Host:
             nearby=assignment.nearby,
         )
         self._opened.callback(self.transport.abandon)
-        self.transport.bind(config.bind_of(self.experiment, me, assignment.address), assignment.listener)
+        self.transport.bind(addresses.bind_of(self.experiment, me, assignment.address), assignment.listener)
         if self.experiment.run.publish:
             address = settings.published_at(self.experiment.run.publish, me)
             self.transport.publish(address, bool(self.experiment.transport.keys))
@@ -267,8 +267,8 @@ class Host:
     @property
     def address(self) -> str:
         """Where this peer listens, as others see it."""
-        addresses = self.experiment.transport.addresses
-        return addresses[self.me] if self.me < len(addresses) else self.assignment.address
+        listed = self.experiment.transport.addresses
+        return listed[self.me] if self.me < len(listed) else self.assignment.address
 
     def reach(self, j: PeerId, address: str) -> bool:
         """Keep a connection to a peer from now on; False, and journaled once, where that cannot be."""
