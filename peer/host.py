@@ -237,6 +237,7 @@ class Host:
             company.hub if company else None,
             slack=door.slack(1 if assignment.facts is None else self.experiment.peers),
             nearby=assignment.nearby,
+            n_links=len(links),
         )
         self._opened.callback(self.transport.abandon)
         self.transport.bind(addresses.bind_of(self.experiment, me, assignment.address), assignment.listener)

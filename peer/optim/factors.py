@@ -131,6 +131,8 @@ class Part:
 
     def within(self, place: slice) -> tuple[Part, slice]:
         """The rows that hold the parameters in `place`, as a part; and which of its columns these are."""
+        if place.start <= self.start and self.stop <= place.stop:
+            return self, slice(0, self.stop - self.start)
         n_cols = self.values.shape[1]
         begin, end = max(place.start, self.start) - self.start, min(place.stop, self.stop) - self.start
         rows = slice(begin // n_cols, -(-end // n_cols))

@@ -29,13 +29,13 @@ class Hub:
     agents : iterable of int
         Those of this process, where there are several.
     n_links : int
-        Their links to others, at most.
+        Links to others, at most, of all of them: libzmq makes room for a thousand sockets unless more are asked for.
     """
 
     def __init__(self, agents: Iterable[PeerId] = (), n_links: int = 0) -> None:
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.room = Room(set(agents))
-        needed = OWN_SOCKETS * len(self.room.expected) + LINK_SOCKETS * n_links
+        needed = OWN_SOCKETS * max(1, len(self.room.expected)) + LINK_SOCKETS * n_links
         if needed > self.context.get(zmq.MAX_SOCKETS):
             self.context.set(zmq.MAX_SOCKETS, min(needed, self.context.get(zmq.SOCKET_LIMIT)))
         self._asked: dict[bytes, Callable[[bytes, str, str], list[bytes]]] = {}

@@ -81,6 +81,8 @@ class Transport:
         connections: see `door.slack`.
     nearby : Nearby
         Where peers of this host listen beside their addresses.
+    n_links : int
+        Neighbors, about, that it will have at a time, if there is no hub that knows.
 
     Raises
     ------
@@ -102,13 +104,14 @@ class Transport:
         hub: Hub | None = None,
         slack: float = 1.0,
         nearby: Nearby = NOBODY,
+        n_links: int = 0,
     ) -> None:
         self._me = me
         self._keys = keys
         self._on_drop = on_drop
         self._loop = asyncio.get_running_loop()
         self._is_alone = hub is None
-        self._hub = Hub() if hub is None else hub
+        self._hub = Hub(n_links=n_links) if hub is None else hub
         self._inside: dict[PeerId, str] = {}
         self._moving: dict[PeerId, asyncio.TimerHandle] = {}
         self._publisher: zmq.Socket[bytes] | None = None

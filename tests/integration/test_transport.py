@@ -60,6 +60,7 @@ class End:
         reread: Callable[[], Mapping[PeerId, str] | None] | None = None,
         address: str = "",
         near: Nearby = NOBODY,
+        n_links: int = 0,
     ) -> None:
         self.address = address or free_addresses(1)[0]
         self.told: asyncio.Queue[tuple[str, Any]] = asyncio.Queue()
@@ -74,6 +75,7 @@ class End:
             on_writable=lambda j: self.told.put_nowait(("room", j)),
             queue_messages=queue_messages,
             nearby=near,
+            n_links=n_links,
         )
         self.transport.bind(self.address)
 
@@ -707,3 +709,20 @@ async def test_what_comes_back_over_a_link_is_dropped(secure: bool) -> None:
                 assert (error.cause, error.sender) == ("unasked", 1)
             assert zero.says(1, b"bye")
             assert await meanwhile(neighbor.recv_multipart) == [name, b"bye"]
+
+
+def test_room_for_as_many_neighbors_as_are_expected() -> None:
+    """The hub of a star has more links than libzmq has sockets for, unless it is asked."""
+    n_links = 400
+
+    async def connected(expected: int) -> int:
+        async with ends(lambda: End(0, secure=False, n_links=expected)) as (hub,):
+            for n_done in range(n_links):
+                try:
+                    hub.transport.connect(1 + n_done, "tcp://127.0.0.1:9")
+                except OSError:
+                    return n_done
+        return n_links
+
+    assert asyncio.run(connected(n_links)) == n_links
+    assert asyncio.run(connected(0)) < n_links
