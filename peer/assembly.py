@@ -103,8 +103,9 @@ class Assembly:
         To whom it may push, and who would be among them if nobody had gone: so the lost are told that
         they are when they are back, and the two sides of a network that was divided find each other.
         """
-        members, known = self.membership.members, tuple(sorted(self.membership.standings))
-        return frozenset(self.outlets.out_neighbors(members, self.me) + self.outlets.out_neighbors(known, self.me))
+        agreed = self.membership.agreed
+        both = (self.outlets.out_neighbors(members, self.me) for members in (agreed.members, agreed.known))
+        return frozenset().union(*both)
 
     def knocks_at(self, now: float) -> tuple[PeerId, ...]:
         """One of those that have gone, each in its turn, to see whether it is back; none where nobody has.
@@ -112,8 +113,7 @@ class Assembly:
         For who would be a neighbor may be gone for good: then nothing else leads to the other side of
         a network that was divided.
         """
-        standings = sorted(self.membership.standings.items())
-        gone = [j for j, standing in standings if j != self.me and not standing.is_member]
+        gone = [j for j in self.membership.agreed.gone if j != self.me]
         return (gone[int(now / KNOCK_S) % len(gone)],) if gone else ()
 
     @property

@@ -22,6 +22,7 @@ from typing import Final, final
 
 from peer.errors import DisagreementError, ProtocolError
 from peer.messages import Standing, View
+from peer.records import Record
 from topology import PeerId
 
 DIGEST_BITS: Final = 20
@@ -35,6 +36,25 @@ MAX_KNOWN: Final = 5_000
 
 CLASHES: Final = 3
 """Lives of this peer that it did not know of; more are no lost disk, but a second process with its id."""
+
+
+@final
+class Agreed(Record, frozen=True):
+    """What follows from the generations of all peers.
+
+    Parameters
+    ----------
+    epoch : int
+    members, gone : tuple of int
+        Who takes part, and who does no more, ascending.
+    known : tuple of int
+        Both.
+    """
+
+    epoch: int
+    members: tuple[PeerId, ...]
+    gone: tuple[PeerId, ...]
+    known: tuple[PeerId, ...]
 
 
 @final
@@ -67,7 +87,7 @@ class Membership:
     fresh: bool = True
     began: bool = field(default=False, init=False)
     standings: dict[PeerId, Standing] = field(default_factory=dict, init=False)
-    _agreed: tuple[int, tuple[PeerId, ...]] | None = field(default=None, init=False)
+    _agreed: Agreed | None = field(default=None, init=False)
     _moved_s: dict[PeerId, float] = field(default_factory=dict, init=False)
     _ticked_s: float | None = field(default=None, init=False)
     _clashes: int = field(default=0, init=False)
@@ -88,20 +108,23 @@ class Membership:
     @property
     def members(self) -> tuple[PeerId, ...]:
         """All that take part, ascending."""
-        return self._of_the_view()[1]
+        return self.agreed.members
 
     @property
     def epoch(self) -> int:
         """Number of the epoch: larger for every view that knows more, and another one for every other view."""
-        return self._of_the_view()[0]
+        return self.agreed.epoch
 
-    def _of_the_view(self) -> tuple[int, tuple[PeerId, ...]]:
-        """Epoch and members; every waking asks for them, and they seldom change."""
+    @property
+    def agreed(self) -> Agreed:
+        """Epoch and members, and who else is known; every waking asks for them, and they seldom change."""
         if self._agreed is None:
             generations = [(j, standing.generation) for j, standing in sorted(self.standings.items())]
             digest = int.from_bytes(blake2b(repr(generations).encode(), digest_size=8).digest(), "big")
             epoch = (sum(g for _, g in generations) << DIGEST_BITS) + digest % (1 << DIGEST_BITS)
-            self._agreed = epoch, tuple(j for j, _ in generations if self.standings[j].is_member)
+            members = tuple(j for j, _ in generations if self.standings[j].is_member)
+            gone = tuple(j for j, _ in generations if not self.standings[j].is_member)
+            self._agreed = Agreed(epoch, members, gone, tuple(j for j, _ in generations))
         return self._agreed
 
     @property
@@ -147,20 +170,23 @@ class Membership:
         DisagreementError
             A second process with this peer's id ("twin").
         """
-        before = dict(self.standings)
-        if len(before.keys() | view.standings.keys()) > MAX_KNOWN:
+        if len(self.standings.keys() | view.standings.keys()) > MAX_KNOWN:
             raise ProtocolError("excess", f"expected a view that makes at most {MAX_KNOWN} peers known", view.sender)
+        has_news = False
         for j, theirs in view.standings.items():
             mine = self.standings.get(j)
+            if theirs == mine:  # most of a view is known already
+                continue
             if j == self.me:
                 self._hear_of_myself(theirs)
             elif mine is None or theirs.age > mine.age:
                 if mine is None or theirs.progress > mine.progress:
                     self._moved_s[j] = now
                 self._put(j, theirs)
+            has_news = has_news or _is_news(self.standings[j], mine)
         if not self.began:
             self.n_classes = max(self.n_classes, view.n_classes)
-        return any(_is_news(standing, before.get(j)) for j, standing in self.standings.items())
+        return has_news
 
     def _hear_of_myself(self, theirs: Standing) -> None:
         mine = self.standings[self.me]

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from reprlib import repr as shown
-from typing import Any, Final, Literal, TypeAlias, TypeVar, cast, final
+from typing import Annotated, Any, Final, Literal, TypeAlias, TypeVar, cast, final
 
 import msgpack
 import msgspec
@@ -169,7 +169,7 @@ def encode(message: Message, form: Format) -> list[Frame]:
     if isinstance(message, View):
         standings = {j: structs.astuple(standing) for j, standing in message.standings.items()}
         header |= {"kind": "view", "settings": dict(message.settings), "n_classes": message.n_classes}
-        return [PACKER.pack(header | {"standings": standings})]
+        return [LARGE.encode(header | {"standings": standings})]
     if isinstance(message, Bye):
         reason = "".join(letter if letter.isprintable() else " " for letter in message.reason[:MAX_REASON])
         header |= {"kind": "bye", "reason": reason}
@@ -187,7 +187,6 @@ def encode(message: Message, form: Format) -> list[Frame]:
 
 
 def _share_frames(share: Share, form: Format) -> list[Frame]:
-    """A header of `_ShareHeader`, which is packed in a tenth of the time that a dictionary takes, and the tensors."""
     y, z = share.y, share.z
     header = _ShareHeader(
         v=PROTOCOL,
@@ -202,7 +201,7 @@ def _share_frames(share: Share, form: Format) -> list[Frame]:
         dtype=form.dtype,
         parts=share.parts,
     )
-    return [SHARES.encode(header), *[_raw_tensor(tensor, form) for tensor in (y, z) if tensor is not None]]
+    return [LARGE.encode(header), *[_raw_tensor(tensor, form) for tensor in (y, z) if tensor is not None]]
 
 
 def share_bytes(form: Format) -> int:
@@ -406,29 +405,38 @@ def _hello(fields: _Fields, sender: int, form: Format) -> Hello:
 
 
 def _view(fields: _Fields, sender: int, form: Format) -> View:
-    standings = fields.get("standings", STANDINGS)
-    if standings is None or sender not in standings or not all(0 <= j < form.n_agents for j in standings):
-        raise WireError("header", "standings: expected one of each peer, the sender's too", sender)
-    if not all(map(_is_standing, standings.values())):
-        raise WireError("header", "standings: expected numbers as large as they can be, and an address", sender)
-    classes = fields.integer("n_classes", 0, MAX_CLASSES)
-    return View(sender, fields.settings(sender), classes, {j: Standing(*row) for j, row in standings.items()})
-
-
-def _is_standing(row: tuple[int, int, int, str, int, int, int, int, str]) -> bool:
-    """Whether a standing can be one, its types being right."""
-    generation, incarnation, beat, instance, n, done, over, n_samples, address = row
-    return (
-        1 <= generation < MAX_INCARNATION
-        and -1 <= incarnation < MAX_INCARNATION
-        and all(0 <= number < MAX_ROUND for number in (beat, n, done, over, n_samples))
-        and all(len(text) <= MAX_ADDRESS and text.isprintable() for text in (instance, address))
-    )
+    rows = fields.get("standings", STANDINGS)
+    if rows is None or sender not in rows or not all(0 <= j < form.n_agents for j in rows):
+        limits = "with numbers as large as they can be, and an address"
+        raise WireError("header", f"standings: expected one of each peer, the sender's too, {limits}", sender)
+    if not "".join([row.instance + row.address for row in rows.values()]).isprintable():
+        raise WireError("header", "standings: expected printable names and addresses", sender)
+    standings = {j: Standing(*structs.astuple(row)) for j, row in rows.items()}
+    return View(sender, fields.settings(sender), fields.integer("n_classes", 0, MAX_CLASSES), standings)
 
 
 def _is_line(text: str) -> bool:
     """Whether it can be shown to a user: what a peer says must not clear somebody's terminal."""
     return len(text) <= MAX_SETTING and text.isprintable()
+
+
+Start: TypeAlias = Annotated[int, msgspec.Meta(lt=MAX_INCARNATION)]
+Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, lt=MAX_ROUND)]
+Text: TypeAlias = Annotated[str, msgspec.Meta(max_length=MAX_ADDRESS)]
+
+
+class _Row(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    """A standing as it comes, within its limits."""
+
+    generation: Annotated[Start, msgspec.Meta(ge=1)]
+    incarnation: Annotated[Start, msgspec.Meta(ge=-1)]
+    beat: Count
+    instance: Text
+    n: Count
+    done: Count
+    over: Count
+    n_samples: Count
+    address: Text
 
 
 class _ShareHeader(msgspec.Struct, forbid_unknown_fields=True):
@@ -450,7 +458,9 @@ class _ShareHeader(msgspec.Struct, forbid_unknown_fields=True):
 PACKER: Final = msgpack.Packer()
 """One for all headers: to make one costs as much as to pack a header."""
 
-SHARES: Final = msgspec.msgpack.Encoder(enc_hook=float)  # for numpy's numbers
+LARGE: Final = msgspec.msgpack.Encoder(enc_hook=float)  # for numpy's numbers
+"""For headers that are many, or long: it takes a tenth of the time. The bytes are the same."""
+
 SHARE: Final = msgspec.msgpack.Decoder(_ShareHeader)
 HEADER: Final = msgspec.msgpack.Decoder(dict[str, msgspec.Raw])
 INTEGER: Final = msgspec.msgpack.Decoder(int)
@@ -462,7 +472,7 @@ STAMP: Final = msgspec.msgpack.Decoder(tuple[int, int])
 HELD: Final = msgspec.msgpack.Decoder(list[tuple[int, Part]])
 COUNTS: Final = msgspec.msgpack.Decoder(dict[int, int])
 TEXTS: Final = msgspec.msgpack.Decoder(dict[str, str])
-STANDINGS: Final = msgspec.msgpack.Decoder(dict[int, tuple[int, int, int, str, int, int, int, int, str]])
+STANDINGS: Final = msgspec.msgpack.Decoder(dict[int, _Row])
 """What a header is, and the types of its fields. A field is read when it is needed, and only as what it has to be:
 what is anything else is not made into objects, of which a byte can be one."""
 

@@ -215,8 +215,7 @@ def test_who_has_gone_is_knocked_at_in_turn() -> None:
     """A ring 0 1 2 3 without 1 and 3: neither 0 nor 2 has a neighbor, were all there, that leads to the other."""
     a = assembly(0, 4, outlets=Outlets("static", "ring"))
     assert a.knocks_at(0.0) == ()
-    for j in (1, 2, 3):
-        a.membership.standings[j] = a.membership.standings[j].changed(generation=2)
+    a.membership.receive(View(1, {}, 0, {j: Standing(2) for j in (1, 2, 3)}), 0.0)
     assert a.receivers == {1, 3}
     knocked_at = [a.knocks_at(KNOCK_S * turn) for turn in range(6)]
     assert set(knocked_at) == {(1,), (2,), (3,)}
