@@ -30,6 +30,13 @@ from topology import PeerId
 GOSSIP_S: Final = 0.25
 """Between two views: news pass a network of diameter 10 within seconds, at a few kilobytes each."""
 
+SELDOM_S: Final = 1.0
+"""Longest pause between two views, where so many peers share a host that these would take all of it; shorter than what
+counts as sleep, see `peer.membership`."""
+
+VIEWS: Final = 8
+"""In the time after which a member counts as gone, at least, unless that is less than so many of GOSSIP_S."""
+
 QUEUE_MESSAGES: Final = 2
 """That may wait for one peer on this side: a flow and a view. Newer ones are made when these have left."""
 
@@ -165,6 +172,7 @@ class AsyncLife:
     async def gossip(self) -> None:
         """Pass the view on again and again, and find out who is lost."""
         departure_s = self.experiment.run.departure_s
+        pause_s = min(GOSSIP_S * self.host.slack, max(GOSSIP_S, min(SELDOM_S, departure_s / VIEWS)))
         while True:
             now, since_s = time.monotonic(), self.host.threads.computing_since_s
             self.callers = {j: call for j, call in self.callers.items() if now - call[0] < CALLER_S}
@@ -175,7 +183,7 @@ class AsyncLife:
             self.link()
             self.say([*messages, *self.assembly.unsent()])
             self.host.changed.set()
-            await asyncio.sleep(GOSSIP_S)
+            await asyncio.sleep(pause_s)
 
     # ---- the run ---------------------------------------------------------------------------
 

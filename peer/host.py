@@ -40,7 +40,7 @@ A = TypeVar("A")
 
 NEWS_S: Final = 0.02
 """News of other peers are gathered for so long before they are passed on: 64 peers on a ring would else
-send 8,000 of them."""
+send 8,000 of them. Longer, as `slack` says, where more share a host, for news of many are long."""
 
 WAITING_S: Final = 5.0
 """Peers that do not come are named after so long: no start on one host takes it."""
@@ -197,6 +197,7 @@ class Host:
         self.watch: Watch | None = None
         pools, takes_turns = company and company.pools, bool(experiment.model.python)
         self.threads = Threads(pools, experiment.surrogate.cores, takes_turns)
+        self.slack = door.slack(1 if assignment.facts is None else experiment.peers)
         self.began_s = time.monotonic()
         self.incarnation: int | None = None
         self._opened = ExitStack()
@@ -235,7 +236,7 @@ class Host:
             life.writable,
             life.queue_messages,
             company.hub if company else None,
-            slack=door.slack(1 if assignment.facts is None else self.experiment.peers),
+            slack=self.slack,
             nearby=assignment.nearby,
             n_links=len(links),
         )
@@ -387,7 +388,7 @@ class Host:
             spread()
 
         if self._news is None:
-            self._news = asyncio.get_running_loop().call_later(NEWS_S, gathered)
+            self._news = asyncio.get_running_loop().call_later(NEWS_S * self.slack, gathered)
 
     # ---- waiting ---------------------------------------------------------------------------
 

@@ -180,7 +180,7 @@ class Membership:
             if j == self.me:
                 self._hear_of_myself(theirs)
             elif mine is None or theirs.age > mine.age:
-                if mine is None or theirs.progress > mine.progress:
+                if mine is None or theirs.generation == mine.generation or theirs.progress > mine.progress:
                     self._moved_s[j] = now
                 self._put(j, theirs)
             has_news = has_news or _is_news(self.standings[j], mine)
@@ -246,7 +246,10 @@ class Membership:
 
 
 def _is_news(standing: Standing, before: Standing | None) -> bool:
-    if before is None:
-        return True
-    now, then = ((one.generation, one.done, one.over, one.n_samples) for one in (standing, before))
-    return now != then
+    return (
+        before is None
+        or standing.generation != before.generation
+        or standing.done != before.done
+        or standing.over != before.over
+        or standing.n_samples != before.n_samples
+    )

@@ -216,7 +216,7 @@ class Standing(Record, frozen=True, eq=True):
     @property
     def age(self) -> tuple[int, int, int, str]:
         """By which the newer of two standings is found; whoever says a peer to be gone has the last word but one."""
-        return self.generation, *self.progress
+        return self.generation, self.incarnation, self.beat, self.instance
 
 
 @final
