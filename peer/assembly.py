@@ -1,7 +1,7 @@
 """The conversation of a peer without rounds: what it says to whom, in answer to what. No network, no clock.
 
-Two kinds of words. Views, who takes part, go to every out-neighbor again and again, and at once when
-there is news in them. Flows go after a waking to those to whom was pushed, newest only. A new
+Two kinds of words. Views, who takes part, go to every out-neighbor again and again, and what is new
+in them at once. Flows go after a waking to those to whom was pushed, newest only. A new
 connection is opened with a view that holds the settings; a peer that has not begun yet, and finds that
 others run with other ones, gives up, while one that has begun drops what such a peer says.
 
@@ -84,10 +84,10 @@ class Assembly:
     n_wakings: int
     pace: Pace = field(default_factory=Pace, init=False)
     opened_n: int = field(default=0, init=False)
-    has_news: bool = field(default=False, init=False)
     said_bye: dict[PeerId, str] = field(default_factory=dict, init=False)
     _connected: set[PeerId] = field(default_factory=set, init=False)
     _owed: dict[PeerId, bool] = field(default_factory=dict, init=False)
+    _news: set[PeerId] = field(default_factory=set, init=False)
 
     @property
     def me(self) -> PeerId:
@@ -155,7 +155,7 @@ class Assembly:
             other = disagreement(self.settings, message.settings) if message.settings else ""
             if other:
                 raise DisagreementError("settings", other, j)
-            self.has_news = self.membership.receive(message, now) or self.has_news
+            self._news.update(self.membership.receive(message, now))
         elif isinstance(message, Flow):
             self.flows.receive(message)
             self.pace.heard(j, now)
@@ -164,9 +164,14 @@ class Assembly:
         else:
             raise ProtocolError("mode", "expected views and flows, for this run has no rounds", j)
 
+    @property
+    def has_news(self) -> bool:
+        """Whether something was learned that others should hear at once."""
+        return bool(self._news)
+
     def spread(self) -> Outgoing:
-        """Pass on what was learned, if anything was."""
-        return self.gossip() if self.has_news else []
+        """Pass on what was learned, if anything was, and no more; who misses it hears of it when all is told again."""
+        return self._tell(self.membership.view({}, self._news)) if self._news else []
 
     def tick(self, now: float, progressing: bool = True) -> tuple[tuple[PeerId, ...], Outgoing]:
         """Some time has passed: members that are lost by now, and what to say; `progressing` as `Membership.tick`."""
@@ -175,8 +180,11 @@ class Assembly:
 
     def gossip(self) -> Outgoing:
         """The view, to all whom this peer can reach; where something waits for room already, it comes with `unsent`."""
-        self.has_news = False
-        view, waiting = self.membership.view({}), self._connected & {*self._owed, *self.flows.unsent}
+        return self._tell(self.membership.view({}))
+
+    def _tell(self, view: View) -> Outgoing:
+        self._news.clear()
+        waiting = self._connected & {*self._owed, *self.flows.unsent}
         for j in waiting:
             self._owed.setdefault(j, j in self.flows.unsent)
         return [(j, view) for j in sorted(self._connected - waiting)]
@@ -211,7 +219,8 @@ class Assembly:
         done = self.flows.epoch if state.n - self.opened_n >= self.n_wakings else 0
         before = self.membership.standings[self.me].done
         self.membership.woke(state.n, done)
-        self.has_news = self.has_news or done != before
+        if done != before:
+            self._news.add(self.me)
 
     def push(self, n: int, v: Vector, now: float) -> tuple[PeerId, ...]:
         """(16) at the end of waking n: to those out-neighbors that it is of use to push to now; these."""

@@ -1,9 +1,9 @@
 """Who takes part in a run without rounds, as one peer knows it. No network, no clock: time is an argument.
 
-Every peer keeps a standing of every peer, and passes all of them on again and again; of two
-standings of one peer the newer one stays. A peer writes its own standing; of another one it only
-raises the generation, from member (odd) to gone (even), when that has shown no progress for
-`departure_s`. Who finds itself gone, and is not, raises its own once more: it returns.
+Every peer keeps a standing of every peer, and passes all of them on again and again, and at once those
+of whom there is news; of two standings of one peer the newer one stays. A peer writes its own standing;
+of another one it only raises the generation, from member (odd) to gone (even), when that has shown no
+progress for `departure_s`. Who finds itself gone, and is not, raises its own once more: it returns.
 
 Generations only grow, and views are merged by their maximum (a causal-length set: W. Yu, S. Rostad,
 "A low-cost set CRDT based on causal lengths", 2020), so peers agree as soon as everybody has heard
@@ -15,7 +15,7 @@ that knows more has a larger one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Final, final
@@ -149,9 +149,10 @@ class Membership:
         epoch = self.epoch
         return tuple(j for j in self.members if self.standings[j].over != epoch)
 
-    def view(self, settings: Mapping[str, str]) -> View:
-        """What to say now."""
-        return View(self.me, settings, self.n_classes, dict(self.standings))
+    def view(self, settings: Mapping[str, str], peers: Collection[PeerId] = ()) -> View:
+        """What to say now: of all peers that are known, or of these and this one."""
+        told = {j: self.standings[j] for j in {*peers, self.me}} if peers else dict(self.standings)
+        return View(self.me, settings, self.n_classes, told)
 
     # ---- what happens ----------------------------------------------------------------------
 
@@ -160,8 +161,8 @@ class Membership:
         self.began, self.fresh = True, False
         self._moved_s = dict.fromkeys(self.standings, now)
 
-    def receive(self, view: View, now: float) -> bool:
-        """Learn from a view; whether there is news in it that others should hear at once.
+    def receive(self, view: View, now: float) -> list[PeerId]:
+        """Learn from a view; those of whom there is news in it that others should hear at once.
 
         Raises
         ------
@@ -172,7 +173,7 @@ class Membership:
         """
         if len(self.standings.keys() | view.standings.keys()) > MAX_KNOWN:
             raise ProtocolError("excess", f"expected a view that makes at most {MAX_KNOWN} peers known", view.sender)
-        has_news = False
+        news: list[PeerId] = []
         for j, theirs in view.standings.items():
             mine = self.standings.get(j)
             if theirs == mine:  # most of a view is known already
@@ -183,10 +184,11 @@ class Membership:
                 if mine is None or theirs.generation == mine.generation or theirs.progress > mine.progress:
                     self._moved_s[j] = now
                 self._put(j, theirs)
-            has_news = has_news or _is_news(self.standings[j], mine)
+            if _is_news(self.standings[j], mine):
+                news.append(j)
         if not self.began:
             self.n_classes = max(self.n_classes, view.n_classes)
-        return has_news
+        return news
 
     def _hear_of_myself(self, theirs: Standing) -> None:
         mine = self.standings[self.me]

@@ -232,7 +232,7 @@ class View(Record, frozen=True, eq=True):
     n_classes : int
         Largest label known, plus one; 0 where there are no labels, or the sender has yet to learn it.
     standings : mapping of int to Standing
-        Of every peer that the sender knows of, itself included.
+        Of every peer that the sender knows of, or of those of whom there is news; of itself in any case.
     """
 
     sender: PeerId

@@ -98,6 +98,7 @@ CROSSING_SEED = first_of(lambda run: run.weather.reorder and run.weather.delay >
 CRASHING_SEED = first_of(lambda run: [deed.kind for deed in run.deeds] == ["crash", "crash"])
 LOSING_SEED = first_of(lambda run: any(deed.kind == "loss" for deed in run.deeds) and run.left == (0, 1))
 RETURNING_SEED = first_of(lambda run: {"loss", "return"} <= {deed.kind for deed in run.deeds} and run.n_agents == 3)
+FORGOTTEN_SEED = first_of(lambda run: {"loss", "return"} <= {deed.kind for deed in run.deeds} and run.n_agents == 4)
 GARBLED_SEED = first_of(lambda run: run.weather.corrupt == 0.2 and not run.weather.sealed)
 
 
@@ -140,7 +141,7 @@ def forgets_lives(flows: Flows, j: int) -> Flow:
     return FLOW(flows, j).changed(stamp=(0, flows.counter))
 
 
-def takes_the_last_word(membership: Membership, view: View, now: float) -> bool:
+def takes_the_last_word(membership: Membership, view: View, now: float) -> list[int]:
     """Whatever was said last about a peer counts."""
     news = RECEIVE(membership, view, now)
     for j, standing in view.standings.items():
@@ -177,7 +178,7 @@ MISTAKES = {
     "sends increments": (Flows, "flow", sends_increments, LOSSY_SEED, r"\(17\) is broken"),
     "takes stale flows": (Flows, "receive", takes_stale_ones, CROSSING_SEED, "goes back to"),
     "forgets its lives": (Flows, "flow", forgets_lives, CRASHING_SEED, "newer than all before it was refused"),
-    "takes the last word": (Membership, "receive", takes_the_last_word, RETURNING_SEED, "goes back to generation"),
+    "takes the last word": (Membership, "receive", takes_the_last_word, FORGOTTEN_SEED, "goes back to generation"),
     "stays away": (Membership, "_hear_of_myself", stays_away, RETURNING_SEED, "it is .* from the optimum"),
     "loses nobody": (Membership, "_is_lost", loses_nobody, LOSING_SEED, "it is .* from the optimum"),
 }

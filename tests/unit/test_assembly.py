@@ -171,6 +171,26 @@ def test_the_lost_are_still_told_and_heard_of() -> None:
     assert opening.neighbors == (2,)
 
 
+def test_only_news_are_told_at_once_and_all_again_and_again() -> None:
+    a, b, _ = three(Outlets("static", "complete"))
+    for one in (a, b):
+        one.gossip()
+        assert one.spread() == [], "nothing is new"
+    d = assembly(5, 3)
+    a.receive(d.connected(0)[0][1], 0.0)
+    told = a.spread()
+    assert {j for j, _ in told} == {1, 2}
+    for _, message in told:
+        assert isinstance(message, View)
+        assert message.standings.keys() == {0, 5}, "the news, and who tells them"
+    assert not a.has_news
+    _, again = a.tick(1.0)
+    assert all(isinstance(message, View) and message.standings.keys() == {0, 1, 2, 5} for _, message in again)
+    b.receive(told[0][1], 0.0)
+    assert b.membership.members == (0, 1, 2, 5)
+    assert {j for _, message in b.spread() for j in message.standings} == {1, 5}, "news are passed on"  # type: ignore[union-attr]
+
+
 def test_the_end_is_when_all_know_that_all_are_through() -> None:
     peers = three(Outlets("static", "complete"))
     for one in peers:

@@ -22,7 +22,7 @@ def peer(me: PeerId, n_agents: int = 3, incarnation: int = 0, instance: str = ""
 
 
 def tell(listener: Membership, speaker: Membership, now: float = 0.0) -> bool:
-    return listener.receive(speaker.view({}), now)
+    return bool(listener.receive(speaker.view({}), now))
 
 
 def met(*peers: Membership, now: float = 0.0) -> None:
