@@ -31,6 +31,12 @@ KNOCK_S: Final = 2.0
 """How long it is tried to reach one of those that have gone, before it is the next one's turn: a connection and a
 view take a small part of it, and it is longer than the longest pause between two attempts to connect."""
 
+TICK_S: Final = 0.25
+"""Between two ticks: what has changed passes a network of diameter 10 within seconds."""
+
+BEATS: Final = 8
+"""Of a member, in the time after which one without progress counts as gone; where that is short, one a tick."""
+
 Outgoing: TypeAlias = Sequence[tuple[PeerId, Message]]
 """Messages with their receivers, in the order in which to send them."""
 
@@ -88,6 +94,7 @@ class Assembly:
     _connected: set[PeerId] = field(default_factory=set, init=False)
     _owed: dict[PeerId, bool] = field(default_factory=dict, init=False)
     _news: set[PeerId] = field(default_factory=set, init=False)
+    _n_ticks: int = field(default=0, init=False)
 
     @property
     def me(self) -> PeerId:
@@ -174,16 +181,25 @@ class Assembly:
         return self._tell(self.membership.view({}, self._news)) if self._news else []
 
     def tick(self, now: float, progressing: bool = True) -> tuple[tuple[PeerId, ...], Outgoing]:
-        """Some time has passed: members that are lost by now, and what to say; `progressing` as `Membership.tick`."""
-        lost = self.membership.tick(now, progressing)
-        return lost, self.gossip()
+        """TICK_S have passed: members that are lost by now, and what to say; `progressing` as `Membership.tick`.
+
+        Once a beat that is all that is known, and between what has changed since the last tick.
+        """
+        beats = self._n_ticks % max(1, int(self.membership.departure_s / (BEATS * TICK_S))) == 0
+        self._n_ticks += 1
+        lost = self.membership.tick(now, progressing and beats)
+        if beats:
+            return lost, self.gossip()
+        changed = self.membership.changed
+        return lost, self._tell(self.membership.view({}, changed)) if changed else []
 
     def gossip(self) -> Outgoing:
         """The view, to all whom this peer can reach; where something waits for room already, it comes with `unsent`."""
         return self._tell(self.membership.view({}))
 
     def _tell(self, view: View) -> Outgoing:
-        self._news.clear()
+        self._news -= view.standings.keys()
+        self.membership.changed -= view.standings.keys()
         waiting = self._connected & {*self._owed, *self.flows.unsent}
         for j in waiting:
             self._owed.setdefault(j, j in self.flows.unsent)

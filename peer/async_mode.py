@@ -18,7 +18,7 @@ from msgspec import structs
 
 from peer import agent, alignment, careful, checkpoint, config, history, learning, npz, renewal, waking
 from peer.arrays import Vector
-from peer.assembly import Opening
+from peer.assembly import TICK_S, Opening
 from peer.errors import DisagreementError, NeighborsLate
 from peer.host import DONE, INTERRUPTED, Host
 from peer.messages import Message, View
@@ -26,16 +26,6 @@ from peer.optim.models import Model
 from peer.optim.regimes import everything
 from peer.problem import Problem
 from topology import PeerId
-
-GOSSIP_S: Final = 0.25
-"""Between two views: news pass a network of diameter 10 within seconds, at a few kilobytes each."""
-
-SELDOM_S: Final = 1.0
-"""Longest pause between two views, where so many peers share a host that these would take all of it; shorter than what
-counts as sleep, see `peer.membership`."""
-
-VIEWS: Final = 8
-"""In the time after which a member counts as gone, at least, unless that is less than so many of GOSSIP_S."""
 
 QUEUE_MESSAGES: Final = 2
 """That may wait for one peer on this side: a flow and a view. Newer ones are made when these have left."""
@@ -159,8 +149,12 @@ class AsyncLife:
             raise
         self.has_company = self.has_company or isinstance(message, View)
         if self.assembly.has_news:
-            self.link()
-            self.host.soon(lambda: self.say(self.assembly.spread()))
+            self.host.soon(self.spread)
+
+    def spread(self) -> None:
+        """Pass on what was learned, and connect to whom it concerns."""
+        self.link()
+        self.say(self.assembly.spread())
 
     def answer(self, view: View) -> None:
         """Let one who was refused hear of this peer's settings."""
@@ -172,7 +166,6 @@ class AsyncLife:
     async def gossip(self) -> None:
         """Pass the view on again and again, and find out who is lost."""
         departure_s = self.experiment.run.departure_s
-        pause_s = min(GOSSIP_S * self.host.slack, max(GOSSIP_S, min(SELDOM_S, departure_s / VIEWS)))
         while True:
             now, since_s = time.monotonic(), self.host.threads.computing_since_s
             self.callers = {j: call for j, call in self.callers.items() if now - call[0] < CALLER_S}
@@ -183,7 +176,7 @@ class AsyncLife:
             self.link()
             self.say([*messages, *self.assembly.unsent()])
             self.host.changed.set()
-            await asyncio.sleep(pause_s)
+            await asyncio.sleep(TICK_S)
 
     # ---- the run ---------------------------------------------------------------------------
 

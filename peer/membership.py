@@ -87,6 +87,7 @@ class Membership:
     fresh: bool = True
     began: bool = field(default=False, init=False)
     standings: dict[PeerId, Standing] = field(default_factory=dict, init=False)
+    changed: set[PeerId] = field(default_factory=set, init=False)
     _agreed: Agreed | None = field(default=None, init=False)
     _moved_s: dict[PeerId, float] = field(default_factory=dict, init=False)
     _ticked_s: float | None = field(default=None, init=False)
@@ -212,18 +213,14 @@ class Membership:
         self._ticked_s = now
         mine = self.standings[self.me]
         self._put(self.me, mine.changed(beat=mine.beat + progressing))
-        lost = tuple(j for j in self.members if self._is_lost(j, now))
+        may_lose = self.began and not self.complete
+        lost = tuple(j for j in self.members if self._is_lost(j, now)) if may_lose else ()
         for j in lost:
             self._put(j, self.standings[j].changed(generation=self.standings[j].generation + 1))
         return lost
 
     def _is_lost(self, j: PeerId, now: float) -> bool:
-        return (
-            self.began
-            and j != self.me
-            and not self.complete
-            and now - self._moved_s.setdefault(j, now) > self.departure_s
-        )
+        return j != self.me and now - self._moved_s.setdefault(j, now) > self.departure_s
 
     def woke(self, n: int, done: int) -> None:
         """The own peer has made n wakings, and all that it has to in epoch `done`."""
@@ -243,6 +240,8 @@ class Membership:
     def _put(self, j: PeerId, standing: Standing) -> None:
         before = self.standings.get(j)
         self.standings[j] = standing
+        if standing != before:
+            self.changed.add(j)
         if before is None or before.generation != standing.generation:
             self._agreed = None
 

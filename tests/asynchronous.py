@@ -27,8 +27,8 @@ from msgspec import structs
 
 from peer import agent, careful, waking, wire
 from peer.arrays import Vector
-from peer.assembly import Assembly, Opening, Outgoing
-from peer.async_mode import GOSSIP_S, QUEUE_MESSAGES
+from peer.assembly import TICK_S, Assembly, Opening, Outgoing
+from peer.async_mode import QUEUE_MESSAGES
 from peer.careful import Caution
 from peer.checkpoint import Moment
 from peer.errors import RemoteError, WireError
@@ -450,17 +450,16 @@ class Peer:
             self.has_company = self.has_company or isinstance(message, View)
             if isinstance(message, Flow):
                 self.run.note_taken(self, message)
-        if self.assembly.has_news:
-            self.link()
-            if not self.news:
-                self.news = True
-                self.run.network.later(self, NEWS_S, self.spread)
+        if self.assembly.has_news and not self.news:
+            self.news = True
+            self.run.network.later(self, NEWS_S, self.spread)
         self.run.check_view(self)
         self.change()
 
     def spread(self) -> None:
-        """Pass on what was learned."""
+        """Pass on what was learned, and connect to whom it concerns."""
         self.news = False
+        self.link()
         self.say(self.assembly.spread())
 
     def gossip(self) -> None:
@@ -473,7 +472,7 @@ class Peer:
         self.say([*messages, *self.assembly.unsent()])
         self.run.check_view(self)
         self.change()
-        self.run.network.later(self, GOSSIP_S, self.gossip)
+        self.run.network.later(self, TICK_S, self.gossip)
 
     def change(self) -> None:
         """What the main line waits for may be there."""

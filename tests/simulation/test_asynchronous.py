@@ -94,7 +94,9 @@ def first_of(which: Callable[[asynchronous.Scenario], bool]) -> int:
 
 CALM_SEED = first_of(lambda run: run.is_calm and run.n_agents == 3 and run.outlets.schedule == "static")
 LOSSY_SEED = first_of(lambda run: run.weather.loss == 0.4 and not run.deeds)
-CROSSING_SEED = first_of(lambda run: run.weather.reorder and run.weather.delay >= 0.1 and not run.deeds)
+CROSSING_SEED = first_of(
+    lambda run: run.weather.reorder and run.weather.delay >= 0.1 and not run.deeds and run.n_agents == 4
+)
 CRASHING_SEED = first_of(lambda run: [deed.kind for deed in run.deeds] == ["crash", "crash"])
 LOSING_SEED = first_of(lambda run: any(deed.kind == "loss" for deed in run.deeds) and run.left == (0, 1))
 RETURNING_SEED = first_of(lambda run: {"loss", "return"} <= {deed.kind for deed in run.deeds} and run.n_agents == 3)
