@@ -16,6 +16,7 @@ import pytest
 from peer import host as host_module
 from peer.changes import Changes
 from peer.host import STOPPED_S, Host
+from peer.threads import Threads
 
 
 class Stopping(asyncio.SelectorEventLoop):
@@ -87,29 +88,19 @@ def test_after_a_stop_patience_has_an_end_too() -> None:
 
 def test_who_ends_waits_for_what_is_being_written() -> None:
     """A checkpoint that a thread is at is whole, or not there, when the process is gone."""
-    writing, begun, written = threading.Lock(), threading.Event(), threading.Event()
+    threads, begun, written = Threads(None, 1, False), threading.Event(), threading.Event()
 
     async def close() -> bool:
         ended = asyncio.Event()
         ended.set()
         transport = SimpleNamespace(close=ended.wait)
-        threads = SimpleNamespace(shutdown=lambda **how: None)
         opened = SimpleNamespace(close=lambda: None)
-        host = SimpleNamespace(
-            company=None,
-            _news=None,
-            _telling=None,
-            mathematics=threads,
-            cores=threads,
-            transport=transport,
-            writing=writing,
-            _opened=opened,
-        )
+        host = SimpleNamespace(_news=None, _telling=None, threads=threads, transport=transport, _opened=opened)
         await Host.close(host)  # type: ignore[arg-type]
         return written.is_set()
 
     def write() -> None:
-        with writing:
+        with threads.writing:
             begun.set()
             time.sleep(0.1)  # a slow disk
             written.set()
