@@ -10,7 +10,7 @@ standardized    each entry with mean 0 and variance 1 over the training samples;
                 standard deviation 0.35/sqrt(n)
 
 Biases begin with 0. Cosines are those of the direction and the gradient over all training samples at the end, by hidden
-layer.
+layer; and those of what comes to the units by feedback and by backprop, sample by sample, in the mean ("errors").
 
 Decentralized: ten agents, each with samples of one or two digits only (label-sorted), in this process, without sockets,
 the same settings with gradients and with feedback. The tracked cosine is that of the mean of all y_i, which is what
@@ -46,7 +46,8 @@ from peer.arrays import DTYPES, Matrix, Vector
 from peer.data import Cut
 from peer.messages import Share
 from peer.optim import feedback
-from peer.optim.chains import Chain, mlp
+from peer.optim.chains import Chain, ChainPass, mlp
+from peer.optim.feedback import Feedback
 from peer.optim.losses import Softmax
 from peer.optim.regularizers import NoRegularizer
 from peer.optim.steps import Constant
@@ -116,6 +117,7 @@ class Trained:
 
     accuracy: float
     cosines: Vector
+    errors: Vector
 
 
 def digits(set_up: SetUp) -> tuple[Data, Matrix, NDArray[np.int64]]:
@@ -157,7 +159,24 @@ def train(set_up: SetUp, hidden: Sequence[int], how: str, seed: int) -> Trained:
             direction[fixed] = 0.0
             w = w - length * direction
     right = model.at(w, x_test).outputs.argmax(axis=1) == y_test
-    return Trained(100.0 * float(np.mean(right)), feedback.alignment(model, fed.gradient(w), problem.gradient(w)))
+    here = model.at(w, data.inputs)
+    assert fed.feedback is not None
+    errors = of_errors(here, data.loss.gradient(here.outputs), fed.feedback)
+    cosines = feedback.alignment(model, fed.gradient(w), problem.gradient(w))
+    return Trained(100.0 * float(np.mean(right)), cosines, errors)
+
+
+def of_errors(here: ChainPass, e: Matrix, fed: Feedback) -> Vector:
+    """Cosines of what comes to the outputs of hidden layers by feedback and by backprop, means over the samples."""
+    cut, u, found = feedback.segments(here.chain), e, []
+    for segment, B in zip(reversed(cut[1:]), reversed(fed.matrices), strict=True):
+        for j in reversed(range(segment.start, segment.stop)):
+            place = here.chain.places[j]
+            u = here.passed[j].pull(u, np.empty(place.stop - place.start), onward=True)
+        v = e @ B.T
+        lengths = np.linalg.norm(u, axis=1) * np.linalg.norm(v, axis=1)
+        found.append(float(np.mean((u * v).sum(axis=1) / np.where(lengths > 0.0, lengths, 1.0))))
+    return np.array(found[::-1])
 
 
 def central(set_up: SetUp, hidden: Sequence[int], hows: Sequence[str], seeds: int) -> None:
@@ -170,7 +189,8 @@ def central(set_up: SetUp, hidden: Sequence[int], hows: Sequence[str], seeds: in
         spread = cosines.std(axis=0, ddof=1) if many else np.zeros(len(hidden))
         layers = " ".join(f"{c:5.2f} +- {s:.2f}" for c, s in zip(cosines.mean(axis=0), spread, strict=True))
         widths = "-".join(map(str, (64, *hidden, 10)))
-        click.echo(f"  {widths:18} {how:15} {told:15}  cosines {layers}")
+        errors = " ".join(f"{c:5.2f}" for c in np.mean([one.errors for one in found], axis=0))
+        click.echo(f"  {widths:18} {how:15} {told:15}  cosines {layers}; of errors {errors}")
 
 
 # ---- decentralized -------------------------------------------------------------------------

@@ -35,7 +35,10 @@ TICK_S: Final = 0.25
 """Between two ticks: what has changed passes a network of diameter 10 within seconds."""
 
 BEATS: Final = 8
-"""Of a member, in the time after which one without progress counts as gone; where that is short, one a tick."""
+"""Of a member, at least, until one without progress counts as gone; one a tick where that is soon."""
+
+FEW: Final = 32
+"""Peers of whom all can be told at every tick. Of 200 that would take two processors all their time."""
 
 Outgoing: TypeAlias = Sequence[tuple[PeerId, Message]]
 """Messages with their receivers, in the order in which to send them."""
@@ -183,9 +186,10 @@ class Assembly:
     def tick(self, now: float, progressing: bool = True) -> tuple[tuple[PeerId, ...], Outgoing]:
         """TICK_S have passed: members that are lost by now, and what to say; `progressing` as `Membership.tick`.
 
-        Once a beat that is all that is known, and between what has changed since the last tick.
+        Once a beat that is all that is known, and between, where peers are many, what has changed since the last tick.
         """
-        beats = self._n_ticks % max(1, int(self.membership.departure_s / (BEATS * TICK_S))) == 0
+        n_longest = int(self.membership.departure_s / (BEATS * TICK_S))
+        beats = self._n_ticks % max(1, min(n_longest, len(self.membership.standings) // FEW)) == 0
         self._n_ticks += 1
         lost = self.membership.tick(now, progressing and beats)
         if beats:

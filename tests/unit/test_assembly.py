@@ -191,23 +191,34 @@ def test_only_news_are_told_at_once_and_all_again_and_again() -> None:
     assert {j for _, message in b.spread() for j in message.standings} == {1, 5}, "news are passed on"  # type: ignore[union-attr]
 
 
-def test_once_a_beat_all_is_told_and_between_what_has_changed() -> None:
+def test_of_many_all_is_told_once_a_beat_and_between_what_has_changed() -> None:
     """Of 10 s until a member counts as gone, a beat takes an eighth, five ticks."""
-    a, b, _ = three(Outlets("static", "complete"))
+    a, b = assembly(0, 200), assembly(1, 200)
+    a.connected(1)
+    b.connected(0)
 
     def told(now: float) -> list[set[PeerId]]:
         return [set(view.standings) for _, view in a.tick(now)[1] if isinstance(view, View)]
 
-    beat = a.membership.standings[0].beat
-    assert told(0.0) == [{0, 1, 2}] * 2
+    beat, everybody = a.membership.standings[0].beat, set(range(200))
+    assert told(0.0) == [everybody]
     assert told(0.25) == [], "nothing has changed"
-    b.tick(0.0)
     a.receive(b.gossip()[0][1], 0.3)
-    assert told(0.5) == [{0, 1}] * 2, "its beat"
+    a.spread()
+    b.tick(0.0)
+    a.receive(b.gossip()[0][1], 0.4)
+    assert told(0.5) == [{0, 1}], "its beat"
     assert told(0.75) == told(1.0) == []
     assert a.membership.standings[0].beat == beat + 1
-    assert told(1.25) == [{0, 1, 2}] * 2
+    assert told(1.25) == [everybody]
     assert a.membership.standings[0].beat == beat + 2
+
+
+def test_of_few_all_is_told_at_every_tick() -> None:
+    a, *_ = three(Outlets("static", "complete"))
+    for now in range(4):
+        _, messages = a.tick(0.25 * now)
+        assert [len(view.standings) for _, view in messages if isinstance(view, View)] == [3, 3]
 
 
 def test_the_end_is_when_all_know_that_all_are_through() -> None:
