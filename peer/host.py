@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Final, ParamSpec, Protocol, TypeVar, final
+from typing import Final, Protocol, final
 
 from peer import addresses, alignment, checkpoint, config, door, learning, memory, npz, settings, wire
 from peer.agent import State
@@ -33,10 +33,6 @@ from peer.openmetrics import Tally
 from peer.threads import Pools, Threads
 from peer.transport import NOBODY, NOTHING, Hub, Keys, Nearby, Transport
 from topology import PeerId
-
-P = ParamSpec("P")
-T = TypeVar("T")
-A = TypeVar("A")
 
 NEWS_S: Final = 0.02
 """News of other peers are gathered for so long before they are passed on: 64 peers on a ring would else

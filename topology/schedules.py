@@ -11,12 +11,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Final, Protocol, TypeVar, final
+from typing import Final, Protocol, final
 
 from topology.files import load_as, write
 from topology.graphs import FAMILIES, Edge, Graph, PeerId, TopologyError, family, happens, hash64
-
-T = TypeVar("T")
 
 SCHEDULES: Final = ("static", "random-links", "matchings", "one-peer-exponential", "file")
 """Names that experiments use for the schedules below."""
