@@ -38,7 +38,7 @@ BEATS: Final = 8
 """Of a member, at least, until one without progress counts as gone; one a tick where that is soon."""
 
 FEW: Final = 32
-"""Peers of whom all can be told at every tick. Of 200 that would take two processors all their time."""
+"""Peers of whom all are told at every tick, up to twice as many; 200 on one host spent most of their time on that."""
 
 Outgoing: TypeAlias = Sequence[tuple[PeerId, Message]]
 """Messages with their receivers, in the order in which to send them."""

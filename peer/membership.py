@@ -74,6 +74,8 @@ class Membership:
         How long a member may stay without progress, seconds.
     n_classes : int
         Largest label of this peer plus one; 0 where there are no labels, or others decide.
+    changed : set of int
+        Peers whose standings have changed since they were told last; whoever tells them takes them out.
     fresh : bool
         Whether this process does not go on from a checkpoint: what an earlier one had pushed is
         not known to it, and it begins another epoch if there was one.
