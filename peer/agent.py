@@ -64,6 +64,9 @@ NONE: Final = np.zeros(0)
 NO_ROWS: Final = np.zeros((0, 0))
 """In the place of a matrix that there is not."""
 
+WHOLE: Final = ("w", "gradient")
+"""Vectors that a state has with every method, (p,)."""
+
 
 @final
 class State(Record, frozen=True):
@@ -258,6 +261,32 @@ def initial(problem: LocalProblem, w: Vector, alpha: float) -> State:
     """State at round 0 with w_i[0] = w, (p,): y_i[0] = grad g_i(w_i[0])."""
     gradient, value = problem.gradient(w), problem.value(w)
     return State(0, w, gradient, gradient, value, value, alpha)
+
+
+def restored(numbers: Mapping[str, Vector | Matrix | float], p: int) -> State:
+    """A state of which these are the fields, as a checkpoint has them, with p parameters.
+
+    Raises
+    ------
+    ValueError
+        Other fields than a state has, or of other kinds or sizes.
+    """
+    try:
+        state = State(**numbers)  # type: ignore[arg-type]
+    except TypeError as error:
+        raise ValueError(str(error)) from error
+    nothing = np.zeros(0)
+    expected = State(0, nothing, nothing, nothing, 0.0, 0.0, 0.0)
+    for name, (found, like) in (
+        (name, (getattr(state, name), getattr(expected, name))) for name in State.__struct_fields__
+    ):
+        if isinstance(like, np.ndarray):
+            is_right = isinstance(found, np.ndarray) and (found.ndim, found.dtype) == (like.ndim, like.dtype)
+        else:
+            is_right = isinstance(found, type(like) if isinstance(like, int) else (int, float))
+        if not is_right or (name in WHOLE and found.shape != (p,)):
+            raise ValueError(f"{name} of another kind or size")
+    return state
 
 
 def propose(problem: LocalProblem, state: State, n_agents: int) -> Proposal:

@@ -69,7 +69,9 @@ def _answer(writer: int, function: Callable[[], object]) -> NoReturn:
         with os.fdopen(writer, "wb") as pipe:
             pipe.write(said)
         os._exit(0)
-    except Exception:  # an error that cannot be told to the parent, or none is there any more
+    except BrokenPipeError:  # nobody is there any more to be told
+        pass
+    except Exception:  # an error that cannot be told to the parent
         traceback.print_exc()
     finally:
         os._exit(1)

@@ -166,6 +166,8 @@ class Assembly:
             if other:
                 raise DisagreementError("settings", other, j)
             self._news.update(self.membership.receive(message, now))
+            # a higher one, if it has come out that an earlier process of this peer had this one already
+            self.flows.incarnation = self.membership.standings[self.me].incarnation
         elif isinstance(message, Flow):
             self.flows.receive(message)
             self.pace.heard(j, now)

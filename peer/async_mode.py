@@ -236,7 +236,7 @@ class AsyncLife:
         learned = host.learn(self.membership.n_samples_total, self.membership.n_classes)
         problem, model = learned.problem, learned.model
         if last is not None:
-            self.state = agent.State(**last.agent)  # type: ignore[arg-type]
+            self.state = host.restored(last.agent, learned)
             members = self.flows.members
             samples = sum(last.standings[j].n_samples for j in members)
             problem = learning.reweighted(self.experiment, problem, samples, len(members))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
+import msgspec
 import numpy as np
 from msgspec import structs
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from peer import npz
 from peer.arrays import Sparse, Tensor, Vector
 from peer.errors import ConfigError
-from peer.messages import EVERYBODY, Share, Standing
+from peer.messages import EVERYBODY, MAX_INCARNATION, Share, Standing
 from topology import PeerId
 
 
@@ -183,12 +184,21 @@ def load_moment(path: Path, run_id: str, digest: str) -> Moment:
             digest=str(found["digest"]),
             n_classes=int(found["n_classes"]),
             opened_n=int(found["opened_n"]),
-            standings={j: Standing(*fields) for j, *fields in json.loads(str(found["standings"]))},
+            standings=_standings(str(found["standings"])),
             agent={name[6:]: _number(array) for name, array in found.items() if name.startswith("agent.")},
             flows={name[6:]: array for name, array in found.items() if name.startswith("flows.")},
         )
     _check_run(path, moment, run_id, digest)
     return moment
+
+
+def _standings(text: str) -> dict[PeerId, Standing]:
+    rows = msgspec.json.decode(text, type=list[list[int | str]])
+    names = Standing.__struct_fields__
+    return {
+        msgspec.convert(j, PeerId): msgspec.convert(dict(zip(names, fields, strict=True)), Standing)
+        for j, *fields in rows
+    }
 
 
 def _scalar(array: NDArray[Any]) -> float | int:
@@ -233,6 +243,8 @@ def next_incarnation(path: Path, durable: bool = True) -> int:
     """
     try:
         before = int(path.read_text(encoding="ascii")) if path.exists() else 0
+        if not 0 <= before < MAX_INCARNATION:
+            raise ValueError("a number that no peer has come to")
     except ValueError as error:
         raise ConfigError("--resume", f"{path}: expected the number of starts, found something else") from error
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -326,10 +326,7 @@ def session_of(
     `process` is its incarnation and instance, see `Roster`; `common` are its `common_settings`.
     """
     incarnation, instance = process
-    if last is not None and last.n_samples.get(me) != shard.n_samples:
-        before = last.n_samples.get(me)
-        found = f"{shard.path}: expected the {before} samples of the checkpoint, found {shard.n_samples}"
-        raise ConfigError("data.path", found)
+    _check_same_samples(shard, shard.n_samples if last is None else last.n_samples.get(me))
     n_steps = ground.gossip.n_steps
     n = 0 if last is None else last.n * n_steps
     roster = Roster(
@@ -350,6 +347,12 @@ def session_of(
     return Session(ground.union[me], roster, rounds)
 
 
+def _check_same_samples(shard: Shard, before: int | None) -> None:
+    if before != shard.n_samples:
+        found = f"{shard.path}: expected the {before} samples of the checkpoint, found {shard.n_samples}"
+        raise ConfigError("data.path", found)
+
+
 def assembly_of(
     experiment: Experiment,
     ground: Ground,
@@ -363,6 +366,9 @@ def assembly_of(
 
     `address` is where it listens, as others see it; `process` its incarnation and instance.
     """
+    _check_same_samples(
+        shard, shard.n_samples if last is None or me not in last.standings else last.standings[me].n_samples
+    )
     incarnation, instance = process
     newcomer = me >= experiment.peers
     own = Standing(1, incarnation, 0, instance, n_samples=shard.n_samples, address=address)
@@ -373,7 +379,10 @@ def assembly_of(
     assembly = Assembly(settings, membership, flows, ground.outlets, experiment.iterations)
     if last is not None:
         membership.restore(last.standings, last.n_classes)
-        flows.restore(last.flows)
+        try:
+            flows.restore(last.flows)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ConfigError("--resume", f"expected a checkpoint of flows, found other arrays: {error}") from error
         flows.neighbors = assembly.neighbors_among(flows.members)
         assembly.opened_n = last.opened_n
     return assembly

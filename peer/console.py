@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from peer import history
 from peer.history import ranges
 from peer.launcher import Watcher, new_metrics
 from peer.settings import Experiment
@@ -63,7 +64,8 @@ class Progress(Watcher):
 
     def look(self) -> None:
         """Read the newest lines, and show them."""
-        for peer, lines in new_metrics(self._run_dir, self._offsets, self._experiment.peers).items():
+        for peer, new in new_metrics(self._run_dir, self._offsets, self._experiment.peers).items():
+            lines = [line for line in map(history.round_of, new) if line is not None]  # a display ends no run
             self._bytes += sum(line["bytes_sent"] for line in lines)
             for line in lines:
                 if peer not in self._last or _epoch(line) != _epoch(self._last[peer]):

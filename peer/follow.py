@@ -6,6 +6,7 @@ Reads what peers journal, and nothing else: a run does not notice. `peer.launche
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -141,7 +142,8 @@ class Follower:
         """
         try:
             new = new_metrics(self.run_dir, self._offsets, self.experiment.peers)
-            found = sorted(self._timed(new), key=lambda one: one[:2])
+            lines = {peer: list(map(json.loads, lines)) for peer, lines in new.items()}
+            found = sorted(self._timed(lines), key=lambda one: one[:2])
         except (ValueError, KeyError, TypeError) as error:
             raise ConfigError(str(self.run_dir), f"expected metrics of peers, found: {error}") from error
         for clock_s, peer, line in found:

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final, final
 
@@ -168,8 +169,8 @@ def _logged(event: Mapping[str, Any]) -> _Logged:
         raise ConfigError("log.jsonl", f"expected an event of a peer, found {dict(event)}: {error}") from error
 
 
-def rounds(folder: Path) -> list[Round]:
-    """The rounds that a peer has written down; none where it has not begun, or writes elsewhere.
+def rounds(folder: Path, most: int | None = None) -> list[Round]:
+    """The rounds that a peer has written down, or the first of them; none where it has not begun, or writes elsewhere.
 
     A last line without its end is a line that is being written, or was when the peer was killed.
 
@@ -180,7 +181,7 @@ def rounds(folder: Path) -> list[Round]:
     """
     path = folder / "metrics.jsonl"
     found: list[Round] = []
-    for number, line in enumerate(_whole_lines(path), start=1):
+    for number, line in enumerate(islice(_whole_lines(path), most), start=1):
         place = f"{path}, line {number}"
         try:
             found.append(msgspec.convert(json.loads(line), Round))
@@ -297,7 +298,7 @@ def health(folder: Path, within_s: float, now: float, counted: str = "rounds") -
 
 def n_done(folder: Path) -> int:
     """Rounds or wakings that a peer has journaled, by its last line; 0 where it has not begun."""
-    return int((_last(folder / "metrics.jsonl", _object) or {}).get("iteration", -1)) + 1
+    return int((_last(folder / "metrics.jsonl", _counted) or {}).get("iteration", -1)) + 1
 
 
 def _object(line: bytes) -> dict[str, Any] | None:
@@ -306,6 +307,21 @@ def _object(line: bytes) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
+
+
+def round_of(line: bytes) -> dict[str, Any] | None:
+    """All that a line says of a round; None where it is none."""
+    found = _object(line)
+    try:
+        msgspec.convert(found, Round)
+    except msgspec.ValidationError:
+        return None
+    return found
+
+
+def _counted(line: bytes) -> dict[str, Any] | None:
+    found = _object(line)
+    return found if found is not None and type(found.get("iteration")) is int else None
 
 
 def _event(line: bytes) -> dict[str, Any] | None:

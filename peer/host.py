@@ -20,9 +20,23 @@ from functools import partial
 from pathlib import Path
 from typing import Final, Protocol, final
 
-from peer import addresses, alignment, checkpoint, config, door, learning, memory, npz, settings, wire
+from peer import (
+    addresses,
+    agent,
+    alignment,
+    checkpoint,
+    config,
+    door,
+    history,
+    learning,
+    memory,
+    npz,
+    settings,
+    wire,
+)
 from peer.agent import State
 from peer.alignment import Watch
+from peer.arrays import Matrix, Vector
 from peer.changes import Changes
 from peer.drops import Drops
 from peer.errors import ConfigError, DisagreementError, RemoteError
@@ -259,7 +273,12 @@ class Host:
         if self.incarnation is None:
             self._opened.enter_context(claim(self.folder))
             alone = self.assignment.facts is None  # else all are on this host: a thousand peers would wait for its disk
-            self.incarnation = checkpoint.next_incarnation(self.folder / "starts", durable=alone)
+            starts = self.folder / "starts"
+            if self.resumes and not starts.exists():
+                raise ConfigError(
+                    "--resume", f"{starts}: expected the number of starts beside a checkpoint, found none"
+                )
+            self.incarnation = checkpoint.next_incarnation(starts, durable=alone)
         return self.incarnation
 
     @property
@@ -282,11 +301,16 @@ class Host:
 
         Raises
         ------
+        ConfigError
+            The journal does not have these.
         OSError
             The folder cannot be written to.
         """
         if self.assignment.resume:
             npz.sweep(self.folder)
+            if (found := len(history.rounds(self.folder, n))) < n:
+                path = self.folder / "metrics.jsonl"
+                raise ConfigError("--resume", f"{path}: expected {n} lines, as the checkpoint has it, found {found}")
         publish = self._published if self.experiment.run.publish else None
         later = None if publish else asyncio.get_running_loop().call_later  # who watches has room for some lines only
         self.journal = Journal(self.folder, n if self.assignment.resume else None, publish, later)
@@ -425,6 +449,20 @@ class Host:
         return f"{'round' if self.experiment.run.mode == 'rounds' else 'waking'} {n}"
 
     # ---- mathematics -----------------------------------------------------------------------
+
+    def restored(self, numbers: Mapping[str, Vector | Matrix | float], learned: Learned) -> State:
+        """The agent's state, of which a checkpoint has these fields.
+
+        Raises
+        ------
+        ConfigError
+            They are no state of what this agent learns.
+        """
+        try:
+            return agent.restored(numbers, learned.w.size)
+        except ValueError as error:
+            problem = f"{self.checkpoint_path}: expected the state of this agent, found {error}"
+            raise ConfigError("--resume", problem) from error
 
     def learn(self, n_samples_total: int, n_classes: int) -> Learned:
         """What this agent learns, now that M and the number of classes are known.

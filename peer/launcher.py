@@ -16,7 +16,6 @@ not what bounds the start; it could pay beyond 8 processors.
 from __future__ import annotations
 
 import gc
-import json
 import os
 import selectors
 import signal
@@ -29,7 +28,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final, final
+from typing import Final, final
 
 import msgspec
 
@@ -449,12 +448,12 @@ def _child(assignments: Sequence[Assignment], writers: Mapping[PeerId, int]) -> 
             os._exit(code)
 
 
-def new_metrics(run_dir: Path, offsets: dict[PeerId, int], peers: int) -> dict[PeerId, list[dict[str, Any]]]:
+def new_metrics(run_dir: Path, offsets: dict[PeerId, int], peers: int) -> dict[PeerId, list[bytes]]:
     """The lines of every peer's metrics that came since the last call, by peer; moves `offsets` on.
 
     Of a peer that has returned meanwhile, and has cut off its last lines, all lines come again.
     """
-    found: dict[PeerId, list[dict[str, Any]]] = {}
+    found: dict[PeerId, list[bytes]] = {}
     for peer in history.everybody(run_dir, peers):
         path = journal.folder_of(run_dir, peer) / "metrics.jsonl"
         try:
@@ -472,5 +471,5 @@ def new_metrics(run_dir: Path, offsets: dict[PeerId, int], peers: int) -> dict[P
         whole = text.rfind(b"\n") + 1
         offsets[peer] = offsets.get(peer, 0) + whole
         if whole:
-            found[peer] = [json.loads(line) for line in text[:whole].splitlines()]
+            found[peer] = text[:whole].splitlines()
     return found

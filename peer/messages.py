@@ -16,6 +16,9 @@ PROTOCOL: int = 4
 NOTHING_FORGOTTEN: int = -1
 """No round of which a share is gone."""
 
+MAX_INCARNATION: int = 2**31
+"""Starts of one peer: one a second for 68 years."""
+
 EVERYBODY: PeerId = -1
 """The neighbors that an agent meets in an exchange."""
 

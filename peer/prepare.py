@@ -15,6 +15,7 @@ from peer import config, keys, settings
 from peer.aside import aside
 from peer.errors import ConfigError
 from peer.frameworks import functions
+from peer.journal import folder_of
 from peer.settings import Experiment
 from peer.transport import new_key_pair, public_of
 
@@ -59,6 +60,10 @@ def again(experiment: Experiment, run_dir: Path) -> tuple[Experiment, config.Gro
         if was.get(key) != now.get(key):
             found = f"expected {was.get(key)}, as the run in {run_dir} has begun with, found {now.get(key)}"
             raise ConfigError(key, found)
+    folders = [folder_of(run_dir, peer) for peer in range(experiment.peers)]
+    lost = [folder for folder in folders if not folder.exists()]
+    if lost and experiment.run.mode == "rounds" and any((folder / "initial.npz").exists() for folder in folders):
+        raise ConfigError("--resume", f"expected a folder of each peer, as rounds have begun; found none at {lost[0]}")
     ground = aside(config.ground, experiment)
     facts = aside(config.rehearse, experiment)
     if experiment != before:

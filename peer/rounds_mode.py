@@ -223,7 +223,7 @@ class RoundsLife:
         """The first state."""
         experiment, last = self.experiment, self.last
         if last is not None:
-            self.state = agent.State(n=last.n, **last.vectors, **last.scalars)  # type: ignore[arg-type]
+            self.state = self.host.restored({"n": last.n, **last.vectors, **last.scalars}, learned)
         else:
             self.state = await self.host.threads.compute(actor.begun, learned.w)
         if experiment.run.checkpoint_every:

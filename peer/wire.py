@@ -24,7 +24,20 @@ from msgspec import structs
 
 from peer.arrays import DTYPES, Sparse, Tensor, Vector, packed, unpacked
 from peer.errors import WireError
-from peer.messages import NOTHING_FORGOTTEN, PARTS, PROTOCOL, Bye, Flow, Hello, Message, Part, Share, Standing, View
+from peer.messages import (
+    MAX_INCARNATION,
+    NOTHING_FORGOTTEN,
+    PARTS,
+    PROTOCOL,
+    Bye,
+    Flow,
+    Hello,
+    Message,
+    Part,
+    Share,
+    Standing,
+    View,
+)
 from peer.optim.compressors import n_kept
 from topology import PeerId
 
@@ -49,9 +62,6 @@ MAX_SETTING: Final = 10_000
 
 MAX_ROUND: Final = 2**53
 """Rounds that every JSON reader can count."""
-
-MAX_INCARNATION: Final = 2**31
-"""Starts of one peer: one a second for 68 years."""
 
 MAX_HELD: Final = 4096
 """Pieces that a peer can hold of one neighbor: two a round of the largest catch-up, see `peer.rounds`."""

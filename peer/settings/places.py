@@ -30,11 +30,11 @@ def split_address(address: str, key: str) -> tuple[str, int]:
     ConfigError
         It is no such address.
     """
-    parts = urlsplit(address)
     try:
+        parts = urlsplit(address)
         host, port = parts.hostname, parts.port
-    except ValueError:
-        host, port = None, None
+    except ValueError:  # of brackets that do not match, too
+        parts, host, port = urlsplit(""), None, None
     whole = parts.scheme == "tcp" and not (parts.path or parts.query or parts.fragment or "@" in parts.netloc)
     if not whole or not host or port is None or not address.isprintable() or " " in address:
         raise ConfigError(key, f'expected "tcp://host:port", an IPv6 host in brackets; found {address!r}')

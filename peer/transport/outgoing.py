@@ -120,6 +120,10 @@ class Links:
             The host has no descriptors left for it; nothing has changed.
         """
         try:
+            named = is_named(address)
+        except ValueError as error:
+            raise ConfigError("transport.addresses", f"{address!r} is no address of peer {j}: {error}") from error
+        try:
             dealer = self._context.socket(zmq.DEALER)
         except zmq.ZMQError as error:
             raise OSError(error.errno, error.strerror) from error
@@ -136,7 +140,7 @@ class Links:
             dealer.setsockopt(zmq.CURVE_SERVERKEY, key.encode())
             dealer.setsockopt(zmq.CURVE_PUBLICKEY, keys.public.encode())
             dealer.setsockopt(zmq.CURVE_SECRETKEY, keys.secret.encode())
-        name, named = self._names.get(address), is_named(address)
+        name = self._names.get(address)
         try:
             link = _Link(address, key, dealer, monitor(self._context, dealer, NEARBY_EVENTS if name else EVENTS))
         except zmq.ZMQError as error:
@@ -153,6 +157,7 @@ class Links:
             else:
                 self._point(j, name or address)
         except (zmq.ZMQError, ValueError) as error:
+            self.disconnect(j)
             raise ConfigError("transport.addresses", f"{address!r} is no address of peer {j}: {error}") from error
 
     def disconnect(self, j: PeerId) -> None:

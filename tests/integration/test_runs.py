@@ -7,12 +7,14 @@ import os
 import shutil
 import signal
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from peer import npz
 from tests.integration.lab import (
     Lab,
     end,
@@ -257,6 +259,42 @@ def test_a_launch_goes_on_with_a_run_that_did_not_end(lab: Lab, number: signal.S
     (run_dir / "peers" / "002" / "final.npz").unlink()
     with (run_dir / "peers" / "002" / "log.jsonl").open("a") as log:
         log.write('{"time_s": 9.0, "event": "start"}\n')  # as if it had come back, and been killed
+    assert lab.run("launch", "--resume", "out").returncode == 0
+    same_finals(whole, run_dir, PEERS)
+
+
+def test_damage_is_told_before_a_run_goes_on(lab: Lab) -> None:
+    rounds = 300
+    whole = lab.launch(lab.experiment(**_tree(lab, iterations=rounds)), "whole")
+    launched = lab.start("launch", lab.folder / "experiment.toml", "--out", "out")
+    run_dir = lab.folder / "out"
+    wait_until(lambda: all(len(metrics(run_dir, peer)) > 40 for peer in range(PEERS)), launched)
+    assert end(launched, signal.SIGINT)[0] == 130
+    folder, kept = run_dir / "peers" / "001", lab.folder / "kept"
+    shutil.copytree(folder, kept)
+
+    def without_parameters() -> None:
+        arrays = {name: array for name, array in npz.load(kept / "checkpoint.npz").items() if name != "vector.w"}
+        npz.save(folder / "checkpoint.npz", arrays)
+
+    def text(name: str, change: Callable[[str], str]) -> None:
+        (folder / name).write_text(change((kept / name).read_text()))
+
+    damages: tuple[tuple[Callable[[], object], str], ...] = (
+        (
+            lambda: shutil.rmtree(folder),
+            "expected a folder of each peer, as rounds have begun; found none at out/peers/001",
+        ),
+        (lambda: (folder / "starts").unlink(), "starts: expected the number of starts beside a checkpoint, found none"),
+        (lambda: text("metrics.jsonl", lambda whole: whole[:2000]), "lines, as the checkpoint has it, found "),
+        (lambda: text("metrics.jsonl", lambda whole: "junk\n" + whole), "metrics.jsonl, line 1: expected JSON"),
+        (without_parameters, "checkpoint.npz: expected the state of this agent, found "),
+    )
+    for damage, problem in damages:
+        damage()
+        assert problem in refusal(lab.run("launch", "--resume", "out"), 2)
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(kept, folder)
     assert lab.run("launch", "--resume", "out").returncode == 0
     same_finals(whole, run_dir, PEERS)
 

@@ -125,6 +125,21 @@ def stranger(end: End, pair: tuple[str, str] | None, name: bytes = b"") -> Abstr
     return abuse.speaker(end.address, LIST[0], pair, name)
 
 
+@pytest.mark.parametrize("address", ["garbage", "tcp://[::1:9", "tcp://a\u2100b:9", "inproc://nobody", "tcp://here:x"])
+def test_what_is_no_address_leaves_no_link(address: str) -> None:
+    """Peers without rounds tell each other where they are: one that says nonsense must do no harm, however often."""
+
+    async def scene() -> None:
+        async with ends(lambda: End(0), lambda: End(1)) as (zero, one):
+            for _ in range(2):
+                with pytest.raises(ConfigError, match="no address of peer 1"):
+                    zero.transport.connect(1, address)
+            zero.transport.connect(1, one.address)
+            assert await zero.tells("up") == 1
+
+    asyncio.run(scene())
+
+
 @alone
 async def test_a_link_can_be_dropped_and_made_again(secure: bool) -> None:
     async with ends(lambda: End(0, secure), lambda: End(1, secure)) as (zero, one):

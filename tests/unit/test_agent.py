@@ -11,7 +11,7 @@ import pytest
 from msgspec import structs
 
 from peer import agent
-from peer.agent import Clipping, Mixture, Proposal, State
+from peer.agent import Clipping, Mixture, Proposal, State, restored
 from peer.arrays import Vector
 from peer.errors import ProtocolError, SolveError
 from peer.messages import Share
@@ -354,3 +354,26 @@ def test_a_changed_state_is_another_one() -> None:
         before.changed(taw=0.5)
     with pytest.raises(AttributeError, match="immutable"):
         before.n = 7  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"w": np.zeros(3)},
+        {"gradient": np.zeros((1, 2))},
+        {"y": 0.0},
+        {"way": np.zeros(2, dtype=np.int64)},
+        {"pulled": np.zeros(2)},
+        {"alpha": "fast"},
+        {"n": 1.5},
+        {"strange": 0.0},
+    ],
+)
+def test_a_state_that_is_none_is_not_restored(changed: dict[str, Any]) -> None:
+    numbers = structs.asdict(state([1.0, 2.0], [3.0, 4.0]))
+    found = restored(numbers, 2)
+    assert all(getattr(found, name) is value for name, value in numbers.items())
+    with pytest.raises(ValueError, match=next(iter(changed))):
+        restored(numbers | changed, 2)
+    with pytest.raises(ValueError, match="alpha"):
+        restored({name: value for name, value in numbers.items() if name != "alpha"}, 2)

@@ -106,6 +106,21 @@ def test_an_epoch_is_opened_when_all_are_known_and_again_when_they_change() -> N
     assert following.epoch > opening.epoch
 
 
+def test_who_hears_that_its_number_was_used_already_pushes_with_the_next_one() -> None:
+    """As where its folder was put back from an older copy: its flows would be stale to who heard the life before."""
+    a, b = assembly(0, 2), assembly(1, 2)
+    a.receive(b.connected(0)[0][1], 0.0)
+    assert a.opening is not None
+    a.open_epoch(a.opening, state())
+    a.connected(1)
+    earlier = a.membership.standings[0].changed(incarnation=3, instance="an earlier life")
+    a.receive(View(1, {}, 0, {0: earlier}), 0.0)
+    a.push(0, V, 0.0)
+    ((_, flow),) = a.unsent()
+    assert isinstance(flow, Flow)
+    assert flow.stamp == (4, 1) == (a.membership.standings[0].incarnation, 1)
+
+
 def test_a_flow_goes_to_whom_it_was_pushed_when_that_can_be_reached() -> None:
     a, b, _ = three()
     a.disconnected(1)

@@ -144,7 +144,7 @@ def test_every_start_has_a_number_of_its_own(tmp_path: Path) -> None:
     assert [checkpoint.next_incarnation(counter) for _ in range(3)] == [0, 1, 2]
 
 
-@pytest.mark.parametrize("text", ["", "x", "1.5", "\xff"])
+@pytest.mark.parametrize("text", ["", "x", "1.5", "\xff", "-5", "2147483648"])
 def test_a_counter_that_is_none_is_refused_and_stays(text: str, tmp_path: Path) -> None:
     counter = tmp_path / "starts"
     counter.write_text(text)

@@ -71,12 +71,12 @@ def test_the_lines_of_a_peer_that_returned_come_again(tmp_path: Path) -> None:
     offsets: dict[int, int] = {}
     for n in range(5):
         write(tmp_path, 0, n)
-    assert [line["iteration"] for line in launcher.new_metrics(tmp_path, offsets, 1)[0]] == [0, 1, 2, 3, 4]
+    assert [json.loads(line)["iteration"] for line in launcher.new_metrics(tmp_path, offsets, 1)[0]] == [0, 1, 2, 3, 4]
     assert launcher.new_metrics(tmp_path, offsets, 1) == {}
     path = folder_of(tmp_path, 0) / "metrics.jsonl"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:2]))
     write(tmp_path, 0, 2)
-    assert [line["iteration"] for line in launcher.new_metrics(tmp_path, offsets, 1)[0]] == [0, 1, 2]
+    assert [json.loads(line)["iteration"] for line in launcher.new_metrics(tmp_path, offsets, 1)[0]] == [0, 1, 2]
     write(tmp_path, 3, 0)
     assert list(launcher.new_metrics(tmp_path, offsets, 1)) == [3], "a newcomer"
 
@@ -104,3 +104,11 @@ def test_the_summary_counts_rounds_or_wakings(tmp_path: Path, screen: Console) -
     console.show_summary(screen, summary.of_run(write_elastic(tmp_path / "b"), tmp_path / "b"), tmp_path)
     assert "tiny: 3 peers, 4+ wakings " in shown(screen)
     assert "0, 1, 8" in shown(screen)
+
+
+def test_lines_that_are_none_are_not_shown(tmp_path: Path, screen: Console) -> None:
+    experiment = write_run(tmp_path, ended=None)
+    with (folder_of(tmp_path, 1) / "metrics.jsonl").open("a") as file:
+        file.write('junk\n3\n[]\n{"x": 1}\n')
+    Progress(screen, tmp_path, experiment).close()
+    assert "round 4/4" in shown(screen)

@@ -23,8 +23,10 @@ from peer.history import (
     health,
     last_event,
     members,
+    n_done,
     needs_nothing,
     ranges,
+    round_of,
     rounds,
     unfinished,
     waking_clocks,
@@ -232,3 +234,12 @@ def test_health_counts_wakings(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, 0)
     os.utime(folder / "metrics.jsonl", (1000.0, 1000.0))
     assert health(folder, 30.0, 1012.0, "wakings") == Health(True, "6 wakings done, the last 12.0 s ago")
+
+
+@pytest.mark.parametrize(
+    "line", ["nonsense", "3", "[]", '{"iteration": "x"}', '{"iteration": null}', '{"iteration": 1e400}']
+)
+def test_what_is_no_round_is_none(line: str, tmp_path: Path) -> None:
+    assert round_of(line.encode()) is None
+    (tmp_path / "metrics.jsonl").write_text(f'{{"iteration": 6}}\n{line}\n')
+    assert n_done(tmp_path) == 7
