@@ -38,6 +38,9 @@ def main() -> None:
         code = cli.main(standalone_mode=False, complete_var=completion.VARIABLE)
     except click.exceptions.Abort:
         code = 130
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        code = 2
     except click.ClickException as error:
         context = error.ctx if isinstance(error, click.UsageError) else None
         command = context.command_path if context is not None else "peer"
@@ -94,6 +97,17 @@ def with_id(required: bool, says: str) -> Callable[[Callable[..., Any]], Callabl
     """The option that names a peer."""
     about = f"{says} 0-based; PEER_ID where it is not given."
     return click.option("--id", "me", callback=peer_id, envvar="PEER_ID", required=required, help=about)
+
+
+def given_options() -> dict[str, str]:
+    """Parameters of the current command that its command line has, and the option of each."""
+    context = click.get_current_context()
+    options = {parameter.name: parameter.opts[0] for parameter in context.command.params if parameter.name}
+    return {
+        name: option
+        for name, option in options.items()
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+    }
 
 
 def with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -285,8 +299,9 @@ def run(
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # until the peer can handle them: as process 1 it would miss them
     what = settings.read(experiment, overrides)
     contact = addresses.contact_of(what, me, join) if join is not None else None
-    if not 0 <= me < (what.peers if what.run.mode == "rounds" else settings.MAX_PEERS):
-        raise ConfigError("--id", f"expected 0 to {what.peers - 1}, found {me}")
+    n_ids = what.peers if what.run.mode == "rounds" else settings.MAX_PEERS
+    if not 0 <= me < n_ids:
+        raise ConfigError("--id", f"expected 0 to {n_ids - 1}, found {me}")
     if me >= what.peers and contact is None and not resume:
         raise ConfigError("--join", f"expected the address of a peer that runs, for only 0 to {what.peers - 1} begin")
     run_dir = out or Path("runs") / what.name
@@ -307,7 +322,8 @@ def run(
     pair = None
     if transport.security == "curve":
         if not transport.keys:
-            raise ConfigError("transport.keys", f"expected a folder that `peer keys DIR --peers {what.peers}` wrote")
+            whose = f"--peers {what.peers}" if me < what.peers else f"--id {me}"
+            raise ConfigError("transport.keys", f"expected a folder that `peer keys DIR {whose}` wrote")
         where = keys.folder_of(transport.keys, me), me, what.peers, what.run.mode == "async"
         listed = keys.PublicList(*where)  # before it is read: what changes from now on is seen
         secret, public = keys.read(*where)
@@ -455,13 +471,20 @@ def shard(
     from peer import settings
     from peer.data import Cut, cut_into_place
 
-    if dataset.endswith(".toml"):
+    drawn = {"dimension": dimension, "samples": samples, "separation": separation}
+    of_file, given = dataset.endswith(".toml"), given_options()
+    unused = {"overrides", "me"} | (set() if dataset in settings.DRAWN else drawn.keys())
+    if of_file:
+        unused = given.keys() - {"dataset", "overrides", "me"}
+    for name in sorted(unused & given.keys()):
+        how = "--set does, of an experiment file" if of_file else f"it changes nothing of {dataset}"
+        raise ConfigError(given[name], f"expected no such option here: {how}")
+    if of_file:
         for path in cut_into_place(settings.read(Path(dataset), overrides), me):
             click.echo(path)
         return 0
     if peers is None or out is None:
         raise click.UsageError("expected --peers and --out with the name of a data set", click.get_current_context())
-    drawn = {"dimension": dimension, "samples": samples, "separation": separation}
     tree = {
         "peers": peers,
         "seed": seed,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,12 @@ PORT: Final = 5555
 
 MAX_CONTAINERS: Final = 512
 """The image has mount points that belong to its user for so many shards and keys; a host runs no more anyway."""
+
+MEMORY: Final = re.compile(r"[1-9][0-9]{0,14}([bB]|[kKmMgGtT][bB]?)?")
+"""A limit, as engines read it."""
+
+IMAGE: Final = re.compile(r"\S+")
+"""Name of an image, as far as a compose file has to be sure of it."""
 
 SHARDS: Final = "/shards/{id}"
 SHARD: Final = SHARDS + "/peer-{id:03d}.npz"
@@ -137,6 +144,10 @@ def text(experiment: Experiment, file: Path, containers: Containers, folder: Pat
         raise ConfigError("transport.security", "expected curve: none is for addresses of the loopback only")
     if not containers.cpus > 0.0 or math.isinf(containers.cpus):  # written so that nan is refused too
         raise ConfigError("--cpus", f"expected a number > 0, found {containers.cpus}")
+    if not MEMORY.fullmatch(containers.memory):
+        raise ConfigError("--memory", f"expected a size as in 500m or 1g, found {containers.memory!r}")
+    if not IMAGE.fullmatch(containers.image):
+        raise ConfigError("--image", f"expected the name of an image, found {containers.image!r}")
     cut = bool(experiment.data.dataset)
     own, test = _shards(experiment, folder)
     keys = [f"key-{peer}:{KEYS.format(id=peer)}" for peer in range(n)]

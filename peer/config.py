@@ -403,6 +403,20 @@ def first_parameters(experiment: Experiment, me: PeerId) -> str:
     return short_digest(" ".join(f"{name} {part.shape} {part.astype(float).tobytes().hex()}" for name, part in parts))
 
 
+def check_first_parameters(experiment: Experiment, me: PeerId) -> None:
+    """Whether a peer's file of initial parameters has what must be as in that of peer 0.
+
+    Raises
+    ------
+    ConfigError
+        It has not.
+    """
+    if first_parameters(experiment, me) != first_parameters(experiment, 0):
+        same = "expected the same parameters at all peers, as some of them stay, or the network is linearized at them"
+        path = learning.initial_of(experiment, me).path
+        raise ConfigError("model.initial", f"{path}: peer {me}: {same}; found others than peer 0 has")
+
+
 def common_settings(experiment: Experiment, ground: Ground, shard: Shard, me: PeerId = 0) -> dict[str, str]:
     """What all peers must agree on, as text: the settings, and what follows from files."""
     facts: dict[str, object] = {"columns of x": math.prod(shard.x.shape[1:]), "schedule": ground.digest}
@@ -472,15 +486,10 @@ def rehearse(experiment: Experiment) -> Facts:
         learning.feedback_of(experiment, models[0])
         learning.held_out_of(experiment, models[0], shard, sum(n_samples))
         initial.vector(models[0], experiment.seed, problem.regularizer)
-        told = first_parameters(experiment, peer)
-        if told != first_parameters(experiment, 0):
-            same = (
-                "expected the same parameters at all peers, as some of them stay, or the network is linearized at them"
-            )
-            raise ConfigError("model.initial", f"{initial.path}: peer {peer}: {same}; found others than peer 0 has")
+        check_first_parameters(experiment, peer)
     if experiment.data.test_path:
         test = shards.read(Path(experiment.data.test_path), "data.test_path")
-        learning.problem_of(experiment, models[0], test, sum(n_samples))
+        learning.check_test(experiment, models[0], test)
     needs_torch = functions.is_torch(regimes.network_of(models[0]))
     return Facts(n_samples, n_classes, models[0].widths, models[0].layout.size, needs_torch)
 

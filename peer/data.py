@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias, final
@@ -99,16 +99,18 @@ class Cut:
         Raises
         ------
         ConfigError
-            As `pieces`.
+            As `pieces`; or files are there that are not this cut's, and nothing is replaced.
         """
         parts, test, scales = self._cut()
-        files = [(folder / f"peer-{peer:03d}.npz", part) for peer, part in enumerate(parts)]
-        files += [(folder / standardization.NAME, dict(scales.arrays))] * (scales.x is not None)
-        files += [(folder / "test.npz", test)] * (len(test["x"]) > 0)
-        folder.mkdir(parents=True, exist_ok=True)
-        for path, arrays in files:
-            npz.save(path, arrays)
-        return [path for path, _ in files]
+        files: dict[Path, Arrays] = {folder / f"peer-{peer:03d}.npz": part for peer, part in enumerate(parts)}
+        if scales.x is not None:
+            files[folder / standardization.NAME] = dict(scales.arrays)
+        if len(test["x"]):
+            files[folder / "test.npz"] = test
+        if strangers := sorted(set(folder.glob("*.npz")) - files.keys()):
+            raise ConfigError("--out", f"expected no file or this cut's in {folder}, found {strangers[0].name}")
+        _put(files, "--out")
+        return list(files)
 
     def pieces(self) -> tuple[list[Arrays], Arrays]:
         """Arrays of the peers' shards, and of the test set, which is empty where nothing is held out.
@@ -244,18 +246,23 @@ def cut_into_place(experiment: Experiment, only: PeerId | None = None) -> list[P
     files = {path_of(data.path, peer): part for peer, part in enumerate(parts) if only in (None, peer)}
     if only is None and data.test_path and len(test["x"]):
         files[Path(data.test_path)] = test
+    _put(files, "data.path")
+    return list(files)
+
+
+def _put(files: Mapping[Path, Arrays], key: str) -> None:
+    """Write the files that are not there yet; where one is another than it would be, none."""
     try:
         there = {path: npz.load(path) for path in files if path.exists()}
     except ValueError as error:
-        raise ConfigError("data.path", str(error)) from error
+        raise ConfigError(key, str(error)) from error
     for path, arrays in there.items():
         if arrays.keys() != files[path].keys() or not all(map(np.array_equal, *_aligned(arrays, files[path]))):
-            raise ConfigError("data.path", f"expected no file or this cut's at {path}, found other data")
+            raise ConfigError(key, f"expected no file or this cut's at {path}, found other data")
     for path, arrays in files.items():
         if path not in there:
             path.parent.mkdir(parents=True, exist_ok=True)
             npz.save(path, arrays)
-    return list(files)
 
 
 def _aligned(one: Arrays, other: Arrays) -> tuple[list[NDArray[Any]], list[NDArray[Any]]]:

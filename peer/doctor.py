@@ -20,6 +20,7 @@ from peer import settings
 from peer.config import SOFTWARE
 from peer.door import LINK_DESCRIPTORS, OWN_DESCRIPTORS
 from peer.errors import ConfigError
+from peer.prepare import rehearsed
 from peer.settings import Experiment
 from peer.transport import is_loopback, new_key_pair
 
@@ -242,7 +243,7 @@ def _addresses(experiment: Experiment) -> Iterator[Finding]:
 
 
 def _fleet(experiment: Experiment) -> Iterator[Finding]:
-    """Whether the packages are there that an experiment needs."""
+    """Whether the packages are there that an experiment needs, those of the user's own network among them."""
     needs = {
         "scikit-learn": experiment.data.dataset not in ("", *settings.DRAWN) and not experiment.data.path,
         "tensorboardX": bool(experiment.metrics.tensorboard),
@@ -252,6 +253,14 @@ def _fleet(experiment: Experiment) -> Iterator[Finding]:
         if holds and not (_version(package) or _version(INSTEAD.get(package, package))):
             extra, purpose = EXTRAS[package]
             yield Finding(experiment.name, f"needs {package} for {purpose}", f"pip install 'next-peer[{extra}]'", True)
+    if experiment.model.python:
+        try:
+            rehearsed(experiment)
+        except ConfigError as error:
+            if error.key == "model.python":
+                yield Finding(
+                    experiment.name, f"has no network: {error.problem}", "install what its module imports", True
+                )
 
 
 def read(path: Path | None, overrides: Sequence[str]) -> Experiment | None:

@@ -350,7 +350,7 @@ def spread(series: Sequence[Vector]) -> tuple[Vector, Vector, Vector, Vector]:
         part = table[:, start:stop]
         if not np.isnan(part).all():
             rows.append((0.5 * (start + stop - 1), np.nanmin(part), np.nanmedian(part), np.nanmax(part)))
-    n, low, middle, high = np.array(rows).T
+    n, low, middle, high = np.array(rows).reshape(-1, 4).T
     return n, low, middle, high
 
 

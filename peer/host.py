@@ -336,7 +336,7 @@ class Host:
             model = learning.model_of(self.experiment, self.shard, self.shard.n_classes, self.initial)
             return model.layout.size * (1 if self.experiment.model.outputs else -(-most // model.n_outputs))
         q = max(self.experiment.model.outputs, self.initial.n_outputs, most)
-        return learning.network_of(self.experiment, math.prod(self.shard.x.shape[1:]), q).layout.size
+        return learning.n_parameters_of(self.experiment, math.prod(self.shard.x.shape[1:]), q)
 
     # ---- files -----------------------------------------------------------------------------
 
@@ -473,8 +473,8 @@ class Host:
             The shard, the initial parameters and the model do not fit.
         """
         model = learning.model_of(self.experiment, self.shard, n_classes, self.initial)
-        if self.experiment.model.python:  # who sees no shard has to know how to make the network again
-            self.event("model", inputs=self.shard.x.shape[1:], outputs=model.n_outputs)
+        # who sees no shard has to know how to make the network again
+        self.event("model", inputs=self.shard.x.shape[1:], outputs=model.n_outputs)
         found = learning.learned_of(
             self.experiment, self.me, self.shard, self.initial, model, n_samples_total, self.threads.each
         )

@@ -221,6 +221,18 @@ def network_of(experiment: Experiment, n_inputs: int, q: int) -> Model:
     return networks.network_of(model.hidden, model.activation, model.layers, model.image, n_inputs, q)
 
 
+def n_parameters_of(experiment: Experiment, n_inputs: int, q: int) -> int:
+    """Number of parameters of the network with q outputs, as far as its layers leave these open.
+
+    Raises
+    ------
+    ConfigError
+        Its layers do not fit.
+    """
+    model = experiment.model
+    return networks.n_parameters_of(model.hidden, model.activation, model.layers, model.image, n_inputs, q)
+
+
 # ---- problem --------------------------------------------------------------------------------
 
 
@@ -244,7 +256,11 @@ def loss_of(experiment: Experiment, shard: Shard, q: int) -> Loss:
 
 def _targets_of(experiment: Experiment, shard: Shard, q: int) -> Matrix:
     if shard.targets is None:
-        return codes_of(shard, q)[_labels_of(experiment, shard, q)]
+        codes = codes_of(shard, q)
+        if codes.shape[1] != q:
+            found = f"{shard.path}: expected codes with the model's {q} columns, found {codes.shape[1]}"
+            raise ConfigError("data.path", found)
+        return codes[_labels_of(experiment, shard, q)]
     if shard.targets.shape[1] != q:
         found = f"{shard.path}: expected y with the model's {q} columns, found {shard.targets.shape[1]}"
         raise ConfigError("data.path", found)
@@ -429,9 +445,9 @@ class Initial:
 
     @property
     def n_outputs(self) -> int:
-        """Rows of the last layer's weights; 0 where nothing is given."""
-        last = max((name for name in self.parts if name.endswith(".weight")), key=_layer_number, default=None)
-        return 0 if last is None or not self.parts[last].shape else int(self.parts[last].shape[0])
+        """Rows of the last layer's weights; 0 where nothing is given, or they are those of a convolution."""
+        last = max((name for name in self.parts if name.endswith(".weight")), key=_layer_numbers, default=None)
+        return 0 if last is None or self.parts[last].ndim not in (1, 2) else int(self.parts[last].shape[0])
 
     def everything(self, network: Model, seed: int) -> Vector:
         """All parameters of a network, (P,): as given, or drawn from the seed.
@@ -482,8 +498,8 @@ def initial_of(experiment: Experiment, me: PeerId) -> Initial:
         raise ConfigError("model.initial", str(error)) from error
 
 
-def _layer_number(name: str) -> int:
-    return next((int(word) for word in name.split(".") if word.isdigit()), 0)
+def _layer_numbers(name: str) -> list[int]:
+    return [int(word) for word in name.split(".") if word.isdigit()]
 
 
 # ---- samples --------------------------------------------------------------------------------
@@ -502,6 +518,20 @@ def shard_of(experiment: Experiment, peer: PeerId, path: Path | None = None) -> 
     if pattern:
         return shard.holding(shards.read(shards.path_of(pattern, peer), "data.validation_path"))
     return shard.split(fraction, experiment.seed, peer) if fraction else shard
+
+
+def check_test(experiment: Experiment, model: Model, test: Shard) -> None:
+    """Whether the test set fits the model.
+
+    Raises
+    ------
+    ConfigError
+        It does not.
+    """
+    try:
+        problem_of(experiment, model, test, test.n_samples)
+    except ConfigError as error:
+        raise ConfigError("data.test_path", error.problem) from error
 
 
 def held_out_of(experiment: Experiment, model: Model, shard: Shard, n_samples_total: int) -> Data | None:

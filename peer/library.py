@@ -136,6 +136,11 @@ class Experiment:
 
 # ---- runs -----------------------------------------------------------------------------------
 
+SUMMARIZED: Final = frozenset(
+    {"name", "peers", "iterations", "seconds", "bytes", "objective", "stationarity", "disagreement", "test"}
+)
+"""What every summary has, among others."""
+
 
 @final
 @dataclass(frozen=True, eq=False)
@@ -269,6 +274,8 @@ class Run:
             found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ConfigError(str(path), f"expected JSON, found: {error}") from error
+        if not isinstance(found, dict) or not found.keys() >= SUMMARIZED:
+            raise ConfigError(str(path), "expected a summary, found other JSON")
         return found
 
     @property

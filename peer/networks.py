@@ -59,6 +59,9 @@ class ResidualEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag
     step: float = 1.0
 
 
+Shape: TypeAlias = int | Image
+"""Of a state: entries of a vector, or an image."""
+
 Entry: TypeAlias = (
     DenseEntry | QuadraticEntry | ConvolutionEntry | AveragePoolingEntry | MaxPoolingEntry | ResidualEntry | str
 )
@@ -100,7 +103,7 @@ def _entry(layer: Any, key: str) -> Entry:  # noqa: ANN401  (as TOML has it)
             raise ConfigError(key, f"expected one of {', '.join(WORDS)}, or a table with its kind; found {layer!r}")
         return layer
     kind = layer.get("kind") if isinstance(layer, Mapping) else None
-    if kind not in tagged:
+    if not isinstance(kind, str) or kind not in tagged:
         raise ConfigError(key, f"expected kind = one of {', '.join(map(str, tagged))}; found {kind!r}")
     try:
         entry: Entry = msgspec.convert(layer, Entry)
@@ -145,21 +148,34 @@ def network_of(
     """
     if not layers:
         return mlp((n_inputs, *hidden, q), activation)
-    if image and math.prod(image) != n_inputs:
-        found = f"{n_inputs} columns of x"
-        raise ConfigError("model.image", f"expected {' x '.join(map(str, image))} = {math.prod(image)}, found {found}")
-    shape: Shape = _image(image) if image else n_inputs
-    made, last = _layers(entries(layers), shape, q, "model.layers")
+    made, last = _layers(entries(layers), _incoming(image, n_inputs), q, "model.layers")
     if last != q:
         raise ConfigError("model.layers", f"expected layers to {q} outputs, found {_words(last)}")
     return Chain(tuple(made))
 
 
-Shape: TypeAlias = int | Image
-"""Of a state: entries of a vector, or an image."""
+def n_parameters_of(
+    hidden: Sequence[int], activation: str, layers: Sequence[Any], image: Sequence[int], n_inputs: int, q: int
+) -> int:
+    """Number of parameters with q outputs, as far as the layers leave these open; arguments as of `network_of`.
+
+    Raises
+    ------
+    ConfigError
+        Layers do not fit one after the other, or not the inputs.
+    """
+    if not layers:
+        return mlp((n_inputs, *hidden, q), activation).layout.size
+    made, _ = _layers(entries(layers), _incoming(image, n_inputs), q, "model.layers")
+    return sum(layer.layout.size for layer in made)
 
 
-def _image(image: Sequence[int]) -> Image:
+def _incoming(image: Sequence[int], n_inputs: int) -> Shape:
+    if image and math.prod(image) != n_inputs:
+        found = f"{n_inputs} columns of x"
+        raise ConfigError("model.image", f"expected {' x '.join(map(str, image))} = {math.prod(image)}, found {found}")
+    if not image:
+        return n_inputs
     channels, height, width = image
     return channels, height, width
 

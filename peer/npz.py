@@ -59,6 +59,8 @@ def load(path: Path) -> dict[str, NDArray[Any]]:
         raise ValueError(f"{path}: expected an npz file with named arrays, found another kind") from error
     except FOREIGN as error:
         problem = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if "pickled (object) data" in problem:  # so numpy calls all that it does not know, and says how to load it
+            problem = "neither npz nor npy"
         raise ValueError(f"{path}: expected a whole npz file, found: {problem}") from error
     strange = next((name for name, array in arrays.items() if not isinstance(array, np.ndarray)), None)
     if strange is not None:

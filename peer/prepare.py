@@ -30,7 +30,7 @@ def here(experiment: Experiment, run_dir: Path) -> tuple[Experiment, config.Grou
     ConfigError
         Anything that keeps the run from starting.
     """
-    if (run_dir / "peers").exists() or (run_dir / "summary.json").exists():
+    if any((run_dir / name).exists() for name in ("peers", "summary.json", "rounds.csv")):
         raise ConfigError("--out", f"expected a folder without a run, found one in {run_dir}; nothing is replaced")
     ground = aside(config.ground, experiment)
     experiment = aside(with_cut_shards, experiment, run_dir / "shards")

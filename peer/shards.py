@@ -152,10 +152,12 @@ def _array(arrays: Mapping[str, NDArray[Any]], name: str, path: Path, key: str) 
 
 
 def _finite(array: NDArray[Any], name: str, path: Path, key: str) -> Matrix:
-    bad = np.argwhere(~np.isfinite(array))
+    with np.errstate(over="ignore"):  # a longer float may hold what is infinite here
+        numbers = np.ascontiguousarray(array, dtype=np.float64)
+    bad = np.argwhere(~np.isfinite(numbers))
     if len(bad):
         raise ConfigError(key, f"{path}: expected finite numbers, found nan or infinity in {name}, row {bad[0][0]}")
-    return np.ascontiguousarray(array, dtype=np.float64)
+    return numbers
 
 
 def _labels(array: NDArray[Any], name: str, path: Path, key: str) -> Labels:

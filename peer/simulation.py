@@ -111,6 +111,7 @@ class Agents:
         actors, start = [], []
         for i, shard in enumerate(shards):
             initial = learning.initial_of(experiment, i)
+            config.check_first_parameters(experiment, i)
             if i == 0 or experiment.model.initial:  # of a peer's own, or the same for all
                 model = learning.model_of(experiment, shard, n_classes, initial)
             learned = learning.learned_of(experiment, i, shard, initial, model, total)
@@ -234,8 +235,7 @@ def run(experiment: Experiment, ground: Ground, run_dir: Path, look: Callable[[]
             one.event("start", 0.0, id=i, n=0, samples=shard.n_samples, neighbors=ground.union[i], simulated=True)
             npz.save(folders[i] / "initial.npz", everything(agents.model, agents.start[i]))
         log("ready", samples=total)
-        if experiment.model.python:
-            log("model", inputs=shards[0].x.shape[1:], outputs=agents.model.n_outputs)
+        log("model", inputs=shards[0].x.shape[1:], outputs=agents.model.n_outputs)
         last = None
         for last in agents.play():
             for i, one in enumerate(journals):

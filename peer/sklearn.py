@@ -24,6 +24,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from peer import config, settings, validation
 from peer.arrays import Labels, Matrix, Vector
 from peer.data import Cut, classes_of
+from peer.errors import ConfigError
 from peer.settings import Experiment
 from peer.shards import Shard
 from peer.simulation import Agents
@@ -34,6 +35,14 @@ Seed: TypeAlias = int | np.random.RandomState | None
 
 HERE: Final = Path("samples")
 """Where samples are from, in errors."""
+
+
+INSTEAD: Final = {
+    "peers": "n_agents instead",
+    "objective.loss": "loss instead",
+    **dict.fromkeys(("data.dataset", "data.path", "data.test_path", "data.validation_path"), "what `fit` is given"),
+}
+"""Settings that have another place here."""
 
 
 class _Estimator(BaseEstimator):
@@ -88,7 +97,12 @@ class _Estimator(BaseEstimator):
             "topology": {"graph": self.graph, "schedule": self.schedule},
             "run": {"tolerance": self.tol},
         }
-        settings.merge(tree, settings.nested(self.settings or {}))
+        given = settings.nested(self.settings or {})
+        settings.merge(tree, given)
+        for key, instead in INSTEAD.items():
+            table, _, name = key.rpartition(".")
+            if name in (given.get(table, {}) if table else given):
+                raise ConfigError(f"settings: {key}", f"expected {instead}, found it among the settings")
         return settings.from_tree(tree)
 
     def _train(self, x: Matrix, y: Matrix, sample_weight: ArrayLike | None, labels: bool, n_outputs: int) -> None:

@@ -98,6 +98,8 @@ class World:
         held_out = tuple(part for part in parts if part is not None)
         path = _seen(experiment.data.test_path, run_dir / "shards" / "test.npz")
         test = shards.read(path, "data.test_path") if path is not None else None
+        if test is not None:
+            learning.check_test(experiment, model, test)
         return cls(experiment, model, learning.regularizer_of(experiment, model), problems, test, members, held_out)
 
     @property
@@ -126,14 +128,14 @@ class World:
         return next(iter(self.problems.values())).stationarity(w, self.gradient(w))
 
     def neurons_off(self, w: Vector) -> dict[str, list[int]]:
-        """Neurons of each layer that are switched off: all weights into them are 0 after a proximal step from w.
+        """Neurons, or channels, of each layer that are switched off: all weights into them are 0 after a proximal step.
 
         That step has them 0 exactly as soon as w is near a stationary point that has, while w itself only comes
         nearer, by 1 - alpha a round.
         """
         after = self.regularizer.prox(w - self.gradient(w), 1.0)
         parts = self.model.layout.unflatten(after)
-        weights = {name: part for name, part in parts.items() if part.ndim == 2}
+        weights = {name: part.reshape(len(part), -1) for name, part in parts.items() if part.ndim > 1}
         return {
             name.removesuffix(".weight"): np.flatnonzero(~weight.any(axis=1)).tolist()
             for name, weight in weights.items()
@@ -142,7 +144,7 @@ class World:
     def test_metrics(self, w: Vector) -> dict[str, float]:
         """Accuracy where there are classes, else root mean square error and R^2, on the test set if there is one.
 
-        Every sample counts alike, whatever its weight in training may be.
+        No R^2 where all targets are the same. Every sample counts alike, whatever its weight in training may be.
         """
         if self.test is None:
             return {}
@@ -152,8 +154,8 @@ class World:
             assert targets is not None
             errors = outputs - targets
             spread = float(np.sum((targets - targets.mean(axis=0)) ** 2))
-            r2 = 1.0 - float(np.sum(errors**2)) / spread if spread > 0.0 else float("nan")
-            return {"rmse": float(np.sqrt(np.mean(errors**2))), "r2": r2}
+            rmse = {"rmse": float(np.sqrt(np.mean(errors**2)))}
+            return rmse | ({"r2": 1.0 - float(np.sum(errors**2)) / spread} if spread > 0.0 else {})
         return {"accuracy": float(np.mean(self._classes(outputs, self.test) == self.test.labels))}
 
     def _classes(self, outputs: Matrix, shard: Shard) -> Labels:
@@ -213,10 +215,11 @@ class Ends:
         written = members if epoch is None else tuple(peer for peer in everybody if _final(run_dir, peer).exists())
         first = next((peer for peer in members if peer in written), members[0])
         finals = {peer: _arrays(_final(run_dir, peer)) for peer in sorted({first, *written})}
+        inputs, outputs = _form(experiment, run_dir, first, finals[first])
         if experiment.model.python:
-            network = own(experiment, *_form(experiment, run_dir, first))
+            network = own(experiment, inputs, outputs)
         else:
-            network = _network(experiment, finals[first], _final(run_dir, first))
+            network = learning.network_of(experiment, math.prod(inputs), outputs)
         initial = journal.folder_of(run_dir, first) / "initial.npz"
         is_plain = experiment.regime == Regime() and experiment.model.inner_product == settings.Model().inner_product
         model = network if is_plain else _trained(experiment, network, initial)
@@ -467,27 +470,31 @@ def _trained(experiment: Experiment, network: Model, initial: Path) -> Model:
     return learning.trained_of(experiment, network, learning.Initial(str(initial), _arrays(initial)))
 
 
-def _form(experiment: Experiment, run_dir: Path, peer: PeerId) -> tuple[tuple[int, ...], int]:
-    """Shape of a sample and number of outputs of a network of the user's own, as a peer has logged them.
+def _form(
+    experiment: Experiment, run_dir: Path, peer: PeerId, parameters: Mapping[str, NDArray[Any]]
+) -> tuple[tuple[int, ...], int]:
+    """Shape of a sample and number of outputs: as a peer has logged them, else as its final parameters say.
 
     Raises
     ------
     ConfigError
-        It has not.
+        Neither says it.
     """
     folder = journal.folder_of(run_dir, peer)
     for event in history.events(folder):
         if event["event"] == "model":
-            return tuple(event["inputs"]), event["outputs"]
-    raise ConfigError(str(folder / "log.jsonl"), f"expected the event model of {experiment.model.python}, found none")
-
-
-def _network(experiment: Experiment, parameters: dict[str, NDArray[Any]], path: Path) -> Model:
-    first, n_outputs = parameters.get("layers.0.weight"), learning.Initial(str(path), parameters).n_outputs
+            try:
+                return msgspec.convert((event.get("inputs"), event.get("outputs")), tuple[tuple[int, ...], int])
+            except msgspec.ValidationError as error:
+                raise ConfigError(str(folder / "log.jsonl"), f"expected an event model, found: {error}") from error
+    if experiment.model.python:
+        problem = f"expected the event model of {experiment.model.python}, found none"
+        raise ConfigError(str(folder / "log.jsonl"), problem)
+    path = _final(run_dir, peer)
+    first, n_outputs = parameters.get("layers.0.weight"), learning.Initial(str(path), dict(parameters)).n_outputs
     if first is None or first.ndim < 1 or n_outputs == 0:
         raise ConfigError(str(path), f"expected the layers of a network, found {', '.join(parameters) or 'nothing'}")
-    n_inputs = math.prod(experiment.model.image) if experiment.model.image else first.shape[-1]
-    return learning.network_of(experiment, n_inputs, n_outputs)
+    return experiment.model.image or (first.shape[-1],), n_outputs
 
 
 def _vector(model: Model, parameters: dict[str, NDArray[Any]], path: Path) -> Vector:

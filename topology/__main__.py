@@ -44,9 +44,12 @@ class Asked:
 
 
 # The defaults are those of the experiment file that `peer` takes, so that both talk of the same graph.
+MOST: Final = 100_000
+"""Agents, of whom a graph is made here."""
+
 COMMON: Final = (
     click.option("--graph", default="erdos-renyi", show_default=True, help=f"Base graph: {', '.join(FAMILIES)}."),
-    click.option("--peers", type=int, default=8, show_default=True, help="Number of agents."),
+    click.option("--peers", type=click.IntRange(max=MOST), default=8, show_default=True, help="Number of agents."),
     click.option("--probability", type=float, default=0.3, show_default=True, help="Of a link of erdos-renyi."),
     click.option("--radius", type=float, default=0.5, show_default=True, help="Of neighborhood in geometric."),
     click.option("--schedule", default="static", show_default=True, help=f"One of {', '.join(SCHEDULES)}."),
@@ -113,6 +116,10 @@ class OneLine(click.Group):
             problem = " ".join(error.format_message().split())
         except TopologyError as error:
             problem = str(error)
+        except MemoryError:
+            problem = "there is too little memory for so many peers"
+        except OSError as error:
+            problem = f"{error.filename or 'output'}: {error.strerror}"
         except click.Abort:
             sys.exit(130)
         click.echo(f"topology: {problem}", err=True)

@@ -43,8 +43,9 @@ MAX_ITERATIONS: Final = 2_000
 """Of Newton on the face; a few tens are needed, the rest is for problems of extreme condition: 1,013 were
 needed at most with Huber's loss, saturated networks, l1 and tau 1e-8."""
 
-HALVINGS: Final = 40
-"""Of the interval in which a step ends: one that is still shorter, 2^-40, moves nothing that matters."""
+HALVINGS: Final = 200
+"""Of the interval in which a step ends. Where a loss is saturated it has no curvature, and with a small tau the model's
+minimizer is further away than its own by so many orders of magnitude; what is shorter than 2^-200 of that is 0."""
 
 SETTLED: Final = 1e-7
 """Of the dual slope where r is curved: so near Newton in the primal variables, which is quadratic too, is safe."""

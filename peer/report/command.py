@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -29,7 +30,8 @@ def run(
         if wait:
             summary.wait_for_all(run_dir, lambda line: say(f"peer report: {line}"))
         what, path = experiment_of(run_dir), run_dir / "summary.json"
-        if not path.exists() and not history.unfinished(run_dir, what.peers):
+        may_write = out is None or os.access(run_dir, os.W_OK)
+        if not path.exists() and may_write and not history.unfinished(run_dir, what.peers):
             summary.write(summary.of_run(what, run_dir), path)
             summaries.append(path)
         elif path.exists() and len(run_dirs) == 1:

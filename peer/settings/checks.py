@@ -27,6 +27,12 @@ from peer.settings.values import (
 from topology.gossip import CHEBYSHEV, STATIC
 from topology.weights import FDLA, STATIC_ONLY
 
+MAX_RUN_ID: Final = 200
+"""Characters of what tells a run from others, as messages carry it."""
+
+MAX_NAME_BYTES: Final = MAX_RUN_ID - 9
+"""Of a name, which with nine characters that are drawn is such an id, and names a folder."""
+
 
 def check(experiment: Experiment) -> None:
     """Check each setting by itself, and those that depend on each other.
@@ -61,8 +67,10 @@ def _check_together(experiment: Experiment) -> None:
             pattern.format(id=0)
         except (ValueError, LookupError, AttributeError, TypeError) as error:
             raise ConfigError(key, f"expected a pattern with {{id}}, found {pattern!r}") from error
-    if not experiment.name or "/" in experiment.name or len(experiment.run_id) > 200:
-        raise ConfigError("name", f"expected a name of 1 to 200 characters without /, found {experiment.name!r}")
+    name, n_bytes = experiment.name, len(experiment.name.encode(errors="replace"))
+    if name in ("", ".", "..") or "/" in name or n_bytes > MAX_NAME_BYTES or len(experiment.run_id) > MAX_RUN_ID:
+        accepted = f"a name of 1 to {MAX_NAME_BYTES} bytes without /, but . and .."
+        raise ConfigError("name", f"expected {accepted}; found {name!r}")
     if not (experiment.name + experiment.run_id).isprintable():
         raise ConfigError("name", f"expected printable characters, found {experiment.run_id!r}")
     if any(width < 1 for width in experiment.model.hidden):

@@ -240,6 +240,13 @@ COMMANDS: dict[str, tuple[list[str], list[str]]] = {
     "not key=value": (["launch", "--set", "alpha"], ["--set", "key=value"]),
     "no such data set": (["shard", "mnist", "--peers", "2", "--out", "x"], ["mnist", "digits"]),
     "no peers": (["keys", "x", "--peers", "0"], ["--peers", "found 0"]),
+    "a setting of a cut without a file": (
+        ["shard", "wine", "--peers", "2", "--out", "x", "--set", "data.partition=iid"],
+        ["--set", "wine"],
+    ),
+    "an option of what is drawn": (["shard", "wine", "--peers", "2", "--out", "x", "--samples", "9"], ["--samples"]),
+    "an option beside a file": (["shard", "experiment.toml", "--peers", "2"], ["--peers", "--set"]),
+    "a malformed host": (["watch", "tcp://[::1:5"], ["tcp://[::1:5"]),
     "more peers than samples": (["shard", "wine", "--peers", "5000", "--out", "x"], ["peers", "5000"]),
 }
 

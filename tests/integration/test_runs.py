@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from peer import npz
+from peer import load_model, npz
 from tests.integration.lab import (
     Lab,
     end,
@@ -261,6 +261,18 @@ def test_a_launch_goes_on_with_a_run_that_did_not_end(lab: Lab, number: signal.S
         log.write('{"time_s": 9.0, "event": "start"}\n')  # as if it had come back, and been killed
     assert lab.run("launch", "--resume", "out").returncode == 0
     same_finals(whole, run_dir, PEERS)
+
+
+DENSE = {"kind": "dense", "width": 3}
+BLOCK = {"kind": "residual", "layers": [{"kind": "dense", "width": 5}, "tanh", DENSE]}
+
+
+@pytest.mark.parametrize("layers", [[{"kind": "dense", "width": 4}, "tanh", DENSE], [BLOCK, DENSE], [DENSE, BLOCK]])
+def test_layers_may_say_themselves_how_many_outputs_they_have(lab: Lab, layers: list[Any]) -> None:
+    run_dir = lab.launch(lab.experiment(**_tree(lab, iterations=3, model={"layers": layers})), "out")
+    found = json.loads((run_dir / "summary.json").read_text())
+    assert found["objective"] > 0.0
+    assert load_model(run_dir).predict(np.zeros((2, 3))).shape == (2, 3)
 
 
 def test_damage_is_told_before_a_run_goes_on(lab: Lab) -> None:

@@ -132,3 +132,13 @@ def test_without_rounds_a_peer_leaves_and_returns(tmp_path: Path) -> None:
     assert peer["restart"] == "on-failure:10", "one that was killed returns; one that was stopped, or is done, stays so"
     assert "the others wait" not in found
     assert services == yaml.safe_load(text(tmp_path))["services"], "only comments differ"
+
+
+@pytest.mark.parametrize(
+    ("image", "memory", "key"), [("", "1g", "--image"), ("a b", "1g", "--image"), ("next-peer", "much", "--memory")]
+)
+def test_what_no_engine_takes_is_refused(image: str, memory: str, key: str, tmp_path: Path) -> None:
+    experiment = settings.from_tree({"data": {"dataset": "wine"}})
+    with pytest.raises(ConfigError) as refusal:
+        compose.text(experiment, tmp_path / "x.toml", Containers(image, ".", memory, 1.0), tmp_path)
+    assert refusal.value.key == key

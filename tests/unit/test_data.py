@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -247,6 +248,18 @@ def test_the_same_cut_stays_and_another_is_not_replaced(tmp_path: Path) -> None:
         cut_into_place(in_place(tmp_path, partition="label-sorted"))
     assert refusal.value.key == "data.path"
     assert first.stat().st_mtime_ns == before
+
+
+def test_a_folder_with_other_shards_is_left_alone(tmp_path: Path) -> None:
+    cut = Cut("wine", 3, 0, "cross_entropy")
+    files = cut.write(tmp_path)
+    before = [path.stat().st_mtime_ns for path in files]
+    assert cut.write(tmp_path) == files, "as a launch that was interrupted has left them"
+    for other in (replace(cut, seed=1), replace(cut, n_peers=2)):
+        with pytest.raises(ConfigError, match="this cut's") as refusal:
+            other.write(tmp_path)
+        assert refusal.value.key == "--out"
+    assert [path.stat().st_mtime_ns for path in files] == before
 
 
 def test_a_torn_file_is_no_shard_and_is_not_replaced(tmp_path: Path) -> None:

@@ -117,6 +117,13 @@ def test_an_experiment_says_which_packages_it_needs(monkeypatch: pytest.MonkeyPa
     )
 
 
+def test_a_network_of_the_users_own_is_tried(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("import no_such_package\n")
+    (tmp_path / "mine.toml").write_text('[data]\ndataset = "wine"\n[model]\npython = "mine:network"\n')
+    found = doctor.examine(settings.read(tmp_path / "mine.toml"))[-1]
+    assert (found.mark, "no_such_package" in found.found) == ("BAD", True)
+
+
 def test_the_command_has_two_forms_and_two_exit_codes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     findings = [Finding("a", "well"), Finding("b", "ill", "rest", True)]
     monkeypatch.setattr(doctor, "examine", lambda experiment: findings[: 1 + (experiment is not None)])

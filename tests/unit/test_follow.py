@@ -124,6 +124,10 @@ def test_places_are_those_of_the_command_or_else_of_the_run(tmp_path: Path) -> N
     assert follow.experiment_of(tmp_path, Metrics("x")).metrics == Metrics("x")
     with pytest.raises(ConfigError, match='--openmetrics: expected a port, or "host:port", found'):
         follow.experiment_of(tmp_path, Metrics(openmetrics="nowhere"))
+    (tmp_path / "rounds.csv").touch()
+    with pytest.raises(ConfigError, match="expected a run of peers, found one of `peer simulate`"):
+        follow.experiment_of(tmp_path, Metrics())
+    (tmp_path / "rounds.csv").unlink()
     path = tmp_path / "experiment.toml"
     path.write_text(path.read_text().replace("openmetrics = 9464", 'openmetrics = ""'))
     with pytest.raises(ConfigError, match="expected --tensorboard, --mlflow or --openmetrics"):

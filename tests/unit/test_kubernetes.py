@@ -129,7 +129,7 @@ def cases(folder: Path) -> dict[str, tuple[Experiment, Cluster]]:
         "initial each": (made(peers=3, model={"initial": str(folder / "initial-{id}.npz")}), Cluster()),
         "odd name": (made(name='Größe: "№ 1" #{x} \\ 💡 & *a', run={"id": "- ?"}), Cluster()),
         "no letters": (made(name="実験"), Cluster()),
-        "long name": (made(name="x." * 100), Cluster()),
+        "long name": (made(name="x." * 95), Cluster()),
         "yaml's own word": (made(name="null"), Cluster()),
         "number": (made(name="3.10"), Cluster()),
         "without rounds": (made(run={"mode": "async", "departure_s": 12.5}), Cluster()),

@@ -507,6 +507,13 @@ def test_the_spread_is_of_rounds_that_all_have_done() -> None:
     assert (low.min(), high.max()) == (0.0, 49_999.0)
 
 
+def test_where_those_ahead_alone_have_values_none_is_shown() -> None:
+    ahead = {0: np.array([0.0, 2.0, 1.0]), **{peer: np.zeros(1) for peer in range(1, 9)}}
+    for log in (False, True):
+        assert Curves("y", ahead, log=log).svg("a")
+    assert [len(part) for part in figures.spread([np.array([np.nan, 1.0]), np.full(1, np.nan)])] == [0] * 4
+
+
 def test_the_spread_in_time_is_of_all_wakings_about_it() -> None:
     nan = np.nan
     series = [np.array([1.0, nan, 3.0, 5.0]), np.array([7.0, 9.0])]

@@ -159,7 +159,11 @@ def test_words_in_the_place_of_numbers(key: str, word: str) -> None:
         (tree("name", ""), "name"),
         (tree("name", "a/b"), "name"),
         (tree("name", "a\nb"), "name"),
-        (tree("name", "x" * 201), "name"),
+        (tree("name", "x" * 192), "name"),
+        (tree("name", "é" * 96), "name"),
+        (tree("name", "."), "name"),
+        (tree("name", ".."), "name"),
+        (tree("run.id", "x" * 201), "name"),
         (tree("run.id", "\x1b[2J"), "name"),
         (tree("model.hidden", [10, 0]), "model.hidden"),
         (DATA | {"step": {"rule": "diminishing", "alpha": 0.5, "mu": 2.0}}, "step.mu"),
@@ -426,7 +430,7 @@ def test_where_things_are_may_differ_but_not_what_they_are() -> None:
     "address",
     [
         *("", "127.0.0.1:5555", "udp://a:1", "tcp://a", "tcp://:5555", "tcp://a:b", "tcp://a:70000"),
-        *("tcp://a:1/x", "tcp://a b:1", "tcp://u@a:1", "tcp://::1:5555"),
+        *("tcp://a:1/x", "tcp://a b:1", "tcp://u@a:1", "tcp://::1:5555", "tcp://[::1:5"),
     ],
 )
 def test_addresses_that_are_none(address: str) -> None:

@@ -144,3 +144,12 @@ def test_samples_that_cannot_be_used_are_told() -> None:
         small(NextRegressor).fit(X, Y, sample_weight=np.zeros(60))
     with pytest.raises(ValueError, match="egative"):
         small(NextRegressor).fit(X, Y, sample_weight=-np.ones(60))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("objective.loss", "squared"), ("peers", 4), ("data.validation_path", "x.npz"), ("data", {"path": "x"})],
+)
+def test_settings_do_not_say_what_has_a_place_of_its_own(key: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=f"settings: {key}"):
+        small(NextClassifier, settings={key: value}).fit(X, NAMES)

@@ -313,3 +313,14 @@ def test_a_single_sample_that_is_far_on_the_wrong_side(loss: Logistic | Softmax)
     solution = solve(h, NoRegularizer(), 1e-13)
     assert solution.residual <= 1e-12
     assert solution.iterations <= 40
+
+
+@pytest.mark.parametrize(("size", "tau"), [(1e2, 1e-12), (1e4, 1e-6), (1e5, 1e-8)])
+def test_a_saturated_loss_is_left_where_the_model_is_no_guide(size: float, tau: float) -> None:
+    """Its curvature is 0 there, so that the model's minimizer is further away than its own by 1/tau."""
+    data = Data(mlp((1, 1), "tanh"), np.array([[size], [-size]]), Logistic(np.array([1, 0])), 0.5)
+    w = np.array([-1.0, 0.0])
+    gradient = data.gradient(w)
+    found = solve(Partial(tau).around(w, gradient, np.zeros(2), data), NoRegularizer(), 1e-8)
+    assert found.residual <= 1e-8
+    assert data.value(found.w) < 1e-3 < data.value(w)

@@ -106,6 +106,12 @@ def test_why_the_rounds_ended(tmp_path: Path) -> None:
     assert (found["iterations"], found["stopped"]) == (4, "tolerance")
 
 
+def test_no_share_of_a_spread_that_there_is_not(tmp_path: Path) -> None:
+    experiment = write_run(tmp_path)
+    npz.save(tmp_path / "shards" / "test.npz", {"x": np.zeros((1, 2)), "y": np.zeros((1, 1))})
+    assert summary.of_run(experiment, tmp_path)["test"].keys() == {"rmse"}
+
+
 def test_what_is_held_out_is_not_trained_on(tmp_path: Path) -> None:
     """One of 3 samples, 2 of 5 and 2 of 4: objective and M are about the others, `validation` about these."""
     experiment = write_run(tmp_path)
@@ -236,6 +242,19 @@ def damage_shard(run_dir: Path) -> Path:
     return path
 
 
+def damage_test(run_dir: Path) -> Path:
+    path = run_dir / "shards" / "test.npz"
+    npz.save(path, {"x": np.zeros((2, 2)), "y": np.zeros((2, 3))})
+    return path
+
+
+def damage_form(run_dir: Path) -> Path:
+    path = folder_of(run_dir, 0) / "log.jsonl"
+    with path.open("a") as log:
+        log.write('{"time_s": 1.0, "event": "model", "inputs": 2, "outputs": 1}\n')
+    return path
+
+
 def damage_metrics(run_dir: Path) -> Path:
     path = folder_of(run_dir, 1) / "metrics.jsonl"
     change(path, solve_s="long")
@@ -250,7 +269,8 @@ def damage_log(run_dir: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "damage", [damage_layers, damage_width, damage_final, damage_shard, damage_metrics, damage_log]
+    "damage",
+    [damage_layers, damage_width, damage_final, damage_shard, damage_metrics, damage_log, damage_test, damage_form],
 )
 def test_what_is_damaged_is_named(tmp_path: Path, damage: Callable[[Path], Path]) -> None:
     experiment = write_run(tmp_path)

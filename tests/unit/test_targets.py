@@ -104,3 +104,8 @@ def test_labels_are_within_the_outputs(name: str) -> None:
 def test_targets_have_as_many_columns_as_the_model_outputs(name: str) -> None:
     with pytest.raises(ConfigError, match="y with the model's 3 columns, found 2"):
         learning.loss_of(experiment(name), shard(X), 3)
+
+
+def test_codes_have_the_width_of_the_outputs() -> None:
+    with pytest.raises(ConfigError, match=r"data.path: .*expected codes with the model's 3 columns, found 1"):
+        made("squared", shard(None, LABELS, codes=np.arange(3.0)[:, None]))
