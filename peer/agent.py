@@ -275,11 +275,9 @@ def restored(numbers: Mapping[str, Vector | Matrix | float], p: int) -> State:
         state = State(**numbers)  # type: ignore[arg-type]
     except TypeError as error:
         raise ValueError(str(error)) from error
-    nothing = np.zeros(0)
-    expected = State(0, nothing, nothing, nothing, 0.0, 0.0, 0.0)
-    for name, (found, like) in (
-        (name, (getattr(state, name), getattr(expected, name))) for name in State.__struct_fields__
-    ):
+    expected = State(0, NONE, NONE, NONE, 0.0, 0.0, 0.0)
+    for name in State.__struct_fields__:
+        found, like = getattr(state, name), getattr(expected, name)
         if isinstance(like, np.ndarray):
             is_right = isinstance(found, np.ndarray) and (found.ndim, found.dtype) == (like.ndim, like.dtype)
         else:

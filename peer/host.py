@@ -275,9 +275,8 @@ class Host:
             alone = self.assignment.facts is None  # else all are on this host: a thousand peers would wait for its disk
             starts = self.folder / "starts"
             if self.resumes and not starts.exists():
-                raise ConfigError(
-                    "--resume", f"{starts}: expected the number of starts beside a checkpoint, found none"
-                )
+                problem = f"{starts}: expected the number of starts beside a checkpoint, found none"
+                raise ConfigError("--resume", problem)
             self.incarnation = checkpoint.next_incarnation(starts, durable=alone)
         return self.incarnation
 
