@@ -107,7 +107,7 @@ class Cut:
             files[folder / standardization.NAME] = dict(scales.arrays)
         if len(test["x"]):
             files[folder / "test.npz"] = test
-        if strangers := sorted(set(folder.glob("*.npz")) - files.keys()):
+        if strangers := sorted(set(folder.glob("peer-*.npz")) - files.keys()):
             raise ConfigError("--out", f"expected no file or this cut's in {folder}, found {strangers[0].name}")
         _put(files, "--out")
         return list(files)

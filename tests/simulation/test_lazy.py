@@ -10,9 +10,11 @@ import msgspec
 import numpy as np
 import pytest
 
-from peer import config, learning, settings
+from peer import config, learning, npz, settings
 from peer.agent import State
 from peer.data import Cut
+from peer.errors import ConfigError
+from peer.optim.chains import mlp
 from peer.simulation import Agents
 
 QUADRATIC = {
@@ -23,7 +25,7 @@ QUADRATIC = {
 
 def agents_of(tree: dict[str, Any], folder: Path) -> Agents:
     """Four agents on a ring, each with its shard."""
-    tree = tree | {"peers": 4, "iterations": 300, "topology": {"graph": "ring"}, "regime": {"kind": "auto"}}
+    tree = {"regime": {"kind": "auto"}} | tree | {"peers": 4, "iterations": 300, "topology": {"graph": "ring"}}
     found = settings.from_tree(tree)
     Cut.of(found).write(folder)
     data = msgspec.structs.replace(found.data, dataset="", path=f"{folder}/peer-{{id:03d}}.npz")
@@ -56,3 +58,13 @@ def test_both_auto_come_to_rest_where_the_network_is_stationary(tree: dict[str, 
             break
     assert left(done.after) <= 1e-2 * first
     assert renewals < 4 * done.after[0].n, "rounds were played without linearizing anew"
+
+
+def test_parameters_that_stay_are_those_of_all_agents(tmp_path: Path) -> None:
+    rng, network = np.random.default_rng(0), mlp((13, 4, 3), "tanh")
+    for i in range(4):
+        npz.save(tmp_path / f"begin-{i}.npz", network.layout.unflatten(network.initial(rng)))
+    model = {"hidden": [4], "initial": f"{tmp_path}/begin-{{id}}.npz"}
+    tree = {"data": {"dataset": "wine"}, "model": model, "regime": {"trainable": ["layers.1"]}}
+    with pytest.raises(ConfigError, match="peer 1: expected the same parameters at all peers, as some of them stay"):
+        agents_of(tree, tmp_path)

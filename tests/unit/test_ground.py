@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 from peer import config, learning, settings
+from peer.checkpoint import Checkpoint, Moment
 from peer.errors import ConfigError
+from peer.messages import Standing
 from peer.optim.surrogates import Partial
 from peer.settings import Experiment
 from peer.shards import Shard
@@ -204,3 +206,17 @@ def test_where_what_a_surrogate_promises_is_not_relied_on(mode: str, weights: st
     caution = config.caution_of(found, config.ground(found), 5)
     assert caution is not None
     assert not caution.keeps
+
+
+def test_who_goes_on_has_the_samples_with_which_it_began() -> None:
+    """In rounds M, without them the members' counts, are those of the checkpoint."""
+    shard = Shard(Path("shard.npz"), np.zeros((5, 2)), np.zeros((5, 1)), None, None, None)
+    found, problem = experiment(), "data.path: shard.npz: expected the 4 samples of the checkpoint, found 5"
+    standings = {0: Standing(1, n_samples=4)}
+    last = Moment("run", "digest", 0, 0, standings, {}, {})
+    with pytest.raises(ConfigError, match=problem):
+        config.assembly_of(found, config.ground(found), 0, shard, "tcp://127.0.0.1:1", (1, "life"), last)
+    found = experiment("rounds")
+    kept = Checkpoint("run", "digest", 3, {0: 4}, 0, {}, {}, ())
+    with pytest.raises(ConfigError, match=problem):
+        config.session_of(found, config.ground(found), 0, shard, (1, "life"), kept, {})
