@@ -70,8 +70,8 @@ bench-tables: $(VENV)/dev ## the long tables: what a fleet weighs, what a slow p
 	$(BIN)/python -m benchmarks.batches
 	$(BIN)/python -m benchmarks.bytes
 	$(BIN)/python -m benchmarks.regimes
-	$(BIN)/python -m benchmarks.feedback --seeds 20
-	$(BIN)/python -m benchmarks.feedback --agents
+	$(BIN)/python -m benchmarks.feedback
+	$(BIN)/python -m benchmarks.feedback --agents --seeds 3
 	$(BIN)/python -m benchmarks.methods
 	$(BIN)/python -m benchmarks.comparison
 	$(BIN)/python -m benchmarks.watch

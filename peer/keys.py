@@ -134,7 +134,8 @@ def read(folder: Path, peer: PeerId, n_agents: int, newcomers: bool = False) -> 
         secret = own.read_text(encoding="utf-8")
         public = _listed(folder / PUBLIC_NAME)
     except OSError as error:
-        hint = f"`peer keys DIR --peers {n_agents}` makes them"
+        whose = f"--peers {n_agents}" if peer < n_agents else f"--id {peer}"
+        hint = f"`peer keys DIR {whose}` makes them"
         raise ConfigError("transport.keys", f"expected key files in {folder}: {error}; {hint}") from error
     return _checked(secret, own), _chosen(public, folder / PUBLIC_NAME, peer, n_agents, newcomers)
 
