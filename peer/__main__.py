@@ -473,10 +473,9 @@ def shard(
 
     drawn = {"dimension": dimension, "samples": samples, "separation": separation}
     of_file, given = dataset.endswith(".toml"), given_options()
-    unused = {"overrides", "me"} | (set() if dataset in settings.DRAWN else drawn.keys())
-    if of_file:
-        unused = given.keys() - {"dataset", "overrides", "me"}
-    for name in sorted(unused & given.keys()):
+    of_named = {"overrides", "me", *(() if dataset in settings.DRAWN else drawn)}
+    unused = given.keys() - {"dataset", "overrides", "me"} if of_file else given.keys() & of_named
+    for name in sorted(unused):
         how = "--set does, of an experiment file" if of_file else f"it changes nothing of {dataset}"
         raise ConfigError(given[name], f"expected no such option here: {how}")
     if of_file:

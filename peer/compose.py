@@ -21,7 +21,7 @@ PORT: Final = 5555
 MAX_CONTAINERS: Final = 512
 """The image has mount points that belong to its user for so many shards and keys; a host runs no more anyway."""
 
-MEMORY: Final = re.compile(r"[1-9][0-9]{0,14}([bB]|[kKmMgGtT][bB]?)?")
+MEMORY: Final = re.compile(r"(?=.*[1-9])[0-9]{1,15}(\.[0-9]{1,9})?[kKmMgGtTpP]?[iI]?[bB]?")
 """A limit, as engines read it."""
 
 IMAGE: Final = re.compile(r"\S+")

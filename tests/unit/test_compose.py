@@ -142,3 +142,10 @@ def test_what_no_engine_takes_is_refused(image: str, memory: str, key: str, tmp_
     with pytest.raises(ConfigError) as refusal:
         compose.text(experiment, tmp_path / "x.toml", Containers(image, ".", memory, 1.0), tmp_path)
     assert refusal.value.key == key
+
+
+@pytest.mark.parametrize("memory", ["512m", "1.5g", "1GiB", "0.5G", "536870912"])
+def test_sizes_are_those_that_engines_take(memory: str, tmp_path: Path) -> None:
+    experiment = settings.from_tree({"data": {"dataset": "wine"}})
+    found = compose.text(experiment, tmp_path / "x.toml", Containers("next-peer", ".", memory, 1.0), tmp_path)
+    assert yaml.safe_load(found)["services"]["peer-0"]["mem_limit"] == memory
