@@ -13,10 +13,12 @@ import signal
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from multiprocessing import get_context
 from typing import Final, Protocol, TypeAlias, final
 
@@ -33,6 +35,9 @@ CHUNK: Final = 2
 
 MAX_FAILURES: Final = 20
 """After so many failures no more are looked for: the first is to be repaired first."""
+
+LOOK_S: Final = 0.2
+"""Between two looks at whether somebody wants it to end."""
 
 FAILED, INTERRUPTED = 1, 130
 """Exit codes."""
@@ -88,48 +93,77 @@ def play(mode: str, seeds: Iterable[int]) -> list[Outcome | str]:
     return results
 
 
+@final
+class Interruption:
+    """Whether somebody wants it to end.
+
+    A signal only says so: an exception would come anywhere, also where the pool has a lock.
+    """
+
+    def __init__(self) -> None:
+        self.came = False
+
+    def __call__(self, number: int, frame: object) -> None:
+        """A signal."""
+        self.came = True
+
+
 def _prepare() -> None:
-    """A process of the pool: one thread of BLAS, warnings as in the tests, and no words when it is interrupted."""
+    """A process of the pool: one thread of BLAS, warnings as in the tests; an interruption is its parent's business."""
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: os._exit(INTERRUPTED))
+        signal.signal(number, signal.SIG_IGN)
     threadpool_limits(1)
     warnings.simplefilter("error")
 
 
-def play_all(tasks: Sequence[Task], n_jobs: int) -> Iterator[tuple[str, list[Outcome | str]]]:
-    """Results of all tasks, as they come; what has not begun when the caller has enough is not begun any more."""
+def play_all(
+    tasks: Iterable[Task], n_jobs: int, interruption: Interruption
+) -> Generator[tuple[str, list[Outcome | str]]]:
+    """Results of all tasks, as they come; none is begun once the caller has enough, or there is an interruption."""
+    left, modes = iter(tasks), dict[Future[list[Outcome | str]], str]()
     with ProcessPoolExecutor(n_jobs, get_context("fork"), _prepare) as pool:
-        modes: dict[Future[list[Outcome | str]], str] = {pool.submit(play, *task): task[0] for task in tasks}
         try:
-            for done in as_completed(modes):
-                yield modes.pop(done), done.result()
+            while not interruption.came:
+                for task in islice(left, 2 * n_jobs - len(modes)):
+                    modes[pool.submit(play, *task)] = task[0]
+                if not modes:
+                    return
+                for done in wait(modes, LOOK_S, FIRST_COMPLETED).done:
+                    yield modes.pop(done), done.result()
         finally:
             pool.shutdown(cancel_futures=True)  # waiting: else the pool may be gone before it has cancelled them
 
 
-def run(modes: Sequence[str], seeds: range, n_jobs: int, console: Console) -> int:
+def run(
+    modes: Sequence[str], seeds: range, n_jobs: int, console: Console, interruption: Interruption | None = None
+) -> int:
     """Play all seeds in some modes, with a bar and a table; the exit code."""
     tallies = {mode: Tally() for mode in modes}
     failures: list[str] = []
-    code = 0
-    try:
-        console.print(f"playing seeds {seeds.start} to {seeds.stop - 1}, {' and '.join(modes)}, in {n_jobs} processes")
-        _run(tallies, seeds, n_jobs, failures, console)
-    except KeyboardInterrupt:
+    interruption = interruption or Interruption()
+    console.print(f"playing seeds {seeds.start} to {seeds.stop - 1}, {' and '.join(modes)}, in {n_jobs} processes")
+    chunks = (range(first, min(first + CHUNK, seeds.stop)) for first in range(seeds.start, seeds.stop, CHUNK))
+    results = play_all([(mode, chunk) for chunk in chunks for mode in modes], n_jobs, interruption)
+    with closing(results):
+        _run(tallies, len(seeds) * len(modes), results, failures, console)
+    if interruption.came:
         console.print("interrupted")
-        code = INTERRUPTED
     console.print(table(tallies, failures))
-    return FAILED if failures else code
+    return FAILED if failures else INTERRUPTED if interruption.came else 0
 
 
-def _run(tallies: Mapping[str, Tally], seeds: range, n_jobs: int, failures: list[str], console: Console) -> None:
-    """Play all seeds, counting what came of them, and showing how far that is."""
-    chunks = [range(first, min(first + CHUNK, seeds.stop)) for first in range(seeds.start, seeds.stop, CHUNK)]
-    tasks = [(mode, chunk) for chunk in chunks for mode in tallies]
+def _run(
+    tallies: Mapping[str, Tally],
+    total: int,
+    played: Iterable[tuple[str, list[Outcome | str]]],
+    failures: list[str],
+    console: Console,
+) -> None:
+    """Count what came of all seeds, and show how far that is."""
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
     with Progress(TextColumn("{task.description}"), *columns, console=console) as bar:
-        line = bar.add_task("runs", total=len(seeds) * len(tallies))
-        for mode, results in play_all(tasks, n_jobs):
+        line = bar.add_task("runs", total=total)
+        for mode, results in played:
             for result in results:
                 if isinstance(result, Outcome):
                     tallies[mode].add(result)
@@ -137,7 +171,7 @@ def _run(tallies: Mapping[str, Tally], seeds: range, n_jobs: int, failures: list
                     failures.append(result)
                     console.print(result, style="red", markup=False, highlight=False)
             bar.update(line, advance=len(results), description=f"runs, {len(failures)} failed")
-            done, total = bar.tasks[line].completed, len(seeds) * len(tallies)
+            done = bar.tasks[line].completed
             if not console.is_terminal and done * 20 // total > (done - len(results)) * 20 // total:
                 console.print(f"{done:,.0f} of {total:,} runs, {len(failures)} failed")
             if len(failures) >= MAX_FAILURES:
@@ -214,8 +248,10 @@ def main() -> int:
             parser.error("--seed needs a --mode")
         return tell(arguments.mode, arguments.seed)
     modes = list(MODES) if arguments.mode == "all" else [arguments.mode]
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    return run(modes, arguments.seeds, arguments.jobs, Console())
+    interruption = Interruption()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interruption)
+    return run(modes, arguments.seeds, arguments.jobs, Console(), interruption)
 
 
 if __name__ == "__main__":
