@@ -155,8 +155,8 @@ def launch(
 
     given = (*overrides, *([f"peers={peers}"] if peers is not None else []))
     given += (f"run.agents_per_process={together}",) if together is not None else ()
-    if resume is not None and (experiment is not None or out is not None):
-        raise ConfigError("--resume", "expected a run directory alone, without an experiment or --out")
+    if resume is not None and (experiment is not None or out is not None or peers is not None):
+        raise ConfigError("--resume", "expected a run directory alone, without an experiment, --out or --peers")
     what = settings.read(experiment or DEFAULT if resume is None else resume / "experiment.toml", given)
     run_dir = resume or out or launcher.free_folder(Path("runs"), what.name)
     watchers: list[Any] = []

@@ -244,6 +244,7 @@ def test_a_launch_goes_on_with_a_run_that_did_not_end(lab: Lab, number: signal.S
     assert len(metrics(run_dir, 1)) < rounds, "it was interrupted too late to show anything"
     line = refusal(lab.run("launch", "--resume", "out", "--set", "surrogate.tau=2.0"), 2)
     assert line == "peer: surrogate.tau: expected 'auto', as the run in out has begun with, found 2.0"
+    assert "or --peers" in refusal(lab.run("launch", "--resume", "out", "--peers", "2"), 2)
 
     done = lab.run("launch", "--resume", "out", "--agents-per-process", "2")
     assert (done.returncode, done.stderr) == (0, "")
