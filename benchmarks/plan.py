@@ -59,6 +59,11 @@ HOSTS: Final = (10, 1_000, 100_000)
 DEGREE: Final = 8
 """Of random graphs."""
 
+PART: Final = click.FloatRange(0.0, 1.0, min_open=True, max_open=True)
+RATE: Final = click.FloatRange(0.0, min_open=True)
+SECONDS: Final = click.FloatRange(0.0)
+"""What options may be."""
+
 PRECISION: Final = 1e-8
 """Relative, of their eigenvalues."""
 
@@ -116,7 +121,9 @@ class Plan:
     graph : str
     hosts : int
     degree : int
-        Links of a host in a round.
+        Links in a round of the host with the most.
+    links : float
+        Of a host in a round, in the mean.
     gap : float or None
         1 - l; None where rounds are counted.
     rounds : int
@@ -126,6 +133,7 @@ class Plan:
     graph: str
     hosts: int
     degree: int
+    links: float
     gap: float | None
     rounds: int
 
@@ -136,11 +144,21 @@ def plans(hosts: int, left: float) -> list[Plan]:
     for name, hops in (("ring", [1]), ("exponential", exponential_hops(hosts))):
         degree = int(sparse.circulant(hosts, hops).degrees[0])
         rate = circulant_rate(hosts, hops)
-        found.append(Plan(name, hosts, degree, 1.0 - rate, rounds_of(rate, left)))
-    found.append(Plan("one-peer exponential", hosts, 1, None, rounds_by_averaging(OnePeerExponential(hosts), left)))
+        found.append(Plan(name, hosts, degree, degree, 1.0 - rate, rounds_of(rate, left)))
+    found.append(Plan("one-peer exponential", hosts, 1, 1, None, rounds_by_averaging(OnePeerExponential(hosts), left)))
     degree = min(DEGREE, 2 * ((hosts - 1) // 2))
-    rate = lanczos_rate(sparse.random_cycles(hosts, degree, seed=0))
-    found.append(Plan(f"random, degree {degree}", hosts, degree, 1.0 - rate, rounds_of(rate, left)))
+    links = sparse.random_cycles(hosts, degree, seed=0)
+    rate, degrees = lanczos_rate(links), links.degrees  # of few hosts fewer than asked for, as cycles share links
+    found.append(
+        Plan(
+            f"random, degree {degree}",
+            hosts,
+            int(degrees.max()),
+            float(degrees.mean()),
+            1.0 - rate,
+            rounds_of(rate, left),
+        )
+    )
     return found
 
 
@@ -210,16 +228,16 @@ def amount(n_bytes: float) -> str:
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
-@click.option("--p", default=100_000, help="Parameters.")
-@click.option("--hosts", type=int, multiple=True, default=HOSTS, help="Numbers of hosts, one peer each.")
-@click.option("--left", default=1e-6, help="What is left of a disagreement where hosts agree.")
-@click.option("--bandwidth", default=1e9, help="Bits a second of a host's link, each way.")
-@click.option("--delay", default=5e-4, help="Seconds from one host to another.")
-@click.option("--solve-s", default=0.0, help="Seconds of a round's mathematics.")
-@click.option("--message-s", default=MESSAGE_S, help="Of the processor for a message.")
-@click.option("--byte-s", default=BYTE_S, help="Of the processor for a byte.")
+@click.option("--p", type=click.IntRange(1), default=100_000, help="Parameters.")
+@click.option("--hosts", type=click.IntRange(3), multiple=True, default=HOSTS, help="Numbers of hosts, one peer each.")
+@click.option("--left", type=PART, default=1e-6, help="What is left of a disagreement where hosts agree.")
+@click.option("--bandwidth", type=RATE, default=1e9, help="Bits a second of a host's link, each way.")
+@click.option("--delay", type=SECONDS, default=5e-4, help="Seconds from one host to another.")
+@click.option("--solve-s", type=SECONDS, default=0.0, help="Seconds of a round's mathematics.")
+@click.option("--message-s", type=SECONDS, default=MESSAGE_S, help="Of the processor for a message.")
+@click.option("--byte-s", type=SECONDS, default=BYTE_S, help="Of the processor for a byte.")
 @click.option("--measure", is_flag=True, help="Measure these two here and now.")
-@click.option("--repeats", default=5, help="Measurements of each.")
+@click.option("--repeats", type=click.IntRange(1), default=5, help="Measurements of each.")
 def main(
     p: int,
     hosts: tuple[int, ...],
@@ -247,10 +265,10 @@ def main(
     )
     for n in hosts:
         for plan in plans(n, left):
-            round_s, sent = costs.round_s(plan.degree, share), plan.degree * share
+            round_s, sent = costs.round_s(plan.degree, share), plan.links * share
             gap = "-" if plan.gap is None else f"{plan.gap:.2g}"
             click.echo(
-                f"{n:8,} {plan.graph:22}{plan.degree:6}{gap:>10}{plan.rounds:17,}{duration(round_s):>12}"
+                f"{n:8,} {plan.graph:22}{plan.links:6.2g}{gap:>10}{plan.rounds:17,}{duration(round_s):>12}"
                 f"{amount(sent):>14}{amount(plan.rounds * sent):>13}{duration(plan.rounds * round_s):>13}"
             )
 

@@ -133,9 +133,8 @@ class Actor:
 
     def spoken(self, course: Course) -> Course:
         """Before the exchange that comes next, with what is said in it, where that is not all."""
-        if self.coding is None:
-            return course
-        return gossip.spoken(course, self.coding, self.gossip, self.neighbors(course))
+        neighbors = () if self.coding is None else self.neighbors(course)
+        return gossip.spoken(course, self.coding, self.gossip, neighbors, self.wire_dtype)
 
     def heard(self, course: Course, shares: Mapping[PeerId, Share]) -> tuple[Course, State | None]:
         """After one more exchange, and the state at the end of the round, if it was the last.

@@ -92,6 +92,12 @@ def rounded(vector: Vector, dtype: np.dtype[Any]) -> Vector:
     return vector if dtype == vector.dtype else unpacked(packed(vector, dtype), dtype)
 
 
+def is_sendable(vector: Vector, dtype: np.dtype[Any]) -> bool:
+    """Whether a receiver sees finite numbers only: none is nan, or too large for the format."""
+    largest = np.maximum.reduce(np.abs(vector), initial=0.0)
+    return bool(np.isfinite(rounded(np.array([largest]), dtype)[0]))
+
+
 def packed(vector: Vector, dtype: np.dtype[Any]) -> NDArray[Any]:
     """Numbers as they are sent, rounded to nearest, ties to even; those too large for the format become infinite."""
     if dtype == vector.dtype:

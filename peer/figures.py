@@ -101,6 +101,7 @@ STYLE: Final[Any] = {  # its keys are a type of their own in each version of mat
     "lines.linewidth": 1.1,
     "hatch.linewidth": 0.6,
     "figure.constrained_layout.use": True,
+    "text.parse_math": False,  # runs and files may have names with dollars
 }
 """Matplotlib's parameters."""
 

@@ -18,7 +18,7 @@ from typing import Any, final
 import numpy as np
 
 from peer.agent import Clipping, Mixture, Proposal, State, exchange
-from peer.links import Coding, Spoken
+from peer.links import Coding, Spoken, check_sendable
 from peer.messages import Share
 from peer.records import Record
 from topology import PeerId
@@ -58,17 +58,21 @@ def begun(state: State, proposal: Proposal) -> Course:
     return Course(state, proposal, 0, own, own)
 
 
-def spoken(course: Course, coding: Coding | None, gossip: Gossip, neighbors: Sequence[PeerId]) -> Course:
-    """Before the exchange that comes next, with what is said in it to these neighbors.
+def spoken(
+    course: Course, coding: Coding | None, gossip: Gossip, neighbors: Sequence[PeerId], wire_dtype: np.dtype[Any]
+) -> Course:
+    """Before the exchange that comes next, with what is said in it to these neighbors, where that is not all.
 
     Raises
     ------
     SolveError
-        That is nan or infinite.
+        That is nan or infinite, or would be so as they see it.
     """
-    if coding is None:
-        return course
     n, here = course.state.n * gossip.n_steps + course.k, course.here
+    if coding is None:
+        if wire_dtype != here.z.dtype:  # else it is seen when they are mixed
+            check_sendable(n, wire_dtype, here.z, here.y)
+        return course
     return course.changed(spoken=Spoken(coding, n, coding.words(n, here.z, here.y, here.replicas, neighbors)))
 
 

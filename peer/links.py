@@ -33,11 +33,10 @@ from typing import Any, Protocol, TypeAlias, final
 
 import numpy as np
 
-from peer.arrays import Matrix, Sparse, Tensor, Vector, rounded
+from peer.arrays import Matrix, Sparse, Tensor, Vector, is_sendable, rounded
 from peer.errors import SolveError
 from peer.messages import Share
 from peer.optim import compressors
-from peer.optim.vectors import is_finite
 from topology import PeerId
 
 Words: TypeAlias = Mapping[PeerId, tuple[Tensor | None, Tensor]]
@@ -98,6 +97,18 @@ def steady(fraction: float) -> float:
     with half as much all take twice as long.
     """
     return min(1.0, 2.0 * fraction)
+
+
+def check_sendable(n: int, dtype: np.dtype[Any], *vectors: Vector) -> None:
+    """See to it that neighbors will find finite numbers in what is said to them in exchange n.
+
+    Raises
+    ------
+    SolveError
+        They would not, and take it for a mistake of the wire, again and again.
+    """
+    if not all(is_sendable(vector, dtype) for vector in vectors):
+        raise SolveError(f"exchange {n}: parameters or gradients are nan or infinite, or too large for the wire")
 
 
 @final
@@ -165,8 +176,7 @@ class Replicas:
         return replicas if replicas.size else np.zeros((2 * len(self.neighbors), width))
 
     def _short(self, difference: Vector, n: int) -> Tensor:
-        if not is_finite(difference):
-            raise SolveError(f"exchange {n}: parameters or gradients are nan or infinite")
+        check_sendable(n, self.dtype, difference)
         if self.fraction == 1.0:
             return rounded(difference, self.dtype)
         top = compressors.top(difference, compressors.n_kept(self.fraction, difference.size))
@@ -195,6 +205,7 @@ class Drawn:
     def words(self, n: int, z: Vector, y: Vector, replicas: Matrix, neighbors: Sequence[PeerId]) -> Words:
         """The entries."""
         at = self._places(n, z.size)
+        check_sendable(n, self.dtype, z[at], y[at] if y.size else y)
         told = rounded(y[at], self.dtype) if y.size else None, rounded(z[at], self.dtype)
         return dict.fromkeys(neighbors, told)
 

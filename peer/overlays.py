@@ -139,12 +139,14 @@ class Overlay:
                     markersize=5.0,
                     fillstyle="none",
                     linestyle="",
-                    label=curve.label,
+                    label=_entry(curve.label),
                 )
                 continue
             if curve.n_runs > 1:
                 axes.fill_between(curve.at, low, high, color=curve.style["color"], alpha=0.18, linewidth=0.0)
-            axes.plot(curve.at, middle, **curve.style, marker="o" if len(curve.at) == 1 else "", label=curve.label)
+            axes.plot(
+                curve.at, middle, **curve.style, marker="o" if len(curve.at) == 1 else "", label=_entry(curve.label)
+            )
         shown = np.concatenate(
             [_drawable(values, log) for c in self.curves for values in (c.low, c.high)] or [np.zeros(0)]
         )
@@ -259,6 +261,11 @@ def columns(labels: Sequence[str], width_in: float) -> int:
     """Columns of a legend that fit into a figure."""
     longest = max(map(len, labels), default=1)
     return max(1, min(len(labels), math.floor((width_in - 0.1) / (HANDLE_IN + 0.1 + LETTER_IN * longest))))
+
+
+def _entry(label: str) -> str:
+    """The same to the eye: matplotlib leaves out what begins with an underscore."""
+    return f"\u200b{label}" if label.startswith("_") else label
 
 
 def _legend(figure: Figure, axes: Axes, n_columns: int) -> None:

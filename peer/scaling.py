@@ -198,9 +198,13 @@ def stacked(shards: Sequence[Shard]) -> Shard:
     sizes = np.array([shard.n_samples for shard in shards])
     m, first = int(sizes.max()), shards[0]
     for shard in shards:
-        kinds = [(one.x.shape[1:], one.targets is None, one.labels is None) for one in (first, shard)]
+        kinds = [
+            [None if a is None else a.shape[1:] for a in (one.x, one.targets, one.labels)] for one in (first, shard)
+        ]
         if kinds[0] != kinds[1]:
             raise ConfigError("data.path", f"{shard.path}: expected samples like those of {first.path}, found others")
+        if not _are_same(first.codes, shard.codes):
+            raise ConfigError("data.path", f"{shard.path}: expected the codes of {first.path}, found others")
     has_weights = bool((sizes < m).any()) or any(shard.weights is not None for shard in shards)
     n_rows, at = len(shards) * m, np.repeat(np.arange(len(shards)) * m, sizes)
     rows = at + np.arange(len(at)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
@@ -222,6 +226,10 @@ def stacked(shards: Sequence[Shard]) -> Shard:
         if has_weights
         else None,
     )
+
+
+def _are_same(a: Matrix | None, b: Matrix | None) -> bool:
+    return a is b if a is None or b is None else np.array_equal(a, b)
 
 
 @final
@@ -484,12 +492,12 @@ def run(
     simulation = Simulation.of(experiment, graph=graph)
     out.mkdir(parents=True, exist_ok=True)
     (out / "experiment.toml").write_text(settings.to_toml(experiment), encoding="utf-8")
-    problem, links = simulation.play.problem, simulation.schedule.links(0).size
+    problem, links, topology = simulation.play.problem, simulation.schedule.links(0).size, experiment.topology
     facts: dict[str, object] = {
         "agents": problem.n_agents,
         "parameters": problem.n_parameters,
         "samples": simulation.n_samples,
-        "graph": graph or experiment.topology.graph,
+        "graph": graph or (topology.graph if topology.schedule in BASED else topology.schedule),
         "links": links,
         "alpha": simulation.alpha,
     }

@@ -290,6 +290,7 @@ def unlearned(spectrum: Vector, regime: Regime, rho: float) -> float:
     rho : float
         N/d.
     """
+    spectrum = spectrum / np.abs(spectrum).max()  # parts have no scale, but squares may be too small
     d, squares = len(spectrum), np.sort(spectrum**2)[::-1]
     t = float(np.sum(spectrum) ** 2 / (d * np.sum(squares)))
     if regime == "random-features":

@@ -245,7 +245,7 @@ def exchange(
         for k in range(gossip.n_steps):
             graph = graphs[(n * gossip.n_steps + k) % len(graphs)]
             if codings:
-                courses = [spoken(c, codings[i], gossip, graph.neighbors(i)) for i, c in enumerate(courses)]
+                courses = [spoken(c, codings[i], gossip, graph.neighbors(i), wire_dtype) for i, c in enumerate(courses)]
             courses = [
                 taken(
                     course,

@@ -13,7 +13,7 @@ import click
 
 from topology import outlets, schedules
 from topology.files import write
-from topology.gossip import CONSENSUS, round_rate
+from topology.gossip import CHEBYSHEV, CONSENSUS, round_rate
 from topology.gossip import make as make_gossip
 from topology.graphs import FAMILIES, TopologyError
 from topology.outlets import InStep, wakings_to_connect
@@ -171,6 +171,8 @@ def check(asked: Asked, weights: str, steps: int, consensus: str) -> None:
     wakings of each it takes from the first one on.
     """
     schedule = asked.schedule
+    if consensus == CHEBYSHEV and steps == 1:
+        raise TopologyError(f"--consensus {consensus}: expected --steps 2 or more: of one there is no polynomial")
     if not isinstance(schedule, InStep):
         rows = _undirected(asked, schedule, weights, steps, consensus)
     elif (weights, steps, consensus) == ("metropolis", 1, "plain"):

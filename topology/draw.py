@@ -113,7 +113,7 @@ def picture(schedule: Schedule | InStep, n_rounds: int, title: str) -> Figure:
             axes = figure.add_subplot(cells[n // n_columns, 2 + n % n_columns])
             panel(axes, points, up=up, idle=possible - up, large=False, arrows=arrows)
             axes.set_title(f"{unit} {n}: {_count(len(up), link)} up", color=INK, fontsize=9)
-    figure.suptitle(heading, color=INK, fontsize=13)
+    figure.suptitle(heading, color=INK, fontsize=13, parse_math=False)  # files may have names with dollars
     return figure
 
 

@@ -27,6 +27,9 @@ Numbers: TypeAlias = NDArray[np.int64]
 MOST_DENSE: Final = 2_000
 """Agents of a family of which every pair is looked at, at most: 2 million hashes, a second or two a draw."""
 
+MOST_LINKS: Final = 10_000_000
+"""Of a geometric graph, of which the number of links grows with the square of that of agents: 2 GB while it is made."""
+
 FARTHER: Final = 1.0 + 1e-9
 """Of a radius, within which a tree looks for neighbors of which the distance is then computed as the families do."""
 
@@ -142,12 +145,26 @@ def random_cycles(n_agents: int, degree: int, seed: int) -> Links:
 
 
 def geometric(n_agents: int, radius: float, seed: int) -> Links:
-    """The links of `graphs.geometric`."""
+    """The links of `graphs.geometric`.
+
+    Raises
+    ------
+    TopologyError
+        They are too many.
+    """
 
     def draw(attempt: int) -> Links:
         at = graphs.points(n_agents, seed, attempt)
-        near = cKDTree(np.array(at)).query_pairs(radius * FARTHER, output_type="ndarray").astype(np.int64)
-        kept = np.array([math.dist(at[i], at[j]) < radius for i, j in near.tolist()], dtype=np.bool_)
+        places = np.array(at)
+        tree = cKDTree(places)
+        if (n_links := (int(tree.count_neighbors(tree, radius)) - n_agents) // 2) > MOST_LINKS:
+            most = f"expected a radius with at most {MOST_LINKS:,} links of {n_agents:,} agents"
+            raise TopologyError(f"graph 'geometric': {most}, found {radius:g} with {n_links:,}")
+        near = tree.query_pairs(radius * FARTHER, output_type="ndarray").astype(np.int64)
+        away = np.hypot(*(places[near[:, 0]] - places[near[:, 1]]).T)
+        kept = away < radius
+        for k in np.flatnonzero(np.abs(away - radius) < (FARTHER - 1.0) * radius):  # as `graphs.geometric` rounds
+            kept[k] = math.dist(at[near[k, 0]], at[near[k, 1]]) < radius
         return Links.of(n_agents, near[kept, 0], near[kept, 1])
 
     first = links = draw(0)

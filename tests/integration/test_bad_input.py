@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 from collections.abc import Callable
@@ -212,15 +213,17 @@ def test_a_peer_that_dies_is_named_and_the_others_end(lab: Lab) -> None:
     assert errors.strip() == "peer: peer 1 was lost: ended by SIGKILL"
 
 
-def test_numbers_that_break_down_end_the_run(lab: Lab) -> None:
+@pytest.mark.parametrize("dtype", ["f8", "f4", "bf16"])
+def test_numbers_that_break_down_end_the_run(lab: Lab, dtype: str) -> None:
+    """Also where the wire has no number for them any more, before they are infinite."""
     experiment = lab.experiment(
         **_tree(lab, iterations=10_000, objective={"loss": "squared", "scale": "sum"}, model={"hidden": []}),
         surrogate={"kind": "full", "tau": 1e-3},
         step={"alpha": 1.0},
     )
-    line = refusal(lab.run("launch", experiment, "--out", "out"), 4)
+    line = refusal(lab.run("launch", experiment, "--out", "out", "--set", f"transport.wire_dtype={dtype}"), 4)
     assert "nan or infinit" in line
-    assert "round" in line
+    assert re.match(r"peer: peer \d: (round|exchange) \d+: ", line)
 
 
 def test_nothing_is_replaced(lab: Lab) -> None:

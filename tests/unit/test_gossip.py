@@ -11,7 +11,7 @@ import pytest
 
 from peer import agent, config, gossip, settings
 from peer.agent import Clipping, Mixture, Proposal, State
-from peer.arrays import Matrix, Vector
+from peer.arrays import BF16, Matrix, Vector
 from peer.errors import ProtocolError, SolveError
 from peer.messages import Share
 from peer.optim.chains import mlp
@@ -227,6 +227,18 @@ def test_numbers_that_overflow_between_exchanges_are_an_error_of_our_own() -> No
         agent.settle(Bowl(), state, course.proposal, course.here, Constant())
     with pytest.raises(SolveError, match="round 7"):
         gossip.taken(course, {1: share}, weights, way, F8)
+
+
+@pytest.mark.parametrize("dtype", [F4, BF16])
+@pytest.mark.parametrize("is_z", [True, False])
+def test_numbers_too_large_for_the_wire_are_an_error_of_our_own(dtype: np.dtype[np.floating], is_z: bool) -> None:
+    """Neighbors would find infinity, drop it, and wait for another share."""
+    huge = np.array([1.0, -1e39])
+    state = State(7, V, V if is_z else huge, V, 0.0, 0.0, 0.1)
+    course = gossip.begun(state, Proposal(Solution(V, 0.0, 1, "by hand"), huge if is_z else V))
+    assert gossip.spoken(course, None, plain(1), (1,), F8) is course
+    with pytest.raises(SolveError, match=r"exchange 7: .* too large for the wire"):
+        gossip.spoken(course, None, plain(1), (1,), dtype)
 
 
 # ---- runs ----------------------------------------------------------------------------------

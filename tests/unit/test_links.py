@@ -93,3 +93,12 @@ def test_sums_are_kept_on_links_that_come_and_go(name: str) -> None:
 def test_what_is_no_number_is_not_said(fraction: float) -> None:
     with np.errstate(over="ignore"), pytest.raises(SolveError, match=r"exchange 4: .* nan or infinite"):
         Replicas((1,), fraction, 1.0, F8).words(4, np.full(P, np.inf), np.zeros(P), np.zeros((0, 0)), (1,))
+
+
+@pytest.mark.parametrize("coding", [Replicas((1,), 0.3, 1.0, F4), Drawn(7, 0.3, F4), Drawn(7, 1.0, F4)])
+@pytest.mark.parametrize("number", [3.5e38, -1e300, np.nan])
+def test_what_is_no_number_on_the_wire_is_not_said(coding: Coding, number: float) -> None:
+    """Its receiver would take it for a mistake of the wire, and wait for it again."""
+    with pytest.raises(SolveError, match="too large for the wire"):
+        coding.words(4, np.zeros(P), np.full(P, number), np.zeros((0, 0)), (1,))
+    coding.words(4, np.zeros(P), np.full(P, 3.4e38), np.zeros((0, 0)), (1,))

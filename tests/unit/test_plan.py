@@ -47,6 +47,19 @@ def test_a_round_is_the_sum_of_its_parts() -> None:
     assert costs.round_s(3, 10**6) == pytest.approx(0.75 + 3 * (1e-3 + 1e-3 + 1e-3))
 
 
+def test_cycles_of_few_hosts_share_links() -> None:
+    few, many = (plan.plans(hosts, 1e-6)[-1] for hosts in (10, 1_000))
+    assert (few.degree, few.links) == (7, 5.6)
+    assert (many.degree, round(many.links, 2)) == (8, 7.96)
+
+
+@pytest.mark.parametrize("options", ["--hosts 2", "--left 2", "--left 0", "--p 0", "--bandwidth 0", "--delay -1"])
+def test_a_plan_of_what_cannot_be_is_refused(options: str) -> None:
+    result = CliRunner().invoke(plan.main, options.split())
+    assert result.exit_code == 2
+    assert "is not in the range" in result.output
+
+
 def test_the_table_names_what_is_measured_and_what_is_given() -> None:
     result = CliRunner().invoke(plan.main, ["--hosts", "8", "--hosts", "10", "--message-s", "1e-4"])
     head, columns, *rows = result.output.splitlines()

@@ -339,6 +339,12 @@ def test_whatever_runs_come_to_has_a_figure(values: list[float], points: bool) -
         assert {"x", "y", "a", "b"} <= set(found)
 
 
+@pytest.mark.parametrize("name", ["_low run", r"x$\b$y", "$1$"])
+def test_a_run_of_any_name_is_in_the_legend(name: str) -> None:
+    found = texts(svg(Overlay("x", "y", [curve("a", 1.0, 3, 2), curve(name, 2.0, 3, 2)]), "f"))
+    assert name in [text.removeprefix("\u200b") for text in found]
+
+
 def test_costs_that_differ_much_are_on_a_logarithmic_axis() -> None:
     near, far = (
         texts(svg(Overlay("x", "y", [curve("a", 1.0, 3, 2), curve("b", end, 3, 2)]), "f")) for end in (2.0, 99.0)

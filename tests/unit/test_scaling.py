@@ -6,6 +6,7 @@ import csv
 import json
 import tomllib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,16 @@ def test_smaller_shards_are_filled_up_by_samples_of_no_weight() -> None:
 def test_shards_of_other_kinds_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"of-2\.npz: expected samples like those of of-1\.npz"):
         scaling.stacked([shard(1), shard(2, targets=None, labels=np.zeros(2, dtype=np.int64))])
+    with pytest.raises(ConfigError, match=r"of-2\.npz: expected samples like those of of-1\.npz"):
+        scaling.stacked([shard(1), shard(2, targets=np.ones((2, 3)))])
+
+
+def test_shards_of_other_codes_are_refused() -> None:
+    one, other = (replace(shard(n), codes=np.eye(2) * n) for n in (1, 2))
+    assert scaling.stacked([one, replace(other, codes=np.eye(2))]).codes is not None
+    for second in (other, shard(2)):
+        with pytest.raises(ConfigError, match=r"of-2\.npz: expected the codes of of-1\.npz, found others"):
+            scaling.stacked([one, second])
 
 
 def test_a_run_is_told_and_written_down(tmp_path: Path) -> None:

@@ -85,6 +85,11 @@ def test_families_of_all_pairs_are_refused_where_these_are_too_many(name: str) -
         sparse.family(name, 100_000, probability=0.4, radius=0.6, seed=5)
 
 
+def test_a_geometric_graph_of_too_many_links_is_refused() -> None:
+    with pytest.raises(TopologyError, match=r"at most 10,000,000 links of 20,000 agents, found 0\.6 with "):
+        sparse.family("geometric", 20_000, probability=0.4, radius=0.6, seed=5)
+
+
 @pytest.mark.parametrize(
     ("schedule", "arrays"),
     [

@@ -161,6 +161,7 @@ def test_limits_of_an_exponential_spectrum(regime: Regime, rho: float, risk: flo
     d = 20_000
     spectrum = -np.log((np.arange(d) + 0.5) / d)
     assert theory.unlearned(spectrum, regime, rho) == pytest.approx(risk, abs=2e-4)
+    assert theory.unlearned(1e-300 * spectrum, regime, rho) == pytest.approx(risk, abs=2e-4)
 
 
 @pytest.mark.parametrize("rho", [0.25, 0.5, 0.75, 1.2])

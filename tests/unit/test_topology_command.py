@@ -244,6 +244,7 @@ def test_a_file_with_arcs_needs_directions(tmp_path: Path) -> None:
     [
         ("check --graph complete --peers 3 --schedule random-links --link-probability 0",
          "the union of all rounds falls apart into 3 components: {0}, {1}, {2}"),
+        ("check --consensus chebyshev", "--consensus chebyshev: expected --steps 2 or more"),
         ("check --graph torus", "graph 'torus': expected one of ring, "),
         ("show --schedule gossip", "schedule 'gossip': expected one of static, "),
         ("show --probability 2", "probability 2.0: expected a number in [0, 1]"),
@@ -337,6 +338,11 @@ def test_without_a_command_help_is_printed() -> None:
 def test_draw_writes_the_format_of_the_name(name: str, magic: bytes, tmp_path: Path) -> None:
     assert printed(f"draw --graph ring --out {tmp_path / name}") == ""
     assert (tmp_path / name).read_bytes().startswith(magic)
+
+
+def test_names_of_files_are_no_formulas(tmp_path: Path) -> None:
+    printed(f"save --graph ring --peers 3 --out {tmp_path}/a$\\b$.jsonl")
+    assert printed(f"draw --schedule file --file {tmp_path}/a$\\b$.jsonl --peers 3 --out {tmp_path}/a.png") == ""
 
 
 def links(figure: Figure, color: str) -> list[int]:
