@@ -16,14 +16,18 @@ with rho by which averaging shrinks a disagreement in the mean, until a tenth is
 
     (b)  tau_i[n] = alpha[n] c_i[n] L_i[n],
          L_i[n] = max( I s ||J'BJ v||/||v||, v three powers of J'BJ on grad g_i;        what the agent's data say
-                       I ||grad g_i(w_i[n]) - grad g_i(w_i[n-1])|| / ||w_i[n] - w_i[n-1]||;     what it has come across
+                       I ||d_i|| / ||w_i[n] - w_i[n-1]||;                                what it has come across
                        I ||y_i[n]|| / max(1, ||w_i[n]||);                                no step beyond the known
                        0.9 L_i[n-1] )
 
-where B is the second derivative of the loss. In a direction of which the agent's data know nothing, (5) and (6) go
-along I y_i by alpha/tau_i = 1/(c_i L_i): with c_i = 1 that is the step of gradient descent. It begins with 1/2, the
-longest that descends. How much longer it may be depends on how alike the agents' data are, which nobody knows, and on
-how far linearization holds. It shows: where tau is too small agents set each other going, and steps get longer. So
+where B is the second derivative of the loss, and d_i how grad g_i has changed from w_i[n-1] to w_i[n]; or how y_i has,
+where the agent is blind: where grad g_i has changed by less than BLIND of that. Samples beyond a margin, residuals
+beyond Huber's delta and weights of 0 have a gradient that stays the same, whatever others have there.
+
+In a direction of which the agent's data know nothing, (5) and (6) go along I y_i by alpha/tau_i = 1/(c_i L_i): with
+c_i = 1 that is the step of gradient descent. It begins with 1/2, the longest that descends. How much longer it may be
+depends on how alike the agents' data are, which nobody knows, and on how far linearization holds. It shows: where tau
+is too small agents set each other going, and steps get longer. So
 
     (c)  c_i[n+1] = c_i[n] rho^(e_i/4)                               where ||w_i[n+1] - w_i[n]|| < NOISE times its mean,
          c_i[n+1] = c_i[n] rho^(-1/2), e_i[n+1] = TIRES e_i[n]       else,
@@ -76,6 +80,9 @@ FADES: Final = 0.9
 
 FASTEST: Final = 0.3
 """Of sqrt(rho) in (c), at least: on complete graphs too a step must be seen before the next is trusted more."""
+
+BLIND: Final = 1e-2
+"""Of how y_i changes. An agent that went by such a gradient alone would take steps a hundred times too long."""
 
 SHORTEST: Final = 1e-300
 """tau where nothing has any curvature, or slope: the agent stays where r is least."""
@@ -148,7 +155,9 @@ def adapted(problem: Curved, state: State, following: State, caution: Caution) -
     caution : Caution
     """
     stride, change = length(following.w - state.w), length(following.gradient - state.gradient)
-    seen = caution.n_agents * change / stride if stride > 0.0 else 0.0
+    told = length(following.y - state.y)
+    come_across = told if change < BLIND * told else change
+    seen = caution.n_agents * come_across / stride if stride > 0.0 else 0.0
     steepest = max(_steepest(problem, following, caution.n_agents), seen, FADES * state.steepest)
     care, eagerness = eased(state.care, state.eagerness, stride < NOISE * state.stride, caution.pace)
     care = min(max(care, caution.least(following.alpha)), 1.0)

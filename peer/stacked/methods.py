@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from peer.arrays import Matrix, Vector, rounded
-from peer.careful import BEGIN, FADES, NOISE, SHORTEST, TIRES, Caution
+from peer.careful import BEGIN, BLIND, FADES, NOISE, SHORTEST, TIRES, Caution
 from peer.errors import SolveError
 from peer.optim.steps import StepRule
 from peer.stacked.problems import StackedProblem
@@ -172,7 +172,9 @@ class Play:
     def _adapted(self, state: State, following: State, caution: Caution) -> State:
         stride = _lengths(following.w - state.w)
         change = _lengths(following.gradient - state.gradient)
-        seen = np.where(stride > 0.0, caution.n_agents * change / np.where(stride > 0.0, stride, 1.0), 0.0)
+        told = _lengths(following.y - state.y)
+        come_across = np.where(change < BLIND * told, told, change)
+        seen = np.where(stride > 0.0, caution.n_agents * come_across / np.where(stride > 0.0, stride, 1.0), 0.0)
         steepest = np.maximum(np.maximum(self._steepest(following, caution), seen), FADES * state.steepest)
         shorter, pace = stride < NOISE * state.stride, caution.pace
         care = np.where(shorter, state.care * pace ** (0.5 * state.eagerness), state.care / pace)

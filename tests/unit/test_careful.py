@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.datasets import load_breast_cancer
+from sklearn.datasets import load_breast_cancer, load_wine
 
 from peer import agent
 from peer.agent import State
 from peer.arrays import Vector
 from peer.careful import BEGIN, FADES, LEAST_CARE, TIRES, Caution, adapted, alpha_of, begun, eased
 from peer.optim.chains import mlp
-from peer.optim.losses import Squared, cross_entropy
+from peer.optim.losses import Squared, cross_entropy, squared_hinge
 from peer.optim.regularizers import L2
 from peer.optim.steps import Constant
 from peer.optim.surrogates import Data, Full, Partial
@@ -120,6 +120,15 @@ def test_the_next_tau_by_hand() -> None:
     )
 
 
+@pytest.mark.parametrize(("own", "others", "steepest"), [(0.6, 50.0, 2 * 0.6 / 5.0), (0.4, 50.0, 2 * 50.0 / 5.0)])
+def test_where_the_own_gradient_stays_the_same_that_of_the_others_says_how_steep_it_is(
+    own: float, others: float, steepest: float
+) -> None:
+    before = state([0.0, 0.0], [1.0, 0.0], [0.0, others], care=0.4, eagerness=0.5, stride=10.0, steepest=0.0)
+    after = state([3.0, 4.0], [1.0, own], [0.0, 0.0])
+    assert adapted(Slope(0.0), before, after, Caution(2, 0.25, keeps=True)).steepest == pytest.approx(steepest)
+
+
 def test_longer_steps_make_careful_and_tired() -> None:
     assert eased(0.2, 1.0, False, 0.5) == (0.4, TIRES)
     assert eased(0.2, 1.0, True, 0.25) == (0.1, 1.0)
@@ -180,6 +189,32 @@ def test_steepness_is_a_curvature(seed: int, loss: str) -> None:
 
 def pieces(x: np.ndarray, n_agents: int) -> list[np.ndarray]:
     return np.array_split(x, n_agents)
+
+
+def test_agents_whose_samples_are_all_beyond_the_margin_do_not_kick_the_others() -> None:
+    """Agents of one class each: their own loss is soon 0, and with it all curvature that they see."""
+    x, labels = load_wine(return_X_y=True)
+    order = np.argsort(labels, kind="stable")
+    x, labels = ((x - x.mean(axis=0)) / x.std(axis=0))[order], labels[order].astype(np.int64)
+    model, strength, ground = mlp((13, 3), "tanh"), L2(np.full(42, 1e-3)), ring(8)
+
+    def problem(rows: np.ndarray, y: np.ndarray, kappa: float) -> Problem:
+        return Problem(Data(model, rows, squared_hinge(y, 3), 1.0 / 178), strength, Partial(1.0, kappa), 1e-8)
+
+    start, whole = 0.3 * np.random.default_rng(0).standard_normal(42), problem(x, labels, 1.0)
+    optimum = start
+    for _ in range(50):
+        gradient = whole.gradient(optimum)
+        optimum = whole.best_response(optimum, gradient, 0.0 * gradient, 1e-4).w
+    assert np.abs(whole.gradient(optimum) + strength.gradient(optimum)).max() < 1e-6
+
+    agents = [problem(*cut, 8.0) for cut in zip(pieces(x, 8), pieces(labels, 8), strict=True)]
+    rho = contraction(Static(ground))
+    caution = Caution(8, rho, keeps=True)
+    *_, (states, _) = exchange(agents, [start] * 8, alpha_of(rho), Constant(), [ground], 200, caution=caution)
+    mean = np.mean([one.w for one in states], axis=0)
+    reached, least = (whole.value(w) + strength.value(w) for w in (mean, optimum))
+    assert reached == pytest.approx(least, rel=0.01)
 
 
 @pytest.mark.parametrize(("n_agents", "n_rounds"), [(4, 38), (8, 154)])
