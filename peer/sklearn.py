@@ -10,6 +10,7 @@ of the experiment file.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -40,6 +41,7 @@ HERE: Final = Path("samples")
 INSTEAD: Final = {
     "peers": "n_agents instead",
     "objective.loss": "loss instead",
+    "model.outputs": "what y says",
     **dict.fromkeys(("data.dataset", "data.path", "data.test_path", "data.validation_path"), "what `fit` is given"),
 }
 """Settings that have another place here."""
@@ -83,21 +85,24 @@ class _Estimator(BaseEstimator):
         self.random_state = random_state
         self.settings = settings
 
-    def _experiment(self, n_agents: int, seed: int, n_outputs: int) -> Experiment:
-        """What the parameters come to, checked as the experiment file is."""
-        tree: dict[str, Any] = {
+    def _experiment(self, n_samples: int, seed: int, n_outputs: int) -> Experiment:
+        """What the parameters come to, checked as the experiment file is; agents are no more than samples."""
+        n_agents = self.n_agents
+        parameters: dict[str, Any] = {
             "name": type(self).__name__,
             "seed": seed,
-            "peers": n_agents,
+            "peers": min(n_agents, n_samples) if isinstance(n_agents, Integral) else n_agents,
             "iterations": self.rounds,
             "data": {"path": "{id}", "partition": self.partition, "standardize": self.standardize},
-            "model": {"hidden": list(self.hidden), "activation": self.activation, "outputs": n_outputs},
+            "model": {"hidden": self.hidden, "activation": self.activation, "outputs": n_outputs},
             "objective": {"loss": self.loss, "regularizer": self.regularizer, "strength": self.strength},
             "surrogate": {"kind": self.surrogate},
             "topology": {"graph": self.graph, "schedule": self.schedule},
             "run": {"tolerance": self.tol},
         }
-        given = settings.nested(self.settings or {})
+        if not isinstance(self.settings, Mapping | None):
+            raise ConfigError("settings", f"expected settings by their names, found {self.settings!r}")
+        tree, given = settings.nested(parameters), settings.nested(self.settings or {})
         settings.merge(tree, given)
         for key, instead in INSTEAD.items():
             table, _, name = key.rpartition(".")
@@ -112,7 +117,7 @@ class _Estimator(BaseEstimator):
             raise ValueError("expected sample_weight that is not all 0, found nothing else")
         x, y, weights = _canonical(x, y, weights)
         seed = int(check_random_state(self.random_state).randint(2**31))
-        experiment = self._experiment(min(self.n_agents, len(x)), seed, n_outputs)
+        experiment = self._experiment(len(x), seed, n_outputs)
         self._center, self._scale = _standards(x, weights, experiment.data.standardize)
         self._y_center, self._y_scale = _standards(y, weights, experiment.data.standardize and not labels)
         x, y = (x - self._center) / self._scale, (y - self._y_center) / self._y_scale
@@ -309,7 +314,7 @@ def _canonical(x: Matrix, y: Matrix, weights: Vector) -> tuple[Matrix, Matrix, V
     """Different samples in an order of their own, with the sums of their weights, which have mean 1 then."""
     there = weights > 0.0
     rows, which = np.unique(np.column_stack([x, y])[there], axis=0, return_inverse=True)
-    sums = np.bincount(which.reshape(-1), weights=weights[there])
+    sums = np.bincount(which.reshape(-1), weights=weights[there] / weights.max())
     return rows[:, : x.shape[1]], rows[:, x.shape[1] :], sums * (len(sums) / sums.sum())
 
 
@@ -319,5 +324,8 @@ def _standards(array: Matrix, weights: Vector, standardize: bool) -> tuple[Vecto
     if not standardize:
         return np.zeros(d), np.ones(d)
     mean = np.average(array, axis=0, weights=weights)
-    deviation = np.sqrt(np.average((array - mean) ** 2, axis=0, weights=weights))
+    off = array - mean
+    largest = np.abs(off).max(axis=0)
+    unit = np.where(largest > 0.0, largest, 1.0)  # of which no square is too large or too small
+    deviation = unit * np.sqrt(np.average((off / unit) ** 2, axis=0, weights=weights))
     return mean, np.where(deviation > 1e-12 * np.maximum(np.abs(mean), 1e-300), deviation, 1.0)

@@ -111,6 +111,28 @@ def test_grids_pipelines_and_copies() -> None:
     np.testing.assert_array_equal(again.predict(X), search.predict(X))
 
 
+def test_parameters_may_be_numbers_of_numpy() -> None:
+    """As grids and distributions have them."""
+    given = {"strength": np.logspace(-3, -1, 2), "rounds": np.arange(5, 15, 5), "n_agents": np.array([2])}
+    search = GridSearchCV(small(NextRegressor), given, cv=2).fit(X, Y)
+    assert search.best_params_["n_agents"] == 2
+    numbers = small(NextRegressor, hidden=np.array([3]), standardize=np.bool_(True), random_state=np.int64(0))
+    plain = small(NextRegressor, hidden=(3,))
+    np.testing.assert_array_equal(numbers.fit(X, Y).network_.w, plain.fit(X, Y).network_.w)
+
+
+@pytest.mark.parametrize("scale", [1e-170, 1e160])
+def test_the_scale_of_a_column_does_not_matter(scale: float) -> None:
+    """Also where its square is no number any more."""
+    assert exact(NextRegressor).fit(X * scale, Y).score(X * scale, Y) > 0.99
+
+
+@pytest.mark.parametrize("weight", [1e-310, 1e300])
+def test_the_scale_of_weights_does_not_matter(weight: float) -> None:
+    found = small(NextRegressor).fit(X, Y, sample_weight=np.full(60, weight)).network_.w
+    np.testing.assert_array_equal(found, small(NextRegressor).fit(X, Y).network_.w)
+
+
 def test_chance_is_in_random_state() -> None:
     one, same, other = (small(NextRegressor, random_state=seed).fit(X, Y).network_.w for seed in (0, 0, 1))
     np.testing.assert_array_equal(one, same)
@@ -131,6 +153,10 @@ def test_other_settings_are_those_of_the_file() -> None:
         ({"hidden": (0,)}, "model.hidden: expected widths"),
         ({"graph": "tree"}, "topology.graph"),
         ({"n_agents": 0}, "peers: expected 1 to"),
+        ({"n_agents": "4"}, "peers: Expected int"),
+        ({"n_agents": None}, "peers: Expected int"),
+        ({"hidden": 10}, "model.hidden: Expected array"),
+        ({"settings": [3]}, "settings: expected settings by their names"),
         ({"settings": {"run.mode": "async"}, "tol": 0.0}, 'expected "rounds" in a simulation'),
     ):
         with pytest.raises(ConfigError, match=words):
@@ -148,7 +174,13 @@ def test_samples_that_cannot_be_used_are_told() -> None:
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("objective.loss", "squared"), ("peers", 4), ("data.validation_path", "x.npz"), ("data", {"path": "x"})],
+    [
+        ("objective.loss", "squared"),
+        ("peers", 4),
+        ("model.outputs", 5),
+        ("data.validation_path", "x.npz"),
+        ("data", {"path": "x"}),
+    ],
 )
 def test_settings_do_not_say_what_has_a_place_of_its_own(key: str, value: object) -> None:
     with pytest.raises(ConfigError, match=f"settings: {key}"):
