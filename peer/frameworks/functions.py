@@ -21,6 +21,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from functools import lru_cache
 from importlib.machinery import PathFinder
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -29,7 +30,7 @@ import numpy as np
 from peer.arrays import Matrix
 from peer.errors import ConfigError, PeerError, SolveError, is_refusal
 from peer.frameworks.foreign import Foreign, told
-from peer.optim.chains import Chain
+from peer.optim.chains import Chain, Residual
 from peer.optim.layers import IN_NONE
 
 KEY: Final = "model.python"
@@ -233,11 +234,36 @@ def _told(python: str, error: BaseException, place: Path) -> Exception:
 
 
 def _fitting(python: str, chain: Chain, n_outputs: int) -> Chain:
-    if chain.n_outputs != n_outputs:
-        raise ConfigError(KEY, f"{python}: expected a chain with {n_outputs} outputs, found {chain.n_outputs}")
-    if not chain.layout.shapes:
-        raise ConfigError(KEY, f"{python}: expected layers with parameters, found none")
+    """The chain, whose layers fit together, and which was tried on a sample of zeros."""
+    try:
+        _check_widths(chain)
+        if chain.n_outputs != n_outputs:
+            raise ValueError(f"expected a chain with {n_outputs} outputs, found {chain.n_outputs}")
+        if not chain.layout.shapes:
+            raise ValueError("expected layers with parameters, found none")
+        w = chain.initial(np.random.default_rng(0))
+        here = chain.at(w, np.zeros((1, chain.n_inputs)))
+        here.vjp(here.jvp(w))
+    except Exception as error:
+        problem = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        raise ConfigError(KEY, f"{python}: {problem}") from error
     return chain
+
+
+def _check_widths(chain: Chain) -> None:
+    """See to it that each layer has as many inputs as the one before has outputs; ValueError names the first."""
+    if not chain.layers:
+        raise ValueError("expected at least one layer, found none")
+    for layer in chain.layers:
+        if isinstance(layer, Residual):
+            _check_widths(layer.chain)
+            if layer.chain.n_outputs != layer.n_inputs:
+                widths = f"{layer.n_inputs} and {layer.chain.n_outputs}"
+                raise ValueError(f"expected a Residual of a chain with as many outputs as inputs, found {widths}")
+    for before, layer in pairwise(chain.layers):
+        if before.n_outputs != layer.n_inputs:
+            after = f"after {type(before).__name__} with {before.n_outputs} outputs"
+            raise ValueError(f"expected as many inputs {after}, found {type(layer).__name__} with {layer.n_inputs}")
 
 
 def _named(model: Foreign) -> Foreign:

@@ -18,7 +18,8 @@ from peer.shards import Shard
 
 CHAINS = """
 import math
-from peer.optim.chains import mlp
+from peer.optim.chains import Chain, Residual, mlp
+from peer.optim.layers import Activation, Dense
 
 def plain(input_shape, n_outputs):
     return mlp((math.prod(input_shape), 3, n_outputs), "tanh")
@@ -50,6 +51,21 @@ def leaves(input_shape, n_outputs):
 
 def misses(input_shape, n_outputs):
     open("no-such-file")
+
+def misfit(input_shape, n_outputs):
+    return Chain((Dense(4, 3), Activation(3, "tanh"), Dense(5, n_outputs)))
+
+def unlike(input_shape, n_outputs):
+    return Chain((Dense(4, 3), Residual(Chain((Dense(3, 1),))), Dense(3, n_outputs)))
+
+def curveless(input_shape, n_outputs):
+    return Chain((Dense(4, 3), Activation(3, "swish"), Dense(3, n_outputs)))
+
+def empty(input_shape, n_outputs):
+    return Chain(())
+
+def half(input_shape, n_outputs):
+    return Chain((Dense(4, 2.5), Dense(2.5, n_outputs)))
 
 text = "no function"
 """
@@ -101,11 +117,19 @@ BAD = {
     "arguments": ("own_chains:of_another", "expected a function of"),
     "nothing": ("own_chains:none", "expected a Chain, a torch.nn.Module, or a pair .*, found NoneType"),
     "outputs": ("own_chains:narrow", "expected a chain with 2 outputs, found 1"),
+    "widths": (
+        "own_chains:misfit",
+        "expected as many inputs after Activation with 3 outputs, found Dense with 5",
+    ),
+    "residual": ("own_chains:unlike", "expected a Residual of a chain with as many outputs as inputs, found 3 and 1"),
+    "activation": ("own_chains:curveless", "KeyError: 'swish'"),
+    "no layers": ("own_chains:empty", "expected at least one layer, found none"),
+    "halves": ("own_chains:half", "TypeError"),
     "exception": (
         "own_chains:fails",
-        r"fails, called with input_shape \(4,\), n_outputs 2: own_chains\.py, line 28: ZeroDivisionError: ",
+        r"fails, called with input_shape \(4,\), n_outputs 2: own_chains\.py, line 29: ZeroDivisionError: ",
     ),
-    "exit": ("own_chains:leaves", r"own_chains\.py, line 31: SystemExit: no more"),
+    "exit": ("own_chains:leaves", r"own_chains\.py, line 32: SystemExit: no more"),
 }
 
 
