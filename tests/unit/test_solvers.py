@@ -10,8 +10,8 @@ import pytest
 from peer.arrays import Vector
 from peer.errors import PeerError, SolveError
 from peer.optim.chains import mlp
-from peer.optim.losses import Huber, Logistic, Softmax, Squared, Weighted
-from peer.optim.regularizers import L1, L2, ElasticNet, NoRegularizer, Regularizer
+from peer.optim.losses import Huber, Logistic, Softmax, Squared, Weighted, squared_hinge
+from peer.optim.regularizers import L1, L2, ElasticNet, NoRegularizer, Regularizer, group_l2
 from peer.optim.solvers import (
     MAX_ITERATIONS,
     SecondOrder,
@@ -185,6 +185,22 @@ def test_a_short_step_within_a_face_is_not_taken_for_the_solution() -> None:
         gradient = model.slope + root.T @ (root @ (x - model.center)) + model.tau * (x - model.center)
         worst = max(worst, float(np.max(np.abs(x - r.prox(x - gradient, 1.0)))))
     assert worst <= 1e-8
+
+
+@pytest.mark.parametrize("seed", [936, 3389])
+def test_a_whole_step_far_from_the_solution_is_not_taken_for_rounding(seed: int) -> None:
+    """Steps whole by the line search need not halve the slope; Newton on the face of where they end has no guide."""
+    rng = np.random.default_rng(seed)
+    m, activation = int(rng.integers(2, 8)), ("tanh", "sigmoid", "relu")[seed % 3]
+    model = mlp((8, 3, 3), activation)
+    inputs = rng.choice([1.0, 10.0]) * rng.standard_normal((m, 8))
+    strength, tau = 10.0 ** rng.uniform(-3.0, 0.0), 10.0 ** rng.uniform(-3.8, -3.0)
+    w = model.initial(rng) + 0.3 * rng.standard_normal(model.layout.size)
+    data = Data(model, inputs, squared_hinge(rng.integers(0, 3, m), 3), rng.choice([1.0, 1.0 / (2 * m)]))
+    gradient = gradient_of(data, w)
+    pi = 2.0 * gradient + np.abs(gradient).max() * rng.standard_normal(w.size)
+    h = Partial(tau).around(w, gradient, pi, data)
+    assert solve(h, group_l2(model.neurons, strength), 1e-8).residual <= 1e-8
 
 
 @pytest.mark.parametrize("regularizer", [NoRegularizer(), L2(np.full(9, 0.1)), L1(np.full(9, 0.1))])
