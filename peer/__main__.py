@@ -174,7 +174,8 @@ def launch(
         return 0
     outcome = launcher.launch(what, run_dir, watch, resume is not None)
     if outcome.finished:
-        summarize(run_dir, outcome.seconds or None, central or (experiment is None and resume is None))
+        seconds = outcome.seconds or None if resume is None else None  # of all parts, as the journals have it
+        summarize(run_dir, seconds, central or (experiment is None and resume is None))
     if outcome.code != 0:
         goes_on = outcome.code == INTERRUPTED and what.run.checkpoint_every
         complain(outcome.line + (f"; peer launch --resume {run_dir} goes on" if goes_on else ""))

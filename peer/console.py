@@ -54,7 +54,10 @@ class Progress(Watcher):
         self._offsets: dict[PeerId, int] = {}
         self._last: dict[PeerId, dict[str, Any]] = {}
         self._opened_n: dict[PeerId, int] = {}
+        self._counted: dict[PeerId, int] = {}
         self._bytes = 0
+        self._take()
+        self._bytes = 0  # what was sent before this launch was sent at another rate
         self._said_round = -1
         self._redraw = redraw
         live = console.is_terminal and redraw is None
@@ -64,13 +67,7 @@ class Progress(Watcher):
 
     def look(self) -> None:
         """Read the newest lines, and show them."""
-        for peer, new in new_metrics(self._run_dir, self._offsets, self._experiment.peers).items():
-            lines = [line for line in map(history.round_of, new) if line is not None]  # a display ends no run
-            self._bytes += sum(line["bytes_sent"] for line in lines)
-            for line in lines:
-                if peer not in self._last or _epoch(line) != _epoch(self._last[peer]):
-                    self._opened_n[peer] = int(line["iteration"])
-                self._last[peer] = line
+        self._take()
         now = time.monotonic()
         if self._redraw is not None:
             self._redraw(self._text())
@@ -79,6 +76,19 @@ class Progress(Watcher):
         elif self._round != self._said_round and now - self._said_s >= PLAIN_S:
             self._said_s, self._said_round = now, self._round
             self._console.print(self._text(), highlight=False, soft_wrap=True)
+
+    def _take(self) -> None:
+        for peer, new in new_metrics(self._run_dir, self._offsets, self._experiment.peers).items():
+            for line in map(history.round_of, new):
+                if line is None:  # a display ends no run
+                    continue
+                n = int(line["iteration"])
+                if peer not in self._last or _epoch(line) != _epoch(self._last[peer]):
+                    self._opened_n[peer] = n
+                self._last[peer] = line
+                if n > self._counted.get(peer, -1):  # else its peer has come back, and all its lines come again
+                    self._counted[peer] = n
+                    self._bytes += line["bytes_sent"]
 
     @property
     def _current(self) -> dict[PeerId, dict[str, Any]]:

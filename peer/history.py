@@ -147,11 +147,17 @@ def clocks(log: Sequence[Mapping[str, Any]]) -> list[float]:
 
 
 def waking_clocks(lines: Sequence[Round], log: Sequence[Mapping[str, Any]]) -> list[float]:
-    """When each round or waking of a peer was over, by the clock of `began_s`; a resumed one went on behind n."""
+    """When each round or waking of a peer was over, by the clock of `began_s`; a resumed one went on behind n.
+
+    Where starts do not tell the clock, the time between two processes does not count.
+    """
     starts = [_start(event) for event in log if event["event"] == "start"] or [(0, 0.0)]
-    found = []
+    found: list[float] = []
+    began, start_s = -1, 0.0
     for line in lines:
-        start_s = next((start_s for n, start_s in reversed(starts) if n <= line.iteration), starts[0][1])
+        last = next((k for k in range(len(starts) - 1, 0, -1) if starts[k][0] <= line.iteration), 0)
+        if last != began:
+            began, start_s = last, starts[last][1] or (found[-1] if found else 0.0)
         found.append(start_s + line.time_s)
     return found
 

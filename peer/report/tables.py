@@ -9,7 +9,6 @@ from typing import Final
 import numpy as np
 
 from peer import history
-from peer.history import Round
 from peer.report.markup import folded, names, note, pre, section, shown, size, table
 from peer.report.reading import INTERRUPTED, Run
 from peer.settings import Experiment
@@ -123,7 +122,7 @@ def so_far(run: Run) -> str:
             ["objective estimate, median", shown(float(np.median([line.objective_estimate for line in done])), ".6g")],
             ["stationarity residual, largest", shown(max(line.residual for line in done), ".2e")],
             ["disagreement, mean", shown(float(np.mean([line.disagreement for line in done])), ".2e")],
-            ["time (s)", shown(_time_s(run, done), ".1f")],
+            ["time (s)", shown(_time_s(run), ".1f")],
         ]
     rows += [["sent", size(sum(run.total("bytes_sent").values()))]]
     return section(
@@ -131,10 +130,13 @@ def so_far(run: Run) -> str:
     )
 
 
-def _time_s(run: Run, done: Sequence[Round]) -> float:
-    """When the last of some rounds was over; without rounds, when the last waking of all was."""
+def _time_s(run: Run) -> float:
+    """When the last round that all have done was over; without rounds, when the last waking of all was."""
     times = run.times
-    return max(line.time_s for line in done) if times is None else max(float(found[-1]) for found in times.values())
+    if times is None:
+        n = run.n_done_here
+        return max(history.waking_clocks(run.current(peer)[:n], run.logs[peer])[-1] for peer in run.here)
+    return max(float(found[-1]) for found in times.values())
 
 
 def peers_table(run: Run) -> str:

@@ -67,6 +67,21 @@ def test_wakings_are_those_of_the_newest_epoch(tmp_path: Path, screen: Console) 
     assert " waking 2/4 of 2 peers   objective " in third, "peer 8 has come, and peer 1 has gone"
 
 
+def test_what_was_sent_before_a_launch_is_not_in_its_rate(tmp_path: Path, screen: Console) -> None:
+    """Nor twice, where a peer has cut off its last lines, and all come again."""
+    for peer, n in ((0, 0), (1, 0), (0, 1), (1, 1)):
+        write(tmp_path, peer, n, bytes_sent=10**15)
+    watcher = progress(tmp_path, screen)
+    for peer in (0, 1):
+        path = folder_of(tmp_path, peer) / "metrics.jsonl"
+        path.write_text("".join(path.read_text().splitlines(keepends=True)[:1]))
+        write(tmp_path, peer, 1, bytes_sent=10**15)
+        write(tmp_path, peer, 2, bytes_sent=0)
+    watcher.close()
+    assert " round 3/4 " in shown(screen)
+    assert "   0 B/s   " in shown(screen)
+
+
 def test_the_lines_of_a_peer_that_returned_come_again(tmp_path: Path) -> None:
     offsets: dict[int, int] = {}
     for n in range(5):

@@ -212,6 +212,18 @@ def test_wakings_count_from_the_start_of_their_process(tmp_path: Path) -> None:
     assert began_s(events(folder)) == 1001.0
 
 
+def test_the_time_between_two_processes_in_rounds_does_not_count(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    folder = folder_of(tmp_path, 1)
+    lines, log = rounds(folder), events(folder)
+    n = len(lines) // 2
+    again = [*log, {**next(one for one in log if one["event"] == "start"), "n": n}]
+    end_s = lines[n - 1].time_s
+    assert waking_clocks(lines, again) == pytest.approx(
+        [line.time_s + (end_s if line.iteration >= n else 0.0) for line in lines]
+    )
+
+
 def test_a_run_in_rounds_counts_from_its_own_start(tmp_path: Path) -> None:
     write_run(tmp_path)
     folder = folder_of(tmp_path, 1)
