@@ -24,6 +24,9 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 FOLDER = click.Path(path_type=Path, file_okay=False)
 DEFAULT = Path(__file__).with_name("default.toml")
 
+OF_NUMBERS: Final = ("diabetes", "quadratic")
+"""Data sets whose targets are real numbers, whatever the loss."""
+
 LEAST_BYTES: Final = 1 << 28
 """Of address space for a peer: a small one was measured to need 220 MB."""
 
@@ -170,7 +173,10 @@ def launch(
         return watchers[0]  # type: ignore[no-any-return]
 
     if resume is not None and (resume / "summary.json").exists():
-        click.echo(f"done already; {resume}/summary.json")
+        if central:
+            summarize(resume, None, central)
+        else:
+            click.echo(f"done already; {resume}/summary.json")
         return 0
     outcome = launcher.launch(what, run_dir, watch, resume is not None)
     if outcome.finished:
@@ -306,7 +312,7 @@ def run(
     if me >= what.peers and contact is None and not resume:
         raise ConfigError("--join", f"expected the address of a peer that runs, for only 0 to {what.peers - 1} begin")
     run_dir = out or Path("runs") / what.name
-    what = with_shards(what, run_dir)
+    what = with_shards(what, run_dir, experiment)
     transport = what.transport
     if not transport.addresses and contact is None:
         raise ConfigError("transport.addresses", "expected an address for each peer, found none")
@@ -364,16 +370,19 @@ def run(
     return code
 
 
-def with_shards(experiment: Experiment, run_dir: Path) -> Experiment:
-    """The experiment, a named data set replaced by the shards that were cut from it."""
+def with_shards(experiment: Experiment, run_dir: Path, file: Path) -> Experiment:
+    """The experiment of a file, a named data set replaced by the shards that were cut from it."""
+    import shlex
+
     import msgspec
 
     if experiment.data.path:
         return experiment
     folder = run_dir / "shards"
     if not folder.is_dir():
-        name, n = experiment.data.dataset, experiment.peers
-        raise ConfigError("data", f"expected shards; `peer shard {name} --peers {n} --out {folder}` cuts them")
+        places = f"data.path={folder}/peer-{{id:03d}}.npz", f"data.test_path={folder}/test.npz"
+        command = shlex.join(["peer", "shard", str(file), *(word for place in places for word in ("--set", place))])
+        raise ConfigError("data", f"expected shards; `{command}` cuts them")
     data = msgspec.structs.replace(experiment.data, path=str(folder / "peer-{id:03d}.npz"))
     return msgspec.structs.replace(experiment, data=data)
 
@@ -394,6 +403,8 @@ def health(run_dir: Path, me: int, within: float) -> int:
 
     from peer import history, journal, settings
 
+    if not within > 0.0:
+        raise ConfigError("--within", f"expected a number of seconds > 0, found {within}")
     path = run_dir / "experiment.toml"
     counted = "wakings" if path.exists() and settings.read(path).run.mode == "async" else "rounds"
     found = history.health(journal.folder_of(run_dir, me), within, time.time(), counted)
@@ -475,6 +486,8 @@ def shard(
     drawn = {"dimension": dimension, "samples": samples, "separation": separation}
     of_file, given = dataset.endswith(".toml"), given_options()
     of_named = {"overrides", "me", *(() if dataset in settings.DRAWN else drawn)}
+    of_named |= {"loss"} if dataset in OF_NUMBERS else set()
+    of_named |= {"dirichlet_alpha"} if partition != "dirichlet" else set()
     unused = given.keys() - {"dataset", "overrides", "me"} if of_file else given.keys() & of_named
     for name in sorted(unused):
         how = "--set does, of an experiment file" if of_file else f"it changes nothing of {dataset}"
@@ -496,7 +509,7 @@ def shard(
             "standardize": standardize,
             **{key: value for key, value in drawn.items() if value is not None},
         },
-        "objective": {"loss": "squared" if dataset in ("diabetes", "quadratic") else loss},
+        "objective": {"loss": "squared" if dataset in OF_NUMBERS else loss},
     }
     what = settings.from_tree(tree)
     if out.exists() and any(out.iterdir()):
@@ -556,6 +569,10 @@ def watch(source: str | None, port: int, keys: Path | None, me: int | None) -> i
         os.nice(19)  # before it imports what it needs: peers on this host come first
     from peer.watching import command
 
+    if keys is not None and not (source or "").startswith("tcp://"):
+        raise ConfigError("--keys", "expected with tcp://HOST:PORT, for what is read here needs no keys")
+    if "me" in given_options() and keys is None:
+        raise ConfigError("--id", "expected with --keys, whose pair it names")
     return command.watch(source, port, click.echo, keys, me or 0)
 
 

@@ -44,6 +44,9 @@ from topology.weights import Fastest, Weights, contraction_in_step, make, metrop
 SOFTWARE: Final = ("next-peer", "numpy", "scipy", "pyzmq", "msgpack", "msgspec", "networkx")
 """Packages whose versions a run directory records."""
 
+MOST_AGENTS: Final = 10_000
+"""Of a run of which is looked at how fast it agrees: one of its mixing matrices, dense, then takes 0.8 GB."""
+
 FRAMEWORKS: Final = ("torch", "jax", "jaxlib")
 """The same where the network is the user's own, as far as they are there."""
 
@@ -93,6 +96,9 @@ def ground(experiment: Experiment) -> Ground:
         No valid schedule, or one that never connects; names its components.
     """
     n_agents, from_file = experiment.peers, experiment.topology.schedule == "file"
+    if n_agents > MOST_AGENTS and needs_contraction(experiment):
+        where = "where step.alpha or surrogate.tau is auto (peer simulate takes more)"
+        raise ConfigError("peers", f"expected at most {MOST_AGENTS:,} {where}, found {n_agents:,}")
     linked = outlets_of(experiment)
     if experiment.run.mode == "async":
         members = tuple(range(n_agents))

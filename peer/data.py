@@ -242,6 +242,8 @@ def cut_into_place(experiment: Experiment, only: PeerId | None = None) -> list[P
     if not data.dataset or not data.path:
         missing = "dataset" if not data.dataset else "path"
         raise ConfigError(f"data.{missing}", "expected data.dataset, to be cut, and data.path, where; found none")
+    if only is not None and only >= experiment.peers:
+        raise ConfigError("--id", f"expected 0 to {experiment.peers - 1}, found {only}")
     parts, test = Cut.of(experiment).pieces()
     files = {path_of(data.path, peer): part for peer, part in enumerate(parts) if only in (None, peer)}
     if only is None and data.test_path and len(test["x"]):

@@ -336,7 +336,7 @@ def as_csv(plan: Plan, results: Sequence[Result]) -> str:
 
 
 def check_place(plan: Plan, out: Path, simulate: bool) -> None:
-    """Whether a folder is free, or holds this sweep, or one that only has another grid.
+    """Whether a folder is free, or holds this sweep, or one whose grid has grown to this.
 
     Raises
     ------
@@ -360,6 +360,11 @@ def check_place(plan: Plan, out: Path, simulate: bool) -> None:
     if differs is not None:
         found = f"{differs} = {there[differs]!r} there, {here[differs]!r} here; another --out keeps it"
         raise ConfigError("--out", f"the sweep in {out} is of another experiment: {found}")
+    cells, names = before.get("cells"), {cell.name for cell in plan.cells}
+    lost = [one["run_dir"] for one in cells if one["run_dir"] not in names] if isinstance(cells, list) else []
+    if lost:
+        missing = f"{len(lost)} are missing, among them {lost[0]}; another --out keeps it"
+        raise ConfigError("--grid", f"expected all cells of the sweep in {out}, which may only grow; {missing}")
 
 
 @contextmanager

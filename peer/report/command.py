@@ -22,6 +22,12 @@ def run(
     ConfigError
         See there.
     """
+    begun = [run_dir for run_dir in run_dirs if not _is_cell_without_run(run_dir)]
+    if 0 < len(begun) < len(run_dirs):
+        for run_dir in run_dirs:
+            if run_dir not in begun:
+                say(f"peer report: {run_dir} has not begun, and is left out")
+        run_dirs = begun
     checked(run_dirs, out)
     summaries = []
     for run_dir in run_dirs:
@@ -38,3 +44,9 @@ def run(
             summaries.append(path)
     page = write(*run_dirs, out=out, png=png, numbers=numbers)
     return [*summaries, *([folder_beside(page)] if png or numbers else []), page]
+
+
+def _is_cell_without_run(run_dir: Path) -> bool:
+    """Whether this is a cell of a sweep that was interrupted, or has failed, before its run began."""
+    in_sweep = (run_dir / "failure.json").exists() or (run_dir.parent / "sweep.json").exists()
+    return in_sweep and not (run_dir / "experiment.toml").exists()

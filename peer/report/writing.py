@@ -84,6 +84,11 @@ def checked(run_dirs: Sequence[Path], out: Path | None) -> Path:
         return run_dirs[0] / "report.html" if len(run_dirs) == 1 else SEVERAL
     if out.suffix.lower() not in (".html", ".htm"):
         raise ConfigError("--out", f"expected the name of a page, ending in .html; found {out}")
+    folder = folder_beside(out)
+    if any((folder / name).exists() for name in ("experiment.toml", "sweep.json", "000")):
+        raise ConfigError(
+            "--out", f"expected another name: pictures and numbers would go into {folder}, with runs in it"
+        )
     return out
 
 

@@ -67,6 +67,9 @@ def _check_together(experiment: Experiment) -> None:
             pattern.format(id=0)
         except (ValueError, LookupError, AttributeError, TypeError) as error:
             raise ConfigError(key, f"expected a pattern with {{id}}, found {pattern!r}") from error
+    if data.test_path and not data.path:
+        cut = "for a data set that is cut has a test set of its own"
+        raise ConfigError("data.test_path", f"expected with data.path only, {cut}; found {data.test_path!r}")
     name, n_bytes = experiment.name, len(experiment.name.encode(errors="replace"))
     if name in ("", ".", "..") or "/" in name or n_bytes > MAX_NAME_BYTES or len(experiment.run_id) > MAX_RUN_ID:
         accepted = f"a name of 1 to {MAX_NAME_BYTES} bytes without /, but . and .."

@@ -99,7 +99,7 @@ CHOICES: Final[Mapping[str, Sequence[str]]] = {
 
 RANGES: Final[Mapping[str, tuple[float, float, str]]] = {
     # key: low, high, and what is accepted; both ends included unless the text says otherwise
-    "seed": (0, 2**63 - 1, "an integer >= 0"),
+    "seed": (0, 2**63 - 1, "an integer from 0 to 2^63 - 1"),
     "peers": (1, MAX_PEERS, f"1 to {MAX_PEERS}"),
     "iterations": (1, 2**31, "an integer >= 1"),
     "data.dirichlet_alpha": (1e-6, 1e6, "a number > 0"),
@@ -108,7 +108,7 @@ RANGES: Final[Mapping[str, tuple[float, float, str]]] = {
     "data.samples": (1, 2**31, "a number of samples >= 1"),
     "data.separation": (5e-324, 1.0, "0 < separation <= 1"),
     "data.validation_fraction": (0.0, 0.9, "0 (none) to 0.9"),
-    "model.outputs": (0, 2**20, "an integer >= 0"),
+    "model.outputs": (0, 2**20, "an integer from 0 to 2^20"),
     "objective.huber_delta": (5e-324, math.inf, "a number > 0"),
     "objective.strength": (0.0, math.inf, "a number >= 0"),
     "objective.l1_ratio": (0.0, 1.0, "0 (l2) to 1 (l1)"),

@@ -233,6 +233,12 @@ def test_an_experiment_is_cut_into_the_files_that_it_names(tmp_path: Path) -> No
         assert all(np.array_equal(found[name], part[name]) for name in part)
 
 
+def test_a_peer_that_there_is_not_has_no_shard(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--id: expected 0 to 2, found 3"):
+        cut_into_place(in_place(tmp_path), only=3)
+    assert not list(tmp_path.iterdir())
+
+
 def test_one_peer_alone_gets_its_own_shard_and_nothing_else(tmp_path: Path) -> None:
     assert cut_into_place(in_place(tmp_path), only=1) == [tmp_path / "1" / "peer-001.npz"]
     assert [path.name for path in tmp_path.iterdir()] == ["1"]
@@ -273,7 +279,7 @@ def test_a_torn_file_is_no_shard_and_is_not_replaced(tmp_path: Path) -> None:
 @pytest.mark.parametrize("missing", ["dataset", "path"])
 def test_what_is_cut_and_where_must_be_said(missing: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as refusal:
-        cut_into_place(in_place(tmp_path, **{missing: ""}))
+        cut_into_place(in_place(tmp_path, **{missing: "", "test_path": ""}))
     assert refusal.value.key == f"data.{missing}"
 
 

@@ -48,6 +48,11 @@ def test_all_settings_arrive() -> None:
     assert found == Outlets("random-links", "geometric", True, 0.1, 0.2, 0.9, 3)
 
 
+def test_agents_whose_mixing_matrix_has_no_room_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"peers: expected at most 10,000 where .* is auto"):
+        config.ground(experiment("rounds", 10_001))
+
+
 def test_neighbors_without_rounds_are_of_both_directions() -> None:
     ground = config.ground(experiment(graph="exponential", directed=True, peers=6))
     assert ground.outlets.out_neighbors(tuple(range(6)), 0) == (1, 2, 4)

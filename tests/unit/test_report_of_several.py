@@ -16,7 +16,7 @@ from peer.errors import ConfigError
 from peer.figures import svg
 from peer.journal import folder_of
 from peer.overlays import Curve, Overlay, Panels
-from peer.report import courses, variants
+from peer.report import command, courses, variants
 from peer.report.comparison import QUANTITIES, Comparison
 from peer.report.variants import Layout
 from peer.settings import Experiment
@@ -315,6 +315,32 @@ def test_a_page_that_cannot_be_is_refused(tmp_path: Path, out: str) -> None:
         report.write(tmp_path / "a", out=tmp_path / out)
     assert "\n" not in str(refused.value)
     assert not (tmp_path / out).exists()
+
+
+@pytest.mark.parametrize("out", ["a/peers.html", "a.html", "sweep.html"])
+def test_pictures_do_not_go_among_runs(tmp_path: Path, out: str) -> None:
+    for directory in ("a", "sweep/tau=1"):
+        write_run(tmp_path / directory)
+    (tmp_path / "sweep" / "sweep.json").write_text("{}")
+    with pytest.raises(ConfigError, match="expected another name"):
+        report.write(tmp_path / "a", out=tmp_path / out)
+
+
+def test_cells_of_a_sweep_without_a_run_are_left_out(tmp_path: Path) -> None:
+    """Of one that was interrupted, or whose cell could not start."""
+    for name in ("tau=1", "tau=2", "tau=3"):
+        write_run(tmp_path / name)
+    (tmp_path / "sweep.json").write_text("{}")
+    for name in ("tau=4", "tau=5"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "tau=5" / "failure.json").write_text('{"code": 2, "line": "no"}')
+    said: list[str] = []
+    cells = [tmp_path / f"tau={n}" for n in range(1, 6)]
+    *_, page = command.run(cells, tmp_path / "all.html", False, False, False, said.append)
+    assert page.exists()
+    assert said == [f"peer report: {cells[n]} has not begun, and is left out" for n in (3, 4)]
+    with pytest.raises(ConfigError, match=r"found no experiment\.toml"):
+        command.run([tmp_path / "elsewhere"], None, False, False, False, said.append)
 
 
 def test_a_run_that_is_given_twice_is_refused(tmp_path: Path) -> None:

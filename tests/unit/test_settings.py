@@ -169,6 +169,7 @@ def test_words_in_the_place_of_numbers(key: str, word: str) -> None:
         (DATA | {"step": {"rule": "diminishing", "alpha": 0.5, "mu": 2.0}}, "step.mu"),
         (DATA | {"step": {"rule": "constant", "mu": 0.1}}, "step.mu"),
         (tree("topology.schedule", "file"), "topology.path"),
+        (tree("data.test_path", "test.npz"), "data.test_path"),
         (tree("topology.directed", True), "topology.directed"),
         (tree("topology.weights", "max-degree") | {"run": {"mode": "async"}}, "topology.weights"),
         (DATA | {"topology": {"weights": "fdla", "schedule": "random-links"}}, "topology.weights"),

@@ -122,7 +122,11 @@ def test_files_say_all(path: Path, tmp_path: Path) -> None:
     assert head == "surrogate.tau,seed,run_dir,status,objective,rounds,test_accuracy,seconds,line"
     assert rows[2] == '10,7,"tau=10,seed=7",failed,,,,,it broke [down]'
     sweep.check_place(of, tmp_path, simulate=True)
-    sweep.check_place(plan(path, "surrogate.kind=full,partial"), tmp_path, simulate=True)
+    sweep.check_place(plan(path, "surrogate.tau=0.5,1,10", seeds=3), tmp_path, simulate=True)
+    with pytest.raises(ConfigError, match="may only grow; 2 are missing, among them tau=10,seed=7"):
+        sweep.check_place(plan(path, "surrogate.tau=1", seeds=2), tmp_path, simulate=True)
+    with pytest.raises(ConfigError, match="may only grow; 4 are missing"):
+        sweep.check_place(plan(path, "surrogate.kind=full,partial"), tmp_path, simulate=True)
     with pytest.raises(ConfigError, match="one with --simulate"):
         sweep.check_place(of, tmp_path, simulate=False)
     with pytest.raises(ConfigError, match="iterations = 4 there, 5 here"):
