@@ -11,6 +11,7 @@ import asyncio
 import re
 import signal
 import socket
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any, Final, final
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from peer.errors import ConfigError
+from peer.errors import ConfigError, PeerError
 from peer.watching import about as abouts
 from peer.watching.story import Cursor, Source, Story
 
@@ -94,6 +95,7 @@ class Reader:
         self._where = where
         self._story = Story()
         self._about: dict[str, Any] | None = None
+        self._failure = ""
         self._n_waiting = 0
         self._task: asyncio.Task[None] | None = None
         self._news = asyncio.Condition()
@@ -107,7 +109,7 @@ class Reader:
     async def reading(self) -> AsyncIterator[None]:
         """Read while this is open, by whomever."""
         self._n_waiting += 1
-        if not self.reads:
+        if not self.reads and not self._failure:
             self._task = asyncio.ensure_future(self._read())
         try:
             yield
@@ -115,16 +117,31 @@ class Reader:
             self._n_waiting -= 1
 
     async def about(self) -> dict[str, Any]:
-        """What does not change, once it is known."""
+        """What does not change, once it is known.
+
+        Raises
+        ------
+        PeerError
+            Nothing can be read any more, and this is not known.
+        """
         async with self._news:
-            await self._news.wait_for(lambda: self._about is not None)
-        assert self._about is not None
+            await self._news.wait_for(lambda: self._about is not None or bool(self._failure))
+        if self._about is None:
+            raise PeerError(self._failure)
         return self._about
 
     async def more(self, cursor: Cursor) -> dict[str, Any]:
-        """What a reader does not know yet; waits until there is something."""
+        """What a reader does not know yet; waits until there is something.
+
+        Raises
+        ------
+        PeerError
+            Nothing can be read any more, and the reader knows all that was.
+        """
         async with self._news:
-            await self._news.wait_for(lambda: self._story.version != cursor.version)
+            await self._news.wait_for(lambda: self._story.version != cursor.version or bool(self._failure))
+        if self._story.version == cursor.version:
+            raise PeerError(self._failure)
         return self._story.since(cursor) or {}
 
     async def close(self) -> None:
@@ -135,13 +152,20 @@ class Reader:
         self.source.close()
 
     async def _read(self) -> None:
-        while self._n_waiting:
-            if self._about is None and (experiment := self.source.experiment()) is not None:
-                self._about = await asyncio.to_thread(abouts.about, experiment, self._where)
-            self._story.take(await asyncio.to_thread(self.source.look))
+        while self._n_waiting and not self._failure:
+            try:
+                await self._look()
+            except Exception as error:  # of whatever kind: nobody waits for this task
+                self._failure = " ".join(f"{self._where} cannot be read: {type(error).__name__}: {error}".split())
+                print(f"peer: {self._failure}", file=sys.stderr, flush=True)
             async with self._news:
                 self._news.notify_all()
             await asyncio.sleep(LOOK_S)
+
+    async def _look(self) -> None:
+        if self._about is None and (experiment := self.source.experiment()) is not None:
+            self._about = await asyncio.to_thread(abouts.about, experiment, self._where)
+        self._story.take(await asyncio.to_thread(self.source.look))
 
 
 READER: Final = web.AppKey("reader", Reader)
@@ -154,10 +178,13 @@ async def events(request: web.Request) -> web.StreamResponse:
     reader, cursor = request.app[READER], Cursor()
     with suppress(ConnectionError):
         async with reader.reading():
-            await response.write(f"event: about\ndata: {abouts.encoded(await reader.about())}\n\n".encode())
-            while True:
-                message = await asyncio.to_thread(abouts.encoded, await reader.more(cursor))
-                await response.write(f"data: {message}\n\n".encode())
+            try:
+                await response.write(f"event: about\ndata: {abouts.encoded(await reader.about())}\n\n".encode())
+                while True:
+                    message = await asyncio.to_thread(abouts.encoded, await reader.more(cursor))
+                    await response.write(f"data: {message}\n\n".encode())
+            except PeerError as error:
+                await response.write(f"event: failed\ndata: {abouts.encoded(str(error))}\n\n".encode())
     return response
 
 

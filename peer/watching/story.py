@@ -194,7 +194,7 @@ class Track:
         for name, values in self.columns.items():
             self.columns[name] = array("d", (values[k] for k in kept))
         self.links = [self.links[k] for k in kept]
-        self.settled = len(kept) - (self.last_n % stride != 0)
+        self.settled = len(kept) - (bool(kept) and self.last_n % stride != 0)
         self.generation += 1
 
     def told(self, start: int) -> dict[str, Any]:

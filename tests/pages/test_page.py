@@ -12,12 +12,15 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from aiohttp.test_utils import TestServer
 
 from peer.journal import folder_of
+from peer.watching.server import application
 from tests.integration.lab import Lab
 from tests.pages.browser import Page, chromium
 from tests.pages.conftest import PEERS, ROUNDS, launching, watching
 from tests.rundir import write_elastic, write_run
+from tests.unit.test_watching import Failing
 
 FIGURES = ("objective_estimate", "residual", "disagreement", "bytes_sent", "alpha", "tau")
 
@@ -250,6 +253,19 @@ def test_without_its_server_the_page_is_a_replay(lab: Lab, launched: Path) -> No
             await page.until("document.getElementById('where').textContent.startsWith('round 0 ')")
 
         visit(address, look, told=True)  # the browser itself complains that nobody answers
+
+
+def test_why_nothing_can_be_read_any_more_is_said(tmp_path: Path) -> None:
+    async def run() -> None:
+        app = application(Failing(write_run(tmp_path)), "here")
+        async with TestServer(app, host="127.0.0.1") as running, chromium() as page:
+            await page.open(str(running.make_url("/")))
+            await page.until("document.getElementById('state').dataset.kind === 'lost'")
+            said = await page.value("document.getElementById('state-text').textContent")
+            assert said == "here cannot be read: IndexError: two lines"
+            await page.until("document.querySelectorAll('#peers tbody tr').length")
+
+    asyncio.run(run())
 
 
 def test_names_are_text(lab: Lab) -> None:

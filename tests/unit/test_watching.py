@@ -235,6 +235,18 @@ def test_lines_are_read_once_and_whole(tmp_path: Path) -> None:
     assert found == Line(1, METRICS, b'{"iteration": 2, "time_s": 1.0}')
 
 
+def test_several_long_journals_are_read_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(story, "MOST", 8)
+    write_run(tmp_path, n_rounds=24)
+    told = Story()
+    told.take(Tail(tmp_path).look())
+    columns = whole(told).columns
+    assert sorted(columns) == ["0", "1", "2"]
+    for peer, found in columns.items():
+        assert found["n"] == [0, 4, 8, 12, 16, 20, 23]
+        assert found["bytes_sent"] == [1000 * (1 + int(peer)) * (n + 1) for n in found["n"]]
+
+
 def test_a_file_that_was_cut_off_is_read_anew(tmp_path: Path) -> None:
     write_run(tmp_path, n_rounds=4)
     tail, told = Tail(tmp_path), Story()
@@ -454,6 +466,34 @@ def test_nothing_is_read_as_long_as_nobody_wants_to_know(tmp_path: Path, monkeyp
             assert source.looks == before
 
     asyncio.run(run())
+
+
+class Failing(Counting):
+    """A source whose second look fails."""
+
+    def look(self) -> list[Line]:
+        if self.looks:
+            raise IndexError("two\nlines")
+        return super().look()
+
+
+def test_a_look_that_fails_is_told_here_and_on_every_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(server, "LOOK_S", 0.01)
+    failed = "here cannot be read: IndexError: two lines"
+
+    async def asked(client: ClientSession, address: str) -> None:
+        for _ in range(2):  # the second is told what was read before
+            async with asyncio.timeout(30), client.get(address + "/events") as answer:
+                text = await answer.text()
+            about_run, more, end = text.split("\n\n")[:-1]
+            assert about_run.startswith("event: about\n")
+            assert json.loads(more.removeprefix("data: "))["peers"]["0"]["n"] == [0]
+            assert end == f"event: failed\ndata: {json.dumps(failed)}"
+
+    served(Failing(write_run(tmp_path)), asked)
+    assert capsys.readouterr().err == f"peer: {failed}\n"
 
 
 # ---- what peers publish ----------------------------------------------------------------------

@@ -24,6 +24,7 @@ let speed = 0;  // at which what has come is played
 let live = true;
 let playing = false;
 let connected = false;
+let failure = "";  // why the server cannot go on
 let chosen = null;
 let drawnAt = 0;
 let changed = false;
@@ -47,6 +48,13 @@ source.addEventListener("message", (event) => {
 });
 source.addEventListener("open", () => { connected = true; changed = true; });
 source.addEventListener("error", () => { connected = false; changed = true; });
+source.addEventListener("failed", (event) => {
+  source.close();  // it would ask again and again
+  failure = JSON.parse(event.data);
+  connected = false;
+  changed = true;
+  drawState();
+});
 
 function begin(about) {
   const again = story !== null && !live;
@@ -142,11 +150,12 @@ function words(id, at, standing) {
 }
 
 function drawState() {
-  const [kind, text] = !connected ? ["lost", "no connection; what was read is here"]
+  const [kind, text] = failure ? ["lost", failure]
+    : !connected ? ["lost", "no connection; what was read is here"]
     : story.over ? ["over", "the run is over"]
     : live ? ["live", "live"] : ["replay", "replay; the run goes on"];
   $("state").dataset.kind = kind;
-  const unread = story.unreadable ? `, ${story.unreadable} lines unreadable` : "";
+  const unread = story?.unreadable ? `, ${story.unreadable} lines unreadable` : "";
   $("state-text").textContent = text + unread;
 }
 
