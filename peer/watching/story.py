@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import math
 from array import array
-from collections.abc import Iterable, Mapping
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, final
 
@@ -134,6 +135,8 @@ class Track:
         Of SUMS, so far.
     starts : list of (int, float)
         Rounds done at each start of the process, and what to add to its times.
+    noted_s : float
+        When what was logged last happened.
     """
 
     columns: dict[str, array[float]] = field(
@@ -144,6 +147,7 @@ class Track:
     generation: int = 0
     sums: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SUMS, 0.0))
     starts: list[tuple[int, float]] = field(default_factory=list)
+    noted_s: float = 0.0
 
     def __len__(self) -> int:
         return len(self.links)
@@ -242,10 +246,10 @@ class Story:
         What is no line of a journal is counted: a page must not end because a disk was full.
         """
         events = list[tuple[PeerId, Event]]()
-        rounds = list[tuple[PeerId, Round | None]]()
+        rounds: dict[PeerId, deque[Round | None]] = {}
         for line in lines:
             if line.text is None and line.journal == METRICS:
-                rounds.append((line.peer, None))
+                rounds.setdefault(line.peer, deque()).append(None)
             elif line.text is None:
                 self._forget(line.peer)
             else:
@@ -253,24 +257,31 @@ class Story:
                 if found is None:
                     self.n_unreadable += 1
                 elif isinstance(found, Round):
-                    rounds.append((line.peer, found))
+                    rounds.setdefault(line.peer, deque()).append(found)
                 else:
                     events.append((line.peer, found))
         if self._zero_s is None:
             begun = [event.clock_s - event.time_s for _, event in events if event.event == "start" and event.clock_s]
             self._zero_s = min(begun, default=None)
-        for peer, event in events:
+        for (peer, event), n in zip(events, _kept(events), strict=True):
+            before = rounds.get(peer, deque())
+            while event.event == "start" and before and (before[0] is None or before[0].iteration < n):
+                self._round(peer, before.popleft())
             self._note(peer, event)
-        for peer, one in rounds:
-            track = self.tracks.setdefault(peer, Track())
-            if one is None:
-                track.cut(0)
-            else:
-                track.take(one, self.stride)
-                while len(track) > MOST:
-                    self._thin()
+        for peer, left in rounds.items():
+            for one in left:
+                self._round(peer, one)
         if events or rounds:
             self.version += 1
+
+    def _round(self, peer: PeerId, one: Round | None) -> None:
+        track = self.tracks.setdefault(peer, Track())
+        if one is None:
+            track.cut(0)
+            return
+        track.take(one, self.stride)
+        while len(track) > MOST:
+            self._thin()
 
     def _thin(self) -> None:
         self.stride *= 2
@@ -280,17 +291,21 @@ class Story:
     def _forget(self, peer: PeerId) -> None:
         """The log of a peer begins anew."""
         self.notes = [note for note in self.notes if note["peer"] != peer]
-        self.tracks.setdefault(peer, Track()).starts.clear()
+        track = self.tracks.setdefault(peer, Track())
+        track.starts.clear()
+        track.noted_s = 0.0
         self._notes_generation += 1
 
     def _note(self, peer: PeerId, event: Event) -> None:
         track = self.tracks.setdefault(peer, Track())
         if event.event == "start":
-            begun_s = track.last_s if track.starts else 0.0  # without a clock: right behind what came before
+            # without a clock: right behind what came before
+            begun_s = max(track.last_s, track.noted_s) if track.starts else 0.0
             if event.clock_s and self._zero_s is not None:
                 begun_s = event.clock_s - event.time_s - self._zero_s
             track.starts.append((event.n, begun_s))
         begun_s = track.starts[-1][1] if track.starts else 0.0
+        track.noted_s = begun_s + event.time_s
         about = event.peers or ((event.peer,) if event.peer is not None else ())
         note = {"t": _short(begun_s + event.time_s), "peer": peer, "kind": event.event, "about": about}
         note |= {"code": event.code} if event.event == "end" else {}
@@ -339,6 +354,16 @@ def in_words(event: Event) -> str:
         "backprop": f"goes back to backprop: {event.reason}",
     }
     return told.get(event.event, event.event)
+
+
+def _kept(events: Sequence[tuple[PeerId, Event]]) -> list[int]:
+    """Of each event: so many first rounds of its peer no start from there on goes behind; 0 where there is none."""
+    found, least = list[int](), dict[PeerId, int]()
+    for peer, event in reversed(events):
+        if event.event == "start":
+            least[peer] = min(event.n, least.get(peer, event.n))
+        found.append(least.get(peer, 0))
+    return found[::-1]
 
 
 def _name(peer: PeerId | None) -> str:

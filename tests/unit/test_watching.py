@@ -194,6 +194,32 @@ def test_a_peer_that_returns_goes_on_in_time() -> None:
     assert [note["t"] for note in told.notes] == [0, 4.5]
 
 
+def test_a_peer_that_returned_goes_on_in_time_when_all_of_it_is_read_at_once(tmp_path: Path) -> None:
+    write_run(tmp_path, ended=None)
+    peer = Journal(folder_of(tmp_path, 0), behind=4)
+    peer.event("end", 2.0, code=130, problem="interrupted")
+    peer.event("start", 0.5, n=4)
+    peer.round(**metrics(0, 4) | {"time_s": 1.0})
+    peer.event("start", 0.25, n=5)  # it was killed before
+    peer.event("done", 0.75, n=5)
+    peer.event("end", 1.0, code=0)
+    peer.close()
+    told = Story()
+    told.take(Tail(tmp_path).look())
+    notes = [(note["kind"], note["t"]) for note in told.notes if note["peer"] == 0]
+    first = [("start", 0), ("ready", 0.1), ("end", 2)]
+    assert notes == [*first, ("start", 2.5), ("start", 3.25), ("done", 3.75), ("end", 4)]
+    assert whole(told).columns["0"]["t"] == [0.2, 0.45, 0.7, 0.95, 3]
+
+
+def test_rounds_behind_an_older_checkpoint_are_of_the_start_that_went_there() -> None:
+    told = Story()
+    starts = [event(0, "start", time_s, n=n) for n, time_s in ((0, 0.0), (4, 1.0), (2, 0.5))]
+    told.take([*starts, *(line(0, n, time_s=n % 2 + 1.0) for n in range(4))])
+    assert [note["t"] for note in told.notes] == [0, 3, 3.5]
+    assert whole(told).columns["0"]["t"] == [1, 2, 4, 5]
+
+
 def test_without_rounds_times_count_from_the_first_start_of_all(tmp_path: Path) -> None:
     write_elastic(tmp_path)
     told = Story()
