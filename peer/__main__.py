@@ -405,6 +405,7 @@ def health(run_dir: Path, me: int, within: float) -> int:
 
     if not within > 0.0:
         raise ConfigError("--within", f"expected a number of seconds > 0, found {within}")
+    history.refuse_simulated(run_dir, "peer health")
     path = run_dir / "experiment.toml"
     counted = "wakings" if path.exists() and settings.read(path).run.mode == "async" else "rounds"
     found = history.health(journal.folder_of(run_dir, me), within, time.time(), counted)

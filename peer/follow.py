@@ -193,8 +193,7 @@ def experiment_of(run_dir: Path, given: Metrics) -> Experiment:
         There is none, there is no place, or what a place needs is not installed.
     """
     experiment = settings.read(run_dir / "experiment.toml")
-    if (run_dir / "rounds.csv").exists():
-        raise ConfigError("peer follow", f"expected a run of peers, found one of `peer simulate` in {run_dir}")
+    history.refuse_simulated(run_dir, "peer follow")
     metrics = experiment.metrics if given == Metrics() else given
     if metrics == Metrics():
         raise ConfigError("peer follow", "expected --tensorboard, --mlflow or --openmetrics, or [metrics] of the run")

@@ -38,6 +38,23 @@ class Round(msgspec.Struct, frozen=True):
     validation_estimate: float = 0.0  # where samples are held out
 
 
+def is_simulated(run_dir: Path) -> bool:
+    """Whether a run directory is of `peer simulate`: without peers, and what they write down."""
+    return (run_dir / "rounds.csv").exists()
+
+
+def refuse_simulated(run_dir: Path, by: str) -> None:
+    """Say what a command that needs peers, `by`, has been given in their place.
+
+    Raises
+    ------
+    ConfigError
+        It is a run of `peer simulate`.
+    """
+    if is_simulated(run_dir):
+        raise ConfigError(by, f"expected a run of peers, found one of `peer simulate` in {run_dir}")
+
+
 def everybody(run_dir: Path, n_peers: int) -> tuple[PeerId, ...]:
     """Peers 0..n_peers-1, and whoever else has written into the run directory, ascending."""
     names = (path.parent.name for path in (run_dir / "peers").glob("*/log.jsonl"))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from peer import history
 from peer.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ def watch(source: str | None, port: int, tell: Callable[[str], None], folder: Pa
     Raises
     ------
     ConfigError
-        There is no such run, the port cannot be used, or aiohttp is missing.
+        There is no such run of peers, the port cannot be used, or aiohttp is missing.
     """
     try:
         from peer.watching.published import Published
@@ -31,6 +32,7 @@ def watch(source: str | None, port: int, tell: Callable[[str], None], folder: Pa
     if source is not None and source.startswith("tcp://"):
         return serve(Published(source, keys_of(folder, me)), source, port, lambda address: tell(f"{source}: {address}"))
     run_dir = newest(Path("runs")) if source is None else Path(source)
+    history.refuse_simulated(run_dir, "peer watch")
     return serve(Tail(run_dir), str(run_dir), port, lambda address: tell(f"{run_dir}: {address}"))
 
 
@@ -52,14 +54,14 @@ def keys_of(folder: Path | None, me: int) -> Keys | None:
 
 
 def newest(parent: Path) -> Path:
-    """The run directory in a folder that was begun last.
+    """The run directory of peers in a folder that was begun last.
 
     Raises
     ------
     ConfigError
         There is none.
     """
-    found = [path.parent for path in parent.glob("*/experiment.toml")]
+    found = [path.parent for path in parent.glob("*/experiment.toml") if not history.is_simulated(path.parent)]
     if not found:
         raise ConfigError("watch", f"expected a run directory, or one in {parent}/; found none")
     return max(found, key=lambda folder: (folder / "experiment.toml").stat().st_mtime)

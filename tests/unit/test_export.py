@@ -154,6 +154,13 @@ def test_what_cannot_be_is_refused(form: str, more: dict[str, Any], problem: str
     assert not (tmp_path / f"model.{form}").exists()
 
 
+def test_a_run_without_peers_is_refused(tmp_path: Path) -> None:
+    write_run(tmp_path, ended=None)
+    (tmp_path / "rounds.csv").touch()
+    with pytest.raises(ConfigError, match=r"^peer export: expected a run of peers, found one of `peer simulate` in /"):
+        export.write(tmp_path, "npz")
+
+
 @pytest.mark.parametrize("form", export.FORMATS)
 def test_numbers_beyond_single_precision_are_told(form: str, tmp_path: Path) -> None:
     write_run(tmp_path)

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from peer.__main__ import cli
 from peer.errors import ConfigError
 from peer.history import (
     TAIL_BYTES,
@@ -155,6 +157,15 @@ def test_a_peer_that_has_ended(code: int, good: bool, says: str, tmp_path: Path)
 
 def test_a_peer_that_never_started_is_not_well(tmp_path: Path) -> None:
     assert not health(tmp_path / "none", within_s=30.0, now=0.0).good
+
+
+def test_in_a_run_without_peers_none_is_expected(tmp_path: Path) -> None:
+    arguments = ["health", str(tmp_path), "--id", "0"]
+    assert CliRunner().invoke(cli, arguments, standalone_mode=False).return_value == 1
+    (tmp_path / "rounds.csv").touch()
+    error = CliRunner().invoke(cli, arguments, standalone_mode=False).exception
+    assert isinstance(error, ConfigError)
+    assert str(error) == f"peer health: expected a run of peers, found one of `peer simulate` in {tmp_path}"
 
 
 def test_a_peer_that_left_somebody_behind_may_be_needed_again(tmp_path: Path) -> None:

@@ -320,7 +320,16 @@ def test_the_newest_run_is_taken_where_none_is_named(tmp_path: Path) -> None:
     for k, name in enumerate(("old", "new", "older")):
         write_run(tmp_path / name, ended=None)
         os.utime(tmp_path / name / "experiment.toml", (1000 - 10 * (k != 1), 1000 - 10 * (k != 1)))
+    write_run(tmp_path / "simulated", ended=None)
+    (tmp_path / "simulated" / "rounds.csv").touch()
     assert command.newest(tmp_path) == tmp_path / "new"
+
+
+def test_a_run_without_peers_is_refused(tmp_path: Path) -> None:
+    write_run(tmp_path, ended=None)
+    (tmp_path / "rounds.csv").touch()
+    with pytest.raises(ConfigError, match=r"^peer watch: expected a run of peers, found one of `peer simulate` in /"):
+        command.watch(str(tmp_path), 0, print)
 
 
 # ---- what does not change --------------------------------------------------------------------
