@@ -124,6 +124,8 @@ class Comparison:
         """One quantity of the runs of a task against one cost."""
         curves = []
         for variant in task.variants:
+            if quantity == "stationarity" and not self._tracks(variant):
+                continue
             begun = [k for k in variant.runs if len(self.courses[k].costs[cost])]
             shown = courses.together(
                 [self.courses[k].costs[cost] for k in begun], [self.values(k, quantity) for k in begun]
@@ -161,7 +163,12 @@ class Comparison:
         """What there are figures of, for a task."""
         held_out = any(self.runs[k].experiment.holds_out for k in task.runs)
         first = "gap" if self.has_gap(task) else "objective"
-        return [first, "stationarity", "disagreement", *(["validation"] if held_out else [])]
+        known = any(map(self._tracks, task.variants))
+        return [first, *(["stationarity"] * known), "disagreement", *(["validation"] if held_out else [])]
+
+    def _tracks(self, variant: Variant) -> bool:
+        """Whether the peers of these runs know how far they are from stationary; else `residual` is something else."""
+        return self.runs[variant.runs[0]].experiment.tracks
 
     @cached_property
     def pictures(self) -> list[tuple[str, list[Picture]]]:
@@ -203,6 +210,9 @@ class Comparison:
     def _picture(self, task: Task, quantity: str, cost: str, prefix: str) -> Picture:
         title = f"{TITLES[quantity]} against {AGAINST[cost]}"
         caption = f"{self._meaning(quantity)} {self._costs(cost)}".strip()
+        left_out = [variant.label for variant in task.variants if not self._tracks(variant)]
+        if quantity == "stationarity" and left_out:
+            caption += f" Without {'; '.join(left_out)}: nothing is tracked there, and no peer knows it."
         return Picture(f"{prefix}{quantity}-{cost}", title, caption, self.overlay(task, quantity, cost))
 
     def _test_picture(self, task: Task, metric: str, cost: str, prefix: str) -> Picture:
@@ -298,6 +308,8 @@ class Comparison:
 
     def _stationarity(self, k: int) -> float | None:
         summary = self.runs[k].summary
+        if summary is None and not self.runs[k].experiment.tracks:
+            return None
         return summary.stationarity if summary is not None else self._newest(k, "stationarity")
 
     def _disagreement(self, k: int) -> float | None:

@@ -81,14 +81,19 @@ def of_run(run: Run) -> list[Picture]:
         told = "Loss over the samples that are held out, as each peer estimates it, from the tracked mean."
         drawing = curves("validation loss", losses, falls(list(losses.values())))
         pictures += [Picture("validation", "Validation", told + many, drawing)]
+    title, label = "Stationarity", "stationarity residual"
     told = "Residual ‖w − prox(w − I y)‖∞ of each peer, with its tracker y; 0 at a stationary point."
+    if not run.experiment.tracks:
+        title, label = "Change", "change over step size"
+        told = (
+            "‖w[n+1] − w[n]‖∞ of each peer, over the sizes of its steps; 0 at a fixed point of its own. With "
+            f"{run.experiment.method.kind} nothing is tracked: no peer knows how far the network is from stationary."
+        )
     spent = f"What each peer spent on its surrogates, and on {waited}."
     shown = "Bytes that each peer has sent, cumulative; headers and encryption are in them."
     return [
         *pictures,
-        Picture(
-            "stationarity", "Stationarity", told + many, curves("stationarity residual", run.column("residual"), True)
-        ),
+        Picture("stationarity", title, told + many, curves(label, run.column("residual"), True)),
         Picture("disagreement", "Disagreement", moved + many, curves("disagreement", run.column("disagreement"), True)),
         Picture("sent", "Communication", shown + many, curves(f"sent ({unit})", in_unit, False)),
         Picture("time", "Time", spent, Effort(solve_s, wait_s, begun)),

@@ -118,9 +118,10 @@ def so_far(run: Run) -> str:
     done = [run.current(peer)[n - 1] for peer in run.here if n]
     rows = [[f"{run.unit}s done by all{' who are here' * bool(run.absent)}", f"{n} of {run.experiment.iterations}"]]
     if done:
+        residual = max(line.residual for line in done) if run.experiment.tracks else None
         rows += [
             ["objective estimate, median", shown(float(np.median([line.objective_estimate for line in done])), ".6g")],
-            ["stationarity residual, largest", shown(max(line.residual for line in done), ".2e")],
+            ["stationarity residual, largest", shown(residual, ".2e")],
             ["disagreement, mean", shown(float(np.mean([line.disagreement for line in done])), ".2e")],
             ["time (s)", shown(_time_s(run), ".1f")],
         ]

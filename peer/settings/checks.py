@@ -162,7 +162,7 @@ def _check_method(experiment: Experiment) -> None:
         if found[key] != usual[key]:
             default = f'expected the default {usual[key]!r} with method.kind = "{method.kind}"'
             raise ConfigError(key, f"{default}, which does not have {what}; found {found[key]!r}")
-    if experiment.run.tolerance and method.kind != "gradient-tracking":
+    if experiment.run.tolerance and not experiment.tracks:
         why = "in which no agent knows the gradient of the network"
         raise ConfigError(
             "run.tolerance", f'expected 0 with method.kind = "{method.kind}", {why}; found {experiment.run.tolerance}'

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from peer.settings.values import CHOCO, DIFFERENCE, TOP_K
+from peer.settings.values import CHOCO, DIFFERENCE, TOP_K, TRACKING
 
 
 class Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -439,6 +439,11 @@ class Experiment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def holds_out(self) -> bool:
         """Whether peers have samples that are not trained on, see `peer.validation`."""
         return bool(self.data.validation_fraction or self.data.validation_path)
+
+    @property
+    def tracks(self) -> bool:
+        """Whether peers track the gradient of the network, and so can tell how far they are from stationary."""
+        return self.method.kind in TRACKING
 
     @property
     def compression_kind(self) -> str:

@@ -59,6 +59,9 @@ DIFFERENCE, TOP_K, RANDOM_K = "difference", "top-k", "random-k"
 NEXT, CHOCO = "next", "choco"
 """Of `method.kind`."""
 
+TRACKING: Final = (NEXT, "gradient-tracking")
+"""Methods whose peers know the gradient of the network, as far as they have tracked it."""
+
 REAL_TARGETS: Final = ("squared", "huber")
 """Losses of real targets, for which classes are coded; the others are of labels."""
 

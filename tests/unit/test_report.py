@@ -223,6 +223,21 @@ def test_a_running_run_says_so(tmp_path: Path) -> None:
     assert peers["peer"][2] == "objective estimate"
 
 
+UNTRACKED = ("gradient-descent", "d-psgd", "choco", "exact-diffusion", "extra")
+
+
+@pytest.mark.parametrize("kind", [*UNTRACKED, "gradient-tracking", "next"])
+def test_where_nothing_is_tracked_no_residual_is_told(tmp_path: Path, kind: str) -> None:
+    write_run(tmp_path, n_rounds=3, ended=None, method={"kind": kind})
+    found = page(tmp_path)
+    known = kind not in UNTRACKED
+    residual = found.table("rounds done by all")["stationarity residual, largest"]
+    assert residual == (["3.00e-02"] if known else ["-"])
+    assert ("Stationarity." in found.words["b"], "Change." in found.words["b"]) == (known, not known)
+    assert any("with its tracker y" in said for said in found.words["figcaption"]) is known
+    assert any(f"With {kind} nothing is tracked" in said for said in found.words["figcaption"]) is not known
+
+
 def test_a_run_that_has_only_begun(tmp_path: Path) -> None:
     write_run(tmp_path, n_rounds=0, ended=None)
     for peer in (1, 2):

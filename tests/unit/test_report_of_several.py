@@ -211,6 +211,26 @@ def test_where_the_optimum_is_known_what_is_left_to_it_is_shown(tmp_path: Path) 
     assert {panel.y for row in first.drawing.rows for panel in row} == {QUANTITIES["gap"]}
 
 
+def test_runs_that_track_nothing_are_not_beside_residuals(tmp_path: Path) -> None:
+    """Of such a run that is finished the table has the residual, of one that is not it has none."""
+    kinds = ("next", "gradient-tracking", "extra", "d-psgd")
+    runs = [a_run(tmp_path, kind, method={"kind": kind}, over=kind not in ("extra", "next")) for kind in kinds]
+    comparison = Comparison([report.read(run_dir) for run_dir in runs])
+    ((_, pictures),) = comparison.pictures
+    (found,) = (one for one in pictures if one.name == "stationarity-rounds")
+    assert isinstance(found.drawing, Overlay)
+    assert [curve.label for curve in found.drawing.curves] == ["next", "gradient-tracking"]
+    assert found.caption.endswith("Without extra; d-psgd: nothing is tracked there, and no peer knows it.")
+    assert all("Without" not in one.caption for one in pictures if not one.name.startswith("stationarity"))
+    page = written(tmp_path / "all.html", *runs)
+    rows = next(table for table in page.tables if "stationarity" in table[0])
+    told = {row[0]: row[rows[0].index("stationarity")] for row in rows[1:]}
+    assert told["extra"] == "-"
+    assert "-" not in {told[kind] for kind in kinds if kind != "extra"}
+    none = Comparison([report.read(run_dir) for run_dir in runs[2:]])
+    assert none.quantities(none.layout.tasks[0]) == ["objective", "disagreement"]
+
+
 def test_another_seed_has_another_optimum(tmp_path: Path) -> None:
     runs = [a_run(tmp_path, f"{seed}", seed=seed) for seed in (1, 2)]
     finish(runs[0], central=CENTRAL)
