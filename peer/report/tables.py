@@ -49,6 +49,12 @@ def verdict(run: Run) -> tuple[str, str]:
     if run.absent:
         others = f"the others have all done {run.n_done_here} of {experiment.iterations} {unit}{since}"
         progress = f"Nothing of {names(run.absent)} is in this directory; {others}. There are no final results here."
+    left = [peer for peer in run.here if run.logs.get(peer) and run.end(peer) is None]
+    if failed and left and all(code == INTERRUPTED for code, _ in failed.values()):
+        itself, were = "itself" if len(left) == 1 else "themselves", "was" if len(failed) == 1 else "were"
+        killed = f"{names(left)} did not end by {itself} (running, or killed)"
+        told = f"{names(sorted(failed))} {were} told to stop"
+        return "failed", f"Not finished: {killed}; {told}. {progress}"
     if failed:
         # the cause before those that missed a neighbor, and those before whoever was told to stop
         peer, (code, problem) = min(

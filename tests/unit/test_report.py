@@ -262,6 +262,37 @@ def test_of_a_run_that_failed_the_cause_is_named(tmp_path: Path, codes: tuple[in
         assert found.table("peer")[str(peer)][-1] == ("done" if code == 0 else f"ended with exit code {code}")
 
 
+@pytest.mark.parametrize(
+    ("codes", "said"),
+    [
+        ((130, 130, None), "peer 2 did not end by itself (running, or killed); peers 0, 1 were told to stop."),
+        ((None, 130, None), "peers 0, 2 did not end by themselves (running, or killed); peer 1 was told to stop."),
+        ((0, 130, None), "peer 2 did not end by itself (running, or killed); peer 1 was told to stop."),
+        ((130, 3, None), "peer 1 ended with exit code 3 (problem 1)."),
+        ((130, 130, 130), "peer 0 ended with exit code 130 (problem 0)."),
+    ],
+)
+def test_who_was_told_to_stop_is_not_the_cause_where_another_was_killed(
+    tmp_path: Path, codes: tuple[int | None, ...], said: str
+) -> None:
+    write_run(tmp_path, ended=1)
+    for peer, code in enumerate(codes):
+        log = folder_of(tmp_path, peer) / "log.jsonl"
+        if code is None:
+            rewrite(log, "")
+        else:
+            change(log, code=code, problem=f"problem {peer}")
+    progress = "4 of 4 rounds are done by all; there are no final results yet."
+    assert page(tmp_path).verdict == f"Not finished: {said} {progress}"
+
+
+def test_one_that_has_not_begun_here_was_not_killed_here(tmp_path: Path) -> None:
+    write_run(tmp_path, ended=130)
+    for path in folder_of(tmp_path, 2).iterdir():
+        path.unlink()
+    assert page(tmp_path).verdict.startswith("Not finished: peer 0 ended with exit code 130 (as told).")
+
+
 def test_numbers_that_broke_down_are_no_obstacle(tmp_path: Path) -> None:
     write_run(tmp_path, ended=4)
     for peer, value in enumerate((float("nan"), float("inf"), 0.0)):
