@@ -20,6 +20,7 @@ from peer import agent, alignment, careful, checkpoint, config, history, learnin
 from peer.arrays import Vector
 from peer.assembly import TICK_S, Opening
 from peer.errors import DisagreementError, NeighborsLate
+from peer.flows import NO_EPOCH
 from peer.host import DONE, INTERRUPTED, Host
 from peer.messages import Message, View
 from peer.optim.models import Model
@@ -56,7 +57,8 @@ class AsyncLife:
         self.host, self.experiment, self.me = host, host.experiment, host.me
         self.last: checkpoint.Moment | None = None
         if host.resumes:
-            self.last = checkpoint.load_moment(host.checkpoint_path, self.experiment.run_id, host.digest)
+            last = checkpoint.load_moment(host.checkpoint_path, self.experiment.run_id, host.digest)
+            self.last = last if int(last.flows.get("epoch", 0)) != NO_EPOCH else None  # it had not begun yet
         process = host.open(self, {})
         self.assembly = config.assembly_of(
             self.experiment, host.assignment.ground, self.me, host.shard, host.address, process, self.last
@@ -332,16 +334,17 @@ class AsyncLife:
             waking.wake, problem, state, flows.mass.high, theirs, n_agents, rule, is_new
         )
         self.is_new = self.is_new and not theirs
-        self.state, caution = woken.state, self.caution_among(n_agents)
+        following, caution = woken.state, self.caution_among(n_agents)
         again, watch = self.host.renewal, self.host.watch
         if again is not None:
-            self.state = await self.host.threads.compute(renewal.renewed, problem, self.state, again, n_agents)
+            following = await self.host.threads.compute(renewal.renewed, problem, following, again, n_agents)
         if caution is not None:
-            here = problem.linearized(self.state.anchor)
-            self.state = await self.host.threads.compute(careful.adapted, here, woken.seen, self.state, caution)
+            here = problem.linearized(following.anchor)
+            following = await self.host.threads.compute(careful.adapted, here, woken.seen, following, caution)
         if watch is not None:
-            self.state = await self.host.threads.compute(alignment.watched, problem, state, self.state, watch)
+            following = await self.host.threads.compute(alignment.watched, problem, state, following, watch)
         seen, solution = woken.seen, woken.solution
+        self.state = following  # who is interrupted before has not woken, after it has: nothing is awaited from here on
         with np.errstate(all="ignore"):
             flows.track(waking.source(self.state))
             residual = problem.stationarity(seen.w, n_agents * seen.y)
@@ -423,7 +426,8 @@ class AsyncLife:
         """Leave, unless all is over; with a checkpoint if interrupted; and journal how it ended."""
         if code != DONE:
             self.say(self.assembly.part(line))
-        if code == INTERRUPTED and self.state is not None and self.experiment.run.checkpoint_every:
+        keeps = self.experiment.run.checkpoint_every and self.flows.epoch != NO_EPOCH  # before the first it begins anew
+        if code == INTERRUPTED and self.state is not None and keeps:
             self.keep(self.snapshot(self.state))
         self.host.event("end", code=code, problem=line, absent=(), **self.host.drops.numbers)
         self.host.journal.check()
