@@ -378,6 +378,8 @@ def _fleet(alike: Assignment, sockets: list[socket.socket]) -> Iterator[_Fleet]:
     memory.trim()
     gc.freeze()  # what is alive now stays shared with the peers: the collector does not touch it
     try:
+        for peer in range(experiment.peers):  # who is killed before it has made its own would look like a lost disk
+            journal.folder_of(alike.run_dir, peer).mkdir(parents=True, exist_ok=True)
         with os.fdopen(shut, "wb"):
             for group in groups(experiment):
                 assignments = [

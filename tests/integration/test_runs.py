@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +18,7 @@ import pytest
 
 from peer import load_model, npz
 from tests.integration.lab import (
+    TIMEOUT_S,
     Lab,
     end,
     events,
@@ -262,6 +265,36 @@ def test_a_launch_goes_on_with_a_run_that_did_not_end(lab: Lab, number: signal.S
         log.write('{"time_s": 9.0, "event": "start"}\n')  # as if it had come back, and been killed
     assert lab.run("launch", "--resume", "out").returncode == 0
     same_finals(whole, run_dir, PEERS)
+
+
+STILLBORN = """
+import os, signal, sys, time
+from pathlib import Path
+from peer import __main__, process
+
+run, begun = process.run, Path("out") / "peers" / "000" / "initial.npz"
+
+def unless_killed(assignment):
+    if assignment.me == 2:
+        while not begun.exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return run(assignment)
+
+process.run = unless_killed
+__main__.main()
+"""
+"""A launch whose peer 2 is killed when peer 0, which is no neighbor, has begun; it has done nothing at all by then."""
+
+
+def test_a_launch_goes_on_with_a_peer_that_was_killed_before_it_did_anything(lab: Lab) -> None:
+    experiment = lab.experiment(**_tree(lab, topology={"graph": "ring"}))
+    line = [sys.executable, "-c", STILLBORN, "launch", str(experiment), "--out", "out"]
+    done = subprocess.run(line, cwd=lab.folder, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    assert "peer 2 was lost: ended by SIGKILL" in refusal(done, 3)
+    done = lab.run("launch", "--resume", "out")
+    assert (done.returncode, done.stderr) == (0, "")
+    same_finals(lab.launch(experiment, "whole"), lab.folder / "out", PEERS)
 
 
 DENSE = {"kind": "dense", "width": 3}
