@@ -57,8 +57,10 @@ def main() -> None:
 
         complain(refusal(error))
         code = 2
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(BrokenPipeError):  # nobody reads any more
+            if stream is not None:  # closed from the beginning
+                stream.flush()
     os._exit(code if isinstance(code, int) else 0)  # a computation that was interrupted may still run on its thread
 
 
@@ -76,8 +78,9 @@ def check_address_space() -> None:
 
 
 def complain(line: str) -> None:
-    """One line on stderr."""
-    click.echo("peer: " + " ".join(line.split()), err=True)
+    """One line on stderr, if anybody reads that."""
+    with suppress(BrokenPipeError):
+        click.echo("peer: " + " ".join(line.split()), err=True)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -197,7 +200,8 @@ def summarize(run_dir: Path, seconds: float | None, central: bool) -> None:
 
     found = summary.of_run(settings.read(run_dir / "experiment.toml"), run_dir, seconds, central)
     summary.write(found, run_dir / "summary.json")
-    show_summary(Console(), found, run_dir)
+    with suppress(BrokenPipeError, SystemExit):  # of rich, where nobody reads any more
+        show_summary(Console(), found, run_dir)
 
 
 @cli.command()

@@ -262,6 +262,28 @@ class Watcher:
 
 
 @final
+class _Steady(Watcher):
+    """One that tells another one, for as long as that can show what it is told: a display ends no run."""
+
+    def __init__(self, watcher: Watcher) -> None:
+        self._watcher = watcher
+
+    def look(self) -> None:
+        """Some time has passed."""
+        self._tell(self._watcher.look)
+
+    def close(self) -> None:
+        """The peers have ended."""
+        self._tell(self._watcher.close)
+
+    def _tell(self, told: Callable[[], None]) -> None:
+        try:
+            told()
+        except (OSError, SystemExit):  # of rich, where nobody reads any more, as behind `| head`
+            self._watcher = Watcher()
+
+
+@final
 @dataclass(eq=False)
 class _Fleet:
     """Processes by peer, and the pipe of each peer on which its end is reported: "0 ", or "3 what went wrong"."""
@@ -292,7 +314,7 @@ class _Fleet:
         for number in process.SIGNALS:
             signal.signal(number, lambda number, _: interrupted.append(number))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, process.SIGNALS)
-        next_look_s = 0.0
+        next_look_s, watcher = 0.0, _Steady(watcher)
         with selectors.DefaultSelector() as selector:
             for peer, pipe in self.pipes.items():
                 selector.register(pipe, selectors.EVENT_READ, peer)
@@ -315,7 +337,7 @@ class _Fleet:
         if interrupted and refused:
             return *_verdict(refused), False
         if interrupted:
-            return INTERRUPTED, "interrupted; every peer has written a checkpoint", False
+            return INTERRUPTED, _interrupted(self.ended), False
         lost = {peer: end for peer, end in self.ended.items() if end[0] != DONE}
         if lost and not first and len(lost) < len(self.ended):
             return LOST, _without(lost), True
@@ -351,6 +373,16 @@ def _verdict(failed: Mapping[PeerId, tuple[int, str]]) -> tuple[int, str]:
     if code in (BAD_INPUT, LOST, BROKEN):
         return code, f"peer {peer}: {line}"
     return LOST, f"peer {peer} was lost: {line or f'exit code {code}'}"
+
+
+def _interrupted(ended: Mapping[PeerId, tuple[int, str]]) -> str:
+    """What is there to go on with."""
+    killed = sorted(peer for peer, (code, _) in ended.items() if code < 0)
+    if not killed:
+        return "interrupted; every peer has written a checkpoint"
+    if len(killed) == 1:
+        return f"interrupted; peer {killed[0]} was killed, and goes on from an older checkpoint"
+    return f"interrupted; peers {history.ranges(killed)} were killed, and go on from older checkpoints"
 
 
 def _without(lost: Mapping[PeerId, tuple[int, str]]) -> str:

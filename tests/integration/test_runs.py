@@ -157,6 +157,67 @@ def test_an_interrupted_launch_has_journaled_everything(lab: Lab, number: signal
             assert archive["n"] == len(metrics(run_dir, peer))
 
 
+def test_an_interrupted_launch_names_who_was_killed_for_it_did_not_end(lab: Lab) -> None:
+    tree = _tree(lab, iterations=300, topology={"graph": "ring"}, run={"checkpoint_every": 20})
+    whole = lab.launch(lab.experiment(**tree), "whole")
+    launched, run_dir = lab.start("launch", lab.folder / "experiment.toml", "--out", "out"), lab.folder / "out"
+    wait_until(lambda: all(len(metrics(run_dir, peer)) > 25 for peer in range(PEERS)), launched)
+    children = Path(f"/proc/{launched.pid}/task/{launched.pid}/children").read_text()
+    os.kill(sorted(map(int, children.split()))[1], signal.SIGSTOP)
+    code, errors = end(launched, signal.SIGINT)
+    assert (code, errors.strip()) == (
+        130,
+        "peer: interrupted; peer 1 was killed, and goes on from an older checkpoint; peer launch --resume out goes on",
+    )
+    done = lab.run("launch", "--resume", "out")
+    assert (done.returncode, done.stderr) == (0, "")
+    same_finals(whole, run_dir, PEERS)
+
+
+UNREAD = "from peer import __main__, console; console.PLAIN_S = 0.0; __main__.main()"
+"""A launch that shows its progress at every look."""
+
+BROKEN = {
+    "iterations": 10_000,
+    "model": {"hidden": []},
+    "objective": {"loss": "squared", "scale": "sum"},
+    "surrogate": {"kind": "full", "tau": 1e-3},
+    "step": {"alpha": 1.0},
+}
+"""Numbers that break down."""
+
+
+@pytest.mark.parametrize(
+    ("program", "more", "code"),
+    [(UNREAD, {}, 0), (UNREAD.replace("0.0", "1e9"), {}, 0), (UNREAD, BROKEN, 4), (UNREAD, {"peers": 0}, 2)],
+    ids=["progress", "summary", "cause", "refusal"],
+)
+def test_a_run_ends_as_ever_when_nobody_reads_what_is_shown(
+    lab: Lab, program: str, more: dict[str, Any], code: int
+) -> None:
+    """As behind `| head`, also where stderr goes there, too."""
+    line = [sys.executable, "-c", program, "launch", str(lab.experiment(**_tree(lab, **more))), "--out", "out"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    with (lab.folder / "errors").open("w+") as errors:
+        where = errors if code == 0 else writer
+        found = subprocess.run(line, cwd=lab.folder, stdout=writer, stderr=where, timeout=TIMEOUT_S, check=False)
+        errors.seek(0)
+        assert (found.returncode, errors.read()) == (code, "")
+    os.close(writer)
+    assert (lab.folder / "out" / "summary.json").exists() is (code == 0)
+    if code == 0:
+        assert [events(lab.folder / "out", peer)[-1]["code"] for peer in range(PEERS)] == [0] * PEERS
+
+
+def test_a_run_ends_as_ever_without_any_stdout(lab: Lab) -> None:
+    experiment = lab.experiment(**_tree(lab))
+    line = ["sh", "-c", 'exec "$0" -m peer launch "$1" --out out >&-', sys.executable, str(experiment)]
+    found = subprocess.run(line, cwd=lab.folder, stderr=subprocess.PIPE, timeout=TIMEOUT_S, check=False)
+    assert (found.returncode, found.stderr) == (0, b"")
+    assert (lab.folder / "out" / "summary.json").exists()
+
+
 def test_peers_do_not_outlive_a_launch_that_is_killed(lab: Lab) -> None:
     experiment = lab.experiment(**_tree(lab, iterations=1_000_000, topology={"graph": "ring"}))
     launched = lab.start("launch", experiment, "--out", "out")
