@@ -215,10 +215,10 @@ class Assembly:
 
     @property
     def opening(self) -> Opening | None:
-        """The epoch to be opened: the view has changed, and M is known; None while there is none."""
+        """The epoch to be opened: the view has changed, M is known, and this peer is not away; else None."""
         membership = self.membership
         epoch = membership.epoch
-        if epoch == self.flows.epoch or membership.missing:
+        if epoch == self.flows.epoch or membership.missing or membership.away_since_s is not None:
             return None
         members = membership.members
         return Opening(epoch, members, self.neighbors_among(members), membership.n_samples_total)
@@ -283,6 +283,11 @@ class Assembly:
         """Whether all know that all have made their wakings, or one that has left already knew."""
         members = self.membership.members
         return not self.membership.unaware or any(self.said_bye.get(j) == "" for j in members)
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether there is an epoch to be opened, or may be, as soon as somebody has heard of this peer again."""
+        return self.opening is not None or self.membership.away_since_s is not None
 
     def part(self, reason: str) -> Outgoing:
         """Say goodbye: the run is over, or, with a reason, this peer leaves it."""

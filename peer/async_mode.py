@@ -3,7 +3,8 @@
 Policy: nobody is waited for once the first epoch has begun. A member without progress for `departure_s`
 is gone, and the others go on without it until it is back; a peer with other settings, or a second one
 with an id, ends itself if it has not begun, and is dropped by those that have. Before the first epoch
-all initial members are waited for until `patience_s`, a newcomer for one that lets it in.
+all initial members are waited for until `patience_s`, a newcomer for one that lets it in; and so does who
+was stopped, or counted as gone, wait for a word of somebody who has heard of it since.
 """
 
 from __future__ import annotations
@@ -166,8 +167,15 @@ class AsyncLife:
             self.link()
 
     async def gossip(self) -> None:
-        """Pass the view on again and again, and find out who is lost."""
-        departure_s = self.experiment.run.departure_s
+        """Pass the view on again and again, and find out who is lost.
+
+        Raises
+        ------
+        NeighborsLate
+            This peer was away, and nobody has heard of it since: the others are through without it, or cannot be
+            reached. It is not to go on with its own data alone.
+        """
+        departure_s, patience_s = self.experiment.run.departure_s, self.experiment.run.patience_s
         while True:
             now, since_s = time.monotonic(), self.host.threads.computing_since_s
             self.callers = {j: call for j, call in self.callers.items() if now - call[0] < CALLER_S}
@@ -175,6 +183,10 @@ class AsyncLife:
             for j in lost:
                 self.host.event("lost", peer=j, silent_s=departure_s)
                 self.host.assignment.tell(f"peer {j} has made no progress for {departure_s:g} s, and counts as gone")
+            away_since_s = self.membership.away_since_s
+            if away_since_s is not None and (waited_s := now - away_since_s) > patience_s:
+                n, others = self.membership.standings[self.me].n, set(self.membership.members) - {self.me}
+                raise NeighborsLate(n, sorted(others), waited_s, self.host.where(n))
             self.link()
             self.say([*messages, *self.assembly.unsent()])
             self.host.changed.set()
@@ -390,8 +402,8 @@ class AsyncLife:
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + self.experiment.run.departure_s
         assembly = self.assembly
-        await self.host.until(lambda: assembly.opening is not None or assembly.is_over, deadline_s)
-        if assembly.opening is None:
+        await self.host.until(lambda: assembly.goes_on or assembly.is_over, deadline_s)
+        if not assembly.goes_on:
             self.say(assembly.part(""))
             self.is_over = True
 

@@ -3,7 +3,9 @@
 Every peer keeps a standing of every peer, and passes all of them on again and again, and at once those
 of whom there is news; of two standings of one peer the newer one stays. A peer writes its own standing;
 of another one it only raises the generation, from member (odd) to gone (even), when that has shown no
-progress for `departure_s`. Who finds itself gone, and is not, raises its own once more: it returns.
+progress for `departure_s`. Who finds itself gone, and is not, raises its own once more: it returns. Then,
+and after a sleep of more than `departure_s`, it is away until somebody has heard of a later beat of it: who
+came to the end without it cannot be told from the lost, so it loses nobody, and begins nothing.
 
 Generations only grow, and views are merged by their maximum (a causal-length set: W. Yu, S. Rostad,
 "A low-cost set CRDT based on causal lengths", 2020), so peers agree as soon as everybody has heard
@@ -74,6 +76,8 @@ class Membership:
         How long a member may stay without progress, seconds.
     n_classes : int
         Largest label of this peer plus one; 0 where there are no labels, or others decide.
+    away_since_s : float or None
+        Since when this peer, which has returned, or was asleep for long, waits to be heard of; None while it does not.
     changed : set of int
         Peers whose standings have changed since they were told last; whoever tells them takes them out.
     fresh : bool
@@ -88,12 +92,14 @@ class Membership:
     n_classes: int = 0
     fresh: bool = True
     began: bool = field(default=False, init=False)
+    away_since_s: float | None = field(default=None, init=False)
     standings: dict[PeerId, Standing] = field(default_factory=dict, init=False)
     changed: set[PeerId] = field(default_factory=set, init=False)
     _agreed: Agreed | None = field(default=None, init=False)
     _moved_s: dict[PeerId, float] = field(default_factory=dict, init=False)
     _ticked_s: float | None = field(default=None, init=False)
     _clashes: int = field(default=0, init=False)
+    _back_beat: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         self.standings = {j: Standing(1) for j in range(self.n_agents)} | {self.me: self.own}
@@ -179,10 +185,14 @@ class Membership:
         news: list[PeerId] = []
         for j, theirs in view.standings.items():
             mine = self.standings.get(j)
+            if j == self.me and self.away_since_s is not None and self._is_heard(theirs):
+                self.away_since_s, self._moved_s = None, dict.fromkeys(self.standings, now)
             if theirs == mine:  # most of a view is known already
                 continue
             if j == self.me:
                 self._hear_of_myself(theirs)
+                if mine is not None and self.began and self.standings[j].generation > mine.generation:
+                    self._be_away(now)
             elif mine is None or theirs.age > mine.age:
                 if mine is None or theirs.generation == mine.generation or theirs.progress > mine.progress:
                     self._moved_s[j] = now
@@ -191,6 +201,8 @@ class Membership:
                 news.append(j)
         if not self.began:
             self.n_classes = max(self.n_classes, view.n_classes)
+        if self.members == (self.me,):  # the others have left, and said so
+            self.away_since_s = None
         return news
 
     def _hear_of_myself(self, theirs: Standing) -> None:
@@ -207,15 +219,27 @@ class Membership:
             generation += 1
         self._put(self.me, mine.changed(generation=generation))
 
+    def _be_away(self, now: float) -> None:
+        """Others may have come to the end without this peer: from now on it waits to be heard of."""
+        mine = self.standings[self.me]
+        self.away_since_s, self._back_beat = now, mine.beat + 1
+        self._put(self.me, mine.changed(beat=self._back_beat))
+
+    def _is_heard(self, theirs: Standing) -> bool:
+        return theirs.instance == self.own.instance and theirs.beat >= self._back_beat
+
     def tick(self, now: float, progressing: bool = True) -> tuple[PeerId, ...]:
         """Some time has passed: beat, unless this peer makes no progress; the members that are lost by now."""
         asleep_s = 0.0 if self._ticked_s is None else now - self._ticked_s
         if asleep_s > ASLEEP_S:
             self._moved_s = {j: moved_s + asleep_s for j, moved_s in self._moved_s.items()}
+            self.away_since_s = None if self.away_since_s is None else self.away_since_s + asleep_s
         self._ticked_s = now
+        if asleep_s > self.departure_s and self.began and not self.complete and self.members != (self.me,):
+            self._be_away(now)
         mine = self.standings[self.me]
         self._put(self.me, mine.changed(beat=mine.beat + progressing))
-        may_lose = self.began and not self.complete
+        may_lose = self.began and not self.complete and self.away_since_s is None
         lost = tuple(j for j in self.members if self._is_lost(j, now)) if may_lose else ()
         for j in lost:
             self._put(j, self.standings[j].changed(generation=self.standings[j].generation + 1))

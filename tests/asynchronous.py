@@ -64,6 +64,9 @@ TROUBLE_S: Final = 12.0
 DEPARTURE_S: Final = 6.0
 """Without progress for so long a member is lost: half of the trouble, and several times what gossip takes."""
 
+PATIENCE_S: Final = 10 * DEPARTURE_S
+"""Of a peer that was away, and of which nobody has heard since."""
+
 MAX_COMPUTE_S: Final = DEPARTURE_S / 6
 """Of one computation: who needs longer, on slow lines, is rightly taken for lost now and then, and no epoch lasts."""
 
@@ -468,6 +471,10 @@ class Peer:
         for j in lost:
             self.run.happened["found to be lost"] += 1
             self.run.clock.tell(f"peer {self.me} finds {j} lost")
+        away_since_s = self.membership.away_since_s
+        if away_since_s is not None and self.now - away_since_s > PATIENCE_S:
+            self.run.give_up(self)
+            return
         self.link()
         self.say([*messages, *self.assembly.unsent()])
         self.run.check_view(self)
@@ -607,8 +614,8 @@ class Peer:
         assembly = self.assembly
         self.say(assembly.gossip())
         deadline_s = self.now + DEPARTURE_S
-        yield from self.until(lambda: assembly.opening is not None or assembly.is_over, deadline_s)
-        if assembly.opening is None:
+        yield from self.until(lambda: assembly.goes_on or assembly.is_over, deadline_s)
+        if not assembly.goes_on:
             self.say(assembly.part(""))
             self.is_over = True
 
@@ -818,6 +825,14 @@ class Run:
                     self.resume(peer)
 
             self.network.later(peer, max(pause.until_s - peer.now, 1e-9), wake)
+
+    def give_up(self, peer: Peer) -> None:
+        """A peer that was away is not heard of any more: that is for runs that are over meanwhile."""
+        assert self.what.is_short, f"peer {peer.me} is not heard of, and {self.where()}"
+        self.happened["away for good"] += 1
+        self.clock.tell(f"peer {peer.me} gives up")
+        peer.say(peer.assembly.part("not heard of"))
+        self.network.end(peer)
 
     def do(self, deed: Deed) -> None:
         """Something happens to a peer, if it can."""

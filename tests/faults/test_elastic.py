@@ -79,6 +79,37 @@ def test_a_launch_goes_on_without_a_peer_that_was_killed(lab: Lab) -> None:
     assert _summary(run_dir) == found
 
 
+def test_who_was_stopped_while_the_others_came_to_the_end_does_not_go_on_alone(lab: Lab) -> None:
+    run_dir = lab.folder / "out"
+    run = {"mode": "async", "departure_s": DEPARTURE_S, "checkpoint_every": 5, "patience_s": 5.0}
+    process = lab.start("launch", lab.experiment(**_tree(lab, iterations=150, run=run)), "--out", "out")
+    wait_until(lambda: all(len(metrics(run_dir, peer)) > 5 for peer in range(PEERS)), process)
+    stopped = _child(process, 2)
+    os.kill(stopped, signal.SIGSTOP)
+    wait_until(lambda: all(events(run_dir, peer)[-1]["event"] == "end" for peer in (0, 1)), process)
+    os.kill(stopped, signal.SIGCONT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 3
+    why = r"waking \d+: peers 0, 1 did not come within 5\.\d s"
+    assert re.fullmatch(rf"peer: peer 2 was lost \({why}\); the others went on without it\n", errors)
+    assert _summary(run_dir)["members"] == [0, 1]
+    assert not (run_dir / "peers" / "002" / "final.npz").exists()
+
+
+def test_who_was_stopped_is_with_the_others_again(lab: Lab) -> None:
+    run_dir = lab.folder / "out"
+    process = lab.start("launch", lab.experiment(**_tree(lab, iterations=2_000)), "--out", "out")
+    wait_until(lambda: all(len(metrics(run_dir, peer)) > 5 for peer in range(PEERS)), process)
+    stopped = _child(process, 2)
+    os.kill(stopped, signal.SIGSTOP)
+    wait_until(lambda: all(_last_members(run_dir, peer) == [0, 1] for peer in (0, 1)), process)
+    os.kill(stopped, signal.SIGCONT)
+    _, errors = process.communicate(timeout=120)
+    assert (process.returncode, errors) == (0, "")
+    assert [_last_members(run_dir, peer) for peer in range(PEERS)] == [[0, 1, 2]] * PEERS
+    assert _summary(run_dir)["members"] == [0, 1, 2]
+
+
 def test_what_a_peer_breaks_down_on_does_not_end_the_others(lab: Lab) -> None:
     tree = _tree(lab)
     lab.shard(1, x=np.full((4, 2), 1e160), y=np.full(4, 1e160))

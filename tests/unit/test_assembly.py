@@ -178,12 +178,28 @@ def test_the_lost_are_still_told_and_heard_of() -> None:
         c.membership.tick(float(now))
         say(a, [(0, c.membership.view({}))], float(now))
         lost, _ = a.tick(float(now))
+        say(c, [(2, a.membership.view({}))], float(now))
     assert 1 not in a.membership.members
     assert lost == (1,) or 1 not in c.membership.members
     assert a.receivers == {1, 2}  # 2 is the next on the ring now, and 1 would be
     opening = a.opening
     assert opening is not None
     assert opening.neighbors == (2,)
+
+
+def test_who_is_away_begins_nothing_and_is_not_over() -> None:
+    a, _, c = three()
+    for now in range(1, 12):
+        a.membership.tick(float(now))
+    assert a.membership.members == (0,)
+    say(c, [(2, a.membership.view({}))], 11.0)
+    assert c.membership.members == (0, 2)
+    assert (c.opening, c.goes_on) == (None, True)
+    say(a, [(0, c.membership.view({}))], 11.0)
+    say(c, [(2, a.membership.view({}))], 11.0)
+    opening = c.opening
+    assert opening is not None
+    assert opening.members == a.membership.members
 
 
 def test_only_news_are_told_at_once_and_all_again_and_again() -> None:

@@ -175,6 +175,7 @@ def test_a_peer_that_computes_for_ever_makes_no_progress() -> None:
         b.tick(float(now), progressing=False)
         tell(a, b, float(now))
         lost = a.tick(float(now))
+        tell(b, a, float(now))
     assert lost == (1,)
 
 
@@ -182,8 +183,8 @@ def test_who_slept_blames_nobody() -> None:
     a, b = peer(0, 2), peer(1, 2)
     met(a, b)
     a.tick(1.0)
-    assert a.tick(1.0 + 100 * DEPARTURE_S) == ()
-    awake_s = 1.0 + 100 * DEPARTURE_S
+    assert a.tick(1.0 + 0.9 * DEPARTURE_S) == ()
+    awake_s = 1.0 + 0.9 * DEPARTURE_S
     for half in range(1, 30):
         lost = a.tick(awake_s + half * ASLEEP_S / 2)
         assert (lost == (1,)) == (half * ASLEEP_S / 2 + 1.0 == DEPARTURE_S + 1.0)
@@ -212,6 +213,88 @@ def test_who_was_lost_and_lives_returns_and_the_others_hear_of_it() -> None:
     assert b.standings[1].generation == 3
     tell(a, b)
     one_view(a, b)
+
+
+def lose(a: Membership, others: tuple[Membership, ...] = (), until_s: int = 12) -> None:
+    """Ticks of one peer, and of those that it hears, until the rest counts as gone."""
+    for now in range(1, until_s + 1):
+        for one in others:
+            one.tick(float(now))
+            tell(a, one, float(now))
+        a.tick(float(now))
+
+
+def test_who_finds_itself_gone_loses_nobody_until_somebody_has_heard_of_its_return() -> None:
+    """The others may be done without it: words of theirs from before do not tell."""
+    a, b, c = peer(0), peer(1), peer(2)
+    met(a, b, c)
+    lose(a, (b,))
+    assert a.members == (0, 1)
+    before = a.view({})
+    a.tick(13.0)
+    assert tell(c, a, 13.0)
+    assert (c.members, c.away_since_s) == ((0, 1, 2), 13.0)
+    c.receive(before, 13.5)
+    c.receive(a.view({}), 13.5)
+    assert c.away_since_s == 13.0
+    assert all(c.tick(13.0 + half) == () for half in range(1, 50))
+    assert tell(a, c, 63.0)
+    tell(c, a, 63.0)
+    assert c.away_since_s is None
+    one_view(a, c)
+    assert all(c.tick(63.0 + now) == () for now in range(1, int(DEPARTURE_S) + 1))
+    assert c.tick(64.0 + DEPARTURE_S) == (0, 1), "from then on they can be lost"
+
+
+def test_who_slept_for_long_is_away_also_where_nothing_says_that_it_is_gone() -> None:
+    a, b = peer(0, 2), peer(1, 2)
+    met(a, b)
+    old = a.view({})
+    b.tick(1.0)
+    b.tick(1.0 + DEPARTURE_S)
+    assert b.away_since_s is None
+    tell(a, b)
+    b.tick(12.0 + 2 * DEPARTURE_S)
+    assert b.away_since_s == 12.0 + 2 * DEPARTURE_S
+    for view in (old, a.view({})):
+        b.receive(view, 33.0)
+        assert b.away_since_s is not None, "a has not heard of it since"
+    tell(a, b, 33.0)
+    tell(b, a, 33.0)
+    assert b.away_since_s is None
+    assert b.members == (0, 1)
+
+
+def test_who_sleeps_again_waits_anew() -> None:
+    a, b = peer(0, 2), peer(1, 2)
+    met(a, b)
+    for now in (1.0, 41.0, 42.0, 42.0 + ASLEEP_S + 1.0):
+        b.tick(now)
+    assert b.away_since_s == 41.0 + ASLEEP_S + 1.0, "the time of a sleep does not count"
+    b.tick(100.0)
+    assert b.away_since_s == 100.0
+
+
+@pytest.mark.parametrize("end", ["complete", "alone", "left"])
+def test_nobody_is_away_where_all_is_done_or_nobody_else_is_there(end: str) -> None:
+    a, b = peer(0, 2), peer(1, 2)
+    met(a, b)
+    b.tick(1.0)
+    if end == "complete":
+        for one in (a, b):
+            one.woke(5, one.epoch)
+        met(a, b)
+    elif end == "alone":
+        for now in range(2, 14):
+            b.tick(float(now))
+        assert b.members == (1,)
+    b.tick(100.0)
+    if end == "left":
+        assert b.away_since_s is not None
+        a.leave()
+        tell(b, a, 100.0)
+        assert b.members == (1,)
+    assert b.away_since_s is None
 
 
 def test_two_sides_that_lost_each_other_are_one_again() -> None:
