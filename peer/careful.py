@@ -33,9 +33,13 @@ is too small agents set each other going, and steps get longer. So
          c_i[n+1] = c_i[n] rho^(-1/2), e_i[n+1] = TIRES e_i[n]       else,
 
 the mean being over the last 1/(1 - sqrt(rho)) rounds or so, fading; c_i is kept within [1/100, 1], and e_i, how
-eager the agent is, begins with 1. c_i falls no faster than the network agrees, since before nobody could tell. Where
-the surrogate keeps no curvature, or that of blocks each for itself, and where what it promises is old, without rounds,
-alpha is a part of what keeps (6) short, and tau_i = c_i L_i with c_i in [alpha, 1].
+eager the agent is, begins with 1. c_i falls no faster than the network agrees, since before nobody could tell.
+
+Where grad g_i has changed by less than DIM of what y_i has, and steps have got longer all the same, L_i is nothing to
+rely on, and c_i rises beyond 1, by 1/FADES a round, which is what L_i fades, up to 100; it falls by rho^(1/2) again.
+
+Where the surrogate keeps no curvature, or that of blocks each for itself, and where what it promises is old, without
+rounds, alpha is a part of what keeps (6) short, and tau_i = c_i L_i with c_i in [alpha, 1], or up to 100 as above.
 
 **Curvature** is the network's, kappa = I: it is what makes steps of alpha go by alpha towards the optimum.
 
@@ -66,6 +70,9 @@ STRETCH: Final = 1.3
 LEAST_CARE: Final = 0.01
 """Of c_i: below it tau is rounding beside the curvature that is known, and rises too late when it has to."""
 
+MOST_CARE: Final = 100.0
+"""Of c_i, where the agent sees too little: by then steps are shorter than any that were too long."""
+
 BEGIN: Final = 0.5
 """c_i[0]: in unknown directions the longest step 2/L by which gradients descend."""
 
@@ -83,6 +90,9 @@ FASTEST: Final = 0.3
 
 BLIND: Final = 1e-2
 """Of how y_i changes. An agent that went by such a gradient alone would take steps a hundred times too long."""
+
+DIM: Final = 0.1
+"""Of how y_i changes: an agent that sees less than that of what there is may be wrong about the rest."""
 
 SHORTEST: Final = 1e-300
 """tau where nothing has any curvature, or slope: the agent stays where r is least."""
@@ -159,19 +169,25 @@ def adapted(problem: Curved, state: State, following: State, caution: Caution) -
     come_across = told if change < BLIND * told else change
     seen = caution.n_agents * come_across / stride if stride > 0.0 else 0.0
     steepest = max(_steepest(problem, following, caution.n_agents), seen, FADES * state.steepest)
-    care, eagerness = eased(state.care, state.eagerness, stride < NOISE * state.stride, caution.pace)
-    care = min(max(care, caution.least(following.alpha)), 1.0)
+    is_shorter, most = stride < NOISE * state.stride, MOST_CARE if change < DIM * told else 1.0
+    care, eagerness = eased(state.care, state.eagerness, is_shorter, caution.pace, most)
+    care = max(care, caution.least(following.alpha))
     share = 1.0 - caution.pace
     mean = stride if math.isinf(state.stride) else (1.0 - share) * state.stride + share * stride
     tau = caution.tau(following.alpha, care, steepest)
     return following.changed(tau=tau, care=care, eagerness=eagerness, stride=mean, steepest=steepest)
 
 
-def eased(care: float, eagerness: float, is_shorter: bool, pace: float) -> tuple[float, float]:
-    """(c) without its bounds: c_i and e_i of the next round, by whether the last step was shorter than those before."""
+def eased(care: float, eagerness: float, is_shorter: bool, pace: float, most: float = 1.0) -> tuple[float, float]:
+    """(c) without its lower bound: c_i and e_i of the next round, by whether the last step was shorter than before.
+
+    Beyond 1 it rises only up to `most`, and falls whatever that is.
+    """
     if is_shorter:
-        return care * pace ** (0.5 * eagerness), eagerness
-    return care / pace, TIRES * eagerness
+        falls = pace ** (0.5 * eagerness)
+        return (care * falls if care <= 1.0 else max(care * pace, falls)), eagerness
+    rises = min(care / pace, 1.0) if care < 1.0 else min(care / FADES, most)
+    return max(care, rises), TIRES * eagerness
 
 
 def _steepest(problem: Curved, state: State, n_agents: int) -> float:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from peer.arrays import Matrix, Vector, rounded
-from peer.careful import BEGIN, BLIND, FADES, NOISE, SHORTEST, TIRES, Caution
+from peer.careful import BEGIN, BLIND, DIM, FADES, MOST_CARE, NOISE, SHORTEST, TIRES, Caution
 from peer.errors import SolveError
 from peer.optim.steps import StepRule
 from peer.stacked.problems import StackedProblem
@@ -177,9 +177,14 @@ class Play:
         seen = np.where(stride > 0.0, caution.n_agents * come_across / np.where(stride > 0.0, stride, 1.0), 0.0)
         steepest = np.maximum(np.maximum(self._steepest(following, caution), seen), FADES * state.steepest)
         shorter, pace = stride < NOISE * state.stride, caution.pace
-        care = np.where(shorter, state.care * pace ** (0.5 * state.eagerness), state.care / pace)
+        falls, most = pace ** (0.5 * state.eagerness), np.where(change < DIM * told, MOST_CARE, 1.0)
+        fallen = np.where(state.care <= 1.0, state.care * falls, np.maximum(state.care * pace, falls))
+        risen = np.where(
+            state.care < 1.0, np.minimum(state.care / pace, 1.0), np.minimum(state.care / FADES, most)
+        )  # `careful.eased` of each
+        care = np.where(shorter, fallen, np.maximum(state.care, risen))
         eagerness = np.where(shorter, state.eagerness, TIRES * state.eagerness)
-        care = np.minimum(np.maximum(care, caution.least(following.alpha)), 1.0)
+        care = np.maximum(care, caution.least(following.alpha))
         first, share = np.isinf(state.stride), 1.0 - pace
         mean = np.where(first, stride, (1.0 - share) * np.where(first, 0.0, state.stride) + share * stride)
         tau = self._tau(following.alpha, care, steepest, caution)

@@ -136,6 +136,19 @@ def test_longer_steps_make_careful_and_tired() -> None:
     assert adapted(Slope(1.0), before, state([2.0], [0.0], [0.0]), Caution(2, 0.25, keeps=True)).care == 1.0
 
 
+def test_care_rises_beyond_one_only_where_the_agent_sees_too_little() -> None:
+    assert eased(0.9, 1.0, False, 0.5, 100.0) == (1.0, TIRES)
+    assert eased(1.0, 1.0, False, 0.5, 100.0) == (1.0 / FADES, TIRES)
+    assert eased(5.0, 1.0, False, 0.5)[0] == 5.0, "it stays, where the agent sees enough"
+    assert eased(99.0, 1.0, False, 0.5, 100.0)[0] == 100.0
+    assert eased(5.0, 1.0, True, 0.5)[0] == 2.5
+    assert eased(1.1, 0.5, True, 0.25)[0] == 0.25**0.25, "as from 1"
+    before = state([0.0], [0.0], [4.0], care=1.0, eagerness=1.0, stride=1.0, steepest=1.0)
+    for change, care in ((0.3, 1.0 / FADES), (0.5, 1.0)):
+        found = adapted(Slope(1.0), before, state([2.0], [change], [0.0]), Caution(2, 0.25, keeps=True))
+        assert found.care == care
+
+
 def test_where_nothing_moves_tau_stays_positive() -> None:
     still = begun(Slope(0.0), state([0.0], [0.0], [0.0]), Caution(2, 0.0, keeps=True))
     found = adapted(Slope(0.0), still, still, Caution(2, 0.0, keeps=True))
