@@ -101,8 +101,8 @@ class TorchFunction:
 
     @classmethod
     def of(cls, module: Module) -> TorchFunction:
-        """The function of a module, which is made float64."""
-        module.to(torch.float64)
+        """The function of a module, which is made float64; what is complex in it stays complex."""
+        module._apply(_wide)  # as `to` does, which would drop imaginary parts
         shapes = tuple((name, tuple(part.shape)) for name, part in _learning(module))
         return cls(module, Layout(shapes))
 
@@ -240,6 +240,13 @@ class TorchLocal:
 
 def _learning(module: Module) -> list[tuple[str, Any]]:
     return [(name, part) for name, part in module.named_parameters() if part.requires_grad]
+
+
+def _wide(part: Any) -> Any:  # noqa: ANN401  (tensors)
+    """A part of a module with 64 bits a number; whole numbers and truth values as they are."""
+    if part.is_complex():
+        return part.to(torch.complex128)
+    return part.to(torch.float64) if part.is_floating_point() else part
 
 
 def _tensor(array: NDArray[np.float64]) -> Any:  # noqa: ANN401  (a tensor)

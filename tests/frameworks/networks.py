@@ -99,6 +99,23 @@ def tied(input_shape: tuple[int, ...], n_outputs: int) -> nn.Module:
     return Tied(math.prod(input_shape), n_outputs)
 
 
+class Turning(nn.Module):
+    """Pairs of outputs turned by angles of their own: complex numbers in a buffer, as of rotary embeddings."""
+
+    def __init__(self, width: int, n_outputs: int) -> None:
+        super().__init__()
+        self.inside = nn.Linear(width, 2 * n_outputs)
+        self.register_buffer("turns", torch.polar(torch.ones(n_outputs), torch.arange(n_outputs) + 0.5))
+
+    def forward(self, x: Any) -> Any:
+        pairs = torch.view_as_complex(self.inside(x.flatten(1)).unflatten(1, (-1, 2)))
+        return torch.view_as_real(pairs * self.turns).sum(dim=-1)
+
+
+def turning(input_shape: tuple[int, ...], n_outputs: int) -> nn.Module:
+    return Turning(math.prod(input_shape), n_outputs)
+
+
 # ---- what cannot be trained ----------------------------------------------------------------
 
 

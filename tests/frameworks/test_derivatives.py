@@ -21,6 +21,7 @@ from peer.optim.steps import Constant
 from peer.optim.surrogates import Data, Full, Partial, Surrogate
 from peer.problem import Problem
 from tests import laws
+from tests.frameworks import networks
 from tests.frameworks.networks import WIDTH
 from tests.instances import exchange
 from topology import Graph
@@ -34,6 +35,7 @@ MODELS = {
     "recurrent": IMAGE,
     "attentive": IMAGE,
     "tied": FLAT,
+    "turning": FLAT,
 }
 
 
@@ -89,6 +91,16 @@ def test_parameters_have_the_names_of_their_library() -> None:
     names = [name for name, _ in made("tied").layout.shapes]
     assert "first.weight" in names
     assert "second.weight" not in names, "it is the same"
+
+
+def test_what_is_complex_stays_complex() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        written = networks.turning(FLAT, Q)
+    model, x = made("turning"), inputs(FLAT)
+    with torch.no_grad():
+        expected = written(torch.from_numpy(x).float()).numpy()
+    np.testing.assert_allclose(model.at(model.start, x).outputs, expected, rtol=0.0, atol=1e-5)
 
 
 def test_neurons_of_linear_and_convolutional_modules_are_known() -> None:
