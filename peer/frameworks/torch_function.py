@@ -156,22 +156,31 @@ class TorchFunction:
         return np.concatenate([np.zeros(0), *(_numbers(parts[name]).reshape(-1) for name, _ in self.layout.shapes)])
 
     def refusal(self, w: Vector, x: Tensor) -> str:
-        """Whether in training it computes something else than in evaluation, or remembers what it was given."""
-        inputs, parts, outputs = _tensor(x), self.parts(w), []
-        before = {name: part.clone() for name, part in self.module.named_buffers()}
+        """Whether in training it computes something else than in evaluation, or changes what it is made of."""
+        inputs, outputs = _tensor(x), []
+        parts = {name: part.clone() for name, part in self.parts(w).items()}  # each with a count of writes of its own
+        places = {name: (part.data_ptr(), part._version) for name, part in parts.items()}
+        before = {name: part.clone() for name, part in self._others()} | self.parts(w)
         with self.calling(), torch.no_grad():
             for training in (False, True, True):
                 self.module.train(training)
                 outputs.append(self.call(parts, inputs))
-        changed = [name for name, part in self.module.named_buffers() if not torch.equal(part, before[name])]
+        changed = [name for name, part in (*self._others(), *parts.items()) if not torch.equal(part, before[name])]
+        changed += [name for name, part in parts.items() if (part.data_ptr(), part._version) != places[name]]
         if changed:
+            kind = "buffer" if changed[0] in dict(self.module.named_buffers()) else "parameter"
             return (
                 "expected a function of parameters and inputs, as peers agree on parameters only; "
-                f"found the buffer {changed[0]!r}, which changes when it is called"
+                f"found the {kind} {changed[0]!r}, which changes when it is called"
             )
         if not all(torch.allclose(outputs[0], other, rtol=1e-9, atol=1e-9, equal_nan=True) for other in outputs[1:]):
             return "expected the same function in training and evaluation, without chance; found different outputs"
         return ""
+
+    def _others(self) -> list[tuple[str, Any]]:
+        """Buffers, and parameters that require no gradients, by name."""
+        fixed = [(name, part) for name, part in self.module.named_parameters() if not part.requires_grad]
+        return [*self.module.named_buffers(), *fixed]
 
     def loaded(self, w: Vector) -> Module:
         """The module with these parameters, (p,), ready to be evaluated."""

@@ -127,6 +127,33 @@ def dropout(input_shape: tuple[int, ...], n_outputs: int) -> nn.Module:
     return nn.Sequential(nn.Dropout(0.25), torch_mlp(input_shape, n_outputs))
 
 
+class Writing(nn.Linear):
+    """A layer that writes into its own parameters before it uses them, by the way it does."""
+
+    def __init__(self, way: str, width: int, n_outputs: int) -> None:
+        super().__init__(width, n_outputs)
+        self.way, self.steps = way, nn.Parameter(torch.zeros(()), requires_grad=False)
+
+    def forward(self, x: Any) -> Any:
+        if self.way == "within a ball":  # where the first parameters are: nothing changes yet
+            with torch.no_grad():
+                self.weight.div_(self.weight.norm(dim=1, keepdim=True).clamp(min=9.0) / 9.0)
+        if self.way == "anew within a ball":
+            self.weight.data = torch.renorm(self.weight.data, 2, 0, 9.0)
+        if self.way == "masked":
+            self.weight.data *= torch.arange(x[0].numel()) % 2
+        if self.way == "counted":
+            self.steps += 1
+        return super().forward(x.flatten(1))
+
+
+def writing(way: str) -> Any:
+    return lambda input_shape, n_outputs: Writing(way, math.prod(input_shape), n_outputs)
+
+
+within, anew, masked, counted = map(writing, ("within a ball", "anew within a ball", "masked", "counted"))
+
+
 class Odd(nn.Module):
     """Something that is wrong, by name."""
 
