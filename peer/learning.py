@@ -15,6 +15,7 @@ from peer.alignment import Watch
 from peer.arrays import Labels, Matrix, Vector
 from peer.errors import ConfigError
 from peer.frameworks import functions
+from peer.frameworks.foreign import Foreign
 from peer.optim import blocks, feedback, regimes
 from peer.optim.batches import Batches
 from peer.optim.blocks import Each, in_turn
@@ -176,10 +177,16 @@ def trained_names(experiment: Experiment, network: Model) -> tuple[str, ...]:
     Raises
     ------
     ConfigError
-        A name means none of them.
+        A name means none of them, or the last layer is asked for and not known.
     """
     regime = experiment.regime
     if regime.kind == "random-features":
+        if isinstance(network, Foreign):
+            raise ConfigError(
+                "regime.kind",
+                f"expected another, for which layer is the last is not known of {experiment.model.python} (kind = "
+                "'full' with its parts in trainable, and relinearize_every = 0, does it); found 'random-features'",
+            )
         return regimes.last(network.layout)
     try:
         return regimes.named(network.layout, regime.trainable or [name for name, _ in network.layout.shapes])

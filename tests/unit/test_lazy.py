@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from peer import config, learning, settings, summary, theory
-from peer.arrays import Matrix
+from peer.arrays import Layout, Matrix
 from peer.errors import ConfigError
+from peer.frameworks.foreign import Foreign
 from peer.learning import Initial
 from peer.optim import frozen
 from peer.optim.blocks import equal
@@ -66,6 +67,20 @@ def test_parts_and_layers_are_meant_by_name() -> None:
         named(mlp((1,) * 2, "tanh").layout, ["layers.0", "layers.10"])
     with pytest.raises(ConfigError, match=r"regime\.trainable: expected parts of layers\.0\.weight.*found layers\.2"):
         model_of(trainable=["layers.2"])
+
+
+def test_which_layer_of_the_users_own_network_is_the_last_is_said_by_name() -> None:
+    layout, start = Layout((("head.weight", (1, 4)), ("hidden.weight", (4, 3)))), np.arange(16.0)
+    own = Foreign("nets:f", Path(), None, (3,), 1, layout, np.full(16, -1), start)  # type: ignore[arg-type]
+    tree: dict[str, Any] = {"model": {"python": "nets:f"}}
+    with pytest.raises(ConfigError, match=r"^regime\.kind: .* not known of nets:f .*; found 'random-features'$"):
+        learning.trained_of(experiment(regime={"kind": "random-features"}, **tree), own, Initial("", {}))
+    by_name = experiment(regime={"trainable": ["head"], "relinearize_every": 0}, **tree)
+    model = learning.trained_of(by_name, own, Initial("", {}))
+    assert isinstance(model, Linear)
+    assert model.layout.shapes == layout.shapes[:1]
+    chain = learning.trained_of(experiment(regime={"kind": "random-features"}, **tree), NETWORK, Initial("", {}))
+    assert chain.layout.shapes == NETWORK.layout.shapes[2:], "a chain of the user's own has an order"
 
 
 def test_the_start_is_drawn_as_without_a_regime_and_the_same_for_all() -> None:
