@@ -40,8 +40,11 @@ NAME: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
 ACCEPTED: Final = "a Chain, a torch.nn.Module, or a pair (apply, params) for JAX"
 
-RESERVED: Final = ("file", "allow_pickle")
-"""Names that an array in an npz file cannot have."""
+RESERVED: Final = ("file", "allow_pickle", "metadata", "__metadata__")
+"""Names that an array in a file of a network cannot have."""
+
+RESERVED_GROUPS: Final = ("standardization.", "anchor.")
+"""With what names begin that exported files have for other arrays."""
 
 JAX_ENVIRONMENT: Final = {
     "JAX_PLATFORMS": "cpu",
@@ -267,7 +270,9 @@ def _check_widths(chain: Chain) -> None:
 
 
 def _named(model: Foreign) -> Foreign:
-    bad = next((name for name, _ in model.layout.shapes if name in RESERVED or not name.isprintable()), None)
+    names = [name for name, _ in model.layout.shapes]
+    taken = {name for name in names if name in RESERVED or name.startswith(RESERVED_GROUPS)}
+    bad = next((name for name in names if name in taken or not name.isprintable()), None)
     if bad is not None:
         raise ConfigError(
             KEY, f"{model.name}: expected another name for the parameters {bad!r}: files have it for others"

@@ -209,6 +209,19 @@ def twice(input_shape: tuple[int, ...], n_outputs: int) -> tuple[Any, Any]:
     return (lambda params, x: x), {"a": [1.0], "a.0": 1.0}
 
 
+def named(name: str) -> Any:
+    return lambda input_shape, n_outputs: (lambda params, x: x, {name: {"x_mean": jnp.zeros(n_outputs)}})
+
+
+standardized, anchored = named("standardization"), named("anchor")
+
+
+def described(input_shape: tuple[int, ...], n_outputs: int) -> nn.Module:
+    module = torch_mlp(input_shape, n_outputs)
+    module.register_parameter("metadata", nn.Parameter(torch.zeros(())))
+    return module
+
+
 def branching(input_shape: tuple[int, ...], n_outputs: int) -> tuple[Any, Any]:
     def apply(params: Any, x: Any) -> Any:
         if x.sum() > 0.0:

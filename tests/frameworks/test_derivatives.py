@@ -147,6 +147,9 @@ REFUSED = {
     "whole_numbers": "arrays of real numbers as parameters, found int.. at 'a'",
     "words": "arrays of real numbers as parameters, found str at 'a'",
     "twice": "found 'a.0' twice",
+    "described": "expected another name for the parameters 'metadata': files have it for others",
+    "standardized": "expected another name for the parameters 'standardization.x_mean': files have it for others",
+    "anchored": "expected another name for the parameters 'anchor.x_mean': files have it for others",
     "branching": r"networks\.py, line \d+: TracerBoolConversionError: ",
 }
 
