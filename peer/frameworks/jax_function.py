@@ -10,6 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+try:
+    from jax import enable_x64
+except ImportError:  # where it is older
+    from jax.experimental import enable_x64
+
 from peer.arrays import Layout, Matrix, Vector
 from peer.optim.factors import Tensor
 
@@ -103,8 +108,9 @@ class JaxFunction:
 
     def at(self, w: Vector, x: Tensor) -> JaxLocal:
         """The function at w, (p,), with inputs (m, ...)."""
-        place, inputs = jnp.array(w), jnp.asarray(x)
-        return JaxLocal(self, place, inputs, np.array(self.outputs(place, inputs)))
+        with enable_x64(True):
+            place, inputs = jnp.array(w), jnp.asarray(x)
+            return JaxLocal(self, place, inputs, np.array(self.outputs(place, inputs)))
 
     def refusal(self, w: Vector, x: Tensor) -> str:
         """Nothing: a pure function has no memory and no modes, and JAX finds out most that are none."""
@@ -118,7 +124,7 @@ class JaxFunction:
 @final
 @dataclass(frozen=True, eq=False)
 class JaxLocal:
-    """`JaxFunction` at a point.
+    """`JaxFunction` at a point, with numbers of 64 bits wherever it is used.
 
     Parameters
     ----------
@@ -136,15 +142,18 @@ class JaxLocal:
 
     def jvp(self, v: Vector) -> Matrix:
         """J v, (m, q), of v, (p,)."""
-        return np.array(self.function.jvp(self.w, self.inputs, v))
+        with enable_x64(True):
+            return np.array(self.function.jvp(self.w, self.inputs, v))
 
     def vjp(self, u: Matrix) -> Vector:
         """J'u, (p,), of u, (m, q)."""
-        return np.array(self.function.vjp(self.w, self.inputs, u))
+        with enable_x64(True):
+            return np.array(self.function.vjp(self.w, self.inputs, u))
 
     def jacobian(self, rows: slice) -> Tensor:
         """J of these samples, (rows, q, p)."""
-        return np.asarray(self.function.jacobian(self.w, self.inputs[rows]))
+        with enable_x64(True):
+            return np.asarray(self.function.jacobian(self.w, self.inputs[rows]))
 
 
 def _name(path: tuple[Any, ...]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, final
 
 import numpy as np
@@ -29,6 +29,15 @@ ROWS: Final = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3
 NORMS: Final = (torch.nn.modules.batchnorm._NormBase,)
 RANDOM: Final = (torch.nn.modules.dropout._DropoutNd,)
 
+FUSED: Final = (
+    (torch.backends.cuda.flash_sdp_enabled, torch.backends.cuda.enable_flash_sdp),
+    (torch.backends.cuda.mem_efficient_sdp_enabled, torch.backends.cuda.enable_mem_efficient_sdp),
+)
+"""Attention in one piece, on the processor too, which has no derivatives forwards: whether, and whether from now on."""
+
+TURN: Final = threading.RLock()
+"""Of those who call modules: what is put in place meanwhile, all threads see."""
+
 
 def is_module(made: object) -> bool:
     """Whether this is a torch.nn.Module."""
@@ -46,8 +55,22 @@ def seeded(seed: int) -> Iterator[None]:
 def alone() -> None:
     """One thread: peers share the processors. And attention by its formula, which has all derivatives."""
     torch.set_num_threads(1)
-    for use in (torch.backends.cuda.enable_flash_sdp, torch.backends.cuda.enable_mem_efficient_sdp):
+    for _, use in FUSED:
         use(False)
+
+
+@contextmanager
+def turn() -> Iterator[None]:
+    """Within, one thread alone calls modules, with attention by its formula; behind it all is as it was."""
+    with TURN:
+        before = [is_used() for is_used, _ in FUSED]
+        try:
+            for _, use in FUSED:
+                use(False)
+            yield
+        finally:
+            for (_, use), was in zip(FUSED, before, strict=True):
+                use(was)
 
 
 def warm() -> None:
@@ -97,7 +120,6 @@ class TorchFunction:
 
     module: Module
     layout: Layout
-    _turn: threading.RLock = field(default_factory=threading.RLock, init=False, repr=False)
 
     @classmethod
     def of(cls, module: Module) -> TorchFunction:
@@ -128,23 +150,17 @@ class TorchFunction:
     def at(self, w: Vector, x: Tensor) -> TorchLocal:
         """The function at w, (p,), with inputs (m, ...)."""
         inputs, parts = _tensor(x), self.parts(w)
-        with self.calling():
+        with turn():
             outputs, pull = vjp(lambda parts: self.call(parts, inputs), parts)
         return TorchLocal(self, parts, inputs, _numbers(outputs), pull)
 
     def call(self, parts: Tensors, inputs: Any) -> Any:  # noqa: ANN401  (a tensor)
-        """F with these parameters, (m, q), to be called while `calling`."""
+        """F with these parameters, (m, q), to be called in `turn`: its parameters are put in the module's place."""
         outputs = functional_call(self.module, parts, (inputs,))
         if not isinstance(outputs, torch.Tensor) or outputs.dtype != torch.float64:
             found = outputs.dtype if isinstance(outputs, torch.Tensor) else type(outputs).__name__
             raise TypeError(f"expected a float64 tensor of outputs, found {found}")
         return outputs
-
-    @contextmanager
-    def calling(self) -> Iterator[None]:
-        """Within, no other thread calls the module: its parameters are put in its place meanwhile."""
-        with self._turn:
-            yield
 
     def parts(self, v: Vector) -> Tensors:
         """Tensors of a vector, (p,), by name."""
@@ -161,7 +177,7 @@ class TorchFunction:
         parts = {name: part.clone() for name, part in self.parts(w).items()}  # each with a count of writes of its own
         places = {name: (part.data_ptr(), part._version) for name, part in parts.items()}
         before = {name: part.clone() for name, part in self._others()} | self.parts(w)
-        with self.calling(), torch.no_grad():
+        with turn(), torch.no_grad():
             for training in (False, True, True):
                 self.module.train(training)
                 outputs.append(self.call(parts, inputs))
@@ -217,7 +233,7 @@ class TorchLocal:
     def jvp(self, v: Vector) -> Matrix:
         """J v, (m, q), of v, (p,)."""
         function = self.function
-        with function.calling():
+        with turn():
             _, tangent = jvp(lambda parts: function.call(parts, self.inputs), (self.parts,), (function.parts(v),))
         return _numbers(tangent)
 
@@ -232,7 +248,7 @@ class TorchLocal:
         def single(parts: Tensors, sample: Any) -> Any:  # noqa: ANN401  (tensors)
             return function.call(parts, sample[None])[0]
 
-        with function.calling():
+        with turn():
             try:
                 columns = vmap(jacrev(single), in_dims=(None, 0))(self.parts, inputs)
             except RuntimeError:  # some modules, recurrent ones, cannot be vectorized

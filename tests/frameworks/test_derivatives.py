@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -12,14 +14,17 @@ from peer.arrays import Vector
 from peer.errors import ConfigError, SolveError
 from peer.frameworks import foreign, functions
 from peer.frameworks.foreign import Foreign
+from peer.frameworks.torch_function import FUSED
 from peer.optim import maps
 from peer.optim.chains import mlp
 from peer.optim.losses import Softmax
 from peer.optim.models import Model
+from peer.optim.regimes import Linear
 from peer.optim.regularizers import L2
 from peer.optim.steps import Constant
 from peer.optim.surrogates import Data, Full, Partial, Surrogate
 from peer.problem import Problem
+from peer.trained import Network
 from tests import laws
 from tests.frameworks import networks
 from tests.frameworks.networks import WIDTH
@@ -101,6 +106,30 @@ def test_what_is_complex_stays_complex() -> None:
     with torch.no_grad():
         expected = written(torch.from_numpy(x).float()).numpy()
     np.testing.assert_allclose(model.at(model.start, x).outputs, expected, rtol=0.0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "shape"), [("attentive", IMAGE), ("jax_mlp", FLAT)])
+def test_a_linearized_network_predicts_in_the_users_process_which_stays_as_it_is(
+    name: str, shape: tuple[int, ...]
+) -> None:
+    expected, x = made(name, shape), inputs(shape)
+    w, before = point(expected), [is_used() for is_used, _ in FUSED]
+    try:
+        for _, use in FUSED:
+            use(True)
+        with jax.enable_x64(False):
+            found = functions.fresh(f"tests.frameworks.networks:{name}", "", shape, Q, 5)
+            outputs = Network(Linear(found, expected.start, 1), w).predict(x)
+            u = found.at(w, x).vjp(outputs)
+            J = found.at(w, x).factors().columns(slice(0, w.size))
+            assert all(is_used() for is_used, _ in FUSED)
+            assert jnp.zeros(1).dtype == np.float32
+    finally:
+        for (_, use), was in zip(FUSED, before, strict=True):
+            use(was)
+    laws.close(outputs, Network(Linear(expected, expected.start, 1), w).predict(x), laws.ROUNDING)
+    laws.close(u, expected.at(w, x).vjp(outputs), laws.ROUNDING)
+    laws.close(J, expected.at(w, x).factors().columns(slice(0, w.size)), laws.ROUNDING)
 
 
 def test_neurons_of_linear_and_convolutional_modules_are_known() -> None:
