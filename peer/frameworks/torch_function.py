@@ -101,7 +101,7 @@ def refusal_of(module: Module) -> str:
     lazy = next((name for name, part in module.named_parameters() if torch.nn.parameter.is_lazy(part)), None)
     if lazy is not None:
         return f"expected parameters whose shapes are known, found {lazy!r} without one (call the module once)"
-    strange = next((name for name, part in module.named_parameters() if not part.is_floating_point()), None)
+    strange = next((name for name, part in _learning(module) if not part.is_floating_point()), None)
     return f"expected real parameters, found others in {strange!r}" if strange is not None else ""
 
 
@@ -181,7 +181,7 @@ class TorchFunction:
             for training in (False, True, True):
                 self.module.train(training)
                 outputs.append(self.call(parts, inputs))
-        changed = [name for name, part in (*self._others(), *parts.items()) if not torch.equal(part, before[name])]
+        changed = [name for name, part in (*self._others(), *parts.items()) if not _is_same(part, before[name])]
         changed += [name for name, part in parts.items() if (part.data_ptr(), part._version) != places[name]]
         if changed:
             kind = "buffer" if changed[0] in dict(self.module.named_buffers()) else "parameter"
@@ -265,6 +265,13 @@ class TorchLocal:
 
 def _learning(module: Module) -> list[tuple[str, Any]]:
     return [(name, part) for name, part in module.named_parameters() if part.requires_grad]
+
+
+def _is_same(one: Any, other: Any) -> bool:  # noqa: ANN401  (tensors)
+    """Whether all entries are equal, or nan in both."""
+    if one.shape != other.shape:
+        return False
+    return bool(torch.equal(one, other) or ((one == other) | (one.isnan() & other.isnan())).all())
 
 
 def _wide(part: Any) -> Any:  # noqa: ANN401  (tensors)

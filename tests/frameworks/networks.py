@@ -116,6 +116,24 @@ def turning(input_shape: tuple[int, ...], n_outputs: int) -> nn.Module:
     return Turning(math.prod(input_shape), n_outputs)
 
 
+class Constant(nn.Module):
+    """A layer beside what is not trained: a buffer of nan, and parameters that are no real numbers."""
+
+    def __init__(self, width: int, n_outputs: int) -> None:
+        super().__init__()
+        self.inside = nn.Linear(width, n_outputs)
+        self.register_buffer("missing", torch.tensor([1.0, math.nan]))
+        self.order = nn.Parameter(torch.arange(n_outputs).flip(0), requires_grad=False)
+        self.turn = nn.Parameter(torch.tensor(0.6 + 0.8j), requires_grad=False)
+
+    def forward(self, x: Any) -> Any:
+        return (self.inside(x.flatten(1))[:, self.order] * self.turn).real
+
+
+def constant(input_shape: tuple[int, ...], n_outputs: int) -> nn.Module:
+    return Constant(math.prod(input_shape), n_outputs)
+
+
 # ---- what cannot be trained ----------------------------------------------------------------
 
 
@@ -187,6 +205,10 @@ modes, counts, mixes, float32, fails, late = map(odd, ("modes", "counts", "mixes
 
 def frozen(input_shape: tuple[int, ...], n_outputs: int) -> nn.Module:
     return torch_mlp(input_shape, n_outputs).requires_grad_(False)
+
+
+def complex_numbers(input_shape: tuple[int, ...], n_outputs: int) -> nn.Module:
+    return nn.Linear(math.prod(input_shape), n_outputs, dtype=torch.complex64)
 
 
 def lazy(input_shape: tuple[int, ...], n_outputs: int) -> nn.Module:

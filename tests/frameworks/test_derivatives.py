@@ -41,6 +41,7 @@ MODELS = {
     "attentive": IMAGE,
     "tied": FLAT,
     "turning": FLAT,
+    "constant": FLAT,
 }
 
 
@@ -171,6 +172,7 @@ REFUSED = {
     "float32": "expected a float64 tensor of outputs, found torch.float32",
     "fails": r"networks\.py, line \d+: RuntimeError: too wide",
     "frozen": "parameters that require gradients, found none",
+    "complex_numbers": "expected real parameters, found others in 'weight'",
     "lazy": "found 'weight' without one",
     "narrow": r"expected outputs of shape \(3, 3\) for 3 samples, found \(3, 4\)",
     "whole_numbers": "arrays of real numbers as parameters, found int.. at 'a'",
