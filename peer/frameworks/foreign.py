@@ -148,7 +148,7 @@ class Foreign:
         """
         try:
             yield
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if isinstance(error, PeerError) or is_refusal(error):
                 raise
             raise SolveError(f"{self.name}: {told(error, self.folder)}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +42,8 @@ class Numpy:
             before = before + len(self.asked)
         if self.wrong == "fails":
             raise RuntimeError("no\nsuch thing")
+        if self.wrong == "leaves":
+            sys.exit("no more")
         if self.wrong == "memory":
             raise MemoryError
         return NumpyLocal(self, w, x, np.tanh(before)[:, : 2 if self.wrong == "narrow" else None])
@@ -167,6 +170,9 @@ def test_other_outputs_than_were_asked_for_are_told() -> None:
 def test_what_fails_in_the_users_code_says_so_and_what_the_host_refuses_passes() -> None:
     model, _ = model_of("fails")
     with pytest.raises(SolveError, match=r"^nets:f: RuntimeError: no$"):
+        model.at(model.start, inputs())
+    model, _ = model_of("leaves")
+    with pytest.raises(SolveError, match=r"^nets:f: SystemExit: no more$"):
         model.at(model.start, inputs())
     model, _ = model_of("memory")
     with pytest.raises(MemoryError):
