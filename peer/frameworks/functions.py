@@ -1,7 +1,7 @@
 """`[model] python = "package.module:function"`: the user's function is found and called, and what it makes is a model.
 
 It is called with the shape of an input, the number q of outputs, and, where it has a parameter of that name, `seed`;
-where it has no other parameters, without the first two. It gives
+where its other parameters all have defaults and names of their own, without the first two. It gives
 
 1. a `Chain` of this package's layers, from as many inputs as a sample has entries,
 2. a `torch.nn.Module`, from samples (m, ...) to outputs (m, q), or
@@ -39,6 +39,9 @@ NAME: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 """Of a function in a module."""
 
 ACCEPTED: Final = "a Chain, a torch.nn.Module, or a pair (apply, params) for JAX"
+
+GIVEN: Final = ("input_shape", "n_outputs")
+"""What the function is called with, by position; where other parameters have no defaults, they are meant, too."""
 
 RESERVED: Final = ("file", "allow_pickle", "metadata", "__metadata__")
 """Names that an array in a file of a network cannot have."""
@@ -200,10 +203,10 @@ def _called(
 ) -> object:
     """What the function gives; torch, if it is there, begins from the seed."""
     try:
-        names = set(inspect.signature(function).parameters)
-        keywords = {"seed": seed} if "seed" in names else {}
-        arguments = (input_shape, n_outputs) if names - {"seed"} else ()
-        inspect.signature(function).bind(*arguments, **keywords)
+        signature = inspect.signature(function)
+        keywords = {"seed": seed} if "seed" in signature.parameters else {}
+        arguments = (input_shape, n_outputs) if any(map(_is_ours, signature.parameters.values())) else ()
+        signature.bind(*arguments, **keywords)
     except (TypeError, ValueError) as error:
         expected = "expected a function of (input_shape, n_outputs), with seed or without, or of nothing"
         raise ConfigError(KEY, f"{python}: {expected}; found: {error}") from error
@@ -217,6 +220,13 @@ def _called(
             raise _told(f"{python}, {given}", error, place) from error
         if had_torch or "torch" not in sys.modules:  # else it has imported torch itself, and drawn without the seed
             return made
+
+
+def _is_ours(parameter: inspect.Parameter) -> bool:
+    """Whether a parameter is there for the shape or the outputs: by its name, or as it has no default."""
+    if parameter.name in ("seed", *GIVEN) or parameter.kind is inspect.Parameter.VAR_KEYWORD:
+        return parameter.name in GIVEN
+    return parameter.default is inspect.Parameter.empty
 
 
 def _torch_seeded(seed: int, alone: bool) -> Any:  # noqa: ANN401  (a context manager)

@@ -67,6 +67,16 @@ def empty(input_shape, n_outputs):
 def half(input_shape, n_outputs):
     return Chain((Dense(4, 2.5), Dense(2.5, n_outputs)))
 
+def of_its_own(depth=0, width=3, seed=1, **more):
+    assert (depth, seed, more) == (0, 7, {})
+    return mlp((4, width, 2), "tanh")
+
+def named(input_shape=(1,), n_outputs=1, width=3):
+    return mlp((*input_shape, width, n_outputs), "tanh")
+
+def any_number(*given):
+    return mlp((*given[0], 3, given[1]), "tanh")
+
 text = "no function"
 """
 
@@ -94,6 +104,11 @@ def test_a_function_of_shape_and_outputs_gives_a_chain(folder: Path, function: s
 @pytest.mark.parametrize("function", ["of_nothing", "of_a_seed"])
 def test_a_function_may_take_nothing_or_a_seed_alone(folder: Path, function: str) -> None:
     assert made(folder, f"own_chains:{function}") == mlp((4, 2), "tanh")
+
+
+@pytest.mark.parametrize("function", ["of_its_own", "named", "any_number"])
+def test_parameters_of_its_own_keep_their_defaults(folder: Path, function: str) -> None:
+    assert made(folder, f"own_chains:{function}") == mlp((4, 3, 2), "tanh")
 
 
 def test_the_same_arguments_give_the_same_model(folder: Path) -> None:
