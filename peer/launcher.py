@@ -286,8 +286,12 @@ class _Steady(Watcher):
 @final
 @dataclass(eq=False)
 class _Fleet:
-    """Processes by peer, and the pipe of each peer on which its end is reported: "0 ", or "3 what went wrong"."""
+    """Processes by peer, and the pipe of each peer on which its end is reported: "0 ", or "3 what went wrong".
 
+    And whether they keep checkpoints.
+    """
+
+    keeps: bool
     pids: dict[PeerId, int]
     pipes: dict[PeerId, int]
     ended: dict[PeerId, tuple[int, str]]
@@ -337,7 +341,7 @@ class _Fleet:
         if interrupted and refused:
             return *_verdict(refused), False
         if interrupted:
-            return INTERRUPTED, _interrupted(self.ended), False
+            return INTERRUPTED, _interrupted(self.ended) if self.keeps else "interrupted", False
         lost = {peer: end for peer, end in self.ended.items() if end[0] != DONE}
         if lost and not first and len(lost) < len(self.ended):
             return LOST, _without(lost), True
@@ -401,7 +405,7 @@ def _fleet(alike: Assignment, sockets: list[socket.socket]) -> Iterator[_Fleet]:
     keys = new_keys(experiment, None if experiment.run.mode == "async" else alike.ground.union)
     near = nearby(experiment.transport.addresses)
     ends = [[listener, *one.open] for listener, one in zip(sockets, near, strict=True)]
-    fleet = _Fleet({}, {}, {})
+    fleet = _Fleet(experiment.run.checkpoint_every > 0, {}, {}, {})
     lifeline, held = os.pipe()  # its end tells the peers that this process is gone, however it went
     given = replace(alike, lifeline=lifeline)
     gate, shut = os.pipe()  # its end tells them that all are forked: who begins before takes the processors from these

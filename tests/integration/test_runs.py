@@ -157,6 +157,14 @@ def test_an_interrupted_launch_has_journaled_everything(lab: Lab, number: signal
             assert archive["n"] == len(metrics(run_dir, peer))
 
 
+def test_an_interrupted_launch_without_checkpoints_promises_none(lab: Lab) -> None:
+    tree = _tree(lab, iterations=100_000) | {"run": {"checkpoint_every": 0}}
+    launched = lab.start("launch", lab.experiment(**tree), "--out", "out")
+    wait_until(lambda: len(metrics(lab.folder / "out", 0)) > 20, launched)
+    assert end(launched, signal.SIGINT) == (130, "peer: interrupted\n")
+    assert not list((lab.folder / "out").rglob("checkpoint.npz"))
+
+
 def test_an_interrupted_launch_names_who_was_killed_for_it_did_not_end(lab: Lab) -> None:
     tree = _tree(lab, iterations=300, topology={"graph": "ring"}, run={"checkpoint_every": 20})
     whole = lab.launch(lab.experiment(**tree), "whole")
