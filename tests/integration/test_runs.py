@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +136,10 @@ def test_peers_of_a_launch_reach_each_other_without_the_network(lab: Lab) -> Non
 
 def _sockets(pid: str) -> set[str]:
     """Numbers of the sockets that a process holds."""
-    names = (str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir())
+    names: list[str] = []
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # what it has just closed
+            names.append(str(entry.readlink()))
     return {name.removeprefix("socket:[").removesuffix("]") for name in names if name.startswith("socket:")}
 
 
