@@ -291,11 +291,11 @@ class _Fleet:
     And whether they keep checkpoints.
     """
 
-    keeps: bool
     pids: dict[PeerId, int]
     pipes: dict[PeerId, int]
     ended: dict[PeerId, tuple[int, str]]
     codes: dict[int, int] = field(default_factory=dict)
+    keeps: bool = True
 
     def supervise(self, watcher: Watcher, goes_on_in: Path | None) -> tuple[int, str, bool]:
         """Wait for all; when one is lost, end the others.
@@ -405,7 +405,7 @@ def _fleet(alike: Assignment, sockets: list[socket.socket]) -> Iterator[_Fleet]:
     keys = new_keys(experiment, None if experiment.run.mode == "async" else alike.ground.union)
     near = nearby(experiment.transport.addresses)
     ends = [[listener, *one.open] for listener, one in zip(sockets, near, strict=True)]
-    fleet = _Fleet(experiment.run.checkpoint_every > 0, {}, {}, {})
+    fleet = _Fleet({}, {}, {}, keeps=experiment.run.checkpoint_every > 0)
     lifeline, held = os.pipe()  # its end tells the peers that this process is gone, however it went
     given = replace(alike, lifeline=lifeline)
     gate, shut = os.pipe()  # its end tells them that all are forked: who begins before takes the processors from these
