@@ -314,7 +314,7 @@ def _canonical(x: Matrix, y: Matrix, weights: Vector) -> tuple[Matrix, Matrix, V
     """Different samples in an order of their own, with the sums of their weights, which have mean 1 then."""
     there = weights > 0.0
     rows, which = np.unique(np.column_stack([x, y])[there], axis=0, return_inverse=True)
-    sums = np.bincount(which.reshape(-1), weights=weights[there] / weights.max())
+    sums = np.bincount(which.reshape(-1), weights=weights[there] / weights.max())  # of which no sum is too large
     return rows[:, : x.shape[1]], rows[:, x.shape[1] :], sums * (len(sums) / sums.sum())
 
 

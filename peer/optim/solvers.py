@@ -546,8 +546,8 @@ def model_minimizer(model: SecondOrder, regularizer: Regularizer) -> tuple[Vecto
     x = model.from_dual(regularizer, u)
     slope = u - model.root @ (x - model.center)
     first = lowest = float(np.linalg.norm(slope))
-    is_formed = isinstance(model.root, np.ndarray)
-    size = np.linalg.norm(model.root) if isinstance(model.root, np.ndarray) else 0.0
+    formed = model.root if isinstance(model.root, np.ndarray) else None
+    size = np.linalg.norm(formed) if formed is not None else 0.0
     noise = EPS * float(size * np.linalg.norm(model.center))  # of the slope, as far as it is known
     while systems < MAX_ITERATIONS:
         systems += 1
@@ -569,7 +569,7 @@ def model_minimizer(model: SecondOrder, regularizer: Regularizer) -> tuple[Vecto
         u, x, last, lowest = u_next, x_next, lowest, min(lowest, float(np.linalg.norm(slope)))
         if not whole and lowest <= noise:
             break  # so is this, with steps that lead nowhere
-        at_rounding = lowest > 0.5 * last and (lowest <= noise or not is_formed)  # far off, a face may be the wrong one
+        at_rounding = lowest > 0.5 * last and (lowest <= noise or formed is None)  # not far off, in a wrong face
         if settled and (regularizer.flat or lowest <= SETTLED * first or at_rounding):
             break
     return _polished(model, regularizer, x, systems)

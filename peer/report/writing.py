@@ -85,7 +85,7 @@ def checked(run_dirs: Sequence[Path], out: Path | None) -> Path:
     if out.suffix.lower() not in (".html", ".htm"):
         raise ConfigError("--out", f"expected the name of a page, ending in .html; found {out}")
     folder = folder_beside(out)
-    if any((folder / name).exists() for name in ("experiment.toml", "sweep.json", "000")):
+    if any((folder / name).exists() for name in ("experiment.toml", "sweep.json", "000")):  # a run, a sweep, all peers
         raise ConfigError(
             "--out", f"expected another name: pictures and numbers would go into {folder}, with runs in it"
         )
