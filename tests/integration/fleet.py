@@ -21,7 +21,7 @@ from tests.integration.lab import TIMEOUT_S, Array, Lab, end, free_addresses, me
 
 RELAY: Final = Path(__file__).with_name("relay.py")
 
-LOOK_S: Final = 0.05
+LOOK_S: Final = 0.01
 """Between two looks at the checkpoints of peers: they take long enough to write that none is missed by much."""
 
 

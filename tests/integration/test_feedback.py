@@ -12,6 +12,8 @@ from tests.integration.lab import Lab, events, metrics, same_finals
 
 PEERS: Final = 2
 ROUNDS: Final = 60
+LONG: Final = 600
+"""Rounds of peers that are killed on the way: a fast host does dozens between two looks at how far they are."""
 
 SURROGATE: Final = {"kind": "full", "gradient": "feedback-alignment", "tau": 0.5, "probe_every": 3}
 
@@ -37,7 +39,7 @@ def _tree(lab: Lab, mode: str, **surrogate: Any) -> dict[str, Any]:
 def test_peers_that_are_killed_and_resumed_know_what_they_have_seen(tmp_path: Path) -> None:
     """Before they go back to backprop, while the grace of one runs out, and after."""
     lab = Lab(tmp_path)
-    tree = _tree(lab, "rounds", fallback=0.9999, grace=24)
+    tree = _tree(lab, "rounds", fallback=0.9999, grace=24) | {"iterations": LONG}
     launched = lab.launch(lab.experiment(**tree), "launched")
     with Fleet(lab, tree) as fleet:
         for peer in range(PEERS):
