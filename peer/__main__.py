@@ -783,7 +783,7 @@ def compose(
     rehearsed(what)  # what would stop the containers, stops here
     context = build if build is not None else "." * Path("Dockerfile").exists()
     containers = composing.Containers(image, context, memory, cpus)
-    click.echo(composing.text(what, experiment, containers, Path.cwd()), nl=False)
+    click.echo(composing.text(what, experiment, containers, Path.cwd(), overrides), nl=False)
     return 0
 
 

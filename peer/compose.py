@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +36,7 @@ KEYS: Final = "/keys/{id}"
 
 HEADER: Final = """\
 # {name}: {n} peers, a container each. `docker-compose up` is all it takes.
-# Written by `peer compose {file}`.
+# Written by `{command}`.
 #
 #   prepare     cuts the shards, makes the keys, and writes the record of the run; once
 #   peer-0 ...  train; each sees its own shard and its own key, read-only, and nobody else's; all write the results
@@ -119,7 +120,9 @@ class Containers:
     cpus: float
 
 
-def text(experiment: Experiment, file: Path, containers: Containers, folder: Path) -> str:
+def text(
+    experiment: Experiment, file: Path, containers: Containers, folder: Path, overrides: Sequence[str] = ()
+) -> str:
     """The compose file.
 
     Parameters
@@ -131,6 +134,8 @@ def text(experiment: Experiment, file: Path, containers: Containers, folder: Pat
     containers : Containers
     folder : Path
         Where the compose file will be: its paths are relative to this folder.
+    overrides : sequence of str
+        "key=value" each, with which it was read; the first container reads it with them, too.
 
     Raises
     ------
@@ -159,11 +164,11 @@ def text(experiment: Experiment, file: Path, containers: Containers, folder: Pat
     settings |= {"transport.addresses": f"['tcp://peer-{{id}}:{PORT}']", "transport.bind": ""}
     settings |= _places(experiment)
     command = ["prepare", "/experiment.toml", "--out=/results"]
-    command += [f"--set={key}={value}" for key, value in settings.items()]
+    command += [f"--set={item}" for item in (*overrides, *(f"{key}={value}" for key, value in settings.items()))]
     prepares = [source, "results:/results", *dict.fromkeys(for_all), *readable, *(test if cut else _read_only(test))]
     build = f"    build: {_quoted(containers.context)}\n" if containers.context else ""
     parts = [
-        HEADER.format(name=experiment.name, n=n, file=_relative(file, folder)),
+        HEADER.format(name=experiment.name, n=n, command=_said(_relative(file, folder), overrides)),
         ROLES.format(
             image=_quoted(containers.image),
             memory=_quoted(containers.memory),
@@ -232,6 +237,12 @@ def _relative(path: Path, folder: Path) -> str:
     if ":" in found or not found.isprintable():
         raise ConfigError(str(path), "expected a path without a colon, for a container to mount it")
     return found if found.startswith("../") else f"./{found}"
+
+
+def _said(file: str, overrides: Iterable[str]) -> str:
+    """What was called, on one line whatever the settings are."""
+    command = shlex.join(["peer", "compose", file, *(word for item in overrides for word in ("--set", item))])
+    return command if command.isprintable() else json.dumps(command)
 
 
 def _quoted(text: str) -> str:

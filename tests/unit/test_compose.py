@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
+from click.testing import CliRunner
 
 from peer import compose, settings
+from peer.__main__ import cli
 from peer.compose import Containers
 from peer.errors import ConfigError
 
@@ -94,6 +97,31 @@ def test_the_settings_of_the_containers_are_valid(tmp_path: Path) -> None:
     assert found.data.path == "/shards/{id}/peer-{id:03d}.npz"
     assert found.transport.keys == "/keys/{id}"
     assert found.transport.bind == ""
+
+
+def test_the_containers_run_what_the_options_have_made_of_the_experiment(tmp_path: Path) -> None:
+    file, initial = tmp_path / "my experiment.toml", tmp_path / "start.npz"
+    file.write_text('peers = 3\n[data]\ndataset = "wine"\n')
+    np.savez(initial, **{"layers.0.weight": np.zeros((3, 13)), "layers.0.bias": np.zeros(3)})  # type: ignore[arg-type]
+    overrides = ["peers=4", "model={hidden = []}", f"model.initial={initial}", "name=with $x", "transport.keys=keys"]
+    options = [word for item in overrides for word in ("--set", item)]
+    found = CliRunner().invoke(cli, ["compose", str(file), *options], standalone_mode=False)
+    assert found.exception is None
+    assert "--set peers=4 --set 'model={hidden = []}'" in found.stdout, "it says how it was written"
+    services = yaml.safe_load(found.stdout.replace("$$", "$"))["services"]
+    assert [name for name in services if name.startswith("peer-")] == [f"peer-{peer}" for peer in range(4)]
+    words = [word.removeprefix("--set=") for word in services["prepare"]["command"] if word.startswith("--set=")]
+    here, there = settings.read(file, overrides), settings.read(file, words)
+    assert settings.shared(there) == settings.shared(here)
+    assert (there.name, there.peers) == ("with $x", 4)
+    assert (there.model.initial, there.transport.keys) == ("/inputs/initial.npz", "/keys/{id}")
+
+
+def test_an_option_of_several_lines_stays_in_its_comment(tmp_path: Path) -> None:
+    experiment = settings.from_tree({"data": {"dataset": "wine"}, "model": {"hidden": [3]}})
+    overrides = ["model.hidden=[\n3]"]
+    found = yaml.safe_load(compose.text(experiment, tmp_path / "x.toml", CONTAINERS, tmp_path, overrides))
+    assert "--set=model.hidden=[\n3]" in found["services"]["prepare"]["command"]
 
 
 def test_paths_are_relative_to_the_folder_of_the_compose_file(tmp_path: Path) -> None:
