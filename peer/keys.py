@@ -89,7 +89,7 @@ def complete(
         if not secret.exists():
             secret.parent.mkdir(parents=True, exist_ok=True)
             _write_secret(secret, new_pair()[1])
-    public = {peer: public_of(_checked(path.read_text("utf-8"), path)) for peer, path in enumerate(secrets)}
+    public = {peer: public_of(_secret_in(path)) for peer, path in enumerate(secrets)}
     for peer, folder in enumerate(folders):
         if not (folder / PUBLIC_NAME).exists():
             npz.replace(folder / PUBLIC_NAME, lambda file: file.write(_public_list(public).encode()))
@@ -113,10 +113,11 @@ def _public_list(public: Mapping[PeerId, str]) -> str:
     return "# public CURVE keys by peer id\n" + "".join(lines)
 
 
-def _checked(secret: str, path: Path) -> str:
-    if not Z85_KEY.fullmatch(secret.strip()):
+def _secret_in(path: Path) -> str:
+    secret = path.read_text(encoding="utf-8", errors="replace").strip()  # what is no text is no key either
+    if not Z85_KEY.fullmatch(secret):
         raise ConfigError("transport.keys", f"{path}: expected a key of 40 characters")
-    return secret.strip()
+    return secret
 
 
 def read(folder: Path, peer: PeerId, n_agents: int, newcomers: bool = False) -> tuple[str, dict[PeerId, str]]:
@@ -131,13 +132,13 @@ def read(folder: Path, peer: PeerId, n_agents: int, newcomers: bool = False) -> 
     """
     own = folder / (OWN_NAME if (folder / OWN_NAME).exists() else secret_name(peer))
     try:
-        secret = own.read_text(encoding="utf-8")
+        secret = _secret_in(own)
         public = _listed(folder / PUBLIC_NAME)
     except OSError as error:
         whose = f"--peers {n_agents}" if peer < n_agents else f"--id {peer}"
         hint = f"`peer keys DIR {whose}` makes them"
         raise ConfigError("transport.keys", f"expected key files in {folder}: {error}; {hint}") from error
-    return _checked(secret, own), _chosen(public, folder / PUBLIC_NAME, peer, n_agents, newcomers)
+    return secret, _chosen(public, folder / PUBLIC_NAME, peer, n_agents, newcomers)
 
 
 def _listed(path: Path) -> dict[PeerId, object]:

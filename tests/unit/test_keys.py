@@ -75,13 +75,20 @@ def test_a_host_needs_no_secret_but_its_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "secret", ["", "short", "a" * 39, "a" * 41, "a" * 39 + "~", "a" * 20 + "\n" + "a" * 19, "ä" * 40]
+    "secret",
+    [
+        *("", "short", "a" * 39, "a" * 41, "a" * 39 + "~", "a" * 20 + "\n" + "a" * 19, "ä" * 40),
+        *("\udcff\udcfe" + "a\0" * 40, "\udce4" * 40),
+    ],
 )
 def test_secrets_that_are_no_key(secret: str, tmp_path: Path) -> None:
     keys.write(tmp_path, PAIRS)
-    (tmp_path / keys.secret_name(0)).write_text(secret)
+    (tmp_path / keys.secret_name(0)).write_bytes(secret.encode(errors="surrogateescape"))  # of the last two no text
     text = refused(tmp_path)
     assert "40 characters" in text
+    (tmp_path / keys.PUBLIC_NAME).unlink()
+    with pytest.raises(ConfigError, match=r"peer-000\.secret: expected a key of 40 characters"):
+        complete(str(tmp_path), 3)
     assert not secret or secret not in text.replace(str(tmp_path), ""), "a secret is not shown, not even a wrong one"
 
 
