@@ -115,6 +115,7 @@ def in_pods(experiment: Experiment) -> Experiment:
             experiment.transport,
             keys=KEYS,
             addresses=tuple(f"tcp://{name}-{peer}.{name}:{PORT}" for peer in range(experiment.peers)),
+            bind="",  # so on all interfaces of a pod, at PORT
         ),
     )
 

@@ -26,7 +26,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peer import config, keys, kubernetes, settings
+from peer import addresses, config, keys, kubernetes, settings
 from peer.aside import aside
 from peer.errors import ConfigError
 from peer.kubernetes import manifests
@@ -448,6 +448,12 @@ def test_without_rounds_nobody_is_said_to_wait_for_a_lost_pod(folder: Path) -> N
 def test_patience_is_never_shortened() -> None:
     assert kubernetes.in_pods(made(run={"patience_s": 5000.0})).run.patience_s == 5000.0
     assert kubernetes.in_pods(made(run={"patience_s": 1.0})).run.patience_s == kubernetes.MIN_PATIENCE_S
+
+
+def test_pods_listen_at_their_own_addresses_wherever_peers_did_before() -> None:
+    before = made(peers=2, transport={"bind": "tcp://10.0.0.7:6000", "addresses": ["tcp://a:6000", "tcp://b:6000"]})
+    found = kubernetes.in_pods(before)
+    assert [addresses.bind_of(found, peer) for peer in range(2)] == ["tcp://*:5555"] * 2
 
 
 def test_every_file_that_the_experiment_names_is_mounted(case: Case) -> None:
