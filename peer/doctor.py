@@ -234,7 +234,7 @@ def _addresses(experiment: Experiment) -> Iterator[Finding]:
     metrics = settings.endpoint_of(experiment.metrics.openmetrics)
     places = [(address, *settings.split_address(address, "")) for address in experiment.transport.addresses]
     wanted = [(name, host, port) for name, host, port in places if is_loopback(name)]
-    wanted += [(f"{metrics[0]}:{metrics[1]}", *metrics)] if metrics is not None else []
+    wanted += [(settings.place_text(*metrics), *metrics)] if metrics is not None else []
     for name, host, port in wanted:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         problem = _bound(family, host, port)

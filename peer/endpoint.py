@@ -48,10 +48,11 @@ async def serve(place: tuple[str, int], page: Callable[[], str], content_type: s
                     await writer.wait_closed()
 
     host, port = place
+    named = f"[{host}]" if ":" in host else host
     try:
         return await asyncio.start_server(answer, host, port, limit=REQUEST_BYTES)
     except OSError as error:
-        raise ConfigError(key, f"cannot listen on {host}:{port}: {error.strerror or error}") from error
+        raise ConfigError(key, f"cannot listen on {named}:{port}: {error.strerror or error}") from error
 
 
 def _answer(head: bytes, page: Callable[[], str], content_type: str) -> bytes:

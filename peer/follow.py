@@ -239,7 +239,7 @@ async def _follow(follower: Follower, tell: Callable[[str], None], while_input: 
     place, server = settings.endpoint_of(follower.experiment.metrics.openmetrics), None
     if place is not None:
         server = await endpoint.serve(place, lambda: follower.page, openmetrics.CONTENT_TYPE, "--openmetrics")
-        tell(f"http://{place[0]}:{place[1]}/metrics")
+        tell(f"http://{settings.place_text(*place)}/metrics")
     try:
         while True:
             over = stop.is_set() or (not while_input and is_over(follower.run_dir, follower.experiment))

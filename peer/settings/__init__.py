@@ -2,7 +2,7 @@
 
 from peer.settings.checks import WITHOUT, check
 from peer.settings.files import anchored, from_tree, merge, nested, override, read, shared, to_toml
-from peer.settings.places import endpoint_of, is_folder, published_at, split_address
+from peer.settings.places import endpoint_of, is_folder, place_text, published_at, split_address
 from peer.settings.tables import (
     Data,
     Experiment,
@@ -68,6 +68,7 @@ __all__ = [
     "merge",
     "nested",
     "override",
+    "place_text",
     "published_at",
     "read",
     "shared",

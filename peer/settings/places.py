@@ -19,7 +19,7 @@ def published_at(pattern: str, peer: int, key: str = "run.publish") -> str:
     host, port = split_address(pattern.replace("{id}", str(peer)), key)
     if port + peer > MAX_PORT:
         raise ConfigError(key, f"expected a port that, with {peer} added, is up to {MAX_PORT}; found {port}")
-    return f"tcp://[{host}]:{port + peer}" if ":" in host else f"tcp://{host}:{port + peer}"
+    return f"tcp://{place_text(host, port + peer)}"
 
 
 def split_address(address: str, key: str) -> tuple[str, int]:
@@ -59,6 +59,11 @@ def endpoint_of(place: int | str, key: str = "metrics.openmetrics") -> tuple[str
     if not 0 < port < 1 << 16:
         raise ConfigError(key, f'expected a port, or "host:port", found {place!r}')
     return host, port
+
+
+def place_text(host: str, port: int) -> str:
+    """Host and port as addresses and URLs have them: an IPv6 host in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def is_folder(place: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -83,3 +84,10 @@ def test_a_port_that_is_taken_is_told() -> None:
             await endpoint.serve(("127.0.0.1", port), str, "text/plain", "--openmetrics")
 
     with_server(test)
+
+
+def test_a_place_is_named_as_urls_name_it() -> None:
+    """192.0.2.1 and 2001:db8::1 are addresses of examples, and of no host."""
+    for host, named in (("192.0.2.1", "192.0.2.1:80"), ("2001:db8::1", "[2001:db8::1]:80")):
+        with pytest.raises(ConfigError, match=re.escape(f"cannot listen on {named}: ")):
+            asyncio.run(endpoint.serve((host, 80), str, "text/plain", "--openmetrics"))

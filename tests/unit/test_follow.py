@@ -161,6 +161,13 @@ def test_a_port_alone_is_one_of_the_loopback(place: int | str, expected: Any) ->
     assert settings.endpoint_of(place) == expected
 
 
+def test_where_numbers_are_served_is_told_as_a_browser_takes_it() -> None:
+    for place, expected in ((9464, "127.0.0.1:9464"), ("[::1]:80", "[::1]:80"), ("[fe80::1%lo]:80", "[fe80::1%lo]:80")):
+        found = settings.endpoint_of(place)
+        assert found is not None
+        assert settings.place_text(*found) == expected
+
+
 @pytest.mark.parametrize("place", [0, -1, 70_000, "x", "host", "host:", ":99", "a:b:c", "host:99/metrics"])
 def test_what_is_no_place_is_refused(place: int | str) -> None:
     with pytest.raises(ConfigError, match=r"metrics\.openmetrics: expected a port"):
