@@ -23,6 +23,7 @@ from peer.transport.keys import Keys, claimed_by, identity, peer_of
 from peer.transport.limits import CURVE_BYTES, FRAME_BYTES
 from peer.transport.nearby import NOBODY, Nearby
 from peer.transport.options import limit, monitor
+from peer.transport.places import numbered
 from peer.wire import Frame
 from topology import PeerId
 
@@ -113,7 +114,7 @@ class Arrivals:
         if listener is not None:
             self._router.setsockopt(zmq.USE_FD, listener.detach())
         try:
-            self._router.bind(address)
+            self._router.bind(numbered(address))
         except zmq.ZMQError as error:
             busy = f"; is another peer with id {self._me} running?" if error.errno == zmq.EADDRINUSE else ""
             problem = f"cannot listen on {address}: {error.strerror}{busy}"

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+from typing import Final
 from urllib.parse import urlsplit
+
+LOCALHOST: Final = "127.0.0.1"
+"""Where whoever is to listen at localhost listens. Of the two that hosts have of this name ::1 may come first, as the
+one to connect to."""
+
+
+def numbered(address: str) -> str:
+    """An address with a number for localhost: libzmq listens at no name, and of one it connects to the first only."""
+    return address.replace("//localhost:", f"//{LOCALHOST}:")
 
 
 def is_named(address: str) -> bool:
@@ -20,13 +30,18 @@ def is_named(address: str) -> bool:
 
 
 def look_up(address: str) -> list[str]:
-    """Numeric addresses of a named one, in the order in which to try them; none where the name is not known now."""
+    """Numeric addresses of a named one, in the order in which to try them; none where the name is not known now.
+
+    Of localhost the one that `numbered` has comes first.
+    """
     name, port = host_and_port(address)
     try:
         found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
     except OSError:
         return []
-    hosts = dict.fromkeys(str(place[0]) for *_, place in found)
+    hosts = list(dict.fromkeys(str(place[0]) for *_, place in found))
+    if name == "localhost":
+        hosts.sort(key=LOCALHOST.__ne__)
     return [f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}" for host in hosts]
 
 

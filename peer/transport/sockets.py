@@ -34,7 +34,7 @@ from peer.transport.keys import Keys, identity, owners
 from peer.transport.limits import ANSWER_BYTES, IN_A_ROW, QUEUE_MESSAGES, RECONNECT_MS
 from peer.transport.nearby import NOBODY, Nearby
 from peer.transport.outgoing import Links
-from peer.transport.places import is_loopback
+from peer.transport.places import is_loopback, numbered
 from peer.transport.watched import WATCH, WATCHED_LINGER_MS, WATCHED_MESSAGES, limit_watching
 from peer.wire import Frame, Handed
 from topology import PeerId
@@ -401,7 +401,7 @@ class Transport:
             publisher.setsockopt(zmq.CURVE_SECRETKEY, self._keys.secret.encode())
             publisher.setsockopt(zmq.ZAP_DOMAIN, self._domains[1])
         try:
-            publisher.bind(address.replace("//localhost:", "//127.0.0.1:"))
+            publisher.bind(numbered(address))
         except zmq.ZMQError as error:
             raise ConfigError("run.publish", f"cannot listen on {address}: {error.strerror}") from error
 

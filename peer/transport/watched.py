@@ -10,7 +10,7 @@ from peer.errors import ConfigError
 from peer.transport.frames import receive_now
 from peer.transport.keys import Keys
 from peer.transport.limits import HANDSHAKE_MS, HEARTBEAT_MS, RECONNECT_MS
-from peer.transport.places import is_loopback
+from peer.transport.places import is_loopback, numbered
 from topology import PeerId
 
 WATCHED_MESSAGES: Final = 200
@@ -69,7 +69,7 @@ class Subscription:
             end.setsockopt(zmq.CURVE_PUBLICKEY, self._keys.public.encode())
             end.setsockopt(zmq.CURVE_SECRETKEY, self._keys.secret.encode())
         try:
-            end.connect(address)
+            end.connect(numbered(address))
         except zmq.ZMQError as error:
             raise ConfigError("watch", f"{address!r} is no address of a peer: {error.strerror}") from error
 

@@ -28,6 +28,7 @@ from peer.transport import (
     SEEN,
     Keys,
     Nearby,
+    Subscription,
     Transport,
     identity,
     joined,
@@ -36,6 +37,7 @@ from peer.transport import (
     options,
     outgoing,
     parted,
+    places,
     sockets,
 )
 from tests import abuse
@@ -135,6 +137,28 @@ def test_what_is_no_address_leaves_no_link(address: str) -> None:
                 with pytest.raises(ConfigError, match="no address of peer 1"):
                     zero.transport.connect(1, address)
             zero.transport.connect(1, one.address)
+            assert await zero.tells("up") == 1
+
+    asyncio.run(scene())
+
+
+def test_localhost_is_127_0_0_1_for_whoever_listens_and_whoever_connects(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most hosts say ::1 first, where nobody listens."""
+    found = [(kind, 1, 6, "", (host, 9)) for kind, host in ((10, "::1"), (2, "127.0.0.1"), (10, "::1"))]
+    monkeypatch.setattr("socket.getaddrinfo", lambda *asked, **how: found)
+    assert places.look_up("tcp://localhost:9") == ["tcp://127.0.0.1:9", "tcp://[::1]:9"]
+    assert places.look_up("tcp://lab-a:9") == ["tcp://[::1]:9", "tcp://127.0.0.1:9"], "any other has its order"
+    watcher = Subscription(None)
+    try:
+        watcher.connect(0, "tcp://localhost:9")
+        assert watcher._ends[0].getsockopt(zmq.LAST_ENDPOINT) == b"tcp://127.0.0.1:9"
+    finally:
+        watcher.close()
+
+    async def scene() -> None:
+        port = free_addresses(1)[0].rpartition(":")[2]
+        async with ends(lambda: End(0), lambda: End(1, address=f"tcp://localhost:{port}")) as (zero, _):
+            zero.transport.connect(1, f"tcp://127.0.0.1:{port}")
             assert await zero.tells("up") == 1
 
     asyncio.run(scene())
