@@ -190,6 +190,8 @@ def _layers(described: Sequence[Entry], shape: Shape, q: int, key: str) -> tuple
     for k, entry in enumerate(described):
         more, shape = _made(entry, shape, q if k == last else 0, f"{key}[{k}]")
         made += more
+    if not made:
+        raise ConfigError(key, "expected a layer beside flatten, which by itself changes nothing; found none")
     return made, shape
 
 

@@ -92,6 +92,8 @@ def test_neurons_are_rows_and_channels_and_none_of_a_normalization() -> None:
             "model.layers[0]",
             "expected layers that lead back to 4, found 3",
         ),
+        (["flatten"], (), "model.layers", "expected a layer beside flatten"),
+        ([{"kind": "residual", "layers": ["flatten"]}, DENSE], (), "model.layers[0].layers", "beside flatten"),
         (["relu"] * (MAX_DEPTH + 1), (), "model.layers", f"expected at most {MAX_DEPTH} layers"),
     ],
 )
