@@ -452,9 +452,10 @@ class Initial:
 
     @property
     def n_outputs(self) -> int:
-        """Rows of the last layer's weights; 0 where nothing is given, or they are those of a convolution."""
-        last = max((name for name in self.parts if name.endswith(".weight")), key=_layer_numbers, default=None)
-        return 0 if last is None or self.parts[last].ndim not in (1, 2) else int(self.parts[last].shape[0])
+        """Rows of the last layer's weights, normalizations aside; 0 if there are none, or they are of a convolution."""
+        weights = [name for name, part in self.parts.items() if name.endswith(".weight") and part.ndim > 1]
+        last = max(weights, key=_layer_numbers, default=None)
+        return 0 if last is None or self.parts[last].ndim != 2 else int(self.parts[last].shape[0])
 
     def everything(self, network: Model, seed: int) -> Vector:
         """All parameters of a network, (P,): as given, or drawn from the seed.

@@ -109,3 +109,27 @@ def test_targets_have_as_many_columns_as_the_model_outputs(name: str) -> None:
 def test_codes_have_the_width_of_the_outputs() -> None:
     with pytest.raises(ConfigError, match=r"data.path: .*expected codes with the model's 3 columns, found 1"):
         made("squared", shard(None, LABELS, codes=np.arange(3.0)[:, None]))
+
+
+@pytest.mark.parametrize(
+    ("layers", "q"),
+    [
+        (
+            [
+                {"kind": "convolution", "channels": 3, "size": 1},
+                "layer-normalization",
+                {"kind": "max-pooling", "size": 2},
+            ],
+            3,
+        ),
+        ([{"kind": "dense", "width": 5}, "tanh", {"kind": "residual", "layers": ["layer-normalization"]}], 5),
+    ],
+)
+def test_given_parameters_say_the_outputs_if_a_dense_layer_leads_to_them(layers: list[Any], q: int) -> None:
+    """A normalization has as many weights as entries, and these may be an image that is pooled."""
+    image = [] if q == 5 else [1, 2, 2]
+    found = settings.from_tree({"data": {"path": "{id}"}, "model": {"image": image, "layers": [*layers, "flatten"]}})
+    of = Shard(Path("peer-1.npz"), np.zeros((4, 4)), None, LABELS, None, None)
+    network = learning.network_of(found, 4, q)
+    given = learning.Initial("final.npz", network.layout.unflatten(np.zeros(network.layout.size)))
+    assert learning.model_of(found, of, of.n_classes, given).n_outputs == q
