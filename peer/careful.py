@@ -62,7 +62,7 @@ from typing import Final, Protocol, final
 
 from peer.agent import State
 from peer.arrays import Vector
-from peer.optim.vectors import length
+from peer.optim.vectors import largest, length
 
 STRETCH: Final = 1.3
 """Of alpha: longer than what is best without damping."""
@@ -192,4 +192,5 @@ def eased(care: float, eagerness: float, is_shorter: bool, pace: float, most: fl
 
 def _steepest(problem: Curved, state: State, n_agents: int) -> float:
     known = n_agents * problem.steepness(state.n, state.w, state.gradient)
-    return max(known, n_agents * length(state.y) / max(1.0, length(state.w)))
+    size = length(state.y) or largest(state.y)  # squares of what is below 1e-162 are 0
+    return max(known, n_agents * size / max(1.0, length(state.w)))

@@ -195,7 +195,10 @@ class Play:
 
     def _steepest(self, state: State, caution: Caution) -> Vector:
         known = caution.n_agents * self.problem.steepness(state.w, state.gradient)
-        return np.maximum(known, caution.n_agents * _lengths(state.y) / np.maximum(1.0, _lengths(state.w)))
+        sizes = _lengths(state.y)
+        faint = sizes == 0.0
+        sizes[faint] = np.abs(state.y[faint]).max(axis=1, initial=0.0)  # squares of what is below 1e-162 are 0
+        return np.maximum(known, caution.n_agents * sizes / np.maximum(1.0, _lengths(state.w)))
 
 
 def _lengths(x: Matrix) -> NDArray[np.float64]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 
 from peer import config, settings
 from peer.scaling import Simulation, pieces_of
+from peer.shards import Shard
 from peer.simulation import Agents
 
 ROUNDS = 25
@@ -56,9 +59,12 @@ def experiment_of(changes: dict[str, Any]) -> settings.Experiment:
     return settings.from_tree(tree)
 
 
-def far_from_peers(experiment: settings.Experiment) -> float:
-    """Of w, y and the objective, relative, after every round."""
-    shards, ground = pieces_of(experiment), config.ground(experiment)
+def far_from_peers(experiment: settings.Experiment, shards: Sequence[Shard] = ()) -> float:
+    """Of w, y and the objective, relative, after every round; of other shards than the experiment's, if any are given.
+
+    No agent goes far.
+    """
+    shards, ground = shards or pieces_of(experiment), config.ground(experiment)
     simulation = Simulation.of(experiment, shards)
     assert simulation.alpha == config.alpha_of(experiment, ground)
     agents, worst = Agents.of(experiment, ground, shards), 0.0
@@ -72,6 +78,7 @@ def far_from_peers(experiment: settings.Experiment) -> float:
             assert found.shape == expected.shape
             worst = max(worst, float(np.abs(found - expected).max(initial=0.0) / np.abs(expected).max(initial=1e-300)))
     assert ours.n == theirs[0].n == ROUNDS
+    assert np.abs(ours.w).max() < 1e3
     if ours.y.size:  # (9)
         np.testing.assert_allclose(ours.y.sum(axis=0), ours.gradient.sum(axis=0), atol=1e-12)
     return worst
@@ -85,3 +92,19 @@ def test_every_round_is_that_of_peers(name: str) -> None:
 def test_shares_are_rounded_as_peers_round_them() -> None:
     changes = {"transport": {"wire_dtype": "f4"}, "surrogate": {"tau": 0.5}}
     assert far_from_peers(experiment_of(changes)) < 1e-5  # the last bits of rounded numbers are not the same
+
+
+def test_an_agent_whose_losses_are_all_but_nothing_stays_with_the_others() -> None:
+    """Logistic losses of samples as they came, in the thousands: their gradients have squares that vanish."""
+    changes = {
+        "model": {"hidden": []},
+        "objective": {"loss": "cross_entropy", "regularizer": "none"},
+        "surrogate": {"kind": "full"},
+        "topology": {"graph": "complete"},
+    }
+    experiment, rng = experiment_of(changes), np.random.default_rng(1)
+    shards = [Shard(Path(), x, None, (x[:, 0] > 0.0).astype(np.int64), None, None) for x in rng.normal(size=(6, 8, 3))]
+    first = Simulation.of(experiment, shards).w[0]
+    negative = np.tile(-450.0 * first[:3] / np.dot(first[:3], first[:3]), (8, 1))
+    shards[0] = Shard(Path(), negative, None, np.zeros(8, dtype=np.int64), None, None)
+    assert far_from_peers(experiment, shards) < 1e-12

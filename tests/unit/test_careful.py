@@ -107,6 +107,13 @@ def test_the_first_tau_by_hand() -> None:
     assert begun(Slope(3.0), first, Caution(4, 0.5, keeps=False)).tau == BEGIN * 12.0
 
 
+@pytest.mark.parametrize("size", [1e-150, 1e-163, 1e-200, 1e-250])
+def test_gradients_whose_squares_vanish_make_no_longer_steps(size: float) -> None:
+    """As of logistic losses of samples as they came, in the thousands, which are all on the right side."""
+    tau = begun(Slope(0.0), state([0.5, 0.0], [size, 0.0], [size, 0.0]), Caution(3, 0.0, keeps=False)).tau
+    assert tau == pytest.approx(BEGIN * 3.0 * size)
+
+
 def test_the_next_tau_by_hand() -> None:
     before = state([0.0, 0.0], [0.0, 0.0], [0.0, 0.0], care=0.4, eagerness=0.5, stride=10.0, steepest=1.0)
     after = state([3.0, 4.0], [0.0, 10.0], [0.0, 0.0])
