@@ -168,11 +168,9 @@ def launch(
     watchers: list[Any] = []
 
     def watch(run_dir: Path, resolved: Experiment) -> launcher.Watcher:
-        from rich.console import Console
+        from peer.console import Progress, screen
 
-        from peer.console import Progress
-
-        watchers.append(Progress(Console(), run_dir, resolved))
+        watchers.append(Progress(screen(), run_dir, resolved))
         return watchers[0]  # type: ignore[no-any-return]
 
     if resume is not None and (resume / "summary.json").exists():
@@ -193,15 +191,13 @@ def launch(
 
 def summarize(run_dir: Path, seconds: float | None, central: bool) -> None:
     """Write and show the summary of a run."""
-    from rich.console import Console
-
     from peer import settings, summary
-    from peer.console import show_summary
+    from peer.console import screen, show_summary
 
     found = summary.of_run(settings.read(run_dir / "experiment.toml"), run_dir, seconds, central)
     summary.write(found, run_dir / "summary.json")
     with suppress(BrokenPipeError, SystemExit):  # of rich, where nobody reads any more
-        show_summary(Console(), found, run_dir)
+        show_summary(screen(), found, run_dir)
 
 
 @cli.command()
@@ -234,22 +230,20 @@ def sweep(
     from peer.sweep import Plan
 
     def draw(told: Iterator[Mapping[str, Any]]) -> None:
-        from rich.console import Console
-
         from peer import sweep_view
+        from peer.console import screen
 
-        sweep_view.draw(Console(), told)
+        sweep_view.draw(screen(), told)
 
     plan = Plan.of(experiment, overrides, grid, seeds)
     folder = out or Path("sweeps") / plan.base.name
     n_cores = len(os.sched_getaffinity(0))
     with sweep_run.drawn_by(draw) as show:
         results = sweep_run.run(plan, folder, simulate=simulate, jobs=jobs, show=show, n_cores=n_cores)
-    from rich.console import Console
-
     from peer import sweep_view
+    from peer.console import screen
 
-    sweep_view.show(Console(), plan, results, folder)
+    sweep_view.show(screen(), plan, results, folder)
     return sweep_run.exit_code(results)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final, final
+from typing import IO, Any, Final, final
 
 from rich.console import Console
 from rich.live import Live
@@ -22,6 +22,11 @@ PLAIN_S: Final = 2.0
 
 BAR: Final = 24
 """Characters of the progress bar."""
+
+
+def screen(file: IO[str] | None = None, width: int | None = None, force_terminal: bool | None = None) -> Console:
+    """Where a person reads, as rich makes it of these: what runs and folders are called is no markup there."""
+    return Console(markup=False, emoji=False, file=file, width=width, force_terminal=force_terminal)
 
 
 @final

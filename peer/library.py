@@ -430,11 +430,9 @@ def _fail(code: int, line: str) -> NoReturn:
 
 def _watcher(run_dir: Path, experiment: Experiment) -> Watcher:
     """What shows progress where this process shows things."""
-    from rich.console import Console
+    from peer.console import Progress, screen
 
-    from peer.console import Progress
-
-    console = Console()
+    console = screen()
     redraw = _in_place() if console.is_jupyter else None
     return Progress(console, run_dir, experiment.settings, redraw)
 

@@ -18,7 +18,7 @@ from tests.rundir import metrics, stop_early, write_elastic, write_run
 
 @pytest.fixture
 def screen() -> Console:
-    return Console(file=io.StringIO(), width=200, force_terminal=False)
+    return console.screen(file=io.StringIO(), width=200, force_terminal=False)
 
 
 def shown(screen: Console) -> str:
@@ -119,6 +119,15 @@ def test_the_summary_counts_rounds_or_wakings(tmp_path: Path, screen: Console) -
     console.show_summary(screen, summary.of_run(write_elastic(tmp_path / "b"), tmp_path / "b"), tmp_path)
     assert "tiny: 3 peers, 4+ wakings " in shown(screen)
     assert "0, 1, 8" in shown(screen)
+
+
+@pytest.mark.parametrize("name", ["a [bold] one", "[/b]", "of :smile: [tau=3]"])
+def test_names_are_no_markup(tmp_path: Path, screen: Console, name: str) -> None:
+    found = summary.of_run(write_run(tmp_path, name="tiny"), tmp_path) | {"name": name}
+    console.show_summary(screen, found, Path(name))
+    first, *_, last = shown(screen).splitlines()
+    assert first.startswith(f"{name}: 3 peers, 4 rounds ")
+    assert last == f"{name}/summary.json"
 
 
 def test_lines_that_are_none_are_not_shown(tmp_path: Path, screen: Console) -> None:

@@ -16,6 +16,7 @@ import pytest
 import tomli_w
 from rich.console import Console
 
+from peer import console as consoles
 from peer import history, settings, sweep, sweep_run, sweep_view
 from peer.errors import ConfigError
 from peer.journal import folder_of
@@ -197,7 +198,7 @@ def test_exit_codes(path: Path) -> None:
 
 
 def screen(terminal: bool = False) -> Console:
-    return Console(file=io.StringIO(), width=100, force_terminal=terminal)
+    return consoles.screen(file=io.StringIO(), width=100, force_terminal=terminal)
 
 
 def shown(console: Console) -> str:
@@ -216,6 +217,12 @@ def test_the_table_has_medians_and_spreads(path: Path, tmp_path: Path) -> None:
     assert "0/2" in lines[6]
     assert "tau=10,seed=7: it broke [down]" in lines
     assert f"peer report {tmp_path}/*/" in lines[-1]
+
+
+def test_the_name_of_a_sweep_is_no_markup(path: Path, tmp_path: Path) -> None:
+    console, of = screen(), Plan.of(path, ["name=a [bold] :smile:"], (), 1)
+    sweep_view.show(console, of, results(of, 1.0), tmp_path)
+    assert shown(console).startswith("a [bold] :smile:: 1 cells ")
 
 
 def test_the_table_says_what_is_missing(path: Path, tmp_path: Path) -> None:
