@@ -9,6 +9,9 @@ from typing import Final
 from peer import __version__, figures
 from peer.figures import Drawing
 
+POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+"""What a page may load: nothing from elsewhere. The matrix of many peers' links is an image within it."""
+
 LONG: Final = 48
 """Letters of a cell from which on it has several lines."""
 
@@ -21,7 +24,7 @@ def page(title: str, kind: str, verdict: str, sections: Sequence[str], writer: s
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<meta http-equiv="Content-Security-Policy" content="{POLICY}">
 <title>{escape(title)}: report of next-peer</title>
 <style>
 {STYLE}

@@ -14,13 +14,17 @@ from urllib.parse import urlsplit
 import pytest
 from aiohttp.test_utils import TestServer
 
+from peer.figures import Links
 from peer.journal import folder_of
+from peer.report import markup
 from peer.watching.server import application
 from tests.integration.lab import Lab
 from tests.pages.browser import Page, chromium
 from tests.pages.conftest import PEERS, ROUNDS, launching, watching
 from tests.rundir import write_elastic, write_run
 from tests.unit.test_watching import Failing
+from topology import draw, graphs
+from topology.schedules import Static
 
 FIGURES = ("objective_estimate", "residual", "disagreement", "bytes_sent", "alpha", "tau")
 
@@ -281,3 +285,18 @@ def test_names_are_text(lab: Lab) -> None:
 
     with watching(lab, "out") as (_, address):
         visit(address, look)
+
+
+def test_the_matrix_of_a_report_is_let_in(tmp_path: Path) -> None:
+    links = Links.of_schedule(Static(graphs.ring(draw.MOST_DRAWN + 1)), 1)
+    path = tmp_path / "report.html"
+    path.write_text(markup.page("many", "done", "", [markup.figure("links", "Links", "", links)]), encoding="utf-8")
+
+    async def run() -> None:
+        async with chromium() as page:
+            await page.open(path.as_uri())
+            await page.until("document.readyState === 'complete'")
+            assert await page.value("document.querySelectorAll('image').length") == 1
+            assert page.complaints == []
+
+    asyncio.run(run())

@@ -13,6 +13,7 @@ from matplotlib.colors import to_rgba
 from peer import report, scaling, settings
 from peer.errors import ConfigError
 from peer.figures import Links, svg
+from peer.report import markup
 from tests.rundir import write_run
 from tests.unit.test_report import Page
 from topology import draw, graphs
@@ -96,6 +97,9 @@ def test_the_links_of_many_agents_are_a_matrix() -> None:
     text = svg(Links.of_schedule(Static(many), 1), "links")
     assert len(text) < 300_000
     assert len(re.findall("<image", text)) == 1
+    page = Page(markup.page("many", "done", "", [text]))
+    assert [link.partition(":")[0] for link in page.links if link[0] != "#"] == ["data"]
+    assert "img-src data:" in markup.POLICY
 
 
 def test_arrows_of_many_agents_go_from_column_to_row() -> None:
