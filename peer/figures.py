@@ -200,7 +200,8 @@ class Curves:
             axes.axhline(self.reference, color=INK, linewidth=0.9, linestyle=(0, (1, 1.5)), label="central")
         name_all(figure, axes, COLUMNS)
         if self.log:
-            logarithmic(axes, np.concatenate(list(series.values())))
+            reference = self._drawable(np.array([math.nan if self.reference is None else self.reference]))
+            logarithmic(axes, np.concatenate([*series.values(), reference]))
         else:
             axes.ticklabel_format(axis="y", useOffset=False, scilimits=(-4, 6))
         return figure

@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib import rc_context
 
 from peer import figures, journal, report, summary
 from peer.errors import ConfigError
-from peer.figures import Curves, Risks
+from peer.figures import STYLE, Curves, Risks
 from peer.journal import folder_of
 from tests.rundir import SAMPLES, change, rewrite, stop_early, write_elastic, write_run
 from topology import schedules
@@ -525,6 +526,16 @@ def test_zeros_have_no_logarithm() -> None:
     assert "0 in every round" in texts(Curves("y", {0: np.zeros(3)}, log=True).svg("a"))
     found = texts(Curves("y", {0: np.array([1.0, 0.0, 1e-4])}, log=True).svg("a"))
     assert {"10⁰", "10⁻⁴"} <= set(found)
+
+
+@pytest.mark.parametrize("reference", [2e-3, 0.07, 3.0, 9.0, 2e4])
+@pytest.mark.parametrize("log", [False, True])
+def test_what_is_compared_with_is_within_the_axes(reference: float, log: bool) -> None:
+    with rc_context(STYLE):
+        figure = Curves("y", {0: np.array([2.9, 0.23])}, log, reference).figure()
+        figure.draw_without_rendering()
+    low, high = figure.axes[0].get_ylim()
+    assert low < reference < high
 
 
 def test_a_long_line_keeps_its_ends_and_peaks() -> None:
