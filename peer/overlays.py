@@ -182,10 +182,8 @@ class Overlay:
         """Whether positive values range over so much that a logarithmic axis shows more."""
         values = np.concatenate([curve.middle for curve in self.curves] or [np.zeros(0)])
         values = values[np.isfinite(values)]
-        if self.points or not len(values) or values.min() < 0.0:
-            return False
-        values = values[values > 0.0]  # zeros are left out
-        return bool(len(values)) and bool(values.max() > 5.0 * values.min())
+        values = values[values > 0.0]  # zeros are left out, and what rounding has left below an optimum
+        return not self.points and bool(len(values)) and bool(values.max() > 5.0 * values.min())
 
     def numbers(self) -> Numbers:
         """A row a point of a curve."""

@@ -385,6 +385,14 @@ def test_whatever_runs_come_to_has_a_figure(values: list[float], points: bool) -
         assert {"x", "y", "a", "b"} <= set(found)
 
 
+def test_what_rounding_leaves_below_an_optimum_takes_no_logarithm_away() -> None:
+    """A gap that falls over decades to 0, but for rounding, and one that stays above it."""
+    falling = Overlay("x", "y", [curve("a", 2.0, 1.0, 1e-8, -1e-17), curve("b", 2.0, 1.0, 0.5, 0.1)])
+    assert falling.is_log
+    assert {"10⁻⁸", "10⁻⁶"} <= set(texts(svg(falling, "f")))
+    assert not Overlay("x", "y", [curve("a", 1.0, -1.0, 2.0)]).is_log
+
+
 @pytest.mark.parametrize("name", ["_low run", r"x$\b$y", "$1$"])
 def test_a_run_of_any_name_is_in_the_legend(name: str) -> None:
     found = texts(svg(Overlay("x", "y", [curve("a", 1.0, 3, 2), curve(name, 2.0, 3, 2)]), "f"))
