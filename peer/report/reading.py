@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -193,6 +193,15 @@ class Run:
         if end is not None:
             return "done" if end[0] == 0 else f"ended with exit code {end[0]}"
         return "running, or killed" if self.logs[peer] else "not seen yet"
+
+
+def names_of(paths: Sequence[Path]) -> list[str]:
+    """What several absolute paths are called: the end of each by which it differs from the others."""
+    found = []
+    for path in paths:
+        n = next(n for n in range(1, len(path.parts) + 1) if sum(o.parts[-n:] == path.parts[-n:] for o in paths) == 1)
+        found.append(str(Path(*path.parts[-n:])))
+    return found
 
 
 def experiment_of(run_dir: Path) -> Experiment:

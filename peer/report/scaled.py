@@ -17,7 +17,7 @@ from peer.errors import ConfigError
 from peer.overlays import COLORS, Curve, Overlay
 from peer.report import markup, tables
 from peer.report.pictures import Picture
-from peer.report.reading import experiment_of
+from peer.report.reading import experiment_of, names_of
 from peer.settings import Experiment
 
 FIGURES: Final = (
@@ -79,11 +79,6 @@ class Simulated:
     facts: Facts | None
 
     @property
-    def name(self) -> str:
-        """Of its curve."""
-        return self.run_dir.resolve().name
-
-    @property
     def graph(self) -> str:
         """Name of the graph, where the schedule goes by one."""
         return (self.facts.graph if self.facts is not None else "") or self.experiment.topology.graph
@@ -119,13 +114,18 @@ def pictures(runs: Sequence[Simulated]) -> list[Picture]:
     return [Picture(name, title, caption, _overlay(runs, column, title)) for name, title, column, caption in FIGURES]
 
 
+def _names(runs: Sequence[Simulated]) -> list[str]:
+    """Of their curves."""
+    return names_of([run.run_dir.resolve() for run in runs])
+
+
 def _overlay(runs: Sequence[Simulated], column: str, title: str) -> Overlay:
     curves = []
-    for k, run in enumerate(runs):
+    for k, (name, run) in enumerate(zip(_names(runs), runs, strict=True)):
         looks = run.looks[1:] if column in LATER else run.looks
         at = np.array([float(look.round) for look in looks])
         values = np.array([float(getattr(look, column)) for look in looks])
-        curves.append(Curve(run.name, k, k // len(COLORS), at, values, values, values, 1))
+        curves.append(Curve(name, k, k // len(COLORS), at, values, values, values, 1))
     return Overlay("round n", "seconds a round" if column == "round_s" else title.lower(), curves)
 
 
@@ -140,7 +140,7 @@ def page(runs: Sequence[Simulated], drawn: Sequence[Picture]) -> str:
     sections = [
         markup.section("Results", markup.note(told) + _results(runs)),
         markup.section("Figures", figures),
-        markup.section("Reproducing it", "\n".join(_reproduction(run) for run in runs)),
+        markup.section("Reproducing it", "\n".join(map(_reproduction, _names(runs), runs))),
     ]
     names = ", ".join(dict.fromkeys(run.experiment.name for run in runs))
     return markup.page(names, "done" if n_over == len(runs) else "running", said, sections)
@@ -166,11 +166,11 @@ def _results(runs: Sequence[Simulated]) -> str:
     rows = [["graph", *(run.graph for run in runs)], ["schedule", *(run.experiment.topology.schedule for run in runs)]]
     rows += [[name, *(tell(run.facts) if run.facts else "" for run in runs)] for name, tell in facts]
     rows += [[name, *(tell(run.looks[-1]) if run.looks else "" for run in runs)] for name, tell in seen]
-    return markup.table(["", *(run.name for run in runs)], rows)
+    return markup.table(["", *_names(runs)], rows)
 
 
-def _reproduction(run: Simulated) -> str:
+def _reproduction(name: str, run: Simulated) -> str:
     graph = ["--graph", run.graph] if run.graph != run.experiment.topology.graph else []
     command = shlex.join(["peer", "simulate", "experiment.toml", "--out", "again", *graph])
-    setting = markup.folded(f"{run.name}: experiment.toml, every setting", markup.pre([run.text.rstrip()]))
+    setting = markup.folded(f"{name}: experiment.toml, every setting", markup.pre([run.text.rstrip()]))
     return markup.pre([*tables.installing(run.experiment), command]) + setting

@@ -13,7 +13,7 @@ from typing import Any, Final, final
 import msgspec
 
 from peer import settings
-from peer.report.reading import Run
+from peer.report.reading import Run, names_of
 from peer.settings import CHOICES, Experiment
 
 PLACES: Final = frozenset(
@@ -92,12 +92,7 @@ class Layout:
     @cached_property
     def names(self) -> list[str]:
         """What each run is called: the end of its path by which it differs from the others."""
-        paths = [run.run_dir.absolute().parts for run in self.runs]
-        found = []
-        for parts in paths:
-            n = next(n for n in range(1, len(parts) + 1) if sum(other[-n:] == parts[-n:] for other in paths) == 1)
-            found.append(str(Path(*parts[-n:])))
-        return found
+        return names_of([run.run_dir.absolute() for run in self.runs])
 
     @cached_property
     def different(self) -> list[str]:

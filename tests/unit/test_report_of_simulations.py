@@ -63,6 +63,14 @@ def test_several_lie_over_each_other_with_their_numbers(tmp_path: Path) -> None:
     assert rounds == [(name, n) for name in ("ours", "theirs") for n in (1.0, 2.0, 5.0, 10.0, 20.0)]
 
 
+def test_folders_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    runs = [simulated(tmp_path / one / "many") for one in ("a", "b")]
+    page = Page(report.write(*runs, out=tmp_path / "all.html").read_text(encoding="utf-8"))
+    assert page.tables[0][0] == ["", "a/many", "b/many"]
+    assert {page.words["text"].count(name) for name in ("a/many", "b/many")} == {4}
+    assert page.words["summary"] == [f"{one}/many: experiment.toml, every setting" for one in ("a", "b")]
+
+
 def test_one_that_runs_still_is_told_as_far_as_it_is(tmp_path: Path) -> None:
     run_dir = simulated(tmp_path / "ours")
     (run_dir / "simulation.json").unlink()
