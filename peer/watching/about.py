@@ -10,7 +10,7 @@ import msgspec
 
 from peer import __version__, config
 from peer.errors import ConfigError
-from peer.settings import Experiment
+from peer.settings import NEXT, Experiment
 from topology import Graph, PeerId, windows
 from topology.places import positions
 
@@ -33,6 +33,7 @@ def about(experiment: Experiment, source: str) -> dict[str, Any]:
         "peers": experiment.peers,
         "iterations": experiment.iterations,
         "tolerance": experiment.run.tolerance,
+        "tracks": experiment.tracks,
         "facts": facts(experiment),
         "links": links or (),
         "places": places(experiment.peers, links or (), circular),
@@ -41,14 +42,14 @@ def about(experiment: Experiment, source: str) -> dict[str, Any]:
 
 def facts(experiment: Experiment) -> list[tuple[str, str]]:
     """Settings in words."""
-    data, model, topology = experiment.data, experiment.model, experiment.topology
+    data, model, topology, method = experiment.data, experiment.model, experiment.topology, experiment.method.kind
     network = f"{len(model.layers)} layers" if model.layers else " - ".join(["in", *map(str, model.hidden), "out"])
     graph = "" if topology.schedule in ("file", "one-peer-exponential") else f" on {topology.graph}"
     return [
         ("data", data.dataset or data.path),
         ("network", model.python or network),
         ("loss", f"{experiment.objective.loss}, {experiment.objective.regularizer}"),
-        ("surrogate", experiment.surrogate.kind),
+        ("surrogate", experiment.surrogate.kind) if method == NEXT else ("method", method),
         ("schedule", f"{topology.schedule}{graph}"),
         ("seed", str(experiment.seed)),
     ]

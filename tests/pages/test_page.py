@@ -272,6 +272,27 @@ def test_why_nothing_can_be_read_any_more_is_said(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
+def test_where_nothing_is_tracked_no_residual_is_of_stationarity(lab: Lab) -> None:
+    write_run(lab.folder / "out", method={"kind": "extra"})
+    for peer in range(3):
+        path = folder_of(lab.folder / "out", peer) / "metrics.jsonl"
+        lines = [json.loads(line) | {"alpha": 0.1, "tau": 0.0} for line in path.read_text().splitlines()]
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    async def look(page: Page) -> None:
+        facts = await page.value("document.getElementById('facts').textContent")
+        assert "method extra" in facts
+        assert "surrogate" not in facts
+        for name, part, said in (
+            ("residual", "small", "change over step size, each agent"),
+            ("tau", ".none", "0 in every round."),
+        ):
+            await page.until(f"""document.querySelector('[data-name="{name}"] {part}').textContent === {said!r}""")
+
+    with watching(lab, "out") as (_, address):
+        visit(address, look)
+
+
 def test_names_are_text(lab: Lab) -> None:
     name = "<img src='nowhere' onerror='alert(1)'><b>bold<b>"
     write_run(lab.folder / "out", name=name)

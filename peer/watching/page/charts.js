@@ -9,7 +9,7 @@ const MANY = 32;  // peers beyond which all lines have one color, and pointing a
 
 export const FIGURES = [
   { name: "objective_estimate", title: "Objective", note: "as each agent estimates it", unit: "", log: true },
-  { name: "residual", title: "Residual", note: "of stationarity, each agent", unit: "", log: true },
+  { name: "residual", title: "Residual", note: "of stationarity, each agent", untracked: "change over step size, each agent", unit: "", log: true },
   { name: "disagreement", title: "Disagreement", note: "with neighbors, squared", unit: "", log: true },
   { name: "bytes_sent", title: "Sent", note: "by each peer so far", unit: "MB", log: false, scale: 1e-6 },
   { name: "alpha", title: "Step α", note: "of each agent", unit: "", log: true },
@@ -62,7 +62,7 @@ export class Charts {
     const title = document.createElement("h2");
     title.textContent = about.title + (about.unit ? ` (${about.unit})` : "");
     const note = document.createElement("small");
-    note.textContent = about.note;
+    note.textContent = !this.story.about.tracks && about.untracked || about.note;
     title.append(" ", note);
     const readout = document.createElement("output");
     head.append(title, readout);
@@ -70,10 +70,9 @@ export class Charts {
     place.className = "plot";
     const empty = document.createElement("p");
     empty.className = "none";
-    empty.textContent = "No number yet.";
     box.append(head, place, empty);
     this.parent.append(box);
-    const found = { about, box, place, readout, plot: null, mark: null };
+    const found = { about, box, place, readout, empty, plot: null, mark: null };
     found.plot = this.plot(found);
     return found;
   }
@@ -132,13 +131,15 @@ export class Charts {
   update() {
     const grid = this.story.grid(MOST_POINTS);
     this.grid = grid;
-    for (const { about, box, plot } of this.figures) {
+    for (const { about, box, plot, empty } of this.figures) {
       const scale = about.scale ?? 1;
       const lines = this.ids.map((id) => this.story.along(id, about.name, grid).map((value) => {
         if (value === null || (about.log && value <= 0)) return null;
         return value * scale;
       }));
       box.classList.toggle("empty", !lines.some((line) => line.some((value) => value !== null)));
+      const zero = this.story.values(about.name, Infinity).includes(0);  // which no logarithm shows
+      empty.textContent = zero ? `0 in every ${this.story.unit}.` : "No number yet.";
       plot.setData([grid, ...lines]);
     }
   }
