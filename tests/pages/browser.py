@@ -147,11 +147,18 @@ class Page:
         for kind in ("mouseMoved", "mousePressed", "mouseReleased"):
             await self.point(x, y, kind)
 
-    async def press(self, key: str) -> None:
-        """Press a key that has a name, such as ArrowLeft."""
+    async def press(self, key: str, modifiers: int = 0) -> None:
+        """Press a key that has a name, such as ArrowLeft; with 1 for Alt, 2 for Ctrl, 4 for Meta, added up."""
         code = {"ArrowLeft": 37, "ArrowRight": 39, "Home": 36, "End": 35}[key]
         for kind in ("keyDown", "keyUp"):
-            await self.send("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
+            await self.send(
+                "Input.dispatchKeyEvent",
+                type=kind,
+                key=key,
+                code=key,
+                windowsVirtualKeyCode=code,
+                modifiers=modifiers,
+            )
 
     async def picture(self, path: Path, whole: bool = True) -> None:
         """Write what there is to be seen as PNG; the whole page, or the window."""

@@ -272,6 +272,20 @@ def test_why_nothing_can_be_read_any_more_is_said(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
+def test_keys_of_the_browser_are_the_browsers(lab: Lab, launched: Path) -> None:
+    async def look(page: Page) -> None:
+        await page.until(f"document.getElementById('where').textContent.startsWith('round {ROUNDS - 1} ')")
+        await page.value("window.kept = []")
+        await page.value("document.addEventListener('keydown', (event) => kept.push(event.defaultPrevented))")
+        for modifiers in (1, 2, 4, 0):
+            await page.press("ArrowRight", modifiers)
+        await page.until("kept.length === 4")
+        assert await page.value("kept") == [False, False, False, True]
+
+    with watching(lab, launched) as (_, address):
+        visit(address, look)
+
+
 def test_where_nothing_is_tracked_no_residual_is_of_stationarity(lab: Lab) -> None:
     write_run(lab.folder / "out", method={"kind": "extra"})
     for peer in range(3):

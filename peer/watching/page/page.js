@@ -338,6 +338,7 @@ $("live").addEventListener("click", () => {
   changed = true;
 });
 document.addEventListener("keydown", (event) => {
+  if (event.altKey || event.ctrlKey || event.metaKey) return;  // the browser's own: Alt and ← goes back
   if (!story || event.target.closest("input, select, button, [tabindex]")) return;
   if (event.key === " ") $("play").click();
   else if (event.key === "ArrowLeft" || event.key === "ArrowRight") go(position + (event.key === "ArrowLeft" ? -1 : 1));
