@@ -272,6 +272,16 @@ def test_why_nothing_can_be_read_any_more_is_said(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
+def test_a_screen_reader_is_told_how_the_run_stands_and_not_each_number(lab: Lab, launched: Path) -> None:
+    async def look(page: Page) -> None:
+        nodes = (await page.send("Accessibility.getFullAXTree"))["nodes"]
+        live = [one for node in nodes for one in node.get("properties", ()) if one["name"] == "live"]
+        assert [one["value"]["value"] for one in live if one["value"]["value"] != "off"] == ["polite"]
+
+    with watching(lab, launched) as (_, address):
+        visit(address, look)
+
+
 def test_keys_of_the_browser_are_the_browsers(lab: Lab, launched: Path) -> None:
     async def look(page: Page) -> None:
         await page.until(f"document.getElementById('where').textContent.startsWith('round {ROUNDS - 1} ')")

@@ -65,6 +65,7 @@ export class Charts {
     note.textContent = !this.story.about.tracks && about.untracked || about.note;
     title.append(" ", note);
     const readout = document.createElement("output");
+    readout.setAttribute("aria-live", "off");  // it changes all the time
     head.append(title, readout);
     const place = document.createElement("div");
     place.className = "plot";
