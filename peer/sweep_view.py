@@ -19,6 +19,9 @@ MOST_NAMED: Final = 2
 WIDTH: Final = 140
 """Columns where there is no terminal, which would say how many it has; with fewer, spreads take two lines."""
 
+AIRY: Final = 100
+"""Columns from which on there is room between the table's lines and its numbers; with fewer, these would be torn."""
+
 HEADS: Final = {"megabytes": "MB sent"}
 """Columns that are not called as their numbers are."""
 
@@ -65,7 +68,8 @@ def show(console: Console, plan: Plan, results: Sequence[Result], out: Path) -> 
         console.width = max(console.width, WIDTH)
     over = {point: spreads([one for one in results if one.cell.point == point]) for point in plan.points}
     names = list(dict.fromkeys(name for found in over.values() for name in found))
-    table = Table(title=f"{plan.base.name}: {len(results)} cells", title_justify="left")
+    padding = (0, 1) if console.width >= AIRY else 0
+    table = Table(title=f"{plan.base.name}: {len(results)} cells", title_justify="left", padding=padding)
     for key in short(plan.keys):
         table.add_column(key)
     table.add_column("done", justify="right")

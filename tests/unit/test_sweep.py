@@ -197,8 +197,8 @@ def test_exit_codes(path: Path) -> None:
 # ---- what a person sees -----------------------------------------------------------------------
 
 
-def screen(terminal: bool = False) -> Console:
-    return consoles.screen(file=io.StringIO(), width=100, force_terminal=terminal)
+def screen(terminal: bool = False, width: int = 100) -> Console:
+    return consoles.screen(file=io.StringIO(), width=width, force_terminal=terminal)
 
 
 def shown(console: Console) -> str:
@@ -240,6 +240,17 @@ def test_where_it_is_narrow_spreads_take_two_lines(path: Path, tmp_path: Path) -
     sweep_view.show(console, of, results(of, 1.0, 3.0), tmp_path)
     assert "to 3" not in shown(console)
     assert "1 to" in shown(console)
+
+
+def test_no_number_is_torn_on_a_terminal_of_80_columns(path: Path, tmp_path: Path) -> None:
+    console, of = screen(terminal=True, width=80), plan(path, "surrogate.tau=0.1,1", seeds=2)
+    names = ("objective", "stationarity", "disagreement", "test_accuracy", "rounds", "megabytes", "seconds")
+    cells = [
+        replace(one, numbers=dict.fromkeys(names, 0.012345 * n)) for n, one in enumerate(results(of, 1, 1, 1, 1), 1)
+    ]
+    sweep_view.show(console, of, cells, tmp_path)
+    assert shown(console).count("0.01852") == len(names)
+    assert shown(console).count("0.0123 to") == len(names)
 
 
 def test_words() -> None:
