@@ -8,7 +8,7 @@ import resource
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -164,7 +164,6 @@ def launch(
     if resume is not None and (experiment is not None or out is not None or peers is not None):
         raise ConfigError("--resume", "expected a run directory alone, without an experiment, --out or --peers")
     what = settings.read(experiment or DEFAULT if resume is None else resume / "experiment.toml", given)
-    run_dir = resume or out or launcher.free_folder(Path("runs"), what.name)
     watchers: list[Any] = []
 
     def watch(run_dir: Path, resolved: Experiment) -> launcher.Watcher:
@@ -179,7 +178,10 @@ def launch(
         else:
             click.echo(f"done already; {resume}/summary.json")
         return 0
-    outcome = launcher.launch(what, run_dir, watch, resume is not None)
+    given_folder = resume or out
+    place = nullcontext(given_folder) if given_folder else launcher.free_folder(Path("runs"), what.name)
+    with place as run_dir:
+        outcome = launcher.launch(what, run_dir, watch, resume is not None)
     if outcome.finished:
         seconds = outcome.seconds or None if resume is None else None  # of all parts, as the journals have it
         summarize(run_dir, seconds, central or (experiment is None and resume is None))

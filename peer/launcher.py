@@ -26,6 +26,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final, final
@@ -92,10 +93,23 @@ class Outcome:
     finished: bool
 
 
-def free_folder(parent: Path, name: str) -> Path:
-    """A folder of this name that does not exist yet, numbered where there are some already."""
-    candidates = (parent / (name if k == 1 else f"{name}-{k}") for k in range(1, 1_000_000))
-    return next(folder for folder in candidates if not folder.exists())
+@contextmanager
+def free_folder(parent: Path, name: str) -> Iterator[Path]:
+    """A new folder of this name, numbered where there are some already; it goes again if nothing came into it.
+
+    It is made at once: who looks for one at the same time gets another.
+    """
+    for k in count(1):
+        folder = parent / (name if k == 1 else f"{name}-{k}")
+        with suppress(FileExistsError):
+            folder.mkdir(parents=True)
+            break
+    try:
+        yield folder
+    finally:
+        with suppress(OSError):
+            folder.rmdir()
+            parent.rmdir()
 
 
 def listeners(experiment: Experiment) -> list[socket.socket]:

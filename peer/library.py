@@ -11,6 +11,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from html import escape
@@ -374,10 +375,10 @@ def launch(
         A peer was lost, or neighbors stayed late.
     """
     what = Experiment.load() if experiment is None else experiment
-    run_dir = Path(out) if out is not None else free_folder(Path("runs"), what.settings.name)
-    if (run_dir / "peers").exists():  # else its progress would be shown before the launch is refused
-        raise ConfigError("out", f"expected a folder without a run, found one in {run_dir}; nothing is replaced")
-    with TemporaryDirectory() as folder:
+    place = nullcontext(Path(out)) if out is not None else free_folder(Path("runs"), what.settings.name)
+    with place as run_dir, TemporaryDirectory() as folder:
+        if (run_dir / "peers").exists():  # else its progress would be shown before the launch is refused
+            raise ConfigError("out", f"expected a folder without a run, found one in {run_dir}; nothing is replaced")
         path = Path(folder) / "experiment.toml"
         what.save(path)
         return _launched([str(path), "--out", str(run_dir), *["--central"] * central], what, run_dir, progress)

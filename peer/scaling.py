@@ -20,6 +20,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Final, final
@@ -557,9 +558,9 @@ def command(
             sys.stderr.write(f"round {n} of {experiment.iterations}\r")
             sys.stderr.flush()
 
-    folder = out or free_folder(Path("runs"), f"{experiment.name}-simulated")
+    place = nullcontext(out) if out else free_folder(Path("runs"), f"{experiment.name}-simulated")
     try:
-        with np.errstate(all="ignore"):  # what comes of it is looked at in every round
+        with place as folder, np.errstate(all="ignore"):  # what comes of it is looked at in every round
             run(experiment, folder, tell, graph, progress)
     except SolveError as error:
         tell(f"peer simulate: {error}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -113,3 +114,16 @@ def test_peers_know_the_keys_of_their_neighbors_only() -> None:
 def test_many_peers_on_a_host_get_more_time_each() -> None:
     assert door.slack(1) == door.slack(door.TOGETHER) == 1.0
     assert door.slack(10 * door.TOGETHER) == 10.0
+
+
+def test_who_looks_for_a_free_folder_at_the_same_time_gets_another(tmp_path: Path) -> None:
+    """Two launches of one name wrote into one folder, and the record of one was beside the peers of the other."""
+    runs = tmp_path / "runs"
+    with launcher.free_folder(runs, "wdbc") as first, launcher.free_folder(runs, "wdbc") as second:
+        assert (first, second) == (runs / "wdbc", runs / "wdbc-2")
+        (first / "experiment.toml").touch()
+    assert first.is_dir()
+    assert not second.exists()
+    with launcher.free_folder(tmp_path / "none", "wdbc"):
+        pass
+    assert not (tmp_path / "none").exists()
