@@ -6,6 +6,8 @@ Imports scikit-learn where a data set is to be cut; never in a running peer.
 from __future__ import annotations
 
 import secrets
+import shutil
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -23,7 +25,7 @@ from peer.transport import new_key_pair, public_of
 def here(experiment: Experiment, run_dir: Path) -> tuple[Experiment, config.Ground, config.Facts]:
     """Get a run on this host ready: check all that can be checked, cut the shards, and write the run directory.
 
-    Nothing is on the disk before all checks have passed.
+    Where a check does not pass, nothing of it stays on the disk.
 
     Raises
     ------
@@ -32,9 +34,18 @@ def here(experiment: Experiment, run_dir: Path) -> tuple[Experiment, config.Grou
     """
     if any((run_dir / name).exists() for name in ("peers", "summary.json", "rounds.csv")):
         raise ConfigError("--out", f"expected a folder without a run, found one in {run_dir}; nothing is replaced")
-    ground = aside(config.ground, experiment)
-    experiment = aside(with_cut_shards, experiment, run_dir / "shards")
-    facts = aside(config.rehearse, experiment)
+    ground, there, cut = aside(config.ground, experiment), run_dir.exists(), run_dir / "shards"
+    shards_there = cut.exists()
+    try:
+        experiment = aside(with_cut_shards, experiment, cut)
+        facts = aside(config.rehearse, experiment)
+    except BaseException:
+        if not shards_there:
+            shutil.rmtree(cut, ignore_errors=True)
+        if not there:
+            with suppress(OSError):  # something else has come into it
+                run_dir.rmdir()
+        raise
     experiment = with_run_id(experiment)
     aside(config.record, experiment, ground, run_dir)
     if facts.needs_torch:

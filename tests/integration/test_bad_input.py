@@ -129,6 +129,18 @@ def test_a_bad_setting_is_named(lab: Lab, change: dict[str, Any], words: list[st
     assert not (lab.folder / "out").exists()
 
 
+def test_shards_that_were_cut_go_with_a_launch_that_is_refused(lab: Lab) -> None:
+    """They stayed, and a launch of another seed into the same folder was refused for them."""
+    data = {"dataset": "wine", "path": ""}
+    experiment = lab.experiment(**_tree(lab, data=data, surrogate={"blocks": 1000}))
+    assert "surrogate.blocks" in refusal(lab.run("launch", experiment, "--out", "out"), 2)
+    assert not (lab.folder / "out").exists()
+    (lab.folder / "out").mkdir()
+    (lab.folder / "out" / "notes").touch()
+    assert "surrogate.blocks" in refusal(lab.run("launch", experiment, "--out", "out"), 2)
+    assert [path.name for path in (lab.folder / "out").iterdir()] == ["notes"]
+
+
 def test_no_security_is_refused_off_the_loopback(lab: Lab) -> None:
     addresses = [f"tcp://192.0.2.{k}:5555" for k in range(PEERS)]
     experiment = lab.experiment(**_tree(lab, transport={"addresses": addresses}))
