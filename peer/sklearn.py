@@ -116,8 +116,9 @@ class _Estimator(BaseEstimator):
         if not weights.any():
             raise ValueError("expected sample_weight that is not all 0, found nothing else")
         x, y, weights = _canonical(x, y, weights)
-        seed = int(check_random_state(self.random_state).randint(2**31))
-        experiment = self._experiment(len(x), seed, n_outputs)
+        drawn = int(check_random_state(self.random_state).randint(2**31))
+        experiment = self._experiment(len(x), drawn, n_outputs)
+        seed = experiment.seed  # which settings may say
         self._center, self._scale = _standards(x, weights, experiment.data.standardize)
         self._y_center, self._y_scale = _standards(y, weights, experiment.data.standardize and not labels)
         x, y = (x - self._center) / self._scale, (y - self._y_center) / self._y_scale

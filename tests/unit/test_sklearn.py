@@ -139,6 +139,12 @@ def test_chance_is_in_random_state() -> None:
     assert not np.array_equal(one, other)
 
 
+def test_or_in_the_seed_of_the_settings_and_nowhere_else_then() -> None:
+    """It drew the first parameters, and random_state shared out the samples."""
+    one, same = (small(NextRegressor, random_state=r, settings={"seed": 3}).fit(X, Y).network_.w for r in (0, 1))
+    np.testing.assert_array_equal(one, same)
+
+
 def test_agents_are_no_more_than_different_samples() -> None:
     found = small(NextRegressor, n_agents=10).fit(np.repeat(X[:2], 5, axis=0), np.repeat(Y[:2], 5))
     assert found.n_agents_ == 2
