@@ -115,10 +115,13 @@ class _Estimator(BaseEstimator):
         weights = _check_sample_weight(sample_weight, x, dtype=np.float64, ensure_non_negative=True)
         if not weights.any():
             raise ValueError("expected sample_weight that is not all 0, found nothing else")
+        given = weights
         x, y, weights = _canonical(x, y, weights)
         drawn = int(check_random_state(self.random_state).randint(2**31))
         experiment = self._experiment(len(x), drawn, n_outputs)
         seed = experiment.seed  # which settings may say
+        if experiment.objective.scale == "sum":  # of as many samples as there are, equal ones counted, too
+            weights = weights * (given.sum() / len(weights))
         self._center, self._scale = _standards(x, weights, experiment.data.standardize)
         self._y_center, self._y_scale = _standards(y, weights, experiment.data.standardize and not labels)
         x, y = (x - self._center) / self._scale, (y - self._y_center) / self._y_scale

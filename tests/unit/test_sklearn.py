@@ -58,6 +58,18 @@ def test_agents_find_the_ridge_of_all_samples() -> None:
     assert len(found.loss_curve_) == found.n_iter_
 
 
+@pytest.mark.parametrize("weights", [None, np.full(60, 2.0), np.arange(60) % 4])
+def test_sums_of_losses_are_of_all_samples_and_weights(weights: Any) -> None:
+    """They were of weights with mean 1, and equal samples counted as one."""
+    settings = {"objective.scale": "sum", "objective.regularize_biases": False}
+    found = exact(NextRegressor, strength=3.0, standardize=False, settings=settings)
+    for x, y, w in ((X, Y, weights), (np.repeat(X, 2, axis=0), np.repeat(Y, 2), None)):
+        best = Ridge(alpha=3.0).fit(x, y, sample_weight=w)
+        found.fit(x, y, sample_weight=w)
+        np.testing.assert_allclose(found.network_.parameters["layers.0.weight"][0], best.coef_, atol=1e-7)
+        np.testing.assert_allclose(found.predict(X), best.predict(X), atol=1e-6)
+
+
 def test_agents_find_the_logistic_regression_of_all_samples() -> None:
     settings = {"objective.regularize_biases": False}
     found = exact(NextClassifier, partition="label-sorted", settings=settings).fit(X, NAMES)
