@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from hashlib import blake2b
 from os import PathLike, fspath
 from pathlib import Path
@@ -166,14 +166,24 @@ def _refuse_unknown(tree: Mapping[str, Any], struct: type, prefix: str) -> None:
     known = {key: kind for key, kind in get_type_hints(struct).items() if not key.startswith("_")}
     for key, value in tree.items():
         if key not in known:
-            near = difflib.get_close_matches(key, [*known, *flat(Experiment())], n=1, cutoff=0.5)
-            hint = f"; did you mean {prefix}{near[0]}?" if near else f"; known here: {', '.join(known)}"
+            near = _nearest(key, known, prefix)
+            hint = f"; did you mean {near}?" if near else f"; known here: {', '.join(known)}"
             raise ConfigError(prefix + key, f"unknown key{hint}")
         kind = known[key]
         if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
             if not isinstance(value, dict):
                 raise ConfigError(prefix + key, f"expected a table [{key}], found {value!r}")
             _refuse_unknown(value, kind, f"{prefix}{key}.")
+
+
+def _nearest(key: str, known: Collection[str], prefix: str) -> str:
+    """The setting that may be meant by an unknown key, with its table, be it this one or another; empty: none."""
+    found: dict[str, str] = {}
+    for each in flat(Experiment()):
+        name = each.rpartition(".")[2]
+        found[name] = f"{found[name]} or {each}" if name in found else each
+    found |= {name: prefix + name for name in known}
+    return found[near[0]] if (near := difflib.get_close_matches(key, found, n=1)) else ""
 
 
 def shared(experiment: Experiment, **facts: object) -> dict[str, str]:

@@ -55,6 +55,12 @@ def test_the_defaults_need_data_only() -> None:
         ("topology.shedule", "topology.schedule"),
         ("transport.adresses", "transport.addresses"),
         ("surogate", "surrogate"),
+        ("strength", "objective.strength"),
+        ("model.strength", "objective.strength"),
+        ("objective.hiden", "model.hidden"),
+        ("run.name", "name"),
+        ("topology.mode", "run.mode"),
+        ("run.path", "data.path or topology.path"),
     ],
 )
 def test_unknown_keys_name_the_nearest(key: str, nearest: str) -> None:
