@@ -71,11 +71,14 @@ def _check_together(experiment: Experiment) -> None:
         cut = "for a data set that is cut has a test set of its own"
         raise ConfigError("data.test_path", f"expected with data.path only, {cut}; found {data.test_path!r}")
     name, n_bytes = experiment.name, len(experiment.name.encode(errors="replace"))
-    if name in ("", ".", "..") or "/" in name or n_bytes > MAX_NAME_BYTES or len(experiment.run_id) > MAX_RUN_ID:
+    if name in ("", ".", "..") or "/" in name or n_bytes > MAX_NAME_BYTES:
         accepted = f"a name of 1 to {MAX_NAME_BYTES} bytes without /, but . and .."
         raise ConfigError("name", f"expected {accepted}; found {name!r}")
-    if not (experiment.name + experiment.run_id).isprintable():
-        raise ConfigError("name", f"expected printable characters, found {experiment.run_id!r}")
+    if len(experiment.run.id) > MAX_RUN_ID:
+        raise ConfigError("run.id", f"expected at most {MAX_RUN_ID} characters, found {len(experiment.run.id)}")
+    for key, text in (("name", name), ("run.id", experiment.run.id)):
+        if not text.isprintable():
+            raise ConfigError(key, f"expected printable characters, found {text!r}")
     if any(width < 1 for width in experiment.model.hidden):
         raise ConfigError("model.hidden", f"expected widths >= 1, found {list(experiment.model.hidden)}")
     _check_layers(experiment.model)
