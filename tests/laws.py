@@ -24,7 +24,16 @@ from peer.optim.losses import Huber, Loss, SquaredHinge, Weighted
 from peer.optim.maps import LinearMap, gram_of
 from peer.optim.models import Model
 from peer.optim.regularizers import Boxed, Regularizer
-from peer.optim.solvers import SecondOrder, Solution, Systems, descent, model_minimizer, residual, shifted_system
+from peer.optim.solvers import (
+    SecondOrder,
+    Solution,
+    Systems,
+    descent,
+    model_minimizer,
+    model_root,
+    residual,
+    shifted_system,
+)
 from peer.optim.surrogates import Data, FirstOrder, Linearized, Subproblem, Surrogate
 
 H: Final = 1e-5
@@ -420,8 +429,8 @@ def linearized_is_its_derivatives(subproblem: Linearized, w: Vector, direction: 
     on_line = subproblem.slope_along(w - 0.5 * direction, direction)
     assert abs(on_line(0.5) - along) <= ROUNDING * scale * (1.0 + subproblem.tau)
     bend = (subproblem.gradient(ahead) - subproblem.gradient(behind)) / (2.0 * H)
-    R = subproblem.curvature_root(w)
-    assert R.shape == subproblem.jacobian.shape
+    R = model_root(subproblem, subproblem.outputs_at(w))
+    assert R.shape[1] == w.size
     close(R.T @ (R @ direction) + subproblem.tau * direction, bend, DIFFERENCES * scale)
 
 

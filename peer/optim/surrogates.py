@@ -9,7 +9,6 @@ and `peer.optim.solvers` minimizes h + r.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 from peer.arrays import Matrix, Vector
 from peer.optim.frozen import Frozen, Kept
 from peer.optim.losses import Loss
-from peer.optim.maps import Blocks, Map, jacobian_of, mixed_rows
+from peer.optim.maps import Blocks, Map, jacobian_of
 from peer.optim.models import Model, Pass
 from peer.optim.regimes import Linear
 from peer.optim.tangents import Tangents
@@ -133,10 +132,6 @@ class Linearized:
             return self.weight * loss + linear + t * square
 
         return slope
-
-    def curvature_root(self, w: Vector) -> Map:
-        """R, (m*q, p), with R'R + tau Id = second derivative of h at w."""
-        return mixed_rows(math.sqrt(self.weight), self.roots(self.outputs_at(w)), self.jacobian)
 
     def roots(self, outputs: Matrix) -> Blocks | None:
         """The loss's blocks B, (m, q, q); None for the identity."""

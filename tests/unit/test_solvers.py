@@ -164,7 +164,7 @@ def test_where_no_sample_bends_the_first_step_is_the_proximal_one() -> None:
     data = Data(mlp((1, 1), "tanh"), x, Huber(y, 1.0), 1.0)
     w = np.zeros(2)
     h = Partial(0.5).around(w, gradient_of(data, w), w, data)
-    root = h.curvature_root(w)
+    root = model_root(h, h.outputs)
     assert isinstance(root, np.ndarray)
     assert not root.any()
     for r in (NoRegularizer(), L2(np.full(2, 0.1)), L1(np.full(2, 0.1))):
