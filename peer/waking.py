@@ -128,15 +128,12 @@ class Woken:
         v_i, (p,), for the neighbors.
     state : State
         At its end.
-    source : Vector
-        u_i there, (p + 2,).
     """
 
     seen: State
     solution: Solution | None
     v: Vector
     state: State
-    source: Vector
 
 
 def wake(
@@ -176,4 +173,4 @@ def wake(
     v = before.w if proposal is None else proposal.z
     after = move(problem, before, None if is_new else v, theirs, rule)
     solution = None if proposal is None else proposal.solution
-    return Woken(before, solution, after.w if is_new else v, after, source(after))
+    return Woken(before, solution, after.w if is_new else v, after)

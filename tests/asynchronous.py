@@ -597,7 +597,7 @@ class Peer:
         caution, self.state = self.what.caution(n_agents), woken.state
         if caution is not None:
             self.state = careful.adapted(self.problem, woken.seen, woken.state, caution)
-        flows.track(woken.source)
+        flows.track(waking.source(self.state))
         assembly.pace.woke(began_s, self.now, news)
         receivers = assembly.push(state.n, woken.v, self.now)
         assembly.woke(self.state)

@@ -95,7 +95,7 @@ def test_a_newcomer_takes_over_where_its_neighbors_are(problem: Problem, state: 
     assert np.array_equal(woken.state.w, there)
     assert np.array_equal(woken.v, there)
     assert woken.solution is None
-    assert np.array_equal(woken.source, [*problem.gradient(there), problem.value(there), 1.0])
+    assert np.array_equal(waking.source(woken.state), [*problem.gradient(there), problem.value(there), 1.0])
 
 
 def test_a_waking_is_its_parts(problem: Problem, state: agent.State) -> None:
@@ -108,7 +108,7 @@ def test_a_waking_is_its_parts(problem: Problem, state: agent.State) -> None:
     after = waking.move(problem, seen, proposal.z, theirs, rule)
     assert np.array_equal(woken.v, proposal.z)
     assert np.array_equal(woken.state.w, after.w)
-    assert np.array_equal(woken.source, waking.source(after))
+    assert np.array_equal(waking.source(woken.state), waking.source(after))
     blind = waking.wake(problem, state, np.array([*mass[:-1], -1.0]), theirs, 3, rule)
     assert blind.solution is None
     assert np.array_equal(blind.v, state.w)
