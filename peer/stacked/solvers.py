@@ -43,13 +43,10 @@ class Responses(NamedTuple):
         w~_i, (k, p).
     residual : Vector
         As in `peer.optim.solvers.Solution`, (k,).
-    iterations : array of int
-        Linear systems solved, or 1 for a proximal step, (k,).
     """
 
     w: Matrix
     residual: Vector
-    iterations: NDArray[np.int64]
 
 
 @final
@@ -174,7 +171,7 @@ def proximal_steps(center: Matrix, slope: Matrix, tau: Vector, r: Regularizer) -
     w = r.prox(center - slope / tau[:, None], steps)
     gradient, penalty = slope + tau[:, None] * (w - center), r.gradient(w)
     scale = np.abs(slope).max(axis=1, initial=0.0)
-    return Responses(w, _relative(scale, r, w, gradient, penalty), np.ones(len(w), dtype=np.int64))
+    return Responses(w, _relative(scale, r, w, gradient, penalty))
 
 
 def solve(h: StackedLinearized, r: Regularizer, tolerance: float) -> Responses:
@@ -197,20 +194,19 @@ def normal_equations(h: StackedLinearized, r: Regularizer) -> Responses:
     inverse = systems(h, r, here.outputs)
     for _ in range(2):
         here = Points.of(h, r, here.w - inverse(here.gradient + here.penalty))
-    return Responses(here.w, here.error, np.ones(len(here.w), dtype=np.int64))
+    return Responses(here.w, here.error)
 
 
 def newton(h: StackedLinearized, r: Regularizer, tolerance: float) -> Responses:
     """Minimizers by `peer.optim.solvers.proximal_newton`, each agent's steps by its own residuals."""
     here = Points.of(h, r, h.center)
-    lowest, iterations = here.error.copy(), np.zeros(len(here.w), dtype=np.int64)
+    lowest = here.error.copy()
     rows = np.flatnonzero(here.error > tolerance)
     for _ in range(MAX_ITERATIONS):
         if not len(rows):
             break
         part, start = h.taken(rows), here.taken(rows)
         target = start.w - systems(part, r, start.outputs)(start.gradient + start.penalty)
-        iterations[rows] += 1
         there = Points.of(part, r, target)
         short = np.flatnonzero(there.error > 0.5 * lowest[rows])
         if len(short):
@@ -222,7 +218,7 @@ def newton(h: StackedLinearized, r: Regularizer, tolerance: float) -> Responses:
         here = here.where(rows[kept], there.taken(kept))
         lowest[rows[kept]] = np.minimum(lowest[rows[kept]], there.error[kept])
         rows = rows[kept][there.error[kept] > tolerance]
-    return Responses(here.w, here.error, iterations)
+    return Responses(here.w, here.error)
 
 
 def systems(h: StackedLinearized, r: Regularizer, outputs: Stack) -> Inverse:
