@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Final, final
+from typing import Any, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,10 +26,6 @@ from peer.optim.factors import Columns, Factors, Part, Piece
 from peer.optim.metrics import Measured
 from peer.optim.models import Model, Pass
 from peer.records import Record
-
-NO_ANCHOR: Final = np.zeros(0)
-"""Where a network is not linearized."""
-
 
 # ---- some parameters -----------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from peer import settings
 from peer.arrays import Vector
-from peer.overlays import Curve, Overlay, Panels
+from peer.overlays import MOST_IN_A_ROW, Curve, Overlay, Panels
 from peer.report import courses, markup, tables, variants
 from peer.report.courses import Course
 from peer.report.pictures import Picture
@@ -199,8 +199,8 @@ class Comparison:
         """All tasks in one figure: what is left to the optimum against rounds, and against seconds of solving."""
         tasks = self.layout.tasks
         rows = []
-        for start in range(0, len(tasks), 4):
-            part = tasks[start : start + 4]
+        for start in range(0, len(tasks), MOST_IN_A_ROW):
+            part = tasks[start : start + MOST_IN_A_ROW]
             rows += [
                 [self.overlay(task, self.quantities(task)[0], cost) for task in part] for cost in ("rounds", "solving")
             ]
