@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from peer import history, summary
-from peer.report import scaled
 from peer.report.reading import experiment_of
 from peer.report.writing import checked, folder_beside, write
 
@@ -31,7 +30,7 @@ def run(
     checked(run_dirs, out)
     summaries = []
     for run_dir in run_dirs:
-        if scaled.is_one(run_dir):
+        if history.is_simulated(run_dir):
             continue
         if wait:
             summary.wait_for_all(run_dir, lambda line: say(f"peer report: {line}"))

@@ -84,11 +84,6 @@ class Simulated:
         return (self.facts.graph if self.facts is not None else "") or self.experiment.topology.graph
 
 
-def is_one(run_dir: Path) -> bool:
-    """Whether a directory is that of such a run."""
-    return (run_dir / "rounds.csv").exists()
-
-
 def read(run_dir: Path) -> Simulated:
     """Everything that a report tells.
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from peer import figures
+from peer import figures, history
 from peer.errors import ConfigError
 from peer.report import page, pictures, scaled
 from peer.report.comparison import Comparison
@@ -52,7 +52,7 @@ def write(*run_dirs: Path, out: Path | None = None, png: bool = False, numbers: 
 
 def _report(run_dirs: Sequence[Path]) -> tuple[str, list[Picture]]:
     """The page, and its figures."""
-    simulated = [scaled.is_one(run_dir) for run_dir in run_dirs]
+    simulated = [history.is_simulated(run_dir) for run_dir in run_dirs]
     if all(simulated):
         seen = [scaled.read(run_dir) for run_dir in run_dirs]
         drawn = scaled.pictures(seen)
