@@ -7,12 +7,13 @@
     |- RemoteError(sender, round)    theirs
     |  |- WireError                  bytes that are no valid message
     |  `- ProtocolError              a valid message that is not allowed now
+    |     `- DisagreementError       of a peer with which no run is possible
     |- NeighborsLate(TimeoutError)   round, missing, waited_s
     |- NeighborLeft                  a neighbor gave up for good
     `- SolveError(ArithmeticError)   nan/inf; "iterations used up" is a result, not an error
 
 `decode` raises only WireError, `receive` only ProtocolError; anything else is our bug and
-stops the peer. Policy lives in `peer.process` alone.
+stops the peer. Policy lives in `peer.process` and in the rooms that it names: the host, and the lives.
 """
 
 from __future__ import annotations
@@ -78,7 +79,10 @@ class ProtocolError(RemoteError):
 
 
 class DisagreementError(ProtocolError):
-    """Two peers that cannot train together: other settings, or the same id twice. Both stop."""
+    """Two peers that cannot train together: other settings, or the same id twice.
+
+    It stops one that has not begun; one that has drops the message.
+    """
 
 
 class NeighborsLate(PeerError, TimeoutError):  # noqa: N818  (the name is part of the interface)
