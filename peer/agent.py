@@ -55,7 +55,7 @@ class LocalProblem(Protocol):
         """Minimizer of (5); with another tau than the surrogate's, if one is given."""
 
     def linearized(self, anchor: Vector) -> LocalProblem:
-        """G_i of the network linearized at an anchor, (p,); g_i itself where that is empty."""
+        """g_i of the network linearized at an anchor, (p,); g_i itself where that is empty."""
 
 
 NONE: Final = np.zeros(0)

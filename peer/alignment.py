@@ -82,7 +82,7 @@ def probe(data: Data, seed: int, agent: PeerId) -> Data:
 
 
 def chosen(problem: Problem, state: State) -> Problem:
-    """G_i with the field that the agent has in this state."""
+    """g_i with the field that the agent has in this state."""
     return replace(problem, feedback=None) if state.back_n else problem
 
 

@@ -51,7 +51,7 @@ class Learned:
     problem : Problem
         g_i.
     model : Model
-        F, or what is trained of it.
+        f, or what is trained of it.
     w : Vector
         w_i[0], (p,).
     watch : Watch or None

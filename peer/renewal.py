@@ -57,7 +57,7 @@ class Linearizable(Protocol):
 
     @property
     def regularizer(self) -> Regularizer:
-        """R."""
+        """Penalty r."""
 
     def value(self, w: Vector) -> float:
         """g_i(w), of the network itself."""

@@ -83,7 +83,7 @@ class Agents:
     ground : Ground
         Who meets whom.
     model : Model
-        F, or what is trained of it.
+        f, or what is trained of it.
     actors : tuple of Actor
     start : tuple of Vector
         w_i[0], (p,).

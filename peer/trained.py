@@ -28,7 +28,7 @@ class Network:
     Parameters
     ----------
     model : Model
-        F, or what was trained of it: some of its parameters, or the network linearized at its start.
+        f, or what was trained of it: some of its parameters, or the network linearized at its start.
     w : Vector
         Parameters of the model, (p,).
     """

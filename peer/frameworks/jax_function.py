@@ -49,7 +49,7 @@ def refusal_of(params: Any) -> str:  # noqa: ANN401  (a pytree)
 @final
 @dataclass(frozen=True, eq=False)
 class JaxFunction:
-    """F(w; x) of an apply function.
+    """f(w; x) of an apply function.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ class JaxFunction:
     fill : callable
         w, (p,), -> params.
     outputs, jvp, vjp, jacobian : callable
-        F, J v, J'u and J, compiled.
+        f, J v, J'u and J, compiled.
     first : Vector
         The parameters that came with it, (p,).
     """
@@ -132,7 +132,7 @@ class JaxLocal:
     w, inputs : jax.Array
         Parameters, (p,), and samples, (m, ...).
     outputs : Matrix
-        F(w; x), (m, q).
+        f(w; x), (m, q).
     """
 
     function: JaxFunction

@@ -108,7 +108,7 @@ def refusal_of(module: Module) -> str:
 @final
 @dataclass(frozen=True, eq=False)
 class TorchFunction:
-    """F(w; x) of a module; w are its parameters that require gradients, all others stay as they are.
+    """f(w; x) of a module; w are its parameters that require gradients, all others stay as they are.
 
     Parameters
     ----------
@@ -155,7 +155,7 @@ class TorchFunction:
         return TorchLocal(self, parts, inputs, _numbers(outputs), pull)
 
     def call(self, parts: Tensors, inputs: Any) -> Any:  # noqa: ANN401  (a tensor)
-        """F with these parameters, (m, q), to be called in `turn`: its parameters are put in the module's place."""
+        """Outputs with these parameters, (m, q), to be called in `turn`: they are put in the place of the module's."""
         outputs = functional_call(self.module, parts, (inputs,))
         if not isinstance(outputs, torch.Tensor) or outputs.dtype != torch.float64:
             found = outputs.dtype if isinstance(outputs, torch.Tensor) else type(outputs).__name__
@@ -219,7 +219,7 @@ class TorchLocal:
     inputs : torch.Tensor
         (m, ...).
     outputs : Matrix
-        F(w; x), (m, q).
+        f(w; x), (m, q).
     pull : callable
         The adjoint, by the graph of this evaluation.
     """
