@@ -403,7 +403,7 @@ class GroupL2:
     member : array of int
         Group of each parameter, (p,); -1 where a parameter is in none, and not regularized.
     strength : Vector
-        Weight of each group, (n_groups,), > 0: lambda sqrt(|g|) in METHOD's (1).
+        Weight of each group, (n_groups,), > 0: lambda sqrt(|g|), as `group_l2` has it.
     """
 
     member: NDArray[np.intp]
