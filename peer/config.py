@@ -44,11 +44,11 @@ from topology.weights import Fastest, Weights, contraction_in_step, make, metrop
 SOFTWARE: Final = ("next-peer", "numpy", "scipy", "pyzmq", "msgpack", "msgspec", "networkx")
 """Packages whose versions a run directory records."""
 
-MOST_AGENTS: Final = 10_000
-"""Of a run of which is looked at how fast it agrees: one of its mixing matrices, dense, then takes 0.8 GB."""
-
 FRAMEWORKS: Final = ("torch", "jax", "jaxlib")
 """The same where the network is the user's own, as far as they are there."""
+
+MOST_AGENTS: Final = 10_000
+"""Of a run of which is looked at how fast it agrees: one of its mixing matrices, dense, then takes 0.8 GB."""
 
 
 # ---- topology ------------------------------------------------------------------------------

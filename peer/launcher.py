@@ -62,7 +62,6 @@ WARM_S: Final = 1.0
 WARM_PARAMETERS: Final = 5_000
 """Peers of a larger network have memory of their own that outweighs what they share, and rounds that take long."""
 
-
 FOLLOWER_S: Final = 30.0
 """For whoever takes numbers elsewhere to come to its end, once the peers have."""
 

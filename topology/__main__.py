@@ -43,10 +43,10 @@ class Asked:
     title: str
 
 
-# The defaults are those of the experiment file that `peer` takes, so that both talk of the same graph.
 MOST: Final = 100_000
 """Agents, of whom a graph is made here."""
 
+# The defaults are those of the experiment file, with the seed of the built-in one, so that both talk of the same graph.
 COMMON: Final = (
     click.option("--graph", default="erdos-renyi", show_default=True, help=f"Base graph: {', '.join(FAMILIES)}."),
     click.option("--peers", type=click.IntRange(max=MOST), default=8, show_default=True, help="Number of agents."),

@@ -28,7 +28,6 @@ FIGURES: Final = (
 )
 """Name, title, column and caption of each figure."""
 
-
 LATER: Final = ("disagreement", "round_s")
 """Columns that mean nothing before the first round."""
 

@@ -56,6 +56,7 @@ FEEDBACK_ALIGNMENT: Final = "feedback-alignment"
 
 DIFFERENCE, TOP_K, RANDOM_K = "difference", "top-k", "random-k"
 """Of `compression.kind`: all entries, as differences to what was told before; those that differ most; drawn ones."""
+
 NEXT, CHOCO = "next", "choco"
 """Of `method.kind`."""
 
