@@ -330,6 +330,11 @@ def session_of(
     """The conversation of a peer, at its beginning or, from its last checkpoint, where that left off.
 
     `process` is its incarnation and instance, see `Roster`; `common` are its `common_settings`.
+
+    Raises
+    ------
+    ConfigError
+        The checkpoint is of another number of samples.
     """
     incarnation, instance = process
     _check_same_samples(shard, shard.n_samples if last is None else last.n_samples.get(me))
@@ -371,6 +376,11 @@ def assembly_of(
     """The conversation of a peer without rounds, at its beginning or from its last checkpoint.
 
     `address` is where it listens, as others see it; `process` its incarnation and instance.
+
+    Raises
+    ------
+    ConfigError
+        The checkpoint is of another number of samples, or its flows are none.
     """
     _check_same_samples(
         shard, shard.n_samples if last is None or me not in last.standings else last.standings[me].n_samples

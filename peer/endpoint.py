@@ -20,7 +20,7 @@ CONNECTIONS: Final = 16
 
 
 async def serve(place: tuple[str, int], page: Callable[[], str], content_type: str, key: str) -> asyncio.Server:
-    """Serve a page at /metrics of a host and port, until the server is closed.
+    """Serve a page at / and /metrics of a host and port, until the server is closed.
 
     Raises
     ------

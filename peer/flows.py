@@ -97,6 +97,11 @@ class Flows:
             u_i = (grad g_i(w_i), g_i(w_i), 1), (p + 2,).
         neighbors : iterable of int, optional
             From this epoch on; as before where they are not given.
+
+        Raises
+        ------
+        ValueError
+            The epoch is no later one, or not this agent's.
         """
         whole = tuple(sorted(set(members)))
         if epoch <= self.epoch or self.me not in whole:
@@ -173,6 +178,11 @@ class Flows:
             v_i of this waking, (p,); must not change any more.
         receivers : iterable of int
             Out-neighbors of this moment; members of the epoch.
+
+        Raises
+        ------
+        ValueError
+            One of them is not.
         """
         chosen = sorted(set(receivers))
         strange = [j for j in chosen if j == self.me or j not in self.neighbors or j not in self.members]
@@ -205,6 +215,11 @@ class Flows:
 
         It is made when it is sent: to a neighbor that was slow or absent goes the newest one, and
         none waits. It may be made again at any time, for a new connection.
+
+        Raises
+        ------
+        ValueError
+            Nothing was pushed to it in this epoch.
         """
         if j not in self._pushed:
             raise ValueError(f"agent {self.me} has pushed nothing to {j} in epoch {self.epoch}")

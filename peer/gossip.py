@@ -109,7 +109,7 @@ def taken(
 
 
 def accelerated(before: Mixture, here: Mixture, mixed: Mixture, gamma: float, omega: float) -> Mixture:
-    """Of z, y and the objective, each x: x + (omega - 1)(x - x_before) + omega gamma (x_mixed - x).
+    """Of z, y and the scalars that are tracked, each x: x + (omega - 1)(x - x_before) + omega gamma (x_mixed - x).
 
     See `topology.gossip`. x_mixed is what `agent.exchange` makes of x: C x, and what rounding on the wire took. Added
     up over all agents, the differences are 0: so the sum of x is kept whatever the coefficients, and coefficients of

@@ -236,7 +236,13 @@ def lines(folder: Path) -> list[dict[str, Any]]:
 
 
 def events(folder: Path) -> list[dict[str, Any]]:
-    """What a peer has logged; without lines that a crash has torn."""
+    """What a peer has logged; without lines that a crash has torn.
+
+    Raises
+    ------
+    ConfigError
+        The file is there, and cannot be read.
+    """
     return [event for line in _whole_lines(folder / "log.jsonl") if (event := _event(line)) is not None]
 
 

@@ -76,13 +76,16 @@ class Membership:
         How long a member may stay without progress, seconds.
     n_classes : int
         Largest label of this peer plus one; 0 where there are no labels, or others decide.
+    fresh : bool
+        Whether this process does not go on from a checkpoint: what an earlier one had pushed is
+        not known to it, and it begins another epoch if there was one.
+
+    Attributes
+    ----------
     away_since_s : float or None
         Since when this peer, which has returned, or was asleep for long, waits to be heard of; None while it does not.
     changed : set of int
         Peers whose standings have changed since they were told last; whoever tells them takes them out.
-    fresh : bool
-        Whether this process does not go on from a checkpoint: what an earlier one had pushed is
-        not known to it, and it begins another epoch if there was one.
     """
 
     me: PeerId

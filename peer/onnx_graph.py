@@ -82,7 +82,13 @@ class Graph:
     # ---- layers ----------------------------------------------------------------------------
 
     def chain(self, chain: Chain, w: Vector, prefix: str, state: str, shape: Shape) -> tuple[str, Shape]:
-        """A chain with the parameters w, whose names begin with `prefix`, of a state; what it gives, and its shape."""
+        """A chain with the parameters w, whose names begin with `prefix`, of a state; what it gives, and its shape.
+
+        Raises
+        ------
+        ConfigError
+            A layer has no form in a graph.
+        """
         learning = [layer for layer in chain.layers if layer.layout.shapes]
         for layer, place in zip(chain.layers, chain.places, strict=True):
             k = next((k for k, other in enumerate(learning) if other is layer), 0)
@@ -90,7 +96,13 @@ class Graph:
         return state, shape
 
     def layer(self, layer: Layer, theta: Vector, prefix: str, state: str, shape: Shape) -> tuple[str, Shape]:
-        """A layer with its parameters, as `chain`."""
+        """A layer with its parameters, as `chain`.
+
+        Raises
+        ------
+        ConfigError
+            It has no form in a graph.
+        """
         parts = {name: self.constant(prefix + name, part) for name, part in self._parts(layer, theta).items()}
         match layer:
             case Dense():

@@ -141,7 +141,13 @@ class Rounds:
             raise NeighborsLate(self.n if n is None else n, self.missing, now - self.waiting_since_s)
 
     def shares(self) -> dict[PeerId, Share]:
-        """Shares of the round's neighbors, all of them whole."""
+        """Shares of the round's neighbors, all of them whole.
+
+        Raises
+        ------
+        ValueError
+            Some are missing.
+        """
         if self.missing:
             raise ValueError(f"round {self.n}: the shares of {self.missing} are missing")
         return {j: self._held[j][self.n] for j in self.neighbors}
@@ -152,7 +158,13 @@ class Rounds:
         self._lacking.add(j)
 
     def advance(self) -> dict[PeerId, Share]:
-        """Hand out the shares of the round's neighbors, all of them whole, and go to the next round."""
+        """Hand out the shares of the round's neighbors, all of them whole, and go to the next round.
+
+        Raises
+        ------
+        ValueError
+            Some are missing.
+        """
         shares = self.shares()
         for j in shares:
             del self._held[j][self.n]
@@ -232,7 +244,7 @@ class Rounds:
         return [self._kept[key] for key in sorted(self._kept)]
 
     def keep(self, shares: Iterable[Share]) -> None:
-        """Own shares of earlier rounds, from a checkpoint."""
+        """Own shares that neighbors may ask for: of this round, or, from a checkpoint, of earlier ones."""
         self._kept.update(((share.n, share.to), share) for share in shares)
 
     def _unsent(self, j: PeerId, share: Share, held: Iterable[tuple[int, Part]]) -> Share | None:

@@ -291,6 +291,11 @@ def stacked(h: Block, r: Regularizer, b: int) -> Solution:
     """Minimizers of h + r for a squared loss and a smooth r over each of the blocks of b parameters alone, (n b,).
 
     One system and one step of refinement for each, as in `normal_equations`, with the columns of J of all.
+
+    Raises
+    ------
+    SolveError
+        A matrix is singular to rounding.
     """
     center, tau, scale = h.of.center[h.place], h.of.surrogate.tau, h.of.scale
     columns = h.of.columns(h.place, b)

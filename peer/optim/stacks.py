@@ -331,6 +331,11 @@ class Models:
         """From y towards the minimizers on its faces, to the first kinks or walls, (n, b); and where there were none.
 
         What is held there has the equation 1 d = 0.
+
+        Raises
+        ------
+        SolveError
+            A matrix is singular to rounding.
         """
         (n, b), r, flat = y.shape, self.regularizer, y.reshape(-1)
         free = r.face(flat).reshape(n, b)

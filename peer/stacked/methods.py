@@ -127,7 +127,13 @@ class Play:
         return self._settled(state, z, y, objective)
 
     def proposed(self, state: State) -> Matrix:
-        """z_i before the first exchange, (I, p)."""
+        """z_i before the first exchange, (I, p).
+
+        Raises
+        ------
+        SolveError
+            nan or infinity, or a matrix that is not positive definite to rounding.
+        """
         problem, n_agents = self.problem, self.problem.n_agents
         r = problem.regularizer
         if self.method == "next":

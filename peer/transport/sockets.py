@@ -166,6 +166,8 @@ class Transport:
             The address is none, or peer j has no key on the list.
         OSError
             The host has no descriptors left for it; nothing has changed.
+        ValueError
+            It is connected already.
         """
         if j in self._links or j in self._inside:
             raise ValueError(f"peer {j} is connected already")
