@@ -376,14 +376,16 @@ def with_shards(experiment: Experiment, run_dir: Path, file: Path) -> Experiment
 
     import msgspec
 
+    from peer.settings import literal
+
     if experiment.data.path:
         return experiment
     folder = run_dir / "shards"
     if not folder.is_dir():
-        places = f"data.path={folder}/peer-{{id:03d}}.npz", f"data.test_path={folder}/test.npz"
+        places = f"data.path={literal(folder)}/peer-{{id:03d}}.npz", f"data.test_path={folder}/test.npz"
         command = shlex.join(["peer", "shard", str(file), *(word for place in places for word in ("--set", place))])
         raise ConfigError("data", f"expected shards; `{command}` cuts them")
-    data = msgspec.structs.replace(experiment.data, path=str(folder / "peer-{id:03d}.npz"))
+    data = msgspec.structs.replace(experiment.data, path=f"{literal(folder)}/peer-{{id:03d}}.npz")
     return msgspec.structs.replace(experiment, data=data)
 
 

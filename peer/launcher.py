@@ -37,7 +37,7 @@ from peer import config, history, journal, learning, memory, prepare, process, s
 from peer.door import LINK_DESCRIPTORS, OWN_DESCRIPTORS, check_descriptors
 from peer.errors import ConfigError
 from peer.host import BAD_INPUT, BROKEN, DONE, INTERRUPTED, LOST, Assignment
-from peer.settings import Experiment, Metrics
+from peer.settings import Experiment, Metrics, literal
 from peer.sinks import check_installed
 from peer.transport import Keys, is_loopback, nearby, new_key_pair
 from topology import Outlets, PeerId
@@ -205,7 +205,7 @@ def warm_up(experiment: Experiment) -> None:
         return
     replaced = msgspec.structs.replace
     path, validation_path = (
-        str(shards.path_of(pattern, 0)) if pattern else ""
+        literal(shards.path_of(pattern, 0)) if pattern else ""
         for pattern in (experiment.data.path, experiment.data.validation_path)
     )
     pair = replaced(

@@ -161,7 +161,7 @@ def with_cut_shards(experiment: Experiment, folder: Path) -> Experiment:
         return experiment
     files = Cut.of(experiment).write(folder)
     test_path = str(files[-1].absolute()) if data.test_fraction else ""
-    path = str(folder.absolute() / "peer-{id:03d}.npz")
+    path = f"{settings.literal(folder.absolute())}/peer-{{id:03d}}.npz"
     data = msgspec.structs.replace(data, path=path, test_path=test_path)
     return msgspec.structs.replace(experiment, data=data)
 

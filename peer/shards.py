@@ -103,10 +103,17 @@ class Shard:
         return replace(self, held_out=coded)
 
 
+class _Padded(int):
+    """A number that is written in three digits where nothing else is said."""
+
+    def __format__(self, form: str) -> str:
+        return format(int(self), form or "03d")
+
+
 def path_of(pattern: str, peer: int) -> Path:
     """Shard file of a peer: the pattern with {id} filled in, plain or, as `peer shard` writes it, in three digits."""
     plain = Path(pattern.format(id=peer))
-    padded = Path(pattern.replace("{id}", f"{peer:03d}").format(id=peer))
+    padded = Path(pattern.format(id=_Padded(peer)))
     return padded if padded.exists() and not plain.exists() else plain
 
 

@@ -2,7 +2,7 @@
 
 from peer.settings.checks import WITHOUT, check
 from peer.settings.files import anchored, from_tree, merge, nested, override, read, shared, to_toml
-from peer.settings.places import endpoint_of, is_folder, place_text, published_at, split_address
+from peer.settings.places import endpoint_of, is_folder, literal, place_text, published_at, split_address
 from peer.settings.tables import (
     Data,
     Experiment,
@@ -65,6 +65,7 @@ __all__ = [
     "flat",
     "from_tree",
     "is_folder",
+    "literal",
     "merge",
     "nested",
     "override",

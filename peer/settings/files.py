@@ -16,9 +16,9 @@ import tomli_w
 
 from peer.errors import ConfigError
 from peer.settings.checks import check
-from peer.settings.places import is_folder
+from peer.settings.places import is_folder, literal
 from peer.settings.tables import Experiment, flat
-from peer.settings.values import LOCAL, MAX_PEERS, MAX_TEXT, PATHS
+from peer.settings.values import LOCAL, MAX_PEERS, MAX_TEXT, PATHS, PATTERNS
 
 
 def read(path: Path, overrides: Sequence[str] = ()) -> Experiment:
@@ -127,7 +127,8 @@ def _anchor(tree: Mapping[str, Any], folder: Path) -> None:
         table, _, name = key.partition(".")
         section = tree.get(table)
         if isinstance(section, dict) and isinstance(section.get(name), str) and section[name]:
-            section[name] = str((folder / section[name]).absolute())
+            base = Path(literal(folder.absolute())) if key in PATTERNS else folder
+            section[name] = str((base / section[name]).absolute())
     metrics = tree.get("metrics")
     if isinstance(metrics, dict) and isinstance(metrics.get("mlflow"), str) and is_folder(metrics["mlflow"]):
         metrics["mlflow"] = str((folder / metrics["mlflow"]).absolute())

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from os import PathLike, fspath
 from urllib.parse import urlsplit
 
 from peer.errors import ConfigError
 from peer.settings.values import MAX_PORT
+
+
+def literal(path: str | PathLike[str]) -> str:
+    """A path as a pattern with {id} has it: its braces, if it has some, twice."""
+    return fspath(path).replace("{", "{{").replace("}", "}}")
 
 
 def published_at(pattern: str, peer: int, key: str = "run.publish") -> str:

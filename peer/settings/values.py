@@ -38,6 +38,9 @@ PATHS: Final = (
 )
 """Settings that name files or folders, relative to the experiment file."""
 
+PATTERNS: Final = ("data.path", "data.validation_path")
+"""Those of them that are formatted with {id}, so that any other brace in them stands twice."""
+
 LOCAL: Final = frozenset(
     {
         *("data.path", "data.test_path", "data.validation_path", "model.initial", "model.folder", "topology.path"),

@@ -8,14 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from peer import npz, settings, standardization, theory
+from peer import npz, prepare, settings, standardization, theory
 from peer.data import Cut, cut_into_place
 from peer.errors import ConfigError
 from peer.settings import Experiment
+from peer.shards import path_of
 
 PARTITIONS = ("iid", "dirichlet", "label-sorted")
 SIZES = {"breast-cancer": 569, "diabetes": 442, "wine": 178}
@@ -231,6 +233,18 @@ def test_an_experiment_is_cut_into_the_files_that_it_names(tmp_path: Path) -> No
     for path, part in zip(written, [*parts, test], strict=True):
         found = npz.load(path)
         assert all(np.array_equal(found[name], part[name]) for name in part)
+
+
+@pytest.mark.parametrize("name", ["run{1}", "run{", "{id}", "{}"])
+def test_a_folder_may_have_braces_in_its_name(name: str, tmp_path: Path) -> None:
+    """They were filled in as {id} is: a run that was called so ended in a traceback."""
+    wine = settings.from_tree({"peers": 2, "data": {"dataset": "wine"}})
+    found = prepare.with_cut_shards(wine, tmp_path / name).data.path
+    assert path_of(found, 1) == tmp_path / name / "peer-001.npz"
+    assert path_of(found, 1).exists()
+    beside = settings.anchored({"data": {"path": "peer-{id}.npz"}}, tmp_path / name)
+    assert path_of(beside.data.path, 1) == tmp_path / name / "peer-001.npz"
+    assert settings.anchored(msgspec.to_builtins(beside), tmp_path) == beside
 
 
 def test_a_peer_that_there_is_not_has_no_shard(tmp_path: Path) -> None:
