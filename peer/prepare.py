@@ -34,6 +34,7 @@ def here(experiment: Experiment, run_dir: Path) -> tuple[Experiment, config.Grou
     """
     if any((run_dir / name).exists() for name in ("peers", "summary.json", "rounds.csv")):
         raise ConfigError("--out", f"expected a folder without a run, found one in {run_dir}; nothing is replaced")
+    settings.check_text(str(run_dir.absolute()), "--out")
     ground, there, cut = aside(config.ground, experiment), run_dir.exists(), run_dir / "shards"
     shards_there = cut.exists()
     try:

@@ -2,7 +2,7 @@
 
 from peer.settings.checks import WITHOUT, check
 from peer.settings.files import anchored, from_tree, merge, nested, override, read, shared, to_toml
-from peer.settings.places import endpoint_of, is_folder, literal, place_text, published_at, split_address
+from peer.settings.places import check_text, endpoint_of, is_folder, literal, place_text, published_at, split_address
 from peer.settings.tables import (
     Data,
     Experiment,
@@ -61,6 +61,7 @@ __all__ = [
     "Transport",
     "anchored",
     "check",
+    "check_text",
     "endpoint_of",
     "flat",
     "from_tree",

@@ -10,7 +10,7 @@ import msgspec
 
 from peer import networks
 from peer.errors import ConfigError
-from peer.settings.places import endpoint_of, published_at, split_address
+from peer.settings.places import check_text, endpoint_of, published_at, split_address
 from peer.settings.tables import Experiment, Method, Model, Regime, Robustness, Surrogate, Topology, flat
 from peer.settings.values import (
     CHOCO,
@@ -43,6 +43,9 @@ def check(experiment: Experiment) -> None:
         Names the key, what was expected and what was found.
     """
     settings = flat(experiment)
+    for key, value in settings.items():
+        if isinstance(value, str):
+            check_text(value, key)
     for key, choices in CHOICES.items():
         if settings[key] not in choices:
             shown = ", ".join(choice for choice in choices if choice)

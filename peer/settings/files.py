@@ -16,7 +16,7 @@ import tomli_w
 
 from peer.errors import ConfigError
 from peer.settings.checks import check
-from peer.settings.places import is_folder, literal
+from peer.settings.places import check_text, is_folder, literal
 from peer.settings.tables import Experiment, flat
 from peer.settings.values import LOCAL, MAX_PEERS, MAX_TEXT, PATHS, PATTERNS
 
@@ -73,6 +73,7 @@ def override(tree: dict[str, Any], overrides: Sequence[str]) -> None:
     """
     given: dict[str, Any] = {}
     for item in overrides:
+        check_text(item, "--set")
         key, equals, text = item.partition("=")
         if not equals or not key.strip():
             raise ConfigError("--set", f"expected key=value, found {item!r}")

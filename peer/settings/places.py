@@ -9,6 +9,20 @@ from peer.errors import ConfigError
 from peer.settings.values import MAX_PORT
 
 
+def check_text(text: str, key: str) -> None:
+    """Whether a text, or a path, can stand in a file of settings, which is UTF-8.
+
+    Raises
+    ------
+    ConfigError
+        It cannot: it is of a command line, or of a folder, in other bytes.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(key, f"expected UTF-8, as experiment files are, found {text!r}") from error
+
+
 def literal(path: str | PathLike[str]) -> str:
     """A path as a pattern with {id} has it: its braces, if it has some, twice."""
     return fspath(path).replace("{", "{{").replace("}", "}}")

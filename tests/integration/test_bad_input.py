@@ -141,6 +141,11 @@ def test_shards_that_were_cut_go_with_a_launch_that_is_refused(lab: Lab) -> None
     assert [path.name for path in (lab.folder / "out").iterdir()] == ["notes"]
 
 
+def test_a_folder_whose_name_is_no_text_is_refused(lab: Lab) -> None:
+    experiment = lab.experiment(**_tree(lab))
+    assert "--out: expected UTF-8" in refusal(lab.run("launch", experiment, "--out", "out\udcff"), 2)
+
+
 def test_no_security_is_refused_off_the_loopback(lab: Lab) -> None:
     addresses = [f"tcp://192.0.2.{k}:5555" for k in range(PEERS)]
     experiment = lab.experiment(**_tree(lab, transport={"addresses": addresses}))

@@ -170,6 +170,7 @@ def test_words_in_the_place_of_numbers(key: str, word: str) -> None:
         (tree("name", "."), "name"),
         (tree("name", ".."), "name"),
         (tree("run.id", "x" * 201), "run.id"),
+        (tree("model.initial", "w\udcff.npz"), "model.initial"),
         (tree("run.id", "\x1b[2J"), "run.id"),
         (tree("model.hidden", [10, 0]), "model.hidden"),
         (DATA | {"step": {"rule": "diminishing", "alpha": 0.5, "mu": 2.0}}, "step.mu"),
@@ -364,6 +365,7 @@ def test_overrides_of_another_form(given: str, tmp_path: Path) -> None:
         (["step.alpha.more=1"], "step.alpha"),
         (["peers=many"], "peers"),
         (["step..alpha=1"], "step."),
+        (["peers=\udcff"], "--set"),
     ],
 )
 def test_overrides_are_checked(given: list[str], key: str, tmp_path: Path) -> None:
