@@ -20,8 +20,6 @@ PEERS, ROUNDS = 5, 25
 
 LINKS: dict[str, Any] = {"graph": "complete", "schedule": "random-links", "link_probability": 0.5}
 
-STEP: dict[str, Any] = {"rule": "diminishing", "alpha": 0.4, "mu": 0.1}
-
 UNLIKE = {"time_s", "solve_s", "wait_s", "bytes_sent", "bytes_received"}
 """What a peer writes down that depends on clocks, and on what it sends beside its shares."""
 

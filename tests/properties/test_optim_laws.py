@@ -185,9 +185,9 @@ def test_second_order_models_are_minimized(
 @pytest.mark.parametrize("loss", LOSSES)
 class TestSolvers:
     @few
-    @given(seed=seeds, m=st.integers(1, 25), tau=taus, strength=strengths, kappa=kappas)
+    @given(seed=seeds, m=st.integers(1, 25), tau=taus, strength=strengths)
     def test_first_order_subproblems(
-        self, loss: str, regularizer: str, seed: int, m: int, tau: float, strength: float, kappa: float
+        self, loss: str, regularizer: str, seed: int, m: int, tau: float, strength: float
     ) -> None:
         rng = np.random.default_rng(seed)
         model = mlp((3, 2, outputs_of(loss, 2)), "tanh")

@@ -369,7 +369,7 @@ def test_numpy_alone_draws(dataset: str, tmp_path: Path, monkeypatch: pytest.Mon
         cut(tmp_path / "b")
 
 
-def test_settings_say_what_is_drawn(tmp_path: Path) -> None:
+def test_settings_say_what_is_drawn() -> None:
     tree = {"dataset": "gaussian-mixture", "dimension": 7, "samples": 12, "separation": 0.25, "standardize": True}
     cut_as = Cut.of(settings.from_tree({"seed": 3, "peers": 2, "data": tree}))
     parts, test = cut_as.pieces()

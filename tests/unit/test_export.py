@@ -170,9 +170,7 @@ def test_numbers_beyond_single_precision_are_told(form: str, tmp_path: Path) -> 
         export.write(tmp_path, form, dtype="float32")
 
 
-def test_a_network_of_the_users_own_is_no_onnx_and_the_line_says_what_does_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_network_of_the_users_own_is_no_onnx_and_the_line_says_what_does_it(tmp_path: Path) -> None:
     from peer.frameworks.foreign import Foreign
 
     write_run(tmp_path)

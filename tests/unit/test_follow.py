@@ -182,7 +182,7 @@ def test_folders_are_relative_to_the_experiment_file_and_uris_are_not(tmp_path: 
         assert (found.tensorboard, found.mlflow) == (str(tmp_path / "tb"), expected)
 
 
-def test_where_numbers_go_is_nothing_that_peers_agree_on(tmp_path: Path) -> None:
+def test_where_numbers_go_is_nothing_that_peers_agree_on() -> None:
     plain = settings.from_tree({"peers": 1, "data": {"path": "x"}})
     shown = settings.from_tree({"peers": 1, "data": {"path": "x"}, "metrics": {"openmetrics": 9464, "mlflow": "m"}})
     assert settings.shared(plain) == settings.shared(shown)

@@ -118,7 +118,7 @@ def test_arrows_of_many_agents_go_from_column_to_row() -> None:
     assert figure.axes[0].get_xlabel() == "from"
 
 
-def test_a_few_agents_are_drawn_with_lines(tmp_path: Path) -> None:
+def test_a_few_agents_are_drawn_with_lines() -> None:
     whole = Graph.of(4, [(0, 1), (1, 2), (2, 3)])
     assert not draw.picture(Static(whole), 3, "path").axes[0].images
     assert draw.picture(Static(graphs.ring(draw.MOST_DRAWN + 1)), 3, "ring").axes[0].images

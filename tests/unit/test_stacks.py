@@ -28,8 +28,6 @@ from tests.instances import (
     stack_of,
 )
 
-MODEL = mlp((4, 5, 2), "tanh")
-P = 37
 TIGHT = Accuracy(1e-13)
 
 
