@@ -48,7 +48,7 @@ def write(folder: Path, pairs: Mapping[PeerId, tuple[str, str]]) -> list[Path]:
     try:
         for peer, (_, secret) in pairs.items():
             _write_secret(folder / secret_name(peer), secret)
-        listed = _public_list({peer: pair[0] for peer, pair in pairs.items()})
+        listed = public_list({peer: pair[0] for peer, pair in pairs.items()})
         npz.replace(public, lambda file: file.write(listed.encode()))
     except OSError:
         for path in paths:  # half of them would only be in the way
@@ -92,7 +92,7 @@ def complete(
     public = {peer: public_of(_secret_in(path)) for peer, path in enumerate(secrets)}
     for peer, folder in enumerate(folders):
         if not (folder / PUBLIC_NAME).exists():
-            npz.replace(folder / PUBLIC_NAME, lambda file: file.write(_public_list(public).encode()))
+            npz.replace(folder / PUBLIC_NAME, lambda file: file.write(public_list(public).encode()))
         elif read(folder, peer, n_agents)[1] != public:
             raise ConfigError(
                 "transport.keys", f"{folder / PUBLIC_NAME}: expected the keys of the secrets in {pattern}"
@@ -108,7 +108,8 @@ def _write_secret(path: Path, secret: str) -> None:
     npz.replace(path, lambda file: file.write(f"{secret}\n".encode()), mode=0o600)
 
 
-def _public_list(public: Mapping[PeerId, str]) -> str:
+def public_list(public: Mapping[PeerId, str]) -> str:
+    """Text of the list of public keys."""
     lines = (f'{peer} = "{key}"\n' for peer, key in sorted(public.items()))
     return "# public CURVE keys by peer id\n" + "".join(lines)
 

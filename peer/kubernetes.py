@@ -217,7 +217,8 @@ def manifests(
     """
     check(experiment, cluster)
     files, pods = files_of(experiment), in_pods(experiment)
-    common = {"experiment.toml": settings.to_toml(pods), keys.PUBLIC_NAME: _public_list(pairs)}
+    public = keys.public_list({peer: pair[0] for peer, pair in pairs.items()})
+    common = {"experiment.toml": settings.to_toml(pods), keys.PUBLIC_NAME: public}
     _fit(common, f"addresses and public keys of {experiment.peers} peers")
     _fit(common | files, f"addresses and public keys of {experiment.peers} peers, and the files they start from,")
     run = Documents(name_of(experiment), experiment, pods, cluster)
@@ -233,8 +234,3 @@ def manifests(
         run.summary(),
     ]
     return "\n---\n".join(document.strip("\n") for document in documents) + "\n"
-
-
-def _public_list(pairs: Mapping[PeerId, tuple[str, str]]) -> str:
-    lines = (f'{peer} = "{public}"\n' for peer, (public, _) in sorted(pairs.items()))
-    return "# public CURVE keys by peer id\n" + "".join(lines)
