@@ -17,6 +17,7 @@ from scipy import linalg
 from peer.arrays import Matrix, Vector
 from peer.errors import SolveError
 from peer.optim.losses import Loss
+from peer.optim.maps import MAX_PRODUCTS
 from peer.optim.regularizers import Regularizer
 from peer.optim.solvers import EPS, HALVINGS, INDEFINITE, MAX_ITERATIONS, PRECISION
 from peer.stacked.chains import Stack, StackedPass
@@ -26,9 +27,6 @@ FACTORED_BYTES: Final = 1 << 28
 
 SMALL: Final = 24
 """Unknowns of systems that are solved all at once; with more, one by one, by Cholesky, which takes half the work."""
-
-MAX_PRODUCTS: Final = 2_000
-"""Of conjugate gradients in one system, as in `peer.optim.maps`."""
 
 Inverse: TypeAlias = Callable[[Matrix], Matrix]
 """Of a matrix for each agent: b -> x, (k, p)."""
