@@ -16,20 +16,17 @@ import os
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as peers run; numpy reads it when it is imported
 
 import math
-import tempfile
 from collections.abc import Iterator, Sequence
 from itertools import islice, product
-from pathlib import Path
 from typing import Final
 
 import click
-import msgspec
 import numpy as np
 
-from peer import agent, gossip, learning, settings, wire
+from benchmarks.agents import problems_of
+from peer import agent, gossip, settings, wire
 from peer.agent import State
 from peer.arrays import DTYPES, Vector
-from peer.data import Cut
 from peer.messages import Share
 from peer.optim.steps import Constant
 from peer.optim.surrogates import Partial
@@ -64,20 +61,6 @@ def experiment_of(n_agents: int) -> Experiment:
             "surrogate": {"curvature": "network", "tau": TAUS[1], "tolerance": 1e-11},
         }
     )
-
-
-def problems_of(experiment: Experiment) -> tuple[list[Problem], Vector]:
-    """g_i of all agents, and where they start."""
-    with tempfile.TemporaryDirectory() as folder:
-        Cut.of(experiment).write(Path(folder))
-        data = msgspec.structs.replace(experiment.data, dataset="", path=f"{folder}/peer-{{id:03d}}.npz")
-        experiment = msgspec.structs.replace(experiment, data=data)
-        shards = [learning.shard_of(experiment, peer) for peer in range(experiment.peers)]
-    initial = learning.initial_of(experiment, 0)
-    model = learning.model_of(experiment, shards[0], max(shard.n_classes for shard in shards), initial)
-    n_samples = sum(shard.n_samples for shard in shards)
-    problems = [learning.problem_of(experiment, model, shard, n_samples) for shard in shards]
-    return problems, initial.vector(model, experiment.seed, problems[0].regularizer)
 
 
 def optimum(problems: Sequence[Problem], start: Vector) -> Vector:

@@ -16,22 +16,19 @@ import os
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as peers run; numpy reads it when it is imported
 
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, Final
 
 import click
-import msgspec
 import numpy as np
 
-from peer import agent, careful, config, gossip, learning, renewal, settings
+from benchmarks.agents import problems_of
+from peer import agent, careful, config, gossip, renewal, settings
 from peer.agent import State
 from peer.arrays import DTYPES, Vector
 from peer.careful import Caution
 from peer.config import Ground
-from peer.data import Cut
 from peer.messages import Share
 from peer.optim.steps import Constant
 from peer.problem import Problem
@@ -75,20 +72,6 @@ def experiment_of(dataset: str, loss: str, hidden: Sequence[int], regime: dict[s
     model, objective = {"hidden": list(hidden)}, {"loss": loss}
     tree = {"data": data, "model": model, "objective": objective, "regime": regime, "surrogate": {"tau": tau}}
     return settings.from_tree(tree)
-
-
-def problems_of(experiment: Experiment) -> tuple[list[Problem], Vector]:
-    """g_i of all agents, and where they start."""
-    with tempfile.TemporaryDirectory() as folder:
-        Cut.of(experiment).write(Path(folder))
-        data = msgspec.structs.replace(experiment.data, dataset="", path=f"{folder}/peer-{{id:03d}}.npz")
-        experiment = msgspec.structs.replace(experiment, data=data)
-        shards = [learning.shard_of(experiment, peer) for peer in range(experiment.peers)]
-    initial = learning.initial_of(experiment, 0)
-    model = learning.model_of(experiment, shards[0], max(shard.n_classes for shard in shards), initial)
-    n_samples = sum(shard.n_samples for shard in shards)
-    problems = [learning.problem_of(experiment, model, shard, n_samples) for shard in shards]
-    return problems, initial.vector(model, experiment.seed, problems[0].regularizer)
 
 
 def rounds(

@@ -12,7 +12,6 @@ import os
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as peers run; numpy reads it when it is imported
 
 import json
-import resource
 import sys
 import tempfile
 import time
@@ -24,7 +23,7 @@ from statistics import median
 import click
 import msgspec
 
-from benchmarks.fleet import N_SAMPLES, experiment_of, fork_times, proportional_mb, write_shards
+from benchmarks.fleet import N_SAMPLES, experiment_of, fork_times, processor_s, proportional_mb, write_shards
 from peer.journal import folder_of
 from peer.launcher import Watcher, groups, launch
 from peer.settings import Experiment
@@ -74,12 +73,6 @@ class Stopwatch(Watcher):
         """Some time has passed."""
         if not self.middle_mb and self.metrics.read_text(encoding="utf-8").count("\n") >= self.middle:
             self.middle_mb = proportional_mb()
-
-
-def processor_s() -> float:
-    """Seconds of a processor that the processes which have ended have taken."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 def measured(experiment: Experiment, run_dir: Path) -> Measured:
