@@ -37,7 +37,6 @@ Seed: TypeAlias = int | np.random.RandomState | None
 HERE: Final = Path("samples")
 """Where samples are from, in errors."""
 
-
 INSTEAD: Final = {
     "peers": "n_agents instead",
     "objective.loss": "loss instead",

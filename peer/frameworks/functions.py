@@ -76,7 +76,7 @@ def network(python: str, folder: str, input_shape: tuple[int, ...], n_outputs: i
     input_shape : tuple of int
         Of a sample.
     n_outputs : int
-        Q.
+        q.
     seed : int
         From which the parameters are drawn.
 

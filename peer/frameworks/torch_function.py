@@ -155,7 +155,13 @@ class TorchFunction:
         return TorchLocal(self, parts, inputs, _numbers(outputs), pull)
 
     def call(self, parts: Tensors, inputs: Any) -> Any:  # noqa: ANN401  (a tensor)
-        """Outputs with these parameters, (m, q), to be called in `turn`: they are put in the place of the module's."""
+        """Outputs with these parameters, (m, q), to be called in `turn`: they are put in the place of the module's.
+
+        Raises
+        ------
+        TypeError
+            The module gives something else than a float64 tensor.
+        """
         outputs = functional_call(self.module, parts, (inputs,))
         if not isinstance(outputs, torch.Tensor) or outputs.dtype != torch.float64:
             found = outputs.dtype if isinstance(outputs, torch.Tensor) else type(outputs).__name__
