@@ -49,10 +49,11 @@ from peer import transport as transport_module
 from peer.arrays import Vector
 from peer.changes import Changes
 from peer.journal import Journal
+from peer.messages import Outgoing
 from peer.roster import Roster
 from peer.rounds import Rounds
 from peer.rounds_mode import goes_ahead
-from peer.session import Outgoing, Session
+from peer.session import Session
 from peer.transport import NOBODY, NOTHING, Hub, Keys, Nearby, Transport, nearby, new_key_pair
 from peer.transport.incoming import Arrivals
 from topology import PeerId

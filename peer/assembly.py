@@ -11,16 +11,16 @@ messages and times, and return what to send to whom, in this order.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final, TypeAlias, final
+from typing import Final, final
 
 from peer.agent import State
 from peer.arrays import Vector
 from peer.errors import DisagreementError, ProtocolError
 from peer.flows import Flows
 from peer.membership import Membership
-from peer.messages import Bye, Flow, Message, View
+from peer.messages import Bye, Flow, Message, Outgoing, View
 from peer.pace import PHI_KEPT, Pace
 from peer.roster import disagreement
 from peer.waking import source
@@ -39,9 +39,6 @@ BEATS: Final = 8
 
 FEW: Final = 32
 """Peers of whom all are told at every tick, up to twice as many; 200 on one host spent most of their time on that."""
-
-Outgoing: TypeAlias = Sequence[tuple[PeerId, Message]]
-"""Messages with their receivers, in the order in which to send them."""
 
 
 @final

@@ -27,6 +27,7 @@ from peer.transport import is_loopback, new_key_pair
 EXTRAS: Final = {
     "scikit-learn": ("datasets", "named data sets"),
     "matplotlib": ("report", "`peer report`"),
+    "aiohttp": ("watch", "`peer watch`"),
     "onnx": ("export", "`peer export --format onnx`"),
     "safetensors": ("export", "`peer export --format safetensors`"),
     "tensorboardX": ("tensorboard", "`[metrics] tensorboard`"),

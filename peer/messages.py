@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, Literal, TypeAlias, final
 
 from peer.arrays import Tensor, Vector
@@ -245,3 +245,6 @@ class View(Record, frozen=True, eq=True):
 
 
 Message: TypeAlias = Hello | Share | Flow | Bye | View
+
+Outgoing: TypeAlias = Sequence[tuple[PeerId, Message]]
+"""Messages with their receivers, in the order in which to send them."""

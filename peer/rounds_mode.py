@@ -22,9 +22,8 @@ from peer.errors import ConfigError, NeighborLeft, NeighborsLate, ProtocolError
 from peer.gossip import Course
 from peer.host import DONE, INTERRUPTED, Host
 from peer.learning import Learned
-from peer.messages import Message
+from peer.messages import Message, Outgoing
 from peer.optim.regimes import everything
-from peer.session import Outgoing
 from peer.transport import QUEUE_MESSAGES
 from topology import PeerId
 

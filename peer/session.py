@@ -15,19 +15,16 @@ a neighbor before this peer knows all counts itself, and has passed them on.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias, final
+from typing import final
 
 from peer.arrays import Tensor, Vector
 from peer.errors import ProtocolError
-from peer.messages import NOTHING_FORGOTTEN, Bye, Flow, Hello, Message, Purpose, Share, View
+from peer.messages import NOTHING_FORGOTTEN, Bye, Flow, Hello, Message, Outgoing, Purpose, Share, View
 from peer.roster import Roster
 from peer.rounds import Rounds
 from topology import PeerId
-
-Outgoing: TypeAlias = Sequence[tuple[PeerId, Message]]
-"""Messages with their receivers, in the order in which to send them."""
 
 
 @final

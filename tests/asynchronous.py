@@ -27,7 +27,7 @@ from msgspec import structs
 
 from peer import agent, careful, waking, wire
 from peer.arrays import Vector
-from peer.assembly import TICK_S, Assembly, Opening, Outgoing
+from peer.assembly import TICK_S, Assembly, Opening
 from peer.async_mode import QUEUE_MESSAGES
 from peer.careful import Caution
 from peer.checkpoint import Moment
@@ -35,7 +35,7 @@ from peer.errors import RemoteError, WireError
 from peer.flows import Flows, Stamp
 from peer.host import NEWS_S
 from peer.membership import Membership
-from peer.messages import Flow, Message, Standing, View
+from peer.messages import Flow, Message, Outgoing, Standing, View
 from peer.optim.chains import mlp
 from peer.optim.losses import Squared
 from peer.optim.regularizers import L1, L2, NoRegularizer, Regularizer

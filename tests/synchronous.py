@@ -32,7 +32,7 @@ from peer.checkpoint import Checkpoint
 from peer.errors import RemoteError, WireError
 from peer.gossip import Course
 from peer.links import Drawn, Replicas, steady
-from peer.messages import PARTS, Hello, Message, Share
+from peer.messages import PARTS, Hello, Message, Outgoing, Share
 from peer.methods import ExactDiffusion, Extra, GradientDescent, GradientTracking, Method, Next
 from peer.optim import feedback
 from peer.optim.blocks import equal
@@ -45,7 +45,7 @@ from peer.problem import Problem
 from peer.renewal import Renewal
 from peer.roster import Roster
 from peer.rounds import MEETINGS, Rounds
-from peer.session import Outgoing, Session
+from peer.session import Session
 from peer.simulation import heard
 from tests.network import RUN_ID, Network, Weather, weather
 from tests.simulated import Clock, Outcome, Tell, batched, replayable, silent, sizes_of

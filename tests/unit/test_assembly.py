@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from peer.agent import State
-from peer.assembly import KNOCK_S, Assembly, Outgoing
+from peer.assembly import KNOCK_S, Assembly
 from peer.errors import DisagreementError, ProtocolError
 from peer.flows import Flows
 from peer.membership import Membership
-from peer.messages import Bye, Flow, Hello, Message, Share, Standing, View
+from peer.messages import Bye, Flow, Hello, Message, Outgoing, Share, Standing, View
 from peer.pace import PHI_KEPT
 from topology import PeerId
 from topology.outlets import Outlets

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import resource
 import socket
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -138,3 +140,13 @@ def test_the_command_has_two_forms_and_two_exit_codes(monkeypatch: pytest.Monkey
 def test_settings_of_no_experiment_are_refused() -> None:
     with pytest.raises(ConfigError, match="--set: expected an experiment file"):
         doctor.read(None, ["peers=3"])
+
+
+def test_every_package_of_an_extra_is_told() -> None:
+    """But of those that only the tests need."""
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = {
+        extra: needs for extra, needs in project["optional-dependencies"].items() if extra not in ("dev", "containers")
+    }
+    assert {re.split("[<>=]", each)[0] for needs in extras.values() for each in needs} == set(doctor.EXTRAS)
+    assert {extra for extra, _ in doctor.EXTRAS.values()} == extras.keys() - {"sklearn"}  # as datasets
