@@ -314,8 +314,8 @@ def run(
     run_dir = out or Path("runs") / what.name
     what = with_shards(what, run_dir, experiment)
     transport = what.transport
-    if not transport.addresses and contact is None:
-        raise ConfigError("transport.addresses", "expected an address for each peer, found none")
+    if transport.addresses or contact is None:
+        addresses.check_ports(what)
     folder = journal.folder_of(run_dir, me)
     if not resume and any((folder / name).exists() for name in ("initial.npz", "checkpoint.npz", "final.npz")):
         raise ConfigError("--out", f"{folder} holds a run already; --resume goes on with it, another --out keeps it")

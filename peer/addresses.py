@@ -15,6 +15,21 @@ WILDCARDS: Final = ("*", "0.0.0.0", "::")
 """Hosts of an address to listen on that stand for all interfaces."""
 
 
+def check_ports(experiment: Experiment) -> None:
+    """See to it that peers that are not all started by one process can connect to each other.
+
+    Raises
+    ------
+    ConfigError
+        There are no addresses, or one has port 0: any free one, which nobody else would know.
+    """
+    if not experiment.transport.addresses:
+        raise ConfigError("transport.addresses", "expected an address for each peer, found none")
+    for address in experiment.transport.addresses:
+        if settings.split_address(address, "transport.addresses")[1] == 0:
+            raise ConfigError("transport.addresses", f"expected a port > 0, to connect to; found {address}")
+
+
 def bind_of(experiment: Experiment, me: PeerId, address: str = "") -> str:
     """Where a peer listens: as `transport.bind` says, else at its own address.
 

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 
 import msgspec
 
-from peer import config, keys, settings
+from peer import addresses, config, keys, settings
 from peer.aside import aside
 from peer.errors import ConfigError
 from peer.frameworks import functions
@@ -102,8 +102,7 @@ def elsewhere(experiment: Experiment, run_dir: Path) -> Experiment:
         Anything that would keep a peer from starting, or something of another run is there.
     """
     transport = experiment.transport
-    if not transport.addresses:
-        raise ConfigError("transport.addresses", "expected an address for each peer, found none")
+    addresses.check_ports(experiment)
     if transport.security == "curve" and not transport.keys:
         raise ConfigError("transport.keys", "expected a folder, or with {id} one for each peer; found none")
     ground = aside(config.ground, experiment)

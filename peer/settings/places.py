@@ -37,8 +37,8 @@ def published_at(pattern: str, peer: int, key: str = "run.publish") -> str:
         It is no address, or there is no such port.
     """
     host, port = split_address(pattern.replace("{id}", str(peer)), key)
-    if port + peer > MAX_PORT:
-        raise ConfigError(key, f"expected a port that, with {peer} added, is up to {MAX_PORT}; found {port}")
+    if not 0 < port <= MAX_PORT - peer:
+        raise ConfigError(key, f"expected a port > 0 that, with {peer} added, is up to {MAX_PORT}; found {port}")
     return f"tcp://{place_text(host, port + peer)}"
 
 

@@ -243,5 +243,9 @@ def test_compose_and_prepare_say_in_one_line_what_is_wrong(lab: Lab) -> None:
     assert "transport.addresses" in refusal(lab.run("prepare", bare, "--out", "run"), 2)
     line = refusal(lab.run("prepare", bare, "--out", "run", "--set", "transport.addresses=['tcp://p-{id}:1']"), 2)
     assert "transport.keys" in line
+    free = "transport.addresses=['tcp://127.0.0.1:5550', 'tcp://127.0.0.1:0', 'tcp://127.0.0.1:0']"
+    for words in (("prepare", experiment), ("run", experiment, "--id", "0")):
+        refused = refusal(lab.run(*words, "--out", "run", "--set", free), 2)
+        assert "transport.addresses: expected a port > 0, to connect to; found tcp://127.0.0.1:0" in refused
     assert "data.dataset" in refusal(lab.run("shard", experiment), 2)
     assert not (lab.folder / "run").exists()

@@ -540,7 +540,7 @@ def test_peers_publish_at_the_port_plus_their_number() -> None:
     assert published_at("tcp://[::1]:5600", 0) == "tcp://[::1]:5600"
 
 
-@pytest.mark.parametrize("found", ["5600", "tcp://127.0.0.1", "ipc://here", "tcp://127.0.0.1:65534"])
+@pytest.mark.parametrize("found", ["5600", "tcp://127.0.0.1", "ipc://here", "tcp://a:65534", "tcp://127.0.0.1:0"])
 def test_where_peers_publish_is_checked(tmp_path: Path, found: str) -> None:
     with pytest.raises(ConfigError, match=r"^run\.publish: expected"):
         write_run(tmp_path, run={"publish": found})
