@@ -335,6 +335,7 @@ def run(
         listed = keys.PublicList(*where)  # before it is read: what changes from now on is seen
         secret, public = keys.read(*where)
         pair = Keys(secret, public_of(secret), public, listed.changed)
+        keys.check_owner(pair.public, public, me, where[0])
     elif not all(map(is_loopback, (*transport.addresses, listens, *([contact[1]] if contact else [])))):
         raise ConfigError("transport.security", "expected curve: none is for addresses of the loopback only")
 

@@ -142,6 +142,22 @@ def read(folder: Path, peer: PeerId, n_agents: int, newcomers: bool = False) -> 
     return secret, _chosen(public, folder / PUBLIC_NAME, peer, n_agents, newcomers)
 
 
+def check_owner(own: str, public: Mapping[PeerId, str], peer: PeerId, folder: Path) -> None:
+    """See to it that the secret of a peer, whose public half is `own`, is not another one's.
+
+    One that is nobody's may be newer than the list.
+
+    Raises
+    ------
+    ConfigError
+        It is: all that it says would be dropped, and it would wait for the others in vain.
+    """
+    owner = next((j for j, key in public.items() if key == own), peer)
+    if owner != peer:
+        found = f"found that of peer {owner}, as {PUBLIC_NAME} has it"
+        raise ConfigError("transport.keys", f"{folder}: expected the secret key of peer {peer}, {found}")
+
+
 def _listed(path: Path) -> dict[PeerId, object]:
     """What a list of public keys says of each peer.
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.integration.lab import Lab, dropped, end, events, free_addresses, metrics, same_finals, wait_until
+from tests.integration.lab import Lab, dropped, end, events, free_addresses, metrics, refusal, same_finals, wait_until
 
 
 def test_a_refused_peer_whose_key_is_added_later_gets_in(lab: Lab) -> None:
@@ -53,6 +53,17 @@ def test_one_more_key_is_made_by_command(lab: Lab) -> None:
     again: subprocess.CompletedProcess[str] = lab.run("keys", "keys", "--id", "8")
     assert again.returncode == 2
     assert "no key of peer 8" in again.stderr
+
+
+def test_who_has_the_secret_of_another_peer_is_told_before_it_waits(lab: Lab) -> None:
+    assert lab.run("keys", "keys", "--peers", "2").returncode == 0
+    shutil.copyfile(lab.folder / "keys" / "peer-001.secret", lab.folder / "keys" / "peer-000.secret")
+    transport = {"addresses": free_addresses(2), "keys": "keys"}
+    pattern = lab.shards([(np.eye(2), np.arange(2))] * 2)
+    experiment = lab.experiment("mixed-up", peers=2, data={"path": pattern}, transport=transport)
+    line = refusal(lab.run("run", experiment, "--id", "0", "--out", "out"), 2)
+    assert "keys: expected the secret key of peer 0, found that of peer 1" in line
+    assert not (lab.folder / "out").exists()
 
 
 @pytest.mark.parametrize("options", [[], ["--peers", "2", "--id", "3"], ["--id", "100000"]])

@@ -227,6 +227,16 @@ def test_a_key_belongs_to_one_peer(tmp_path: Path) -> None:
     assert "a key of its own for peer 2: 0 has it" in refused(tmp_path)
 
 
+def test_a_secret_of_another_peer_is_refused_and_one_that_nobody_knows_yet_is_not(tmp_path: Path) -> None:
+    keys.write(tmp_path, PAIRS)
+    (tmp_path / keys.secret_name(0)).write_text(PAIRS[1][1])
+    secret, public = keys.read(tmp_path, 0, 3)
+    with pytest.raises(ConfigError, match=r"expected the secret key of peer 0, found that of peer 1, as public\.toml"):
+        keys.check_owner(SECRETS[secret], public, 0, tmp_path)
+    for own in (PAIRS[0][0], PAIRS[9][0]):
+        keys.check_owner(own, public, 0, tmp_path)
+
+
 @pytest.mark.parametrize("word", ["%nSc1", "#####"])
 def test_forty_digits_may_be_no_key(word: str, tmp_path: Path) -> None:
     """Five digits of base 85 hold a little more than four bytes."""
