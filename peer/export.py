@@ -170,10 +170,11 @@ def scales_of(experiment: Experiment, run_dir: Path) -> Standardization | None:
     path = next((path for folder in folders if (path := folder / standardization.NAME).exists()), None)
     if path is not None:
         return standardization.read(path)
-    if data.dataset in DRAWN or (data.dataset and not data.standardize):
-        return Standardization()
     if not data.dataset:
         return None
+    coded = experiment.objective.loss in REAL_TARGETS and data.dataset != "quadratic"
+    if (data.dataset in DRAWN or not data.standardize) and not coded:
+        return Standardization()
     from peer.data import Cut
 
     return Cut.of(experiment).standardization()

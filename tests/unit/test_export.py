@@ -103,6 +103,21 @@ def test_where_shards_are_hidden_the_data_set_says_what_was_done() -> None:
         assert not none.arrays
 
 
+@pytest.mark.parametrize(
+    ("data", "codes"),
+    [
+        ({"dataset": "wine", "standardize": False}, np.eye(3)),
+        ({"dataset": "breast-cancer", "standardize": False}, [[0.0], [1.0]]),
+        ({"dataset": "gaussian-mixture", "samples": 20}, [[-1.0], [1.0]]),
+    ],
+)
+def test_classes_are_told_by_their_codes_also_where_nothing_is_standardized(data: dict[str, Any], codes: Any) -> None:
+    found = export.scales_of(settings.from_tree({"peers": 2, "data": data}), Path("/nowhere"))
+    assert found is not None
+    assert found.arrays.keys() == {"codes"}
+    np.testing.assert_array_equal(found.arrays["codes"], codes)
+
+
 def test_parameters_of_a_regime_are_all_of_the_network_and_where_it_was_linearized(tmp_path: Path) -> None:
     write_run(tmp_path, regime={"kind": "neural-tangent"})
     for k in range(len(SAMPLES)):
