@@ -97,7 +97,8 @@ class Shard:
             They have another number of columns.
         """
         if held_out.x.shape[1:] != self.x.shape[1:]:
-            found = f"expected x with the {self.x.shape[1]} columns of {self.path}, found {held_out.x.shape[1]}"
+            expected, there = (" x ".join(map(str, x.shape[1:])) for x in (self.x, held_out.x))
+            found = f"expected x with the {expected} columns of {self.path}, found {there}"
             raise ConfigError("data.validation_path", f"{held_out.path}: {found}")
         coded = replace(held_out, codes=self.codes) if held_out.codes is None else held_out
         return replace(self, held_out=coded)

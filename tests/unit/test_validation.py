@@ -212,6 +212,7 @@ def test_peers_must_agree_whether_files_hold_samples_out(tmp_path: Path) -> None
     [
         (None, "expected a file at"),
         ({"x": np.ones((2, 3)), "y": np.array([1, 0])}, "expected x with the 2 columns of"),
+        ({"x": np.ones((2, 2, 3)), "y": np.array([1, 0])}, "expected x with the 2 columns of .*, found 2 x 3"),
         ({"x": np.ones((2, 2)), "y": np.array([1, 2])}, "expected labels in 0..1 for 1 outputs, found 2"),
         ({"x": np.ones((2, 2)), "y": np.ones((2, 2))}, "real targets"),
         ({"x": np.full((2, 2), np.nan), "y": np.array([1, 0])}, "expected finite numbers"),
