@@ -72,6 +72,9 @@ WORDS: Final = (*ACTIVATIONS, "flatten", "layer-normalization")
 MAX_DEPTH: Final = 1_000
 """Layers of a chain, those of residual blocks included."""
 
+MAX_PARAMETERS: Final = 1 << 40
+"""Of a network: 8 TiB, which no host has; numpy refuses far more with errors of its own."""
+
 INITIALS: Final = ("glorot", "normal")
 """How weights of dense layers begin."""
 
@@ -144,14 +147,20 @@ def network_of(
     Raises
     ------
     ConfigError
-        Layers do not fit one after the other, or not the inputs or outputs.
+        Layers do not fit one after the other, or not the inputs or outputs, or no memory.
     """
     if not layers:
-        return mlp((n_inputs, *hidden, q), activation)
+        return _within_reach(mlp((n_inputs, *hidden, q), activation), "model.hidden")
     made, last = _layers(entries(layers), _incoming(image, n_inputs), q, "model.layers")
     if last != q:
         raise ConfigError("model.layers", f"expected layers to {q} outputs, found {_words(last)}")
-    return Chain(tuple(made))
+    return _within_reach(Chain(tuple(made)), "model.layers")
+
+
+def _within_reach(chain: Chain, key: str) -> Chain:
+    if chain.layout.size > MAX_PARAMETERS:
+        raise ConfigError(key, f"expected at most {MAX_PARAMETERS} parameters, found {chain.layout.size}")
+    return chain
 
 
 def n_parameters_of(

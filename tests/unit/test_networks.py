@@ -79,6 +79,7 @@ def test_neurons_are_rows_and_channels_and_none_of_a_normalization() -> None:
         ([{"kind": "dense", "width": 3}], (), "model.layers", "expected layers to 2 outputs, found 3"),
         ([CONVOLUTION], (), "model.layers[0]", "expected an image to come in (see model.image), found 4"),
         ([DENSE], (1, 2, 2), "model.layers[0]", "put flatten before it"),
+        ([{"kind": "dense", "width": 1 << 62}, DENSE], (), "model.layers", "expected at most 1099511627776 parameters"),
         (["flatten", DENSE], (1, 2, 3), "model.image", "expected 1 x 2 x 3 = 6, found 4 columns of x"),
         ([POOLING, POOLING], (1, 2, 2), "model.layers[1].size", "expected at most 1, found 2"),
         ([{**CONVOLUTION, "padding": 3}], (1, 2, 2), "model.layers[0].padding", "expected 0 to size - 1 = 2, found 3"),
