@@ -169,7 +169,8 @@ def scales_of(experiment: Experiment, run_dir: Path) -> Standardization | None:
     folders = [run_dir / "shards", *(Path(pattern).parent for pattern in patterns if pattern)]
     path = next((path for folder in folders if (path := folder / standardization.NAME).exists()), None)
     if path is not None:
-        return standardization.read(path)
+        found = standardization.read(path)  # of a cut for another loss, maybe: outputs of labels are no targets
+        return found if experiment.objective.loss in REAL_TARGETS else Standardization(found.x)
     if not data.dataset:
         return None
     coded = experiment.objective.loss in REAL_TARGETS and data.dataset != "quadratic"

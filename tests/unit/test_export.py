@@ -74,6 +74,17 @@ def test_an_onnx_model_goes_from_raw_samples_to_targets(dtype: str | None, toler
     np.testing.assert_allclose(np.asarray(found), expected, rtol=0.0, atol=tolerance * np.abs(expected).max())
 
 
+def test_logits_are_no_targets_also_where_the_shards_have_such(tmp_path: Path) -> None:
+    """Shards that `peer shard --loss squared` cut have labels, too; logits were scaled as their targets are."""
+    standardized(tmp_path, objective={"loss": "cross_entropy"}, model={"hidden": [], "outputs": 1})
+    path, found = export.write(tmp_path, "onnx", dtype="float64", probabilities=True)
+    assert SCALES.x is not None
+    expected = peer.load_model(tmp_path).predict(SCALES.x.applied(RAW))
+    logits, _ = ReferenceEvaluator(str(path)).run(None, {"x": RAW})
+    np.testing.assert_allclose(np.asarray(logits), expected, atol=1e-12)
+    assert found.scales.arrays.keys() == {"x_mean", "x_deviation"}
+
+
 def test_what_the_user_did_to_own_files_is_not_known(tmp_path: Path) -> None:
     write_run(tmp_path)
     path, found = export.write(tmp_path, "npz")
