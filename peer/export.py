@@ -75,7 +75,8 @@ class Trained:
         Raises
         ------
         ConfigError
-            The directory holds no finished run, or no such peer, or the network cannot be made again.
+            The directory holds no finished run, or no such peer, or the network cannot be made again, or the file with
+            the standardization is of other data.
         """
         experiment = settings.read(run_dir / "experiment.toml")
         history.refuse_simulated(run_dir, "peer export")
@@ -84,7 +85,11 @@ class Trained:
             there = ", ".join(map(str, ends.parameters))
             raise ConfigError("--peer", f"expected a peer that has ended, one of {there}; found {peer}")
         w, whose = (ends.mean, "mean") if peer is None else (ends.parameters[peer], str(peer))
-        scales = scales_of(experiment, run_dir)
+        scales, widths = scales_of(experiment, run_dir), regimes.network_of(ends.model).widths
+        for name, scale, width in (("x", scales.x, widths[0]), ("y", scales.y, widths[-1])) if scales else ():
+            if scale is not None and len(scale.mean) != width:
+                found = f"expected the {width} columns of {name} of this run, found the {len(scale.mean)} of other data"
+                raise ConfigError(standardization.NAME, found)
         return cls(experiment, ends.model, w, whose, scales or Standardization(), scales is not None)
 
     @property

@@ -85,6 +85,22 @@ def test_logits_are_no_targets_also_where_the_shards_have_such(tmp_path: Path) -
     assert found.scales.arrays.keys() == {"x_mean", "x_deviation"}
 
 
+@pytest.mark.parametrize(
+    ("of_others", "problem"),
+    [
+        (Standardization(Scale.of(np.eye(3))), "expected the 2 columns of x of this run, found the 3 of other data"),
+        (Standardization(None, Scale.of(np.eye(3))), "expected the 1 columns of y of this run, found the 3"),
+    ],
+)
+def test_the_standardization_of_other_data_is_refused(of_others: Standardization, problem: str, tmp_path: Path) -> None:
+    """It is beside the shards, where that of others may have stayed; an export to onnx ended in a traceback."""
+    write_run(tmp_path)
+    npz.save(tmp_path / "shards" / standardization.NAME, of_others.arrays)
+    for form in export.FORMATS:
+        with pytest.raises(ConfigError, match=problem):
+            export.write(tmp_path, form)
+
+
 def test_what_the_user_did_to_own_files_is_not_known(tmp_path: Path) -> None:
     write_run(tmp_path)
     path, found = export.write(tmp_path, "npz")
