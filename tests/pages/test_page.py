@@ -296,6 +296,30 @@ def test_keys_of_the_browser_are_the_browsers(lab: Lab, launched: Path) -> None:
         visit(address, look)
 
 
+def test_numbers_of_the_network_are_those_of_its_members(lab: Lab) -> None:
+    """Peer 2 is lost with its first epoch; 0, 1 and 8 are left."""
+    write_elastic(lab.folder / "out")
+    last = {
+        peer: json.loads((folder_of(lab.folder / "out", peer) / "metrics.jsonl").read_text().splitlines()[-1])
+        for peer in (0, 1, 8)
+    }
+    values = [line["objective_estimate"] for line in last.values()]
+
+    async def look(page: Page) -> None:
+        await page.until("document.getElementById('state').dataset.kind === 'over'")
+        await page.click("#live")
+        await page.until("document.getElementById('slider').value === document.getElementById('slider').max")
+        assert float(await tile(page, "Objective, mean")) == pytest.approx(fmean(values), rel=1e-3)
+        largest = max(line["residual"] for line in last.values())
+        assert float((await tile(page, "Residual, largest")).replace(MINUS, "-")) == pytest.approx(largest, rel=1e-2)
+        assert await tile(page, "Wakings") == f"{min(line['iteration'] for line in last.values()) + 1} or more each"
+        said = await page.value("document.querySelector('[data-name=objective_estimate] output').textContent")
+        assert said.endswith(f" {min(values):.3g} to {max(values):.3g}")
+
+    with watching(lab, "out") as (_, address):
+        visit(address, look)
+
+
 def test_where_nothing_is_tracked_no_residual_is_of_stationarity(lab: Lab) -> None:
     write_run(lab.folder / "out", method={"kind": "extra"})
     for peer in range(3):

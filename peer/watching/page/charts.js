@@ -174,7 +174,7 @@ export class Charts {
       readout.textContent = `peer ${this.chosen}${where}: ${shown(value === null ? null : value * scale)}`;
       return;
     }
-    const values = this.story.values(about.name, position);
+    const values = this.story.values(about.name, position, this.story.members(position));
     const least = Math.min(...values) * scale, most = Math.max(...values) * scale;
     const range = least === most ? "" : `, ${shown(least, 3)} to ${shown(most, 3)}`;
     readout.textContent = values.length ? `median${where} ${shown(median(values) * scale, 3)}${range}` : "";

@@ -160,16 +160,17 @@ function drawState() {
 }
 
 function drawTiles(at) {
+  const members = story.members(at);
   const mean = (name) => {
-    const values = story.values(name, at);
+    const values = story.values(name, at, members);
     return values.length ? values.reduce((a, b) => a + b, 0) / values.length : null;
   };
   const sum = (name) => story.values(name, at).reduce((a, b) => a + b, 0);
-  const residuals = story.values("residual", at);
+  const residuals = story.values("residual", at, members);
   const [solve, wait] = [sum("solve_s"), sum("wait_s")];
   const progress = story.rounds
     ? ["Round", `${at} / ${story.about.iterations - 1}`]
-    : ["Wakings", String(Math.min(...story.ids.map((id) => (story.value(id, "n", at) ?? -1) + 1))) + " or more each"];
+    : ["Wakings", String(Math.min(...members.map((id) => (story.value(id, "n", at) ?? -1) + 1))) + " or more each"];
   fill($("tiles"), [
     progress,
     ["Time", seconds(story.seconds(at))],

@@ -74,8 +74,15 @@ export class Story {
     return k < 0 ? null : this.peers.get(id)[name]?.[k] ?? null;
   }
 
-  values(name, position) {
-    return this.ids.map((id) => this.value(id, name, position)).filter((value) => value !== null);
+  values(name, position, ids = this.ids) {
+    return ids.map((id) => this.value(id, name, position)).filter((value) => value !== null);
+  }
+
+  // Peers of which the network consists at a position: without rounds, those of the newest epoch.
+  members(position) {
+    if (this.rounds) return this.ids;
+    const epoch = this.sorted?.findLast((note) => note.kind === "epoch" && note.t <= position);
+    return epoch?.members ?? this.ids.filter((id) => id < this.about.peers);
   }
 
   // Seconds since the start at a position.
