@@ -178,10 +178,14 @@ class Follower:
 
 
 def is_over(run_dir: Path, experiment: Experiment) -> bool:
-    """Whether all peers that were ever there have ended, well or not."""
-    peers = history.everybody(run_dir, experiment.peers)
-    last = (history.last_event(journal.folder_of(run_dir, peer)) for peer in peers)
-    return all(event is not None and event["event"] == "end" for event in last)
+    """Whether all peers that were ever there have ended, well or not; whom the others found gone cannot say so."""
+    folders = {peer: journal.folder_of(run_dir, peer) for peer in history.everybody(run_dir, experiment.peers)}
+    last = {peer: history.last_event(folder) for peer, folder in folders.items()}
+    left = {peer for peer, event in last.items() if event is None or event["event"] != "end"}
+    if experiment.run.mode == "rounds" or len(left) in (0, len(last)):
+        return not left
+    epochs = history.epochs({peer: history.events(folder) for peer, folder in folders.items()})
+    return bool(epochs) and left <= {peer for epoch in epochs for peer in epoch.members}.difference(epochs[-1].members)
 
 
 def experiment_of(run_dir: Path, given: Metrics) -> Experiment:

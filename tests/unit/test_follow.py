@@ -110,6 +110,17 @@ def test_a_run_is_over_when_all_have_ended(tmp_path: Path) -> None:
     assert not follow.is_over(tmp_path, experiment)
 
 
+def test_who_was_killed_and_found_gone_holds_no_end_up(tmp_path: Path) -> None:
+    """Peer 2, which is in the first epoch only, has not said that it ends."""
+    experiment = write_elastic(tmp_path / "over")
+    assert follow.is_over(tmp_path / "over", experiment)
+    newcomer = Journal(folder_of(tmp_path / "over", 9), behind=None)
+    newcomer.event("start", 0.0, id=9, n=0)
+    newcomer.close()
+    assert not follow.is_over(tmp_path / "over", experiment), "it is no member yet"
+    assert not follow.is_over(tmp_path / "running", write_elastic(tmp_path / "running", ended=None))
+
+
 @pytest.mark.parametrize("text", ["nonsense\n", "3\n", '{"iteration": 0}\n'])
 def test_what_is_no_line_is_told(text: str, tmp_path: Path) -> None:
     found, _ = follower(tmp_path, write_run(tmp_path))
