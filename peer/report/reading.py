@@ -22,6 +22,9 @@ from topology import Outlets, PeerId, Schedule, TopologyError, schedules
 INTERRUPTED: Final = 130
 """Exit code of a peer that was told to go."""
 
+WHOLE: Final = "the network"
+"""Of what a summary's numbers are, where it is not a linearization that was trained."""
+
 
 class Central(msgspec.Struct, frozen=True):
     """What a report shows of central training."""
@@ -38,6 +41,12 @@ class Row(msgspec.Struct, frozen=True):
 
     peer: int
     objective: float | None
+
+
+class Trained(msgspec.Struct, frozen=True):
+    """What a report shows of the regime in the summary."""
+
+    of: str = WHOLE
 
 
 class Summary(msgspec.Struct, frozen=True):
@@ -59,6 +68,7 @@ class Summary(msgspec.Struct, frozen=True):
     central: Central | None = None
     stopped: str = "iterations"
     kept: int | None = None
+    regime: Trained = Trained()
 
 
 @final

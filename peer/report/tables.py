@@ -10,7 +10,7 @@ import numpy as np
 
 from peer import history
 from peer.report.markup import folded, names, note, pre, section, shown, size, table
-from peer.report.reading import INTERRUPTED, Run
+from peer.report.reading import INTERRUPTED, WHOLE, Run
 from peer.settings import Experiment
 from topology import Outlets, PeerId, TopologyError, gossip, windows
 from topology.outlets import wakings_to_connect
@@ -108,6 +108,8 @@ def results(run: Run) -> str:
             f"Of the members at the end, {history.ranges(run.members)}: their data, and the mean of their parameters."
         )
     words += " Stationarity: ‖w − prox(w − ∇G(w))‖∞."
+    if found.regime.of != WHOLE:
+        words += f" Objective, stationarity and test are those of {found.regime.of}."
     seen = found.shards_seen
     if seen is not None and len(seen) < len(run.members):
         which = f"only those of {names(seen)}" if seen else "none"

@@ -140,6 +140,15 @@ def test_a_finished_run(tmp_path: Path) -> None:
     assert 'tau = "auto"' in "".join(found.words["code"]), "the experiment with its defaults"
 
 
+def test_of_a_linearized_network_the_results_say_so(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    finish(tmp_path)
+    assert "are those of" not in "".join(page(tmp_path).words["p"])
+    finish(tmp_path, regime={"kind": "neural-tangent", "of": "the network linearized at initial.npz"})
+    said = "Objective, stationarity and test are those of the network linearized at initial.npz."
+    assert said in "".join(page(tmp_path).words["p"])
+
+
 def test_a_run_with_several_exchanges_a_round(tmp_path: Path) -> None:
     """A ring of 3 agrees at once; links that come and go are those of all exchanges."""
     write_run(tmp_path, topology={"graph": "ring", "consensus_steps": 3, "consensus": "chebyshev"})
