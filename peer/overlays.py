@@ -144,9 +144,9 @@ class Overlay:
                 continue
             if curve.n_runs > 1:
                 axes.fill_between(curve.at, low, high, color=curve.style["color"], alpha=0.18, linewidth=0.0)
-            axes.plot(
-                curve.at, middle, **curve.style, marker="o" if len(curve.at) == 1 else "", label=_entry(curve.label)
-            )
+            there = np.isfinite(middle) | (not log)  # a point between two that are left out would not be seen
+            at = curve.at[there]
+            axes.plot(at, middle[there], **curve.style, marker="o" if len(at) == 1 else "", label=_entry(curve.label))
         shown = np.concatenate(
             [_drawable(values, log) for c in self.curves for values in (c.low, c.high)] or [np.zeros(0)]
         )

@@ -227,8 +227,8 @@ class Comparison:
     def _meaning(quantity: str) -> str:
         return {
             "objective": "U, the median of the peers' estimates.",
-            "gap": "U, the median of the peers' estimates, less what central training came to; on a logarithmic axis a "
-            "curve is interrupted where it is below that.",
+            "gap": "U, the median of the peers' estimates, less what central training came to; on a logarithmic axis "
+            "what is below that is left out.",
             "stationarity": "‖w − prox(w − I y)‖∞, the greatest of the peers'.",
             "disagreement": "How far averaging moved the peers, the mean of them.",
             "validation": "The median of the peers' estimates, over the samples that are held out.",

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib import rc_context
 
 from peer import figures, overlays, report, settings
 from peer.errors import ConfigError
@@ -391,6 +392,9 @@ def test_what_rounding_leaves_below_an_optimum_takes_no_logarithm_away() -> None
     assert falling.is_log
     assert {"10⁻⁸", "10⁻⁶"} <= set(texts(svg(falling, "f")))
     assert not Overlay("x", "y", [curve("a", 1.0, -1.0, 2.0)]).is_log
+    with rc_context(figures.STYLE):
+        (line,) = Overlay("x", "y", [curve("a", 3.0, 1.0, 0.1, -0.01, 0.05)]).figure().axes[0].get_lines()
+    assert np.asarray(line.get_xydata()).tolist() == [[0.0, 1.0], [1.0, 0.1], [3.0, 0.05]]
 
 
 @pytest.mark.parametrize("name", ["_low run", r"x$\b$y", "$1$"])
