@@ -339,6 +339,7 @@ def in_words(event: Event) -> str:
     peers = f"peer{'s' * (len(event.peers) > 1)} {ranges(sorted(event.peers))}" if event.peers else ""
     told = {
         "start": f"goes on behind round {event.n}" if event.n else "starts",
+        "model": "has made its network",
         "ready": f"is ready: {event.samples} samples in all",
         "waiting": f"waits for {peers}",
         "together": f"all are here, after {event.waited_s:.3g} s",

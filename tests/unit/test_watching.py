@@ -168,6 +168,7 @@ def test_events_are_told_in_words_with_whom_they_are_about() -> None:
     told.take(
         [
             event(0, "start", n=0),
+            event(0, "model", 1.0, inputs=[2], outputs=1),
             event(0, "waiting", 5.0, n=3, peers=[2, 1, 7]),
             event(0, "lost", 9.0, peer=7, silent_s=4.0),
             event(0, "dropped", 9.5, peer=None, cause="key", problem="unknown"),
@@ -178,6 +179,7 @@ def test_events_are_told_in_words_with_whom_they_are_about() -> None:
     said = [(note["text"], list(note["about"])) for note in whole(told).notes]
     assert said == [
         ("starts", []),
+        ("has made its network", []),
         ("waits for peers 1, 2, 7", [2, 1, 7]),
         ("gives peer 7 up, silent for 4 s", [7]),
         ("drops what came from strangers (key): unknown", []),
