@@ -290,7 +290,8 @@ class Comparison:
             rows.append([self._first(task, variant), str(len(variant.runs)), *cells])
         words = (
             "Of finished runs, objective, stationarity and test are of the mean of the final parameters; of others, of "
-            "the last round that all peers have done. MB and seconds of solving are of a peer, the mean of the peers."
+            "the last round that all peers have done. MB and seconds of solving are of a peer, the mean of the peers; "
+            "time is from their first start to the end of the last round."
         )
         if any(len(variant.runs) > 1 for _, variant in self.rows()):
             words += " Of several seeds: the median, and in parentheses the least and the greatest."

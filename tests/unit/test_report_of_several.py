@@ -186,6 +186,7 @@ def test_two_runs_side_by_side(tmp_path: Path) -> None:
     results = page.table("full")
     assert page.tables[0] == [["", "surrogate.kind"], ["partial", "partial"], ["full", "full"]]
     assert results["full"] == ["full"]
+    assert "to the end of the last round." in "".join(page.words["p"]), "less than what a summary has"
     assert any("spectral gap" in row[0] for table in page.tables for row in table)
 
 
