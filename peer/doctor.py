@@ -20,6 +20,7 @@ from peer import settings
 from peer.config import SOFTWARE
 from peer.door import LINK_DESCRIPTORS, OWN_DESCRIPTORS
 from peer.errors import ConfigError
+from peer.launcher import check_room
 from peer.prepare import rehearsed
 from peer.settings import Experiment
 from peer.transport import is_loopback, new_key_pair
@@ -244,7 +245,11 @@ def _addresses(experiment: Experiment) -> Iterator[Finding]:
 
 
 def _fleet(experiment: Experiment) -> Iterator[Finding]:
-    """Whether the packages are there that an experiment needs, those of the user's own network among them."""
+    """Whether an experiment has what it needs: descriptors, and packages, those of the user's own network among them."""
+    try:
+        check_room(experiment)
+    except ConfigError as error:
+        yield Finding(experiment.name, f"cannot be launched: {error}", "raise it, or launch fewer peers", True)
     needs = {
         "scikit-learn": experiment.data.dataset not in ("", *settings.DRAWN) and not experiment.data.path,
         "tensorboardX": bool(experiment.metrics.tensorboard),

@@ -171,8 +171,7 @@ def launch(
     """
     if resume and all(history.needs_nothing(journal.folder_of(run_dir, i)) for i in range(experiment.peers)):
         return Outcome(DONE, "", 0.0, finished=True)
-    n, pair = experiment.peers, 2 * (OWN_DESCRIPTORS + LINK_DESCRIPTORS)
-    check_descriptors(2 * n + max(n, pair) + len(groups(experiment)[0]) - 1 + PIPES, f"{n} peers")
+    check_room(experiment)
     check_installed(experiment.metrics)
     sockets = listeners(experiment)
     try:
@@ -189,6 +188,18 @@ def launch(
         goes_on = experiment.run.mode == "async"
         code, line, finished = fleet.supervise(watch(run_dir, experiment), run_dir if goes_on else None)
     return Outcome(code, line, time.monotonic() - began, finished)
+
+
+def check_room(experiment: Experiment) -> None:
+    """See to it that this process may open the descriptors with which it starts the peers of an experiment.
+
+    Raises
+    ------
+    ConfigError
+        It may not.
+    """
+    n, pair = experiment.peers, 2 * (OWN_DESCRIPTORS + LINK_DESCRIPTORS)
+    check_descriptors(2 * n + max(n, pair) + len(groups(experiment)[0]) - 1 + PIPES, f"{n} peers")
 
 
 def warm_up(experiment: Experiment) -> None:

@@ -98,6 +98,17 @@ def experiment(port: int, **tree: Any) -> Experiment:
     return settings.from_tree({"peers": 2, "data": {"path": "{id}.npz"}, "transport": transport} | tree)
 
 
+def test_a_launch_of_more_peers_than_there_are_descriptors_for_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    many = settings.from_tree({"peers": 60, "data": {"path": "{id}.npz"}})
+    assert {one.mark for one in doctor.examine(many)} <= {"ok", "note"}
+    monkeypatch.setattr(
+        resource, "getrlimit", lambda which: (150, 150) if which == resource.RLIMIT_NOFILE else (-1, -1)
+    )
+    monkeypatch.setattr(resource, "setrlimit", lambda which, limits: None)
+    assert named(doctor.examine(many), many.name).mark == "BAD"
+    assert named(doctor.examine(many), "open files").mark == "ok"
+
+
 def test_an_address_that_is_taken_is_told() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
