@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import resource
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -187,7 +188,9 @@ def launch(
         summarize(run_dir, seconds, central or (experiment is None and resume is None))
     if outcome.code != 0:
         goes_on = outcome.code == INTERRUPTED and what.run.checkpoint_every
-        complain(outcome.line + (f"; peer launch --resume {run_dir} goes on" if goes_on else ""))
+        complain(
+            outcome.line + (f"; {shlex.join(['peer', 'launch', '--resume', str(run_dir)])} goes on" if goes_on else "")
+        )
     return outcome.code
 
 
@@ -373,8 +376,6 @@ def run(
 
 def with_shards(experiment: Experiment, run_dir: Path, file: Path) -> Experiment:
     """The experiment of a file, a named data set replaced by the shards that were cut from it."""
-    import shlex
-
     import msgspec
 
     from peer.settings import literal

@@ -163,7 +163,9 @@ def show_summary(console: Console, summary: Mapping[str, Any], run_dir: Path) ->
     central = summary.get("central")
     members = summary.get("members")
     done = f"{summary['iterations']} rounds" if members is None else f"{summary['iterations']}+ wakings"
-    table = Table(title=f"{summary['name']}: {summary['peers']} peers, {done}", title_justify="left")
+    n_peers = summary["peers"]
+    peers = f"{n_peers} peers" if n_peers > 1 else "one peer"
+    table = Table(title=f"{summary['name']}: {peers}, {done}", title_justify="left")
     table.add_column("")
     table.add_column("consensus of the peers", justify="right")
     if central:

@@ -333,7 +333,8 @@ class Run:
         rows += [("rounds", str(found["iterations"])), ("seconds", f"{found['seconds']:.1f}")]
         rows += [("sent", f"{found['bytes'] / 1e6:.1f} MB")]
         cells = "".join(f"<tr><th>{escape(key)}</th><td>{escape(value)}</td></tr>" for key, value in rows)
-        title = escape(f"{found['name']}: {found['peers']} peers")
+        peers = f"{found['peers']} peers" if found["peers"] > 1 else "one peer"
+        title = escape(f"{found['name']}: {peers}")
         return f"<table><caption>{title}, {escape(str(self.path))}</caption>{cells}</table>"
 
 

@@ -17,7 +17,7 @@ CONTENT_TYPE: Final = "application/openmetrics-text; version=1.0.0; charset=utf-
 GAUGES: Final[Mapping[str, tuple[str, str]]] = {
     "objective_estimate": ("objective", "Estimate of the objective U of the whole network."),
     "objective_local": ("objective_local", "Objective g_i of the peer's own samples."),
-    "residual": ("residual", "How far the peer is from a stationary point."),
+    "residual": ("residual", "How far the peer is from a stationary point, or, where none is tracked, a fixed point."),
     "disagreement": ("disagreement", "Squared distance by which consensus moved the peer."),
     "validation_estimate": ("validation", "Estimate of the loss of all samples that are held out."),
     "alpha": ("alpha", "Step size."),

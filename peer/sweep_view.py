@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -88,7 +89,10 @@ def show(console: Console, plan: Plan, results: Sequence[Result], out: Path) -> 
     if missing:
         console.print(f"{missing} of {len(results)} cells are missing; the same command goes on with them")
     console.print(
-        f"{out}/sweep.json, {out}/sweep.csv; peer report {out}/*/", markup=False, highlight=False, soft_wrap=True
+        f"{out}/sweep.json, {out}/sweep.csv; peer report {shlex.quote(str(out))}/*/",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
     )
 
 

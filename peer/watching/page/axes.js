@@ -51,7 +51,7 @@ export function logTicks(low, high, room) {
   const decades = Math.log10(high / low);
   if (!(low > 0) || !Number.isFinite(decades)) return [];
   const found = [];
-  if (decades > 1.2) {
+  if (decades > 0.9) {
     const factors = decades * 3 <= room + 2 ? [1, 2, 5] : decades * 2 <= room + 1 ? [1, 3] : [1];
     const stride = Math.max(1, Math.ceil(decades / room));
     for (let e = Math.floor(Math.log10(low)); e <= Math.ceil(Math.log10(high)); e++) {
