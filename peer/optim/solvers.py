@@ -546,9 +546,9 @@ def model_minimizer(model: SecondOrder, regularizer: Regularizer) -> tuple[Vecto
     x = model.from_dual(regularizer, u)
     slope = u - model.root @ (x - model.center)
     first = lowest = float(np.linalg.norm(slope))
-    formed = model.root if isinstance(model.root, np.ndarray) else None
-    size = np.linalg.norm(formed) if formed is not None else 0.0
-    noise = EPS * float(size * np.linalg.norm(model.center))  # of the slope, as far as it is known
+    by_products = isinstance(model.root, LinearMap)
+    reach = np.linalg.norm(model.center) + np.linalg.norm(model.slope) / model.tau  # of what x is the proximal map of
+    noise = EPS * float(_size(model.root) * reach)  # of the slope, as far as it is known
     while systems < MAX_ITERATIONS:
         systems += 1
         white = whitened(model.root, regularizer.face(x), regularizer.whitening(x, model.tau))
@@ -569,10 +569,17 @@ def model_minimizer(model: SecondOrder, regularizer: Regularizer) -> tuple[Vecto
         u, x, last, lowest = u_next, x_next, lowest, min(lowest, float(np.linalg.norm(slope)))
         if not whole and lowest <= noise:
             break  # so is this, with steps that lead nowhere
-        at_rounding = lowest > 0.5 * last and (lowest <= noise or formed is None)  # not far off, in a wrong face
+        at_rounding = lowest > 0.5 * last and (lowest <= noise or by_products)  # not far off, in a wrong face
         if settled and (regularizer.flat or lowest <= SETTLED * first or at_rounding):
             break
     return _polished(model, regularizer, x, systems)
+
+
+def _size(root: Map) -> float:
+    """||R||_F, at least about."""
+    if isinstance(root, LinearMap):
+        return math.sqrt(root.squared_adjoint(np.ones(root.shape[0])).sum())
+    return float(np.linalg.norm(root))
 
 
 def _same_face(regularizer: Regularizer, x: Vector, x_next: Vector) -> bool:

@@ -7,10 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from peer.arrays import Vector
+from peer.arrays import Matrix, Vector
 from peer.errors import PeerError, SolveError
 from peer.optim.chains import mlp
 from peer.optim.losses import Huber, Logistic, Softmax, Squared, Weighted, squared_hinge
+from peer.optim.maps import LinearMap
 from peer.optim.regularizers import L1, L2, ElasticNet, NoRegularizer, Regularizer, group_l2
 from peer.optim.solvers import (
     MAX_ITERATIONS,
@@ -185,6 +186,27 @@ def test_a_short_step_within_a_face_is_not_taken_for_the_solution() -> None:
         gradient = model.slope + root.T @ (root @ (x - model.center)) + model.tau * (x - model.center)
         worst = max(worst, float(np.max(np.abs(x - r.prox(x - gradient, 1.0)))))
     assert worst <= 1e-8
+
+
+@pytest.mark.parametrize("by_products", [False, True])
+def test_models_of_groups_end_at_rounding(by_products: bool) -> None:
+    """Slopes are known no better than where x comes from, slope/tau away from the center: far, with a small tau."""
+    for seed in range(0, 400, 4):
+        rng = np.random.default_rng(seed)
+        k, p = rng.integers(1, 4), rng.integers(1, 4)
+        root, center, tau = rng.normal(size=(k, p)), rng.normal(size=p), 10.0 ** rng.uniform(-5.0, -1.0)
+        r = group_l2(np.zeros(p, dtype=np.intp), 0.05)
+        slope = 10.0 ** rng.uniform(-12.0, 0.0) * rng.normal(size=p) - r.gradient(center)
+        model = SecondOrder(center, slope, products(root) if by_products else root, tau)
+        x, systems = model_minimizer(model, r)
+        assert systems < 100
+        gradient = slope + root.T @ (root @ (x - center)) + tau * (x - center)
+        np.testing.assert_allclose(x, r.prox(x - gradient, 1.0), atol=1e-10)
+
+
+def products(A: Matrix) -> LinearMap:
+    """A by its products."""
+    return LinearMap(A.shape, lambda x: A @ x, lambda u: A.T @ u, lambda x: A**2 @ x, lambda u: (A**2).T @ u)
 
 
 @pytest.mark.parametrize("seed", [936, 3389])
