@@ -245,7 +245,7 @@ def _addresses(experiment: Experiment) -> Iterator[Finding]:
 
 
 def _fleet(experiment: Experiment) -> Iterator[Finding]:
-    """Whether an experiment has what it needs: descriptors, and packages, those of the user's own network among them."""
+    """Whether an experiment has what it needs: descriptors, and packages, those of the user's own network with them."""
     try:
         check_room(experiment)
     except ConfigError as error:
