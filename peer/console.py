@@ -12,8 +12,8 @@ from rich.live import Live
 from rich.table import Table
 
 from peer import history
-from peer.history import ranges
-from peer.launcher import Watcher, new_metrics
+from peer.history import new_metrics, ranges
+from peer.launcher import Watcher
 from peer.settings import Experiment
 from topology import PeerId
 

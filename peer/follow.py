@@ -18,8 +18,7 @@ import msgspec
 
 from peer import endpoint, history, journal, openmetrics, settings
 from peer.errors import ConfigError
-from peer.history import Round
-from peer.launcher import new_metrics
+from peer.history import Round, new_metrics
 from peer.openmetrics import Tally
 from peer.settings import Experiment, Metrics
 from peer.sinks import MLflow, Sink, TensorBoard, check_installed

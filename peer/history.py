@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -356,6 +357,46 @@ def _counted(line: bytes) -> dict[str, Any] | None:
 def _event(line: bytes) -> dict[str, Any] | None:
     found = _object(line)
     return found if found is not None and isinstance(found.get("event"), str) else None
+
+
+def grown(path: Path, before: int, most: int = -1) -> tuple[list[bytes], int, bool]:
+    """Whole lines that have come to a file since its first `before` bytes were read, among the `most` that follow.
+
+    All of its lines where its last ones were cut off, as by a peer that has returned.
+
+    Returns
+    -------
+    (list of bytes, int, bool)
+        The lines; how many bytes are read now; whether lines were cut off.
+
+    Raises
+    ------
+    OSError
+        It is not there yet, or not for us to read.
+    """
+    if path.stat().st_size == before:
+        return [], before, False
+    with path.open("rb") as file:
+        file.seek(max(0, before - 1))
+        cut_off = before > 0 and file.read(1) != b"\n"
+        start = file.seek(0 if cut_off else before)
+        text = file.read(most)
+    whole = text.rfind(b"\n") + 1
+    return text[:whole].splitlines(), start + whole, cut_off
+
+
+def new_metrics(run_dir: Path, offsets: dict[PeerId, int], peers: int) -> dict[PeerId, list[bytes]]:
+    """The lines of every peer's metrics that came since the last call, by peer; moves `offsets` on.
+
+    Of a peer that has returned meanwhile, and has cut off its last lines, all lines come again.
+    """
+    found: dict[PeerId, list[bytes]] = {}
+    for peer in everybody(run_dir, peers):
+        with suppress(FileNotFoundError):
+            new, offsets[peer], _ = grown(folder_of(run_dir, peer) / "metrics.jsonl", offsets.get(peer, 0))
+            if new:
+                found[peer] = new
+    return found
 
 
 def _whole_lines(path: Path) -> Iterator[bytes]:

@@ -508,30 +508,3 @@ def _child(assignments: Sequence[Assignment], writers: Mapping[PeerId, int]) -> 
                 said(peer, code, line)
         finally:  # this process must not go on as its parent's copy
             os._exit(code)
-
-
-def new_metrics(run_dir: Path, offsets: dict[PeerId, int], peers: int) -> dict[PeerId, list[bytes]]:
-    """The lines of every peer's metrics that came since the last call, by peer; moves `offsets` on.
-
-    Of a peer that has returned meanwhile, and has cut off its last lines, all lines come again.
-    """
-    found: dict[PeerId, list[bytes]] = {}
-    for peer in history.everybody(run_dir, peers):
-        path = journal.folder_of(run_dir, peer) / "metrics.jsonl"
-        try:
-            if path.stat().st_size == offsets.get(peer, 0):
-                continue
-        except FileNotFoundError:
-            continue
-        with path.open("rb") as file:
-            before = max(0, offsets.get(peer, 0) - 1)
-            file.seek(before)
-            if before and file.read(1) != b"\n":
-                offsets[peer] = 0
-            file.seek(offsets.get(peer, 0))
-            text = file.read()
-        whole = text.rfind(b"\n") + 1
-        offsets[peer] = offsets.get(peer, 0) + whole
-        if whole:
-            found[peer] = text[:whole].splitlines()
-    return found

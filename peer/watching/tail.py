@@ -58,19 +58,8 @@ class Tail:
     def _grown(self, peer: PeerId, name: str) -> list[Line]:
         """What has come to one file; all of it where its last lines were cut off, as by a peer that has returned."""
         path, key = journal.folder_of(self._run_dir, peer) / f"{name}.jsonl", (peer, name)
-        before, found = self._read.get(key, 0), list[Line]()
         try:
-            if path.stat().st_size == before:
-                return []
-            with path.open("rb") as file:
-                if before:
-                    file.seek(before - 1)
-                    if file.read(1) != b"\n":
-                        before, found = 0, [Line(peer, name, None)]
-                file.seek(before)
-                text = file.read(LOOK_BYTES)
+            new, self._read[key], cut_off = history.grown(path, self._read.get(key, 0), LOOK_BYTES)
         except OSError:  # not there yet, or not for us to read
             return []
-        whole = text.rfind(b"\n") + 1
-        self._read[key] = before + whole
-        return [*found, *(Line(peer, name, line) for line in text[:whole].splitlines())]
+        return [*([Line(peer, name, None)] if cut_off else []), *(Line(peer, name, line) for line in new)]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from peer import console, launcher, settings, summary
+from peer import console, history, settings, summary
 from peer.console import Progress
 from peer.journal import folder_of
 from tests.rundir import metrics, stop_early, write_elastic, write_run
@@ -86,14 +86,14 @@ def test_the_lines_of_a_peer_that_returned_come_again(tmp_path: Path) -> None:
     offsets: dict[int, int] = {}
     for n in range(5):
         write(tmp_path, 0, n)
-    assert [json.loads(line)["iteration"] for line in launcher.new_metrics(tmp_path, offsets, 1)[0]] == [0, 1, 2, 3, 4]
-    assert launcher.new_metrics(tmp_path, offsets, 1) == {}
+    assert [json.loads(line)["iteration"] for line in history.new_metrics(tmp_path, offsets, 1)[0]] == [0, 1, 2, 3, 4]
+    assert history.new_metrics(tmp_path, offsets, 1) == {}
     path = folder_of(tmp_path, 0) / "metrics.jsonl"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:2]))
     write(tmp_path, 0, 2)
-    assert [json.loads(line)["iteration"] for line in launcher.new_metrics(tmp_path, offsets, 1)[0]] == [0, 1, 2]
+    assert [json.loads(line)["iteration"] for line in history.new_metrics(tmp_path, offsets, 1)[0]] == [0, 1, 2]
     write(tmp_path, 3, 0)
-    assert list(launcher.new_metrics(tmp_path, offsets, 1)) == [3], "a newcomer"
+    assert list(history.new_metrics(tmp_path, offsets, 1)) == [3], "a newcomer"
 
 
 def test_the_summary_says_that_rounds_ended_early(tmp_path: Path, screen: Console) -> None:
