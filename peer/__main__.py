@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from peer import __version__, completion
-from peer.errors import ConfigError
+from peer.errors import BAD_INPUT, DONE, INTERRUPTED, ConfigError, refusal
 
 if TYPE_CHECKING:
     from peer.settings import Experiment
@@ -41,28 +41,26 @@ def main() -> None:
     try:
         code = cli.main(standalone_mode=False, complete_var=completion.VARIABLE)
     except click.exceptions.Abort:
-        code = 130
+        code = INTERRUPTED
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
-        code = 2
+        code = BAD_INPUT
     except click.ClickException as error:
         context = error.ctx if isinstance(error, click.UsageError) else None
         command = context.command_path if context is not None else "peer"
         complain(f"{error.format_message()}; `{command} --help` says what it takes")
-        code = 2
+        code = BAD_INPUT
     except ConfigError as error:
         complain(str(error))
-        code = 2
+        code = BAD_INPUT
     except (OSError, MemoryError) as error:
-        from peer.errors import refusal
-
         complain(refusal(error))
-        code = 2
+        code = BAD_INPUT
     for stream in (sys.stdout, sys.stderr):
         with suppress(BrokenPipeError):  # nobody reads any more
             if stream is not None:  # closed from the beginning
                 stream.flush()
-    os._exit(code if isinstance(code, int) else 0)  # a computation that was interrupted may still run on its thread
+    os._exit(code if isinstance(code, int) else DONE)  # a computation that was interrupted may still run on its thread
 
 
 def check_address_space() -> None:
@@ -158,7 +156,6 @@ def launch(
     """
     check_address_space()
     from peer import launcher, settings
-    from peer.host import INTERRUPTED
 
     given = (*overrides, *([f"peers={peers}"] if peers is not None else []))
     given += (f"run.agents_per_process={together}",) if together is not None else ()
@@ -178,7 +175,7 @@ def launch(
             summarize(resume, None, central)
         else:
             click.echo(f"done already; {resume}/summary.json")
-        return 0
+        return DONE
     given_folder = resume or out
     place = nullcontext(given_folder) if given_folder else launcher.free_folder(Path("runs"), what.name)
     with place as run_dir:
@@ -186,7 +183,7 @@ def launch(
     if outcome.finished:
         seconds = outcome.seconds or None if resume is None else None  # of all parts, as the journals have it
         summarize(run_dir, seconds, central or (experiment is None and resume is None))
-    if outcome.code != 0:
+    if outcome.code != DONE:
         goes_on = outcome.code == INTERRUPTED and what.run.checkpoint_every
         complain(
             outcome.line + (f"; {shlex.join(['peer', 'launch', '--resume', str(run_dir)])} goes on" if goes_on else "")
@@ -301,7 +298,7 @@ def run(
     check_address_space()
     from peer import addresses, config, history, journal, keys, settings
     from peer.aside import aside
-    from peer.host import DONE, Assignment
+    from peer.host import Assignment
     from peer.process import SIGNALS
     from peer.process import run as run_peer
     from peer.transport import Keys, is_loopback, public_of
@@ -437,7 +434,7 @@ def prepare(experiment: Path, out: Path, overrides: tuple[str, ...]) -> int:
 
     preparation.elsewhere(settings.read(experiment, overrides), out)
     click.echo(out / "experiment.toml")
-    return 0
+    return DONE
 
 
 @cli.command()
@@ -500,7 +497,7 @@ def shard(
     if of_file:
         for path in cut_into_place(settings.read(Path(dataset), overrides), me):
             click.echo(path)
-        return 0
+        return DONE
     if peers is None or out is None:
         raise click.UsageError("expected --peers and --out with the name of a data set", click.get_current_context())
     tree = {
@@ -521,7 +518,7 @@ def shard(
         raise ConfigError("--out", f"expected an empty folder, found files in {out}; nothing is replaced")
     for path in Cut.of(what).write(out):
         click.echo(path)
-    return 0
+    return DONE
 
 
 @cli.command()
@@ -552,7 +549,7 @@ def report(run_dirs: tuple[Path, ...], png: bool, numbers: bool, out: Path | Non
         raise ConfigError("report", "needs matplotlib: pip install 'next-peer[report]'") from error
     for written in command.run(run_dirs, out, png, numbers, wait, click.echo):
         click.echo(written)
-    return 0
+    return DONE
 
 
 @cli.command()
@@ -608,7 +605,7 @@ def export(
     click.echo(path)
     if not found.known:
         complain("files were used as they are: what you did to them before, do to what you predict from, too")
-    return 0
+    return DONE
 
 
 @cli.command()
@@ -634,7 +631,7 @@ def follow(run_dir: Path, tensorboard: Path | None, mlflow: str, openmetrics: st
     given = Metrics(str(tensorboard.absolute()) if tensorboard else "", mlflow, openmetrics)
     what = following.experiment_of(run_dir, given)
     following.follow(run_dir, what, lambda line: None if while_input else click.echo(line), while_input)
-    return 0
+    return DONE
 
 
 @cli.command()
@@ -657,7 +654,7 @@ def init(file: Path, force: bool) -> int:
         raise ConfigError(str(file), "expected no file, found one; --force replaces it")
     npz.replace(file, lambda out: out.write(template.text(what, file.name).encode()))
     click.echo(file)
-    return 0
+    return DONE
 
 
 @cli.command()
@@ -683,7 +680,7 @@ def doctor(experiment: Path | None, as_json: bool, overrides: tuple[str, ...]) -
         click.echo(f"{finding.mark:5}{finding.name:24}{finding.found}")
         if finding.advice:
             click.echo(f"{'':29}{finding.advice}")
-    return 2 if any(finding.mark == "BAD" for finding in found) else 0
+    return BAD_INPUT if any(finding.mark == "BAD" for finding in found) else DONE
 
 
 @cli.command("completion")
@@ -697,7 +694,7 @@ def completion_command(shell: str) -> int:
     peer completion fish >~/.config/fish/completions/peer.fish
     """
     click.echo(completion.source(cli, shell))
-    return 0
+    return DONE
 
 
 def in_words(lengths: Sequence[int]) -> str:
@@ -757,7 +754,7 @@ def check(experiment: Path, overrides: tuple[str, ...]) -> int:
         ("neighbors over the run", f"{min(degrees)} to {max(degrees)}"),
     ):
         click.echo(f"# {label}: {value}")
-    return 0
+    return DONE
 
 
 @cli.command()
@@ -784,7 +781,7 @@ def compose(
     context = build if build is not None else "." * Path("Dockerfile").exists()
     containers = composing.Containers(image, context, memory, cpus)
     click.echo(composing.text(what, experiment, containers, Path.cwd(), overrides), nl=False)
-    return 0
+    return DONE
 
 
 @cli.command()
@@ -817,7 +814,7 @@ def keys(folder: Path, peers: int | None, me: int | None) -> int:
         written = key_files.write(folder, {peer: new_key_pair() for peer in range(peers)})
     for path in written:
         click.echo(path)
-    return 0
+    return DONE
 
 
 @cli.command()
@@ -861,7 +858,7 @@ def kubernetes(
         pairs = {peer: new_key_pair() for peer in range(what.peers)}
     text = cluster.manifests(what, place, pairs, key_folder)
     click.echo(text.encode(), nl=False)  # YAML is UTF-8, whatever the terminal is
-    return 0
+    return DONE
 
 
 if __name__ == "__main__":

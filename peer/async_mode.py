@@ -20,9 +20,9 @@ from msgspec import structs
 from peer import agent, alignment, careful, checkpoint, config, history, learning, npz, renewal, waking
 from peer.arrays import Vector
 from peer.assembly import TICK_S, Opening
-from peer.errors import DisagreementError, NeighborsLate
+from peer.errors import DONE, INTERRUPTED, DisagreementError, NeighborsLate
 from peer.flows import NO_EPOCH
-from peer.host import DONE, INTERRUPTED, Host
+from peer.host import Host
 from peer.messages import Message, View
 from peer.optim.models import Model
 from peer.optim.regimes import everything

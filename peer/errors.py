@@ -22,6 +22,9 @@ from collections.abc import Sequence
 
 from topology import PeerId
 
+DONE, BAD_INPUT, LOST, BROKEN, INTERRUPTED = 0, 2, 3, 4, 130
+"""Exit codes; 2 is for what the host refuses, too."""
+
 
 class PeerError(Exception):
     """An error of this system; its text is one line for the user."""

@@ -13,7 +13,7 @@ from typing import Any, Final, final
 
 import msgspec
 
-from peer.errors import ConfigError
+from peer.errors import DONE, ConfigError
 from peer.journal import folder_of
 from topology import PeerId
 
@@ -275,7 +275,7 @@ def _last(path: Path, parsed: Callable[[bytes], dict[str, Any] | None]) -> dict[
 
 def ended_well(event: Mapping[str, Any] | None) -> bool:
     """Whether a peer whose last event this is has done all its rounds, and has gone."""
-    return event is not None and event["event"] == "end" and event.get("code") == 0
+    return event is not None and event["event"] == "end" and event.get("code") == DONE
 
 
 def unfinished(run_dir: Path, n_peers: int) -> dict[PeerId, dict[str, Any] | None]:

@@ -61,9 +61,6 @@ TELL_S: Final = 1.0
 STOPPED_S: Final = 1.0
 """A process that wakes up so much too late was stopped: by SIGSTOP, by a container's freezer, or with its host."""
 
-DONE, BAD_INPUT, LOST, BROKEN, INTERRUPTED = 0, 2, 3, 4, 130
-"""Exit codes; 2 is for what the host refuses, too."""
-
 
 @final
 @dataclass(frozen=True)

@@ -35,8 +35,8 @@ import msgspec
 
 from peer import config, history, journal, learning, memory, prepare, process, shards
 from peer.door import LINK_DESCRIPTORS, OWN_DESCRIPTORS, check_descriptors
-from peer.errors import ConfigError
-from peer.host import BAD_INPUT, BROKEN, DONE, INTERRUPTED, LOST, Assignment
+from peer.errors import BAD_INPUT, BROKEN, DONE, INTERRUPTED, LOST, ConfigError
+from peer.host import Assignment
 from peer.settings import Experiment, Metrics, literal
 from peer.sinks import check_installed
 from peer.transport import Keys, is_loopback, nearby, new_key_pair

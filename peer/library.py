@@ -26,8 +26,7 @@ import tomli_w
 from numpy.typing import NDArray
 
 from peer import history, journal, npz, settings, summary, trained
-from peer.errors import ConfigError, PeerError, SolveError
-from peer.host import BAD_INPUT, BROKEN, DONE, INTERRUPTED
+from peer.errors import BAD_INPUT, BROKEN, DONE, INTERRUPTED, ConfigError, PeerError, SolveError
 from peer.launcher import TICK_S, Watcher, free_folder
 from peer.optim import regimes
 from peer.settings import Experiment as Settings

@@ -23,6 +23,11 @@ from peer import endpoint, openmetrics
 from peer.async_mode import AsyncLife
 from peer.door import LINK_DESCRIPTORS, OWN_DESCRIPTORS, check_descriptors
 from peer.errors import (
+    BAD_INPUT,
+    BROKEN,
+    DONE,
+    INTERRUPTED,
+    LOST,
     ConfigError,
     DisagreementError,
     NeighborLeft,
@@ -32,7 +37,7 @@ from peer.errors import (
     is_refusal,
     refusal,
 )
-from peer.host import BAD_INPUT, BROKEN, DONE, INTERRUPTED, LOST, Assignment, Company, Host
+from peer.host import Assignment, Company, Host
 from peer.rounds_mode import RoundsLife
 from peer.threads import MATHEMATICS, Pools
 from peer.transport import Hub

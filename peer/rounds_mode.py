@@ -18,9 +18,9 @@ from msgspec import structs
 from peer import agent, checkpoint, config, gossip, npz, validation
 from peer.actor import Actor
 from peer.checkpoint import Checkpoint
-from peer.errors import ConfigError, NeighborLeft, NeighborsLate, ProtocolError
+from peer.errors import DONE, INTERRUPTED, ConfigError, NeighborLeft, NeighborsLate, ProtocolError
 from peer.gossip import Course
-from peer.host import DONE, INTERRUPTED, Host
+from peer.host import Host
 from peer.learning import Learned
 from peer.messages import Message, Outgoing
 from peer.optim.regimes import everything

@@ -32,7 +32,7 @@ from peer import careful, config, learning, memory, npz, settings, wire
 from peer.arrays import DTYPES, Matrix
 from peer.careful import Caution
 from peer.data import Cut
-from peer.errors import ConfigError, SolveError
+from peer.errors import BROKEN, DONE, ConfigError, SolveError
 from peer.launcher import free_folder
 from peer.optim.chains import Chain
 from peer.optim.models import Model
@@ -45,9 +45,6 @@ from topology import TopologyError, sparse
 from topology.gossip import CHEBYSHEV
 from topology.sparse import Links, SparseSchedule
 from topology.weights import FDLA, contraction_by, rounded_factor
-
-BROKE_DOWN: Final = 4
-"""Exit code where the numbers did, as of `peer launch`."""
 
 METHODS: Final = (settings.NEXT, "gradient-tracking", "gradient-descent")
 """Those that have a stacked form."""
@@ -564,6 +561,6 @@ def command(
             run(experiment, folder, tell, graph, progress)
     except SolveError as error:
         tell(f"peer simulate: {error}")
-        return BROKE_DOWN
+        return BROKEN
     tell(f"{folder}/simulation.json")
-    return 0
+    return DONE

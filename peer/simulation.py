@@ -19,7 +19,7 @@ from peer.actor import Actor
 from peer.agent import Mixture, State
 from peer.arrays import DTYPES, Vector, rounded
 from peer.config import Ground
-from peer.errors import ConfigError, SolveError
+from peer.errors import BROKEN, DONE, ConfigError, SolveError
 from peer.gossip import Course
 from peer.journal import Journal, folder_of
 from peer.messages import Share
@@ -246,9 +246,9 @@ def run(experiment: Experiment, ground: Ground, run_dir: Path, look: Callable[[]
             npz.save(folder / "final.npz", everything(agents.model, validation.result(state)))
         kept = {"kept": states[0].best_n} if states[0].kept.size else {}
         log("done", n=states[0].n, stopped=agents.actors[0].stopped(states[0]) or "iterations", **kept)
-        log("end", code=0, problem="", absent=(), dropped={})
+        log("end", code=DONE, problem="", absent=(), dropped={})
     except SolveError as error:
-        log("end", code=4, problem=str(error), absent=(), dropped={})
+        log("end", code=BROKEN, problem=str(error), absent=(), dropped={})
         raise
     finally:
         for one in journals:

@@ -27,8 +27,7 @@ from typing import Any, Final, TypeAlias, final
 import msgspec
 
 from peer import npz, settings
-from peer.errors import ConfigError
-from peer.host import DONE
+from peer.errors import DONE, ConfigError
 from peer.settings import Experiment
 
 MAX_NAME: Final = 100

@@ -19,9 +19,19 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias, final
 
 from peer import launcher, npz, prepare, settings, simulation, summary
-from peer.errors import ConfigError, PeerError, SolveError, is_refusal, refusal
+from peer.errors import (
+    BAD_INPUT,
+    BROKEN,
+    DONE,
+    INTERRUPTED,
+    LOST,
+    ConfigError,
+    PeerError,
+    SolveError,
+    is_refusal,
+    refusal,
+)
 from peer.history import n_done
-from peer.host import BAD_INPUT, BROKEN, DONE, INTERRUPTED, LOST
 from peer.journal import folder_of
 from peer.settings import Experiment
 from peer.sweep import Cell, Plan, Result, check_place, claimed, result_of, write

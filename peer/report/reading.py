@@ -14,13 +14,10 @@ import numpy as np
 
 from peer import config, history, journal, settings
 from peer.arrays import Vector
-from peer.errors import ConfigError
+from peer.errors import DONE, INTERRUPTED, ConfigError
 from peer.history import Epoch, Round
 from peer.settings import Experiment
 from topology import Outlets, PeerId, Schedule, TopologyError, schedules
-
-INTERRUPTED: Final = 130
-"""Exit code of a peer that was told to go."""
 
 WHOLE: Final = "the network"
 """Of what a summary's numbers are, where it is not a linearization that was trained."""
@@ -201,7 +198,7 @@ class Run:
         if gone and (end is None or end[0] == INTERRUPTED):
             return "lost" if end is None else "left"
         if end is not None:
-            return "done" if end[0] == 0 else f"ended with exit code {end[0]}"
+            return "done" if end[0] == DONE else f"ended with exit code {end[0]}"
         return "running, or killed" if self.logs[peer] else "not seen yet"
 
 

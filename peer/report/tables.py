@@ -9,8 +9,9 @@ from typing import Final
 import numpy as np
 
 from peer import history
+from peer.errors import INTERRUPTED, LOST
 from peer.report.markup import folded, names, note, pre, section, shown, size, table
-from peer.report.reading import INTERRUPTED, WHOLE, Run
+from peer.report.reading import WHOLE, Run
 from peer.settings import Experiment
 from topology import Outlets, PeerId, TopologyError, gossip, windows
 from topology.outlets import wakings_to_connect
@@ -58,7 +59,7 @@ def verdict(run: Run) -> tuple[str, str]:
     if failed:
         # the cause before those that missed a neighbor, and those before whoever was told to stop
         peer, (code, problem) = min(
-            failed.items(), key=lambda item: ({3: 1, INTERRUPTED: 2}.get(item[1][0], 0), item[0])
+            failed.items(), key=lambda item: ({LOST: 1, INTERRUPTED: 2}.get(item[1][0], 0), item[0])
         )
         return "failed", f"Not finished: peer {peer} ended with exit code {code} ({problem or 'no reason'}). {progress}"
     if all(run.end(peer) is not None for peer in members):

@@ -20,15 +20,12 @@ from typing import Any, Final, final
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from peer.errors import ConfigError, PeerError
+from peer.errors import INTERRUPTED, ConfigError, PeerError
 from peer.watching import about as abouts
 from peer.watching.story import Cursor, Source, Story
 
 LOOK_S: Final = 0.5
 """Between two looks at what the peers have written; the page plays in between what it has got."""
-
-INTERRUPTED: Final = 130
-"""Exit code: there is no other end."""
 
 PAGE: Final = Path(__file__).with_name("page")
 

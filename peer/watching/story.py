@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol, final
 
 import msgspec
 
+from peer.errors import DONE
 from peer.history import ranges
 from peer.settings import Experiment
 from topology import PeerId
@@ -347,7 +348,7 @@ def in_words(event: Event) -> str:
         "lost": f"gives peer {event.peer} up, silent for {event.silent_s:.3g} s",
         "epoch": f"begins an epoch of members {ranges(sorted(event.members))}",
         "done": "is done" if event.stopped in ("", "iterations") else f"is done, stopped by {event.stopped}",
-        "end": "has ended" if event.code == 0 else f"has ended with exit code {event.code}: {event.problem}",
+        "end": "has ended" if event.code == DONE else f"has ended with exit code {event.code}: {event.problem}",
         "dropped": f"drops what came from {_name(event.peer)} ({event.cause}): {event.problem}",
         "refused": f"is refused by peer {event.peer}: {event.problem}",
         "unreachable": f"cannot reach peer {event.peer}: {event.problem}",

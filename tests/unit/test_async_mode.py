@@ -14,8 +14,9 @@ import pytest
 from peer import alignment, careful, config, launcher, process, renewal, settings, waking
 from peer.agent import State
 from peer.checkpoint import Moment, save_moment
+from peer.errors import DONE, INTERRUPTED
 from peer.flows import Flows
-from peer.host import DONE, INTERRUPTED, Assignment, Host
+from peer.host import Assignment, Host
 from peer.threads import Threads
 from tests.integration.lab import Lab
 

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 from peer import npz, scaling, settings
 from peer.__main__ import cli
-from peer.errors import ConfigError, SolveError
+from peer.errors import BROKEN, ConfigError, SolveError
 from peer.scaling import Look, Simulation
 from peer.shards import Shard
 
@@ -126,7 +126,7 @@ def test_numbers_that_break_down_end_it(tmp_path: Path, capsys: pytest.CaptureFi
     file.write_text(settings.to_toml(experiment_of()), encoding="utf-8")
     too_long = ["method.kind=gradient-descent", "method.step_size=1e90", "model.activation=square"]
     code = scaling.command(file, None, None, "", tmp_path / "out", too_long, print)
-    assert code == scaling.BROKE_DOWN
+    assert code == BROKEN
     assert "nan or infinite" in capsys.readouterr().out
     with np.errstate(all="ignore"), pytest.raises(SolveError):
         list(Simulation.of(experiment_of(*too_long)).states())
