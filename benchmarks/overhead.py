@@ -60,8 +60,9 @@ from peer import agent, memory, npz, process, settings
 from peer.__main__ import DEFAULT
 from peer.actor import Actor
 from peer.arrays import Vector
+from peer.files import folder_of
 from peer.host import Assignment
-from peer.journal import Journal, folder_of
+from peer.journal import Journal
 from peer.launcher import Watcher, launch
 from peer.messages import Share
 from peer.optim import maps

@@ -36,7 +36,7 @@ import click
 import numpy as np
 from scipy import optimize
 
-from peer import journal, npz, settings, theory
+from peer import files, npz, settings, theory
 from peer.arrays import Matrix, Vector
 from peer.launcher import Watcher, launch
 from peer.settings import Experiment
@@ -247,7 +247,7 @@ def decentralized(regime: Regime, start: Parameters, x: Matrix, y: Vector, n_pee
             outcome = launch(settings.from_tree(tree), run_dir, lambda *_: Watcher())
             if outcome.code:
                 raise click.ClickException(outcome.line)
-            ends = [npz.load(journal.folder_of(run_dir, peer) / "final.npz") for peer in range(n_peers)]
+            ends = [npz.load(files.folder_of(run_dir, peer) / "final.npz") for peer in range(n_peers)]
     W, outputs, c = (np.mean([end[part] for end in ends], axis=0) for part in names)
     if regime == "neural-tangent":  # `risk_of` is told where it was linearized in units in which a_i = 1/N or -1/N
         return Parameters(start.W + (W - start.W) * (a / start.a)[:, None], outputs[0], float(c[0]))

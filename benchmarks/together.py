@@ -24,7 +24,7 @@ import click
 import msgspec
 
 from benchmarks.fleet import N_SAMPLES, experiment_of, fork_times, processor_s, proportional_mb, write_shards
-from peer.journal import folder_of
+from peer.files import folder_of
 from peer.launcher import Watcher, groups, launch
 from peer.settings import Experiment
 

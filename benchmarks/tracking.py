@@ -30,8 +30,7 @@ import click
 import numpy as np
 
 from benchmarks.split import LOOP, OTHERS, Split, table
-from peer import history, process, settings, transport, wire
-from peer import journal as journals
+from peer import files, history, process, settings, transport, wire
 from peer.__main__ import DEFAULT
 from peer.actor import Actor
 from peer.changes import Changes
@@ -143,10 +142,10 @@ def measure(experiment: Experiment, folder: Path, profiled: bool) -> tuple[list[
     n = experiment.iterations
     found: list[float] = []
     for peer in range(experiment.peers):
-        times = np.array([line.time_s for line in history.rounds(journals.folder_of(folder, peer))])
+        times = np.array([line.time_s for line in history.rounds(files.folder_of(folder, peer))])
         found.extend(np.diff(times)[n // 5 : n - n // 5])
-    files = [folder / f"spent-{peer}.json" for peer in range(experiment.peers)]  # of agents that share a process none
-    rows = [json.loads(file.read_text()) for file in files if file.exists()]
+    parts = [folder / f"spent-{peer}.json" for peer in range(experiment.peers)]  # of agents that share a process none
+    rows = [json.loads(file.read_text()) for file in parts if file.exists()]
     return found, {part: mean(row.get(part, 0.0) for row in rows) for part in {part for row in rows for part in row}}
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from peer import __version__, completion
+from peer import __version__, completion, files
 from peer.errors import BAD_INPUT, DONE, INTERRUPTED, ConfigError, refusal
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def launch(
     given += (f"run.agents_per_process={together}",) if together is not None else ()
     if resume is not None and (experiment is not None or out is not None or peers is not None):
         raise ConfigError("--resume", "expected a run directory alone, without an experiment, --out or --peers")
-    what = settings.read(experiment or DEFAULT if resume is None else resume / "experiment.toml", given)
+    what = settings.read(experiment or DEFAULT if resume is None else resume / files.EXPERIMENT, given)
     watchers: list[Any] = []
 
     def watch(run_dir: Path, resolved: Experiment) -> launcher.Watcher:
@@ -170,7 +170,7 @@ def launch(
         watchers.append(Progress(screen(), run_dir, resolved))
         return watchers[0]  # type: ignore[no-any-return]
 
-    if resume is not None and (resume / "summary.json").exists():
+    if resume is not None and (resume / files.SUMMARY).exists():
         if central:
             summarize(resume, None, central)
         else:
@@ -196,8 +196,8 @@ def summarize(run_dir: Path, seconds: float | None, central: bool) -> None:
     from peer import settings, summary
     from peer.console import screen, show_summary
 
-    found = summary.of_run(settings.read(run_dir / "experiment.toml"), run_dir, seconds, central)
-    summary.write(found, run_dir / "summary.json")
+    found = summary.of_run(settings.read(run_dir / files.EXPERIMENT), run_dir, seconds, central)
+    summary.write(found, run_dir / files.SUMMARY)
     with suppress(BrokenPipeError, SystemExit):  # of rich, where nobody reads any more
         show_summary(screen(), found, run_dir)
 
@@ -296,7 +296,7 @@ def run(
     peer run examples/elastic.toml --id 3 --join tcp://127.0.0.1:5700
     """
     check_address_space()
-    from peer import addresses, config, history, journal, keys, settings
+    from peer import addresses, config, history, keys, settings
     from peer.aside import aside
     from peer.host import Assignment
     from peer.process import SIGNALS
@@ -316,8 +316,8 @@ def run(
     transport = what.transport
     if transport.addresses or contact is None:
         addresses.check_ports(what)
-    folder = journal.folder_of(run_dir, me)
-    if not resume and any((folder / name).exists() for name in ("initial.npz", "checkpoint.npz", "final.npz")):
+    folder = files.folder_of(run_dir, me)
+    if not resume and any((folder / name).exists() for name in (files.INITIAL, files.CHECKPOINT, files.FINAL)):
         raise ConfigError("--out", f"{folder} holds a run already; --resume goes on with it, another --out keeps it")
     listener, address = None, ""
     if me >= len(transport.addresses):
@@ -402,14 +402,14 @@ def health(run_dir: Path, me: int, within: float) -> int:
     """
     import time
 
-    from peer import history, journal, settings
+    from peer import history, settings
 
     if not within > 0.0:
         raise ConfigError("--within", f"expected a number of seconds > 0, found {within}")
     history.refuse_simulated(run_dir, "peer health")
-    path = run_dir / "experiment.toml"
+    path = run_dir / files.EXPERIMENT
     counted = "wakings" if path.exists() and settings.read(path).run.mode == "async" else "rounds"
-    found = history.health(journal.folder_of(run_dir, me), within, time.time(), counted)
+    found = history.health(files.folder_of(run_dir, me), within, time.time(), counted)
     click.echo(f"peer {me}: {found.line}", err=not found.good)
     return 0 if found.good else 1
 
@@ -433,7 +433,7 @@ def prepare(experiment: Path, out: Path, overrides: tuple[str, ...]) -> int:
     from peer import settings
 
     preparation.elsewhere(settings.read(experiment, overrides), out)
-    click.echo(out / "experiment.toml")
+    click.echo(out / files.EXPERIMENT)
     return DONE
 
 

@@ -17,7 +17,7 @@ from typing import Final, final
 import numpy as np
 from msgspec import structs
 
-from peer import agent, alignment, careful, checkpoint, config, history, learning, npz, renewal, waking
+from peer import agent, alignment, careful, checkpoint, config, files, history, learning, npz, renewal, waking
 from peer.arrays import Vector
 from peer.assembly import TICK_S, Opening
 from peer.errors import DONE, INTERRUPTED, DisagreementError, NeighborsLate
@@ -292,7 +292,7 @@ class AsyncLife:
         self.membership.know()
         if every:
             await self.host.threads.on_disk(self.keep, self.snapshot(self.state))
-        await self.host.threads.on_disk(npz.save, self.host.folder / "final.npz", everything(model, self.state.w))
+        await self.host.threads.on_disk(npz.save, self.host.folder / files.FINAL, everything(model, self.state.w))
         self.host.event("done", n=self.state.n, epoch=self.flows.epoch, members=self.flows.members)
 
     @property

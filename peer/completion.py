@@ -81,9 +81,11 @@ def experiments(context: click.Context, parameter: click.Parameter, begun: str) 
 
 def runs(context: click.Context, parameter: click.Parameter, begun: str) -> list[CompletionItem]:
     """Run directories, and folders in which there may be some."""
+    from peer import files
+
     found = []
     for name, path in _entries(begun):
-        if (path / "experiment.toml").exists():
+        if (path / files.EXPERIMENT).exists():
             found.append(CompletionItem(name.removesuffix("/"), help="a run"))
         elif name.endswith("/"):
             found.append(CompletionItem(name))

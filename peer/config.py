@@ -12,7 +12,7 @@ from typing import Final, final
 
 import msgspec
 
-from peer import careful, learning, links, npz, settings, shards
+from peer import careful, files, learning, links, npz, settings, shards
 from peer.actor import Actor
 from peer.agent import Clipping
 from peer.arrays import DTYPES
@@ -531,12 +531,12 @@ def record(experiment: Experiment, ground: Ground, run_dir: Path) -> None:
         lines = _lines_of(ground.outlets, experiment)
     else:
         lines = schedules.lines(ground.schedule, experiment.n_exchanges)
-    npz.replace(run_dir / "schedule.jsonl", lambda file: file.writelines(f"{line}\n".encode() for line in lines))
+    npz.replace(run_dir / files.SCHEDULE, lambda file: file.writelines(f"{line}\n".encode() for line in lines))
     if isinstance(ground.weights, Fastest):
         text = weights_text(ground.weights)
         npz.replace(run_dir / "weights.jsonl", lambda file: file.write(text.encode()))
     # last and at once: who finds it, finds everything
-    npz.replace(run_dir / "experiment.toml", lambda file: file.write(settings.to_toml(tree).encode()))
+    npz.replace(run_dir / files.EXPERIMENT, lambda file: file.write(settings.to_toml(tree).encode()))
 
 
 def weights_text(weights: Fastest) -> str:

@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from peer import __version__, history, npz, settings, shards, standardization, trained
+from peer import __version__, files, history, npz, settings, shards, standardization, trained
 from peer.arrays import Vector
 from peer.errors import ConfigError
 from peer.frameworks.foreign import Foreign
@@ -78,7 +78,7 @@ class Trained:
             The directory holds no finished run, or no such peer, or the network cannot be made again, or the file with
             the standardization is of other data.
         """
-        experiment = settings.read(run_dir / "experiment.toml")
+        experiment = settings.read(run_dir / files.EXPERIMENT)
         history.refuse_simulated(run_dir, "peer export")
         ends = trained.ends_of(experiment, run_dir)
         if peer is not None and peer not in ends.parameters:

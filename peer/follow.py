@@ -16,7 +16,7 @@ from typing import Any, Final, final
 
 import msgspec
 
-from peer import endpoint, history, journal, openmetrics, settings
+from peer import endpoint, files, history, openmetrics, settings
 from peer.errors import ConfigError
 from peer.history import Round, new_metrics
 from peer.openmetrics import Tally
@@ -167,18 +167,18 @@ class Follower:
             if not fresh:  # of a peer that has returned, and went through these again
                 continue
             self._done[peer] = int(fresh[-1]["iteration"]) + 1
-            folder = journal.folder_of(self.run_dir, peer)
+            folder = files.folder_of(self.run_dir, peer)
             log = history.events(folder)
             clocks = history.waking_clocks([msgspec.convert(line, Round) for line in fresh], log)
             if not history.began_s(log):  # in rounds it does not tell: the last line was written when its file was
-                ahead_s = (folder / "metrics.jsonl").stat().st_mtime - clocks[-1]
+                ahead_s = (folder / files.METRICS).stat().st_mtime - clocks[-1]
                 clocks = [clock_s + ahead_s for clock_s in clocks]
             yield from zip(clocks, [peer] * len(fresh), fresh, strict=True)
 
 
 def is_over(run_dir: Path, experiment: Experiment) -> bool:
     """Whether all peers that were ever there have ended, well or not; whom the others found gone cannot say so."""
-    folders = {peer: journal.folder_of(run_dir, peer) for peer in history.everybody(run_dir, experiment.peers)}
+    folders = {peer: files.folder_of(run_dir, peer) for peer in history.everybody(run_dir, experiment.peers)}
     last = {peer: history.last_event(folder) for peer, folder in folders.items()}
     left = {peer for peer, event in last.items() if event is None or event["event"] != "end"}
     if experiment.run.mode == "rounds" or len(left) in (0, len(last)):
@@ -195,7 +195,7 @@ def experiment_of(run_dir: Path, given: Metrics) -> Experiment:
     ConfigError
         There is none, there is no place, or what a place needs is not installed.
     """
-    experiment = settings.read(run_dir / "experiment.toml")
+    experiment = settings.read(run_dir / files.EXPERIMENT)
     history.refuse_simulated(run_dir, "peer follow")
     metrics = experiment.metrics if given == Metrics() else given
     if metrics == Metrics():

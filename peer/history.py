@@ -13,8 +13,8 @@ from typing import Any, Final, final
 
 import msgspec
 
+from peer import files
 from peer.errors import DONE, ConfigError
-from peer.journal import folder_of
 from topology import PeerId
 
 TAIL_BYTES: Final = 4_096
@@ -41,7 +41,7 @@ class Round(msgspec.Struct, frozen=True):
 
 def is_simulated(run_dir: Path) -> bool:
     """Whether a run directory is of `peer simulate`: without peers, and what they write down."""
-    return (run_dir / "rounds.csv").exists()
+    return (run_dir / files.ROUNDS).exists()
 
 
 def refuse_simulated(run_dir: Path, by: str) -> None:
@@ -58,7 +58,7 @@ def refuse_simulated(run_dir: Path, by: str) -> None:
 
 def everybody(run_dir: Path, n_peers: int) -> tuple[PeerId, ...]:
     """Peers 0..n_peers-1, and whoever else has written into the run directory, ascending."""
-    names = (path.parent.name for path in (run_dir / "peers").glob("*/log.jsonl"))
+    names = (path.parent.name for path in (run_dir / files.PEERS).glob(f"*/{files.LOG}"))
     found = {int(name) for name in names if name.isascii() and name.isdigit() and name == f"{int(name):03d}"}
     return tuple(sorted(found.union(range(n_peers))))
 
@@ -139,7 +139,7 @@ def epochs(logs: Mapping[PeerId, Sequence[Mapping[str, Any]]]) -> list[Epoch]:
 
 def last_epoch(run_dir: Path, n_peers: int) -> Epoch | None:
     """The newest epoch of a run; None where it has rounds, or has not begun."""
-    found = epochs({peer: events(folder_of(run_dir, peer)) for peer in everybody(run_dir, n_peers)})
+    found = epochs({peer: events(files.folder_of(run_dir, peer)) for peer in everybody(run_dir, n_peers)})
     return found[-1] if found else None
 
 
@@ -190,7 +190,7 @@ def _logged(event: Mapping[str, Any]) -> _Logged:
     try:
         return msgspec.convert(event, _Logged)
     except msgspec.ValidationError as error:
-        raise ConfigError("log.jsonl", f"expected an event of a peer, found {dict(event)}: {error}") from error
+        raise ConfigError(files.LOG, f"expected an event of a peer, found {dict(event)}: {error}") from error
 
 
 def rounds(folder: Path, most: int | None = None) -> list[Round]:
@@ -203,7 +203,7 @@ def rounds(folder: Path, most: int | None = None) -> list[Round]:
     ConfigError
         A line is no round, or not the next one; names the file and the line.
     """
-    path = folder / "metrics.jsonl"
+    path = folder / files.METRICS
     found: list[Round] = []
     for number, line in enumerate(islice(_whole_lines(path), most), start=1):
         place = f"{path}, line {number}"
@@ -226,7 +226,7 @@ def lines(folder: Path) -> list[dict[str, Any]]:
     ConfigError
         A line is no JSON object; names the file and the line.
     """
-    path = folder / "metrics.jsonl"
+    path = folder / files.METRICS
     found = []
     for number, line in enumerate(_whole_lines(path), start=1):
         parsed = _object(line)
@@ -244,12 +244,12 @@ def events(folder: Path) -> list[dict[str, Any]]:
     ConfigError
         The file is there, and cannot be read.
     """
-    return [event for line in _whole_lines(folder / "log.jsonl") if (event := _event(line)) is not None]
+    return [event for line in _whole_lines(folder / files.LOG) if (event := _event(line)) is not None]
 
 
 def last_event(folder: Path) -> dict[str, Any] | None:
     """The last event of a peer's log, of which only the end is read; None where there is none."""
-    return _last(folder / "log.jsonl", _event)
+    return _last(folder / files.LOG, _event)
 
 
 def _last(path: Path, parsed: Callable[[bytes], dict[str, Any] | None]) -> dict[str, Any] | None:
@@ -280,7 +280,7 @@ def ended_well(event: Mapping[str, Any] | None) -> bool:
 
 def unfinished(run_dir: Path, n_peers: int) -> dict[PeerId, dict[str, Any] | None]:
     """The members that have not ended well, each with its last event; one that failed may still be resumed."""
-    last = {peer: last_event(folder_of(run_dir, peer)) for peer in members(run_dir, n_peers)}
+    last = {peer: last_event(files.folder_of(run_dir, peer)) for peer in members(run_dir, n_peers)}
     return {peer: event for peer, event in last.items() if not ended_well(event)}
 
 
@@ -312,7 +312,7 @@ def health(folder: Path, within_s: float, now: float, counted: str = "rounds") -
 
     `counted` is what it makes one after the other, in words: without rounds it has wakings.
     """
-    log, metrics = folder / "log.jsonl", folder / "metrics.jsonl"
+    log, metrics = folder / files.LOG, folder / files.METRICS
     last = last_event(folder)
     if last is None:
         return Health(False, f"it has not started: expected its log at {log}")
@@ -328,7 +328,7 @@ def health(folder: Path, within_s: float, now: float, counted: str = "rounds") -
 
 def n_done(folder: Path) -> int:
     """Rounds or wakings that a peer has journaled, by its last line; 0 where it has not begun."""
-    return int((_last(folder / "metrics.jsonl", _counted) or {}).get("iteration", -1)) + 1
+    return int((_last(folder / files.METRICS, _counted) or {}).get("iteration", -1)) + 1
 
 
 def _object(line: bytes) -> dict[str, Any] | None:
@@ -393,7 +393,7 @@ def new_metrics(run_dir: Path, offsets: dict[PeerId, int], peers: int) -> dict[P
     found: dict[PeerId, list[bytes]] = {}
     for peer in everybody(run_dir, peers):
         with suppress(FileNotFoundError):
-            new, offsets[peer], _ = grown(folder_of(run_dir, peer) / "metrics.jsonl", offsets.get(peer, 0))
+            new, offsets[peer], _ = grown(files.folder_of(run_dir, peer) / files.METRICS, offsets.get(peer, 0))
             if new:
                 found[peer] = new
     return found

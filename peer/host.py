@@ -27,6 +27,7 @@ from peer import (
     checkpoint,
     config,
     door,
+    files,
     history,
     learning,
     memory,
@@ -40,7 +41,7 @@ from peer.arrays import Matrix, Vector
 from peer.changes import Changes
 from peer.drops import Drops
 from peer.errors import ConfigError, DisagreementError, RemoteError
-from peer.journal import Journal, claim, folder_of
+from peer.journal import Journal, claim
 from peer.learning import Learned
 from peer.messages import Message
 from peer.openmetrics import Tally
@@ -120,7 +121,7 @@ class Assignment:
     @property
     def folder(self) -> Path:
         """Folder of this peer in the run directory."""
-        return folder_of(self.run_dir, self.me)
+        return files.folder_of(self.run_dir, self.me)
 
 
 @final
@@ -305,7 +306,7 @@ class Host:
         if self.assignment.resume:
             npz.sweep(self.folder)
             if (found := len(history.rounds(self.folder, n))) < n:
-                path = self.folder / "metrics.jsonl"
+                path = self.folder / files.METRICS
                 raise ConfigError("--resume", f"{path}: expected {n} lines, as the checkpoint has it, found {found}")
         publish = self._published if self.experiment.run.publish else None
         later = None if publish else asyncio.get_running_loop().call_later  # who watches has room for some lines only
@@ -313,7 +314,7 @@ class Host:
         if self.assignment.page is not None:
             self.journal.told = partial(self.tally.add, self.me)
         self._opened.callback(self.journal.close)
-        if not (self.assignment.run_dir / "experiment.toml").exists():
+        if not (self.assignment.run_dir / files.EXPERIMENT).exists():
             config.record(self.experiment, self.assignment.ground, self.assignment.run_dir)
 
     def _published(self, journal: str, line: bytes) -> None:
@@ -339,12 +340,12 @@ class Host:
     @property
     def initial_path(self) -> Path:
         """Where the first parameters are, once the peer has begun."""
-        return self.folder / "initial.npz"
+        return self.folder / files.INITIAL
 
     @property
     def checkpoint_path(self) -> Path:
         """Where the last checkpoint is."""
-        return self.folder / "checkpoint.npz"
+        return self.folder / files.CHECKPOINT
 
     @property
     def resumes(self) -> bool:

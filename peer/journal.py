@@ -13,8 +13,8 @@ from typing import IO, Any, Final, final
 
 import msgspec
 
+from peer import files
 from peer.errors import ConfigError
-from topology import PeerId
 
 GATHER_S: Final = 0.1
 """Lines of rounds that are shorter are gathered for so long at most, and written together: one by one they would take a
@@ -65,9 +65,9 @@ class Journal:
         self._flushing: TimerHandle | None = None
         self.told: Callable[[Mapping[str, Any]], None] | None = None
         mode = "w" if behind is None else "a"
-        self._metrics = (folder / "metrics.jsonl").open(mode, encoding="utf-8")
-        self._log = (folder / "log.jsonl").open(mode, encoding="utf-8")
-        if self._log.tell() and _ends_torn(folder / "log.jsonl"):
+        self._metrics = (folder / files.METRICS).open(mode, encoding="utf-8")
+        self._log = (folder / files.LOG).open(mode, encoding="utf-8")
+        if self._log.tell() and _ends_torn(folder / files.LOG):
             self._log.write("\n")  # else the next event would be part of the torn line
         self._seen: set[tuple[str, object]] = set()
         self._refusal: OSError | None = None
@@ -155,11 +155,6 @@ class Journal:
                 file.close()
 
 
-def folder_of(run_dir: Path, peer: PeerId) -> Path:
-    """Where a peer of a run writes."""
-    return run_dir / "peers" / f"{peer:03d}"
-
-
 def line_of(values: Mapping[str, object]) -> str:
     """JSON of a round's numbers: what `json.dumps` writes, but for blanks, in a tenth of the time."""
     line = ROUND.encode(values)
@@ -188,7 +183,7 @@ def claim(folder: Path) -> IO[bytes]:
 
 def truncate_metrics(folder: Path, n_rounds: int) -> None:
     """Drop the lines of rounds from n_rounds on, which a resumed peer goes through again."""
-    path = folder / "metrics.jsonl"
+    path = folder / files.METRICS
     if not path.exists():
         return
     with path.open("rb") as file:

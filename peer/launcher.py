@@ -33,7 +33,7 @@ from typing import Final, final
 
 import msgspec
 
-from peer import config, history, journal, learning, memory, prepare, process, shards
+from peer import config, files, history, learning, memory, prepare, process, shards
 from peer.door import LINK_DESCRIPTORS, OWN_DESCRIPTORS, check_descriptors
 from peer.errors import BAD_INPUT, BROKEN, DONE, INTERRUPTED, LOST, ConfigError
 from peer.host import Assignment
@@ -169,7 +169,7 @@ def launch(
     ConfigError
         Anything that keeps the run from starting; then nothing was written.
     """
-    if resume and all(history.needs_nothing(journal.folder_of(run_dir, i)) for i in range(experiment.peers)):
+    if resume and all(history.needs_nothing(files.folder_of(run_dir, i)) for i in range(experiment.peers)):
         return Outcome(DONE, "", 0.0, finished=True)
     check_room(experiment)
     check_installed(experiment.metrics)
@@ -233,7 +233,7 @@ def warm_up(experiment: Experiment) -> None:
     keys = new_keys(pair)
     ground = config.Ground(Static(Graph.of(2, [(0, 1)])), ((1,), (0,)), "", Outlets("static", "ring"))
     with TemporaryDirectory() as folder:
-        (Path(folder) / "experiment.toml").touch()  # a run directory whose record is there
+        (Path(folder) / files.EXPERIMENT).touch()  # a run directory whose record is there
         process.rehearse([Assignment(pair, ground, me, Path(folder), keys[me], sockets[me]) for me in range(2)], WARM_S)
 
 
@@ -333,7 +333,7 @@ class _Fleet:
         """
 
         def spared(peer: PeerId) -> bool:
-            begun = goes_on_in is not None and (journal.folder_of(goes_on_in, peer) / "initial.npz").exists()
+            begun = goes_on_in is not None and (files.folder_of(goes_on_in, peer) / files.INITIAL).exists()
             return begun and self.ended[peer][0] != BAD_INPUT
 
         stopped_s: float | None = None
@@ -439,7 +439,7 @@ def _fleet(alike: Assignment, sockets: list[socket.socket]) -> Iterator[_Fleet]:
     gc.freeze()  # what is alive now stays shared with the peers: the collector does not touch it
     try:
         for peer in range(experiment.peers):  # who is killed before it has made its own would look like a lost disk
-            journal.folder_of(alike.run_dir, peer).mkdir(parents=True, exist_ok=True)
+            files.folder_of(alike.run_dir, peer).mkdir(parents=True, exist_ok=True)
         with os.fdopen(shut, "wb"):
             for group in groups(experiment):
                 assignments = [

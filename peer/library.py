@@ -25,7 +25,7 @@ import numpy as np
 import tomli_w
 from numpy.typing import NDArray
 
-from peer import history, journal, npz, settings, summary, trained
+from peer import files, history, npz, settings, summary, trained
 from peer.errors import BAD_INPUT, BROKEN, DONE, INTERRUPTED, ConfigError, PeerError, SolveError
 from peer.launcher import TICK_S, Watcher, free_folder
 from peer.optim import regimes
@@ -78,7 +78,7 @@ class Experiment:
             Names the file or key, what was expected and what was found.
         """
         place = Path(path)
-        return cls._of(settings.read(place / "experiment.toml" if place.is_dir() else place))
+        return cls._of(settings.read(place / files.EXPERIMENT if place.is_dir() else place))
 
     @classmethod
     def _of(cls, found: Settings) -> Experiment:
@@ -196,7 +196,7 @@ class Metrics(Mapping[PeerId, Mapping[str, NDArray[Any]]]):
 
 
 def _columns(run_dir: Path, peer: PeerId) -> dict[str, NDArray[Any]]:
-    lines = history.lines(journal.folder_of(run_dir, peer))
+    lines = history.lines(files.folder_of(run_dir, peer))
     names = dict.fromkeys(name for line in lines for name in line)
     return {name: _column([line.get(name) for line in lines]) for name in names}
 
@@ -233,7 +233,7 @@ class Run:
 
     def __init__(self, path: str | PathLike[str]) -> None:
         object.__setattr__(self, "path", Path(path))
-        if not (self.path / "experiment.toml").is_file():
+        if not (self.path / files.EXPERIMENT).is_file():
             raise ConfigError(str(self.path), "expected a run directory, found no experiment.toml in it")
 
     @cached_property
@@ -267,7 +267,7 @@ class Run:
         ConfigError
             The run has not ended, or the file is none.
         """
-        path = self.path / "summary.json"
+        path = self.path / files.SUMMARY
         if not path.exists():
             return summary.of_run(self.experiment.settings, self.path)
         try:
@@ -311,7 +311,7 @@ class Run:
         if peer is None:
             found = summary.Ends.of(self.experiment.settings, self.path)
             return dict(regimes.everything(found.model, found.mean))
-        path = journal.folder_of(self.path, peer) / "final.npz"
+        path = files.folder_of(self.path, peer) / files.FINAL
         try:
             return npz.load(path)
         except ValueError as error:
@@ -377,9 +377,9 @@ def launch(
     what = Experiment.load() if experiment is None else experiment
     place = nullcontext(Path(out)) if out is not None else free_folder(Path("runs"), what.settings.name)
     with place as run_dir, TemporaryDirectory() as folder:
-        if (run_dir / "peers").exists():  # else its progress would be shown before the launch is refused
+        if (run_dir / files.PEERS).exists():  # else its progress would be shown before the launch is refused
             raise ConfigError("out", f"expected a folder without a run, found one in {run_dir}; nothing is replaced")
-        path = Path(folder) / "experiment.toml"
+        path = Path(folder) / files.EXPERIMENT
         what.save(path)
         return _launched([str(path), "--out", str(run_dir), *["--central"] * central], what, run_dir, progress)
 
@@ -400,7 +400,7 @@ def _launched(arguments: Sequence[str], what: Experiment, run_dir: Path, progres
     if code != DONE:
         problem = next((line for line in text.splitlines() if line.startswith(PREFIX)), text.rpartition("\n")[2])
         problem = problem.removeprefix(PREFIX) or f"exit code {code}"
-        if not (run_dir / "summary.json").exists() or code in (BAD_INPUT, INTERRUPTED):
+        if not (run_dir / files.SUMMARY).exists() or code in (BAD_INPUT, INTERRUPTED):
             _fail(code, problem)
         warnings.warn(problem, RuntimeWarning, stacklevel=2)
     return Run(run_dir)

@@ -13,11 +13,10 @@ from tempfile import TemporaryDirectory
 
 import msgspec
 
-from peer import addresses, config, keys, settings
+from peer import addresses, config, files, keys, settings
 from peer.aside import aside
 from peer.errors import ConfigError
 from peer.frameworks import functions
-from peer.journal import folder_of
 from peer.settings import Experiment
 from peer.transport import new_key_pair, public_of
 
@@ -32,7 +31,7 @@ def here(experiment: Experiment, run_dir: Path) -> tuple[Experiment, config.Grou
     ConfigError
         Anything that keeps the run from starting.
     """
-    if any((run_dir / name).exists() for name in ("peers", "summary.json", "rounds.csv")):
+    if any((run_dir / name).exists() for name in (files.PEERS, files.SUMMARY, files.ROUNDS)):
         raise ConfigError("--out", f"expected a folder without a run, found one in {run_dir}; nothing is replaced")
     settings.check_text(str(run_dir.absolute()), "--out")
     ground, there, cut = aside(config.ground, experiment), run_dir.exists(), run_dir / "shards"
@@ -64,17 +63,17 @@ def again(experiment: Experiment, run_dir: Path) -> tuple[Experiment, config.Gro
     ConfigError
         The directory holds another run than this, or anything keeps it from going on.
     """
-    if not (run_dir / "peers").is_dir():
+    if not (run_dir / files.PEERS).is_dir():
         raise ConfigError("--resume", f"expected a run that peers have begun, found none of them in {run_dir}")
-    before = settings.read(run_dir / "experiment.toml")
+    before = settings.read(run_dir / files.EXPERIMENT)
     was, now = settings.shared(before), settings.shared(experiment)
     for key in sorted(was.keys() | now.keys()):
         if was.get(key) != now.get(key):
             found = f"expected {was.get(key)}, as the run in {run_dir} has begun with, found {now.get(key)}"
             raise ConfigError(key, found)
-    folders = [folder_of(run_dir, peer) for peer in range(experiment.peers)]
+    folders = [files.folder_of(run_dir, peer) for peer in range(experiment.peers)]
     lost = [folder for folder in folders if not folder.exists()]
-    if lost and experiment.run.mode == "rounds" and any((folder / "initial.npz").exists() for folder in folders):
+    if lost and experiment.run.mode == "rounds" and any((folder / files.INITIAL).exists() for folder in folders):
         raise ConfigError("--resume", f"expected a folder of each peer, as rounds have begun; found none at {lost[0]}")
     ground = aside(config.ground, experiment)
     facts = aside(config.rehearse, experiment)
@@ -106,7 +105,7 @@ def elsewhere(experiment: Experiment, run_dir: Path) -> Experiment:
     if transport.security == "curve" and not transport.keys:
         raise ConfigError("transport.keys", "expected a folder, or with {id} one for each peer; found none")
     ground = aside(config.ground, experiment)
-    path = run_dir / "experiment.toml"
+    path = run_dir / files.EXPERIMENT
     if path.exists():
         before = settings.read(path)
         if _without_run_id(before) != _without_run_id(experiment):
@@ -159,8 +158,8 @@ def with_cut_shards(experiment: Experiment, folder: Path) -> Experiment:
     data = experiment.data
     if data.path:
         return experiment
-    files = Cut.of(experiment).write(folder)
-    test_path = str(files[-1].absolute()) if data.test_fraction else ""
+    written = Cut.of(experiment).write(folder)
+    test_path = str(written[-1].absolute()) if data.test_fraction else ""
     path = f"{settings.literal(folder.absolute())}/peer-{{id:03d}}.npz"
     data = msgspec.structs.replace(data, path=path, test_path=test_path)
     return msgspec.structs.replace(experiment, data=data)

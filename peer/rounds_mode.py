@@ -15,7 +15,7 @@ from typing import Final, final
 import numpy as np
 from msgspec import structs
 
-from peer import agent, checkpoint, config, gossip, npz, validation
+from peer import agent, checkpoint, config, files, gossip, npz, validation
 from peer.actor import Actor
 from peer.checkpoint import Checkpoint
 from peer.errors import DONE, INTERRUPTED, ConfigError, NeighborLeft, NeighborsLate, ProtocolError
@@ -243,7 +243,7 @@ class RoundsLife:
                 await self.host.threads.on_disk(self.keep, self.snapshot(state))
                 self.rounds.floor = state.n * self.n_steps
         end = everything(learned.model, validation.result(state))
-        await self.host.threads.on_disk(npz.save, self.host.folder / "final.npz", end)
+        await self.host.threads.on_disk(npz.save, self.host.folder / files.FINAL, end)
         stopped, kept = actor.stopped(state), {"kept": state.best_n} if state.kept.size else {}
         self.host.event("done", n=state.n, stopped=stopped or "iterations", **kept)
         if stopped == "tolerance":

@@ -28,7 +28,7 @@ from typing import Any, Final, final
 import numpy as np
 from numpy.typing import NDArray
 
-from peer import careful, config, learning, memory, npz, settings, wire
+from peer import careful, config, files, learning, memory, npz, settings, wire
 from peer.arrays import DTYPES, Matrix
 from peer.careful import Caution
 from peer.data import Cut
@@ -485,11 +485,11 @@ def run(
     SolveError
         The numbers broke down; what was seen until then is written.
     """
-    if (out / "rounds.csv").exists() or (out / "experiment.toml").exists():
+    if (out / files.ROUNDS).exists() or (out / files.EXPERIMENT).exists():
         raise ConfigError("--out", f"{out} holds a run already; another --out keeps it")
     simulation = Simulation.of(experiment, graph=graph)
     out.mkdir(parents=True, exist_ok=True)
-    (out / "experiment.toml").write_text(settings.to_toml(experiment), encoding="utf-8")
+    (out / files.EXPERIMENT).write_text(settings.to_toml(experiment), encoding="utf-8")
     problem, links, topology = simulation.play.problem, simulation.schedule.links(0).size, experiment.topology
     facts: dict[str, object] = {
         "agents": problem.n_agents,
@@ -506,7 +506,7 @@ def run(
     tell(HEAD)
     looks: list[Look] = []
     times: list[tuple[float, float]] = []
-    with (out / "rounds.csv").open("w", encoding="utf-8", newline="") as file:
+    with (out / files.ROUNDS).open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file)
         table.writerow([one.name for one in fields(Look)])
         began = time.perf_counter(), time.process_time()
@@ -526,7 +526,7 @@ def run(
     npz.save(out / "mean.npz", problem.chain.layout.unflatten(state.w.mean(axis=0)))
     host = {"machine": platform.machine(), "cores": len(os.sched_getaffinity(0)), "numpy": np.__version__}
     text = json.dumps(facts | {"host": host, "last": asdict(looks[-1])}, indent=2)
-    (out / "simulation.json").write_text(text + "\n", encoding="utf-8")
+    (out / files.SIMULATION).write_text(text + "\n", encoding="utf-8")
     return looks
 
 

@@ -14,14 +14,14 @@ from typing import Any, final
 
 import numpy as np
 
-from peer import config, gossip, learning, npz, validation, wire
+from peer import config, files, gossip, learning, npz, validation, wire
 from peer.actor import Actor
 from peer.agent import Mixture, State
 from peer.arrays import DTYPES, Vector, rounded
 from peer.config import Ground
 from peer.errors import BROKEN, DONE, ConfigError, SolveError
 from peer.gossip import Course
-from peer.journal import Journal, folder_of
+from peer.journal import Journal
 from peer.messages import Share
 from peer.optim.models import Model
 from peer.optim.regimes import everything
@@ -222,7 +222,7 @@ def run(experiment: Experiment, ground: Ground, run_dir: Path, look: Callable[[]
     began_s = time.monotonic()
     shards = [learning.shard_of(experiment, i) for i in range(experiment.peers)]
     agents = Agents.of(experiment, ground, shards)
-    folders = [folder_of(run_dir, i) for i in range(agents.n_agents)]
+    folders = [files.folder_of(run_dir, i) for i in range(agents.n_agents)]
     journals = [Journal(folder, behind=None) for folder in folders]
     total = sum(shard.n_samples for shard in shards)
 
@@ -233,7 +233,7 @@ def run(experiment: Experiment, ground: Ground, run_dir: Path, look: Callable[[]
     try:
         for i, (one, shard) in enumerate(zip(journals, shards, strict=True)):
             one.event("start", 0.0, id=i, n=0, samples=shard.n_samples, neighbors=ground.union[i], simulated=True)
-            npz.save(folders[i] / "initial.npz", everything(agents.model, agents.start[i]))
+            npz.save(folders[i] / files.INITIAL, everything(agents.model, agents.start[i]))
         log("ready", samples=total)
         log("model", inputs=shards[0].x.shape[1:], outputs=agents.model.n_outputs)
         last = None
@@ -243,7 +243,7 @@ def run(experiment: Experiment, ground: Ground, run_dir: Path, look: Callable[[]
             look()
         states = agents.begun() if last is None else last.after
         for folder, state in zip(folders, states, strict=True):
-            npz.save(folder / "final.npz", everything(agents.model, validation.result(state)))
+            npz.save(folder / files.FINAL, everything(agents.model, validation.result(state)))
         kept = {"kept": states[0].best_n} if states[0].kept.size else {}
         log("done", n=states[0].n, stopped=agents.actors[0].stopped(states[0]) or "iterations", **kept)
         log("end", code=DONE, problem="", absent=(), dropped={})

@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from peer import central, history, journal, learning, npz, settings, shards, theory, validation
+from peer import central, files, history, learning, npz, settings, shards, theory, validation
 from peer.arrays import Labels, Matrix, Vector
 from peer.errors import ConfigError
 from peer.history import Epoch, Round
@@ -220,7 +220,7 @@ class Ends:
             network = own(experiment, inputs, outputs)
         else:
             network = learning.network_of(experiment, math.prod(inputs), outputs)
-        initial = journal.folder_of(run_dir, first) / "initial.npz"
+        initial = files.folder_of(run_dir, first) / files.INITIAL
         is_plain = experiment.regime == Regime() and experiment.model.inner_product == settings.Model().inner_product
         model = network if is_plain else _trained(experiment, network, initial)
         parameters = {peer: _vector(model, arrays, _final(run_dir, peer)) for peer, arrays in finals.items()}
@@ -268,10 +268,10 @@ def of_run(
     """
     found = Ends.of(experiment, run_dir)
     model, epoch, members, first = found.model, found.epoch, found.members, found.first
-    initial = journal.folder_of(run_dir, first) / "initial.npz"
+    initial = files.folder_of(run_dir, first) / files.INITIAL
     world = World.of(experiment, run_dir, model, epoch)
     agreed, mean = found.agreed, found.mean
-    rounds = {peer: history.rounds(journal.folder_of(run_dir, peer)) for peer in found.everybody}
+    rounds = {peer: history.rounds(files.folder_of(run_dir, peer)) for peer in found.everybody}
     rows = [_row(world, run_dir, peer, w, rounds[peer]) for peer, w in found.parameters.items()]
     samples = [row["samples"] for row in rows]
     if epoch is not None:
@@ -344,17 +344,17 @@ def population_risk(experiment: Experiment, model: Model, w: Vector, start: Mapp
 
 def _done(run_dir: Path, members: Sequence[PeerId]) -> dict[str, Any]:
     """How the rounds of a peer ended, as it has logged that, which is how those of all did; empty where none has."""
-    found = (event for peer in members for event in history.events(journal.folder_of(run_dir, peer)))
+    found = (event for peer in members for event in history.events(files.folder_of(run_dir, peer)))
     return next((event for event in found if event["event"] == "done" and isinstance(event.get("n"), int)), {})
 
 
 def _final(run_dir: Path, peer: PeerId) -> Path:
-    return journal.folder_of(run_dir, peer) / "final.npz"
+    return files.folder_of(run_dir, peer) / files.FINAL
 
 
 def _seconds(run_dir: Path, rounds: Mapping[PeerId, Sequence[Round]]) -> float:
     """Until the last round was over, from the start of its peer; without rounds, from the first start of a peer."""
-    logs = {peer: history.events(journal.folder_of(run_dir, peer)) for peer in rounds}
+    logs = {peer: history.events(files.folder_of(run_dir, peer)) for peer in rounds}
     began_s = min((history.began_s(log) for log in logs.values() if log), default=0.0)
     clocks = (clock_s for peer, lines in rounds.items() for clock_s in history.waking_clocks(lines, logs[peer]))
     return max(clocks, default=began_s) - began_s
@@ -389,7 +389,7 @@ def wait_for_all(
 
 def _missing(run_dir: Path) -> tuple[str, Experiment | None]:
     """What is still missing, in words; the experiment, as soon as it can be read."""
-    path = run_dir / "experiment.toml"
+    path = run_dir / files.EXPERIMENT
     if not path.exists():
         return str(path), None
     try:
@@ -446,13 +446,13 @@ def _total_samples(run_dir: Path, n_peers: int, epoch: Epoch | None) -> int:
         ready = _logged(run_dir, peer, "ready")
         if ready is not None:
             return ready
-    path = journal.folder_of(run_dir, 0) / "log.jsonl"
+    path = files.folder_of(run_dir, 0) / files.LOG
     raise ConfigError(str(path), "expected the event ready with the number of all samples, found none")
 
 
 def _logged(run_dir: Path, peer: PeerId, kind: str) -> int | None:
     """The number of samples that a peer has logged with an event of this kind."""
-    for event in history.events(journal.folder_of(run_dir, peer)):
+    for event in history.events(files.folder_of(run_dir, peer)):
         if event["event"] == kind and isinstance(event.get("samples"), int):
             return int(event["samples"])
     return None
@@ -480,16 +480,16 @@ def _form(
     ConfigError
         Neither says it.
     """
-    folder = journal.folder_of(run_dir, peer)
+    folder = files.folder_of(run_dir, peer)
     for event in history.events(folder):
         if event["event"] == "model":
             try:
                 return msgspec.convert((event.get("inputs"), event.get("outputs")), tuple[tuple[int, ...], int])
             except msgspec.ValidationError as error:
-                raise ConfigError(str(folder / "log.jsonl"), f"expected an event model, found: {error}") from error
+                raise ConfigError(str(folder / files.LOG), f"expected an event model, found: {error}") from error
     if experiment.model.python:
         problem = f"expected the event model of {experiment.model.python}, found none"
-        raise ConfigError(str(folder / "log.jsonl"), problem)
+        raise ConfigError(str(folder / files.LOG), problem)
     path = _final(run_dir, peer)
     first, n_outputs = parameters.get("layers.0.weight"), learning.Initial(str(path), dict(parameters)).n_outputs
     if first is None or first.ndim < 1 or n_outputs == 0:

@@ -26,7 +26,7 @@ from typing import Any, Final, TypeAlias, final
 
 import msgspec
 
-from peer import npz, settings
+from peer import files, npz, settings
 from peer.errors import DONE, ConfigError
 from peer.settings import Experiment
 
@@ -227,10 +227,10 @@ class Result:
 
 def result_of(cell: Cell, out: Path) -> Result:
     """What the folder of a cell says."""
-    found = _read(out / cell.name / "summary.json")
+    found = _read(out / cell.name / files.SUMMARY)
     if found is not None:
         return Result(cell, "done", numbers=numbers_of(found))
-    failed = _read(out / cell.name / "failure.json")
+    failed = _read(out / cell.name / files.FAILURE)
     if failed is not None:
         return Result(cell, "failed", int(failed["code"]), str(failed["line"]))
     return Result(cell, "missing")
@@ -313,7 +313,7 @@ def write(plan: Plan, results: Sequence[Result], out: Path, simulate: bool) -> N
         ],
     }
     text = json.dumps(tree, indent=2) + "\n"
-    npz.replace(out / "sweep.json", lambda file: file.write(text.encode()))
+    npz.replace(out / files.SWEEP, lambda file: file.write(text.encode()))
     npz.replace(out / "sweep.csv", lambda file: file.write(as_csv(plan, results).encode()))
 
 
@@ -342,7 +342,7 @@ def check_place(plan: Plan, out: Path, simulate: bool) -> None:
     ConfigError
         It holds something else.
     """
-    before = _read(out / "sweep.json")
+    before = _read(out / files.SWEEP)
     if before is None:
         if out.is_dir() and any(path.name != "lock" for path in out.iterdir()):
             raise ConfigError("--out", f"expected a new folder, or one with a sweep; {out} holds something else")
@@ -353,7 +353,7 @@ def check_place(plan: Plan, out: Path, simulate: bool) -> None:
     try:
         there = settings.flat(settings.from_tree(tomllib.loads(str(before.get("experiment")))))
     except (tomllib.TOMLDecodeError, ConfigError) as error:
-        raise ConfigError(str(out / "sweep.json"), f"expected the experiment of a sweep, found: {error}") from error
+        raise ConfigError(str(out / files.SWEEP), f"expected the experiment of a sweep, found: {error}") from error
     here = settings.flat(plan.base)
     differs = next((key for key in here if here[key] != there[key]), None)
     if differs is not None:

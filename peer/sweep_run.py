@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeAlias, final
 
-from peer import launcher, npz, prepare, settings, simulation, summary
+from peer import files, launcher, npz, prepare, settings, simulation, summary
 from peer.errors import (
     BAD_INPUT,
     BROKEN,
@@ -32,7 +32,6 @@ from peer.errors import (
     refusal,
 )
 from peer.history import n_done
-from peer.journal import folder_of
 from peer.settings import Experiment
 from peer.sweep import Cell, Plan, Result, check_place, claimed, result_of, write
 
@@ -167,7 +166,7 @@ def part_done(todo: Sequence[Cell], unfinished: set[str], out: Path) -> float:
     for cell in todo:
         part = 1.0
         if cell.name in unfinished:
-            part = min(1.0, n_done(folder_of(out / cell.name, 0)) / cell.experiment.iterations)
+            part = min(1.0, n_done(files.folder_of(out / cell.name, 0)) / cell.experiment.iterations)
         done += part * _size(cell)
     return done / total if total else 1.0
 
@@ -234,7 +233,7 @@ def _collect(work: _Work, reader: int, out: Path) -> Cell:
 def _fail(run_dir: Path, code: int, line: str) -> None:
     run_dir.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"code": code, "line": " ".join(line.split())}) + "\n"
-    npz.replace(run_dir / "failure.json", lambda file: file.write(text.encode()))
+    npz.replace(run_dir / files.FAILURE, lambda file: file.write(text.encode()))
 
 
 @final
@@ -303,9 +302,9 @@ def _run(experiment: Experiment, run_dir: Path, simulate: bool, watcher: launche
         if not outcome.finished:
             return outcome.code, outcome.line
         seconds = outcome.seconds
-    found = summary.of_run(settings.read(run_dir / "experiment.toml"), run_dir, seconds)
+    found = summary.of_run(settings.read(run_dir / files.EXPERIMENT), run_dir, seconds)
     text = json.dumps(found | ({"simulated": True} if simulate else {}), indent=2) + "\n"
-    npz.replace(run_dir / "summary.json", lambda file: file.write(text.encode()))
+    npz.replace(run_dir / files.SUMMARY, lambda file: file.write(text.encode()))
     return DONE, ""
 
 

@@ -10,7 +10,7 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from peer import settings, summary
+from peer import files, settings, summary
 from peer.arrays import Matrix, Vector
 from peer.frameworks import functions
 from peer.frameworks.foreign import Foreign
@@ -63,7 +63,7 @@ def load_model(run_dir: Path) -> Any:  # noqa: ANN401  (of whatever kind the use
     ConfigError
         The directory holds no finished run, or its network cannot be made again.
     """
-    found = ends_of(settings.read(run_dir / "experiment.toml"), run_dir)
+    found = ends_of(settings.read(run_dir / files.EXPERIMENT), run_dir)
     network = regimes.network_of(found.model)
     if isinstance(network, Foreign) and not isinstance(found.model, Linear):
         return network.function.loaded(network.layout.flatten(regimes.everything(found.model, found.mean)))

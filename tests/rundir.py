@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from peer import npz, settings
-from peer.journal import Journal, folder_of
+from peer.files import folder_of
+from peer.journal import Journal
 from peer.settings import Experiment
 
 SAMPLES = (3, 5, 4)

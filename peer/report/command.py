@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from peer import history, summary
+from peer import files, history, summary
 from peer.report.reading import experiment_of
 from peer.report.writing import checked, folder_beside, write
 
@@ -34,7 +34,7 @@ def run(
             continue
         if wait:
             summary.wait_for_all(run_dir, lambda line: say(f"peer report: {line}"))
-        what, path = experiment_of(run_dir), run_dir / "summary.json"
+        what, path = experiment_of(run_dir), run_dir / files.SUMMARY
         may_write = out is None or os.access(run_dir, os.W_OK)
         if not path.exists() and may_write and not history.unfinished(run_dir, what.peers):
             summary.write(summary.of_run(what, run_dir), path)
@@ -47,5 +47,5 @@ def run(
 
 def _is_cell_without_run(run_dir: Path) -> bool:
     """Whether this is a cell of a sweep that was interrupted, or has failed, before its run began."""
-    in_sweep = (run_dir / "failure.json").exists() or (run_dir.parent / "sweep.json").exists()
-    return in_sweep and not (run_dir / "experiment.toml").exists()
+    in_sweep = (run_dir / files.FAILURE).exists() or (run_dir.parent / files.SWEEP).exists()
+    return in_sweep and not (run_dir / files.EXPERIMENT).exists()

@@ -12,7 +12,7 @@ from typing import Any, Final, final
 import msgspec
 import numpy as np
 
-from peer import config, history, journal, settings
+from peer import config, files, history, settings
 from peer.arrays import Vector
 from peer.errors import DONE, INTERRUPTED, ConfigError
 from peer.history import Epoch, Round
@@ -219,7 +219,7 @@ def experiment_of(run_dir: Path) -> Experiment:
     ConfigError
         It is none.
     """
-    path = run_dir / "experiment.toml"
+    path = run_dir / files.EXPERIMENT
     if not path.exists():
         raise ConfigError(str(run_dir), "expected a run directory, found no experiment.toml in it")
     return settings.read(path)
@@ -234,17 +234,17 @@ def read(run_dir: Path) -> Run:
         It is no run directory, or a file in it is malformed; names the file.
     """
     experiment = experiment_of(run_dir)
-    folders = {peer: journal.folder_of(run_dir, peer) for peer in history.everybody(run_dir, experiment.peers)}
+    folders = {peer: files.folder_of(run_dir, peer) for peer in history.everybody(run_dir, experiment.peers)}
     logs = {peer: history.events(folder) for peer, folder in folders.items()}
     return Run(
         run_dir=run_dir,
         experiment=experiment,
-        text=(run_dir / "experiment.toml").read_text(encoding="utf-8"),
-        schedule=_schedule(experiment, run_dir / "schedule.jsonl"),
+        text=(run_dir / files.EXPERIMENT).read_text(encoding="utf-8"),
+        schedule=_schedule(experiment, run_dir / files.SCHEDULE),
         rounds={peer: history.rounds(folder) for peer, folder in folders.items()},
         logs=logs,
         epochs=history.epochs(logs),
-        summary=_summary(run_dir / "summary.json"),
+        summary=_summary(run_dir / files.SUMMARY),
     )
 
 

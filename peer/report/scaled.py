@@ -13,6 +13,7 @@ from typing import Final, final
 import msgspec
 import numpy as np
 
+from peer import files
 from peer.errors import ConfigError
 from peer.overlays import COLORS, Curve, Overlay
 from peer.report import markup, tables
@@ -91,7 +92,7 @@ def read(run_dir: Path) -> Simulated:
     ConfigError
         A file is malformed; names it.
     """
-    path, facts = run_dir / "rounds.csv", run_dir / "simulation.json"
+    path, facts = run_dir / files.ROUNDS, run_dir / files.SIMULATION
     experiment = experiment_of(run_dir)
     try:
         with path.open(encoding="utf-8", newline="") as file:
@@ -100,7 +101,7 @@ def read(run_dir: Path) -> Simulated:
         found = msgspec.convert(json.loads(facts.read_text(encoding="utf-8")), Facts) if facts.exists() else None
     except (ValueError, OSError, RecursionError, csv.Error) as error:
         raise ConfigError(str(path), f"expected what `peer simulate` writes, found: {error}") from error
-    return Simulated(run_dir, experiment, (run_dir / "experiment.toml").read_text(encoding="utf-8"), looks, found)
+    return Simulated(run_dir, experiment, (run_dir / files.EXPERIMENT).read_text(encoding="utf-8"), looks, found)
 
 
 def pictures(runs: Sequence[Simulated]) -> list[Picture]:

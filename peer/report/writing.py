@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from peer import figures, history
+from peer import figures, files, history
 from peer.errors import ConfigError
 from peer.report import page, pictures, scaled
 from peer.report.comparison import Comparison
@@ -85,7 +85,7 @@ def checked(run_dirs: Sequence[Path], out: Path | None) -> Path:
     if out.suffix.lower() not in (".html", ".htm"):
         raise ConfigError("--out", f"expected the name of a page, ending in .html; found {out}")
     folder = folder_beside(out)
-    if any((folder / name).exists() for name in ("experiment.toml", "sweep.json", "000")):  # a run, a sweep, all peers
+    if any((folder / name).exists() for name in (files.EXPERIMENT, files.SWEEP, "000")):  # a run, a sweep, all peers
         raise ConfigError(
             "--out", f"expected another name: pictures and numbers would go into {folder}, with runs in it"
         )

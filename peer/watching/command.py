@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from peer import history
+from peer import files, history
 from peer.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -64,4 +64,4 @@ def newest(parent: Path) -> Path:
     found = [path.parent for path in parent.glob("*/experiment.toml") if not history.is_simulated(path.parent)]
     if not found:
         raise ConfigError("watch", f"expected a run directory, or one in {parent}/; found none")
-    return max(found, key=lambda folder: (folder / "experiment.toml").stat().st_mtime)
+    return max(found, key=lambda folder: (folder / files.EXPERIMENT).stat().st_mtime)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final, final
 
-from peer import history, journal, settings
+from peer import files, history, settings
 from peer.errors import ConfigError
 from peer.settings import Experiment
 from peer.watching.story import LOG, METRICS, Line
@@ -32,7 +32,7 @@ class Tail:
     lasts = True
 
     def __init__(self, run_dir: Path) -> None:
-        path = run_dir / "experiment.toml"
+        path = run_dir / files.EXPERIMENT
         if not path.exists():
             raise ConfigError(str(run_dir), "expected a run directory, found no experiment.toml in it")
         self._run_dir = run_dir
@@ -57,7 +57,7 @@ class Tail:
 
     def _grown(self, peer: PeerId, name: str) -> list[Line]:
         """What has come to one file; all of it where its last lines were cut off, as by a peer that has returned."""
-        path, key = journal.folder_of(self._run_dir, peer) / f"{name}.jsonl", (peer, name)
+        path, key = files.folder_of(self._run_dir, peer) / f"{name}.jsonl", (peer, name)
         try:
             new, self._read[key], cut_off = history.grown(path, self._read.get(key, 0), LOOK_BYTES)
         except OSError:  # not there yet, or not for us to read

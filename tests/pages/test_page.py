@@ -15,7 +15,7 @@ import pytest
 from aiohttp.test_utils import TestServer
 
 from peer.figures import Links
-from peer.journal import folder_of
+from peer.files import folder_of
 from peer.report import markup
 from peer.watching.server import application
 from tests.integration.lab import Lab

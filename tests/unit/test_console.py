@@ -12,7 +12,7 @@ from rich.console import Console
 
 from peer import console, history, settings, summary
 from peer.console import Progress
-from peer.journal import folder_of
+from peer.files import folder_of
 from tests.rundir import metrics, stop_early, write_elastic, write_run
 
 

@@ -15,7 +15,7 @@ import peer
 from peer import export, npz, settings, standardization
 from peer.data import Cut
 from peer.errors import ConfigError
-from peer.journal import folder_of
+from peer.files import folder_of
 from peer.standardization import Scale, Standardization
 from tests.rundir import SAMPLES, parameters, write_elastic, write_run
 

@@ -12,8 +12,9 @@ import pytest
 
 from peer import follow, settings, sinks
 from peer.errors import ConfigError
+from peer.files import folder_of
 from peer.follow import Follower, Network, values_of
-from peer.journal import Journal, folder_of
+from peer.journal import Journal
 from peer.openmetrics import Tally
 from peer.settings import Metrics
 from peer.sinks import TensorBoard

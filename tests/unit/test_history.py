@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 from peer.__main__ import cli
 from peer.errors import ConfigError
+from peer.files import folder_of
 from peer.history import (
     TAIL_BYTES,
     Health,
@@ -33,7 +34,7 @@ from peer.history import (
     unfinished,
     waking_clocks,
 )
-from peer.journal import Journal, folder_of
+from peer.journal import Journal
 from tests.rundir import EPOCHS, metrics, write_elastic, write_run
 
 

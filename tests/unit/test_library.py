@@ -15,7 +15,7 @@ import peer
 from peer import Experiment, Run, library, settings
 from peer.console import Progress
 from peer.errors import ConfigError, PeerError, SolveError
-from peer.journal import folder_of
+from peer.files import folder_of
 from tests.rundir import SAMPLES, parameters, write_run
 
 WINE = {"peers": 4, "data": {"dataset": "wine"}}

@@ -19,7 +19,7 @@ from matplotlib import rc_context
 from peer import figures, journal, report, summary
 from peer.errors import ConfigError
 from peer.figures import STYLE, Curves, Risks
-from peer.journal import folder_of
+from peer.files import folder_of
 from tests.rundir import SAMPLES, change, rewrite, stop_early, write_elastic, write_run
 from topology import schedules
 from topology.draw import INK, PAPER

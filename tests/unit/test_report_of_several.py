@@ -15,7 +15,7 @@ from matplotlib import rc_context
 from peer import figures, overlays, report, settings
 from peer.errors import ConfigError
 from peer.figures import svg
-from peer.journal import folder_of
+from peer.files import folder_of
 from peer.overlays import Curve, Overlay, Panels
 from peer.report import command, courses, variants
 from peer.report.comparison import QUANTITIES, Comparison

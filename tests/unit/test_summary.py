@@ -13,7 +13,8 @@ import pytest
 
 from peer import history, learning, npz, settings, summary
 from peer.errors import ConfigError
-from peer.journal import Journal, folder_of
+from peer.files import folder_of
+from peer.journal import Journal
 from tests.rundir import EPOCHS, SAMPLES, change, parameters, stop_early, write_elastic, write_run
 
 M = sum(SAMPLES)

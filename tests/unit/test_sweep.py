@@ -19,7 +19,7 @@ from rich.console import Console
 from peer import console as consoles
 from peer import history, settings, sweep, sweep_run, sweep_view
 from peer.errors import ConfigError
-from peer.journal import folder_of
+from peer.files import folder_of
 from peer.sweep import Cell, Plan, Result, Spread
 from tests.rundir import metrics
 

@@ -11,7 +11,7 @@ import pytest
 import peer
 from peer import summary
 from peer.errors import ConfigError
-from peer.journal import folder_of
+from peer.files import folder_of
 from peer.trained import Network
 from tests.rundir import EPOCHS, SAMPLES, parameters, write_elastic, write_run
 

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from peer import journal, settings
 from peer.errors import ConfigError
-from peer.journal import Journal, folder_of
+from peer.files import folder_of
+from peer.journal import Journal
 from peer.settings import Experiment, published_at
 from peer.transport import Keys, Transport, new_key_pair, sockets, watched
 from peer.watching import command, server, story
