@@ -70,7 +70,7 @@ def together(lines: Sequence[Line]) -> dict[str, float]:
 
 
 @final
-class Network:
+class Whole:
     """Numbers of the network as a whole, from lines of its peers in the order in which they come.
 
     In rounds there are some for every round, as soon as all have told of it. Without rounds it is the members' last
@@ -126,7 +126,7 @@ class Follower:
 
     def __post_init__(self) -> None:
         n_peers = self.experiment.peers if self.experiment.run.mode == "rounds" else 0
-        self._network = Network(n_peers)
+        self._whole = Whole(n_peers)
         self._offsets: dict[PeerId, int] = {}
         self._done: dict[PeerId, int] = {}
         self.page = self.tally.text()
@@ -150,7 +150,7 @@ class Follower:
             n, series = int(line["iteration"]), f"peer-{peer:03d}"
             if self.experiment.peers <= MOST_SHOWN:
                 self._put(series, n, clock_s, values_of(line))
-            for n, values in self._network.add(peer, line):
+            for n, values in self._whole.add(peer, line):
                 self._put("network", n, clock_s, values)
         for sink in self.sinks:
             sink.flush()

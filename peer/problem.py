@@ -100,14 +100,14 @@ class Problem:
 
         The relative residual to reach is
 
-            eps[n] = max(tolerance, min(c alpha[n] (n + 1)^(-1.1), min(c alpha[n], 1/2) e[n]))
+            eps[n] = max(tolerance, min(c alpha[n] (n + 1)^(-1.1), min(c alpha[n], 1/2) residual[n]))
 
-        where e[n] is that of w_i[n] itself, so how far the agent is from stationary. NEXT converges with inexact
+        where residual[n] is that of w_i[n] itself, so how far the agent is from stationary. NEXT converges with inexact
         solutions as long as sum_n alpha[n] eps[n] is finite (P. Di Lorenzo, G. Scutari, "NEXT: In-network nonconvex
-        optimization" (2016), algorithm 2): the power sees to it where alpha is constant. e[n] keeps what is linear
-        convergence with exact solutions from becoming that of the power, and 1/2 sees to it that every round moves.
-        Their eps bounds ||w~ - its minimizer||, which by strong convexity is at most (1 + the largest curvature)/tau
-        times the residual.
+        optimization" (2016), algorithm 2): the power sees to it where alpha is constant. residual[n] keeps what is
+        linear convergence with exact solutions from becoming that of the power, and 1/2 sees to it that every round
+        moves. Their eps bounds ||w~ - its minimizer||, which by strong convexity is at most (1 + the largest
+        curvature)/tau times the residual.
 
         Iterations begin where 1 - alpha[n] of the `way` w~_i - w_i of the round before leads, (p,), if there is one, as
         alpha[n] of it is gone.

@@ -49,7 +49,7 @@ def heard(i: PeerId, course: Course, n: int, by: PeerId, wire_dtype: np.dtype[An
 
 @final
 @dataclass(frozen=True, eq=False)
-class Round:
+class Played:
     """A round of all agents, each in its place.
 
     Parameters
@@ -128,7 +128,7 @@ class Agents:
         """States of all agents at round 0."""
         return tuple(_of(actor.me, actor.begun, w) for actor, w in zip(self.actors, self.start, strict=True))
 
-    def play(self, said: Callable[[Share, PeerId], object] = unheard) -> Iterator[Round]:
+    def play(self, said: Callable[[Share, PeerId], object] = unheard) -> Iterator[Played]:
         """All rounds, one after the other; who listens hears what is said, and to whom.
 
         Raises
@@ -142,7 +142,7 @@ class Agents:
             yield done
             states = done.after
 
-    def round(self, states: tuple[State, ...], said: Callable[[Share, PeerId], object] = unheard) -> Round:
+    def round(self, states: tuple[State, ...], said: Callable[[Share, PeerId], object] = unheard) -> Played:
         """One round of all agents.
 
         Raises
@@ -166,9 +166,9 @@ class Agents:
                     said(share, i)
                 taken.append(_of(i, actor.heard, course, shares))
             courses, after = [course for course, _ in taken], [state for _, state in taken]
-        return Round(states, tuple(courses), tuple(state for state in after if state is not None), tuple(solve_s))
+        return Played(states, tuple(courses), tuple(state for state in after if state is not None), tuple(solve_s))
 
-    def line(self, i: PeerId, done: Round) -> dict[str, object]:
+    def line(self, i: PeerId, done: Played) -> dict[str, object]:
         """What agent i would write down of a round, but for what depends on clocks; bytes are those of whole shares."""
         state, n_steps = done.before[i], self.ground.gossip.n_steps
         met = [self.ground.schedule.graph(state.n * n_steps + k).neighbors(i) for k in range(n_steps)]

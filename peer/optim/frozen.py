@@ -35,7 +35,7 @@ from peer.optim.maps import (
     products_of,
 )
 from peer.optim.models import Pass
-from peer.optim.regimes import Linear, Tangent
+from peer.optim.regimes import Linear, LinearPass
 
 T = TypeVar("T")
 
@@ -48,7 +48,7 @@ SMALL: Final = 1 << 16
 MAX_KINDS: Final = 3
 """Different entries of T for which Gram matrices are kept: there are two where biases are not regularized."""
 
-Place: TypeAlias = tuple[int, int]
+Span: TypeAlias = tuple[int, int]
 """First parameter of a block, and the one behind its last."""
 
 
@@ -205,10 +205,10 @@ class Frozen:
     model: Linear
     base: Pass
     constant: bool
-    _kept: dict[Place, Kept] = field(default_factory=dict, init=False, repr=False)
+    _kept: dict[Span, Kept] = field(default_factory=dict, init=False, repr=False)
     _factors: list[Factors] = field(default_factory=list, init=False, repr=False)
 
-    def at(self, w: Vector) -> Tangent:
+    def at(self, w: Vector) -> LinearPass:
         """The linearized network at w, (p,)."""
         return self.model.moved(self.base, w)
 
@@ -234,7 +234,7 @@ class Frozen:
         is_small = self.base.outputs.size * self.base.n_parameters <= SMALL
         return factored(self.base) if is_small else factored_by_products(self.base)
 
-    def _one(self, place: Place, make: Callable[[], Map]) -> Kept:
-        if place not in self._kept:
-            self._kept[place] = Kept(make(), self.constant, self.model.lasts)
-        return self._kept[place]
+    def _one(self, span: Span, make: Callable[[], Map]) -> Kept:
+        if span not in self._kept:
+            self._kept[span] = Kept(make(), self.constant, self.model.lasts)
+        return self._kept[span]

@@ -238,18 +238,18 @@ class Linear:
         """
         return self.network.inputs(x)
 
-    def at(self, w: Vector, x: Matrix) -> Tangent:
+    def at(self, w: Vector, x: Matrix) -> LinearPass:
         """One pass forwards at w0, and from there to w."""
         return self.moved(self.network.at(self.anchor, x), w)
 
-    def moved(self, base: Pass, w: Vector) -> Tangent:
+    def moved(self, base: Pass, w: Vector) -> LinearPass:
         """From a pass at w0, which all w have in common, to w."""
-        return Tangent(w, base, base.outputs + base.jvp(w - self.anchor))
+        return LinearPass(w, base, base.outputs + base.jvp(w - self.anchor))
 
 
 @final
 @dataclass(frozen=True, eq=False)
-class Tangent:
+class LinearPass:
     """A linearized network at a point.
 
     Parameters

@@ -69,8 +69,8 @@ class Line:
     text: bytes | None
 
 
-class Round(msgspec.Struct, frozen=True):
-    """What a page shows of a line of metrics."""
+class Turn(msgspec.Struct, frozen=True):
+    """What a page shows of a line of metrics, of a round or a waking."""
 
     iteration: int
     time_s: float
@@ -172,7 +172,7 @@ class Track:
         del self.links[length:]
         self.sums = {name: self.columns[name][-1] if length else 0.0 for name in SUMS}
 
-    def take(self, line: Round, stride: int) -> None:
+    def take(self, line: Turn, stride: int) -> None:
         """Take the next round in; one that is there already takes back all from it on."""
         if line.iteration <= self.last_n:  # the peer was killed, and goes through its last rounds again
             self.cut(next(k for k, n in enumerate(self.columns["n"]) if n >= line.iteration))
@@ -247,17 +247,17 @@ class Story:
         What is no line of a journal is counted: a page must not end because a disk was full.
         """
         events = list[tuple[PeerId, Event]]()
-        rounds: dict[PeerId, deque[Round | None]] = {}
+        rounds: dict[PeerId, deque[Turn | None]] = {}
         for line in lines:
             if line.text is None and line.journal == METRICS:
                 rounds.setdefault(line.peer, deque()).append(None)
             elif line.text is None:
                 self._forget(line.peer)
             else:
-                found = _parsed(line.text, Round if line.journal == METRICS else Event)
+                found = _parsed(line.text, Turn if line.journal == METRICS else Event)
                 if found is None:
                     self.n_unreadable += 1
-                elif isinstance(found, Round):
+                elif isinstance(found, Turn):
                     rounds.setdefault(line.peer, deque()).append(found)
                 else:
                     events.append((line.peer, found))
@@ -275,7 +275,7 @@ class Story:
         if events or rounds:
             self.version += 1
 
-    def _round(self, peer: PeerId, one: Round | None) -> None:
+    def _round(self, peer: PeerId, one: Turn | None) -> None:
         track = self.tracks.setdefault(peer, Track())
         if one is None:
             track.cut(0)
@@ -372,7 +372,7 @@ def _name(peer: PeerId | None) -> str:
     return "strangers" if peer is None else f"peer {peer}"
 
 
-def _parsed(text: bytes, kind: type[Round] | type[Event]) -> Round | Event | None:
+def _parsed(text: bytes, kind: type[Turn] | type[Event]) -> Turn | Event | None:
     """A line of a journal; None if it is none."""
     try:
         return msgspec.json.decode(text, type=kind)

@@ -13,7 +13,7 @@ import pytest
 from peer import follow, settings, sinks
 from peer.errors import ConfigError
 from peer.files import folder_of
-from peer.follow import Follower, Network, values_of
+from peer.follow import Follower, Whole, values_of
 from peer.journal import Journal
 from peer.openmetrics import Tally
 from peer.settings import Metrics
@@ -88,12 +88,12 @@ def test_without_rounds_it_is_the_members_of_the_newest_epoch_that_count(tmp_pat
 
 
 def test_a_newcomer_does_not_hold_the_network_up() -> None:
-    network = Network(0)
+    whole = Whole(0)
     line = {"epoch": 1, "members": 2}
-    assert [n for n, _ in network.add(0, metrics(0, 7) | line)] == []
-    assert [n for n, _ in network.add(1, metrics(1, 0) | line)] == [0]
-    assert [n for n, _ in network.add(0, metrics(0, 8) | line)] == [8]
-    assert [n for n, _ in network.add(1, metrics(1, 1) | line)] == []
+    assert [n for n, _ in whole.add(0, metrics(0, 7) | line)] == []
+    assert [n for n, _ in whole.add(1, metrics(1, 0) | line)] == [0]
+    assert [n for n, _ in whole.add(0, metrics(0, 8) | line)] == [8]
+    assert [n for n, _ in whole.add(1, metrics(1, 1) | line)] == []
 
 
 def test_of_many_peers_only_the_network_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
