@@ -580,7 +580,7 @@ def watch(source: str | None, port: int, keys: Path | None, me: int | None) -> i
 
 @cli.command()
 @click.argument("run_dir", type=FOLDER, shell_complete=completion.runs)
-@click.option("--format", "form", type=click.Choice(["npz", "safetensors", "onnx"]), required=True, help="Of the file.")
+@click.option("--format", "form", type=click.Choice(files.FORMATS), required=True, help="Of the file.")
 @click.option("--out", type=FILE, help="The file; RUN_DIR/model.FORMAT where it is not given.")
 @click.option("--peer", type=int, help="Whose network; else the mean of all members' parameters.")
 @click.option("--dtype", type=click.Choice(["float64", "float32"]), help="Of numbers.  [default: float32 in onnx]")

@@ -28,12 +28,6 @@ from peer.settings import DRAWN, REAL_TARGETS, Experiment
 from peer.standardization import Standardization
 from topology import PeerId
 
-FORMATS: Final = ("npz", "safetensors", "onnx")
-"""Endings of the files, too."""
-
-DTYPES: Final = ("float64", "float32")
-"""Of numbers."""
-
 PRIVATE: Final = ("folder", "initial")
 """Settings of the network that say where files are on a host."""
 
@@ -201,13 +195,13 @@ def write(
     ----------
     run_dir : Path
     form : str
-        One of FORMATS.
+        One of `files.FORMATS`.
     out : Path or None
         The file; None: `model.npz` or its like in the run directory.
     peer : int or None
         Whose network; None: the mean of all members.
     dtype : str or None
-        One of DTYPES; None: float32 in ONNX, where runtimes are made for it, else float64, as it was trained.
+        float64 or float32; None: float32 in ONNX, where runtimes are made for it, else float64, as it was trained.
     probabilities : bool
         Of ONNX: whether the model gives them, too.
     force : bool

@@ -47,6 +47,9 @@ FEW: Final = 8
 MOST_POINTS: Final = 400
 """Bins a line is thinned to, each with its least and greatest value: no screen and no column shows more."""
 
+MANY_TIMES: Final = 5.0
+"""A positive quantity that has fallen by this factor is shown on a logarithmic axis: the end would be flat else."""
+
 GREATEST: Final = 1e200
 """Value that is drawn; what is beyond is drawn there, since matplotlib's margins would overflow."""
 

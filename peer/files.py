@@ -44,6 +44,11 @@ CHECKPOINT: Final = "checkpoint.npz"
 FINAL: Final = "final.npz"
 """Parameters at the end."""
 
+# ---- of a network --------------------------------------------------------------------------
+
+FORMATS: Final = ("npz", "safetensors", "onnx")
+"""That `peer export` writes, and how their names end."""
+
 # ---- of a sweep ----------------------------------------------------------------------------
 
 SWEEP: Final = "sweep.json"

@@ -18,6 +18,7 @@ from peer.figures import (
     GREATEST,
     GREEN,
     HEIGHT_IN,
+    MANY_TIMES,
     PURPLE,
     ROW_IN,
     VERMILION,
@@ -183,7 +184,7 @@ class Overlay:
         values = np.concatenate([curve.middle for curve in self.curves] or [np.zeros(0)])
         values = values[np.isfinite(values)]
         values = values[values > 0.0]  # zeros are left out, and what rounding has left below an optimum
-        return not self.points and bool(len(values)) and bool(values.max() > 5.0 * values.min())
+        return not self.points and bool(len(values)) and bool(values.max() > MANY_TIMES * values.min())
 
     def numbers(self) -> Numbers:
         """A row a point of a curve."""

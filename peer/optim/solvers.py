@@ -454,8 +454,8 @@ def _on_line(subproblem: Linearized, regularizer: Regularizer, w: Vector, target
     def slope(t: float) -> float:
         return smooth(t) + float(np.dot(regularizer.gradient(w + t * direction), direction))
 
-    length = descent(slope)
-    return target if length == 1.0 else w + length * direction
+    step = descent(slope)
+    return target if step == 1.0 else w + step * direction
 
 
 def descent(slope: Callable[[float], float]) -> float:
@@ -557,12 +557,12 @@ def model_minimizer(model: SecondOrder, regularizer: Regularizer) -> tuple[Vecto
         slope = u_next - model.root @ (x_next - model.center)
         whole = float(np.linalg.norm(slope)) <= 0.5 * lowest
         if not whole:
-            length = descent(model.dual_slope_along(regularizer, u, direction))
-            whole = length == 1.0
-            if length == 0.0:
+            step = descent(model.dual_slope_along(regularizer, u, direction))
+            whole = step == 1.0
+            if step == 0.0:
                 break  # rounding
             if not whole:
-                u_next = u + length * direction
+                u_next = u + step * direction
                 x_next = model.from_dual(regularizer, u_next)
                 slope = u_next - model.root @ (x_next - model.center)
         settled = whole and _same_face(regularizer, x, x_next)

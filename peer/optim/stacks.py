@@ -85,7 +85,7 @@ class Stack:
     def values(self, x: Matrix, outputs: Matrix) -> Vector:
         """Values of the h + r at x, where the linearized outputs are known, (n,)."""
         n, d = len(x), x - self.center
-        losses = self._repeated(n).each(self._rows(outputs)).reshape(n, -1)
+        losses = self.loss.repeated(n).each(self._rows(outputs)).reshape(n, -1)
         rest = (self.pi + 0.5 * self.tau * d) * d + self.regularizer.terms(x.reshape(-1)).reshape(x.shape)
         return np.asarray(self.weight * losses.sum(axis=1) + rest.sum(axis=1))
 
@@ -100,7 +100,7 @@ class Stack:
         n, b = self.center.shape
         bent = self.columns
         if not self.loss.quadratic:
-            turn, bent = self._repeated(n).curvature(self._rows(outputs)), np.empty_like(self.columns)
+            turn, bent = self.loss.repeated(n).curvature(self._rows(outputs)), np.empty_like(self.columns)
             for k in range(b):
                 bent[:, :, k] = turn(self._rows(np.ascontiguousarray(self.columns[:, :, k]))).reshape(n, -1)
         matrices = self.weight * (self.columns.transpose(0, 2, 1) @ bent)
@@ -131,14 +131,11 @@ class Stack:
         """Nearest points where r is finite, (n, b)."""
         return self.regularizer.nearest(x.reshape(-1)).reshape(x.shape)
 
-    def _repeated(self, n: int) -> Loss:
-        return self.loss.repeated(n)
-
     def _rows(self, outputs: Matrix) -> Matrix:
         return outputs.reshape(-1, self.outputs.shape[1])
 
     def _slopes(self, outputs: Matrix) -> Matrix:
-        return self._repeated(len(outputs)).gradient(self._rows(outputs)).reshape(outputs.shape)
+        return self.loss.repeated(len(outputs)).gradient(self._rows(outputs)).reshape(outputs.shape)
 
 
 @final

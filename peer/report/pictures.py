@@ -10,7 +10,7 @@ import numpy as np
 
 from peer import figures
 from peer.arrays import Vector
-from peer.figures import Curves, Drawing, Effort, Links
+from peer.figures import MANY_TIMES, Curves, Drawing, Effort, Links
 from peer.report.markup import unit_of
 from peer.report.reading import Run
 from topology import Outlets, PeerId
@@ -18,9 +18,6 @@ from topology.draw import MOST_DRAWN
 
 MOST_MARKS: Final = 40
 """Epochs that figures mark: more lines would hide what is behind them."""
-
-MANY_TIMES: Final = 5.0
-"""A positive quantity that has fallen by this factor is shown on a logarithmic axis: the end would be flat else."""
 
 
 @final

@@ -12,7 +12,7 @@ import pytest
 from safetensors import safe_open
 
 import peer
-from peer import export, npz, settings, standardization
+from peer import export, files, npz, settings, standardization
 from peer.data import Cut
 from peer.errors import ConfigError
 from peer.files import folder_of
@@ -96,7 +96,7 @@ def test_the_standardization_of_other_data_is_refused(of_others: Standardization
     """It is beside the shards, where that of others may have stayed; an export to onnx ended in a traceback."""
     write_run(tmp_path)
     npz.save(tmp_path / "shards" / standardization.NAME, of_others.arrays)
-    for form in export.FORMATS:
+    for form in files.FORMATS:
         with pytest.raises(ConfigError, match=problem):
             export.write(tmp_path, form)
 
@@ -203,7 +203,7 @@ def test_a_run_without_peers_is_refused(tmp_path: Path) -> None:
         export.write(tmp_path, "npz")
 
 
-@pytest.mark.parametrize("form", export.FORMATS)
+@pytest.mark.parametrize("form", files.FORMATS)
 def test_numbers_beyond_single_precision_are_told(form: str, tmp_path: Path) -> None:
     write_run(tmp_path)
     for k in range(len(SAMPLES)):
