@@ -131,7 +131,8 @@ class Network:
         """
         experiment, ground = self.experiment, self.ground
         rule, dtype = config.step_of(experiment), DTYPES["f8"]
-        alpha, caution = config.alpha_of(experiment, ground), config.caution_of(experiment, ground, len(self.problems))
+        alpha = config.alpha_of(experiment, ground.contraction)
+        caution = config.caution_of(experiment, ground.contraction, len(self.problems))
         states = [agent.initial(problem, self.start, alpha) for problem in self.problems]
         if caution is not None:
             states = [careful.begun(p, s, caution) for p, s in zip(self.problems, states, strict=True)]

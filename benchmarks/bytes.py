@@ -104,7 +104,7 @@ def rounds_to(experiment: Experiment, data: Digits, there: Callable[[Round], boo
 def row(name: str, tree: Tree, data: Digits, alphas: Sequence[float], most: int) -> tuple[float, float, float]:
     """Rounds, megabytes and alpha of the best step."""
     asked = experiment_of(name, tree, "auto", most)
-    usual = config.alpha_of(asked, config.ground(asked))
+    usual = config.alpha_of(asked, config.ground(asked).contraction)
     there = arrived(name, asked, data)
     found = (math.inf, math.inf, usual)
     for alpha in sorted({min(1.0, factor * usual) for factor in alphas}):

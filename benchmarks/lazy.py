@@ -78,8 +78,9 @@ def rounds(
     experiment: Experiment, problems: Sequence[Problem], start: Vector, ground: Ground, again: Renewal | None
 ) -> Iterator[list[State]]:
     """States of all agents before each round."""
-    alpha, n_agents = config.alpha_of(experiment, ground), len(problems)
-    caution, graph, dtype = config.caution_of(experiment, ground, n_agents), ground.schedule.graph(0), DTYPES["f8"]
+    alpha, n_agents = config.alpha_of(experiment, ground.contraction), len(problems)
+    caution = config.caution_of(experiment, ground.contraction, n_agents)
+    graph, dtype = ground.schedule.graph(0), DTYPES["f8"]
     weights = [ground.weights(graph, i) for i in range(n_agents)]
     states = [agent.initial(problem, start, alpha) for problem in problems]
     if again is not None:
@@ -120,7 +121,7 @@ def round_s(experiment: Experiment) -> float:
     problems, start = problems_of(experiment)
     problem, n_agents = problems[0], len(problems)
     ground = config.ground(experiment)
-    caution = config.caution_of(experiment, ground, n_agents)
+    caution = config.caution_of(experiment, ground.contraction, n_agents)
     state = agent.initial(problem, start, 0.3)
     if caution is not None:
         state = careful.begun(problem, state, caution)

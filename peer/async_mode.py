@@ -255,7 +255,7 @@ class AsyncLife:
             samples = sum(last.standings[j].n_samples for j in members)
             problem = learning.reweighted(self.experiment, problem, samples, len(members))
         else:
-            alpha = config.alpha_of(self.experiment, host.assignment.ground)
+            alpha = config.alpha_of(self.experiment, host.assignment.ground.contraction)
             self.state = await host.threads.compute(self.first, problem, learned.w, alpha, len(self.membership.members))
             if host.watch is not None:
                 self.state = await host.threads.compute(alignment.begun, problem, self.state, host.watch)
@@ -272,7 +272,7 @@ class AsyncLife:
 
     def caution_among(self, n_agents: int) -> careful.Caution | None:
         """How tau is chosen in an epoch of so many members; None where it is a setting."""
-        return config.caution_of(self.experiment, self.host.assignment.ground, n_agents)
+        return config.caution_of(self.experiment, self.host.assignment.ground.contraction, n_agents)
 
     async def train(self, problem: Problem, model: Model) -> None:
         """Waking after waking, through all epochs, until all members have made theirs; and the result."""

@@ -39,7 +39,7 @@ from topology import Graph, Outlets, PeerId, Schedule, TopologyError, gossip, ou
 from topology.gossip import ONCE, Gossip, round_contraction
 from topology.outlets import InStep
 from topology.schedules import Static
-from topology.weights import Fastest, Weights, contraction_in_step, make, metropolis
+from topology.weights import FDLA, Fastest, Weights, contraction_in_step, make, metropolis
 
 SOFTWARE: Final = ("next-peer", "numpy", "scipy", "pyzmq", "msgpack", "msgspec", "networkx")
 """Packages whose versions a run directory records."""
@@ -207,27 +207,27 @@ def step_of(experiment: Experiment) -> StepRule:
     return Diminishing(experiment.step.mu) if experiment.step.rule == "diminishing" else Constant()
 
 
-def alpha_of(experiment: Experiment, ground: Ground) -> float:
+def alpha_of(experiment: Experiment, contraction: float) -> float:
     """alpha[0]: as given, or what the graph says; half of that without rounds, where what is heard is old.
 
-    Of other methods than NEXT the step size.
+    `contraction` is that of the `Ground`. Of other methods than NEXT it is the step size.
     """
     if experiment.method.kind != settings.NEXT:
         return experiment.method.step_size
     alpha = experiment.step.alpha
     if not isinstance(alpha, str):
         return alpha
-    return careful.alpha_of(ground.contraction) * (0.5 if experiment.run.mode == "async" else 1.0)
+    return careful.alpha_of(contraction) * (0.5 if experiment.run.mode == "async" else 1.0)
 
 
-def caution_of(experiment: Experiment, ground: Ground, n_agents: int) -> Caution | None:
+def caution_of(experiment: Experiment, contraction: float, n_agents: int) -> Caution | None:
     """How agents choose tau; None where it is a setting."""
     surrogate = experiment.surrogate
     if surrogate.tau != "auto" or experiment.method.kind != settings.NEXT:
         return None
     whole = surrogate.kind == "partial" and surrogate.blocks == 1
-    relied_on = experiment.run.mode == "rounds" and not isinstance(ground.weights, Fastest)
-    return Caution(n_agents, ground.contraction, whole and relied_on)
+    relied_on = experiment.run.mode == "rounds" and experiment.topology.weights != FDLA
+    return Caution(n_agents, contraction, whole and relied_on)
 
 
 def chosen(experiment: Experiment, ground: Ground) -> Iterator[tuple[str, str]]:
@@ -237,7 +237,7 @@ def chosen(experiment: Experiment, ground: Ground) -> Iterator[tuple[str, str]]:
     if experiment.step.alpha == "auto":
         each, half = ("waking", ", halved") if experiment.run.mode == "async" else ("round", "")
         why = f"for a {each} of averaging leaves {ground.contraction:g} of a disagreement{half}"
-        yield "step.alpha", f"{alpha_of(experiment, ground):g}, {why}"
+        yield "step.alpha", f"{alpha_of(experiment, ground.contraction):g}, {why}"
     if experiment.surrogate.tau == "auto":
         yield "surrogate.tau", "each peer's own, from the curvature that it sees; in metrics.jsonl"
     if experiment.surrogate.curvature == "auto" and experiment.surrogate.kind == "partial":
@@ -279,7 +279,7 @@ def clipping_of(experiment: Experiment, neighbors: tuple[PeerId, ...], alpha: fl
 
 def actor_of(experiment: Experiment, ground: Ground, me: PeerId, learned: Learned) -> Actor:
     """An agent of a run in rounds."""
-    alpha, neighbors = alpha_of(experiment, ground), ground.union[me]
+    alpha, neighbors = alpha_of(experiment, ground.contraction), ground.union[me]
     return Actor(
         me=me,
         problem=learned.problem,
@@ -293,7 +293,7 @@ def actor_of(experiment: Experiment, ground: Ground, me: PeerId, learned: Learne
         wire_dtype=DTYPES[experiment.transport.wire_dtype],
         clipping=clipping_of(experiment, neighbors, alpha),
         coding=coding_of(experiment, neighbors),
-        caution=caution_of(experiment, ground, experiment.peers),
+        caution=caution_of(experiment, ground.contraction, experiment.peers),
         renewal=learning.renewal_of(experiment),
         watch=learned.watch,
         held_out=learned.held_out,

@@ -28,9 +28,8 @@ from typing import Any, Final, final
 import numpy as np
 from numpy.typing import NDArray
 
-from peer import careful, config, files, learning, memory, npz, settings, wire
+from peer import config, files, learning, memory, npz, settings, wire
 from peer.arrays import DTYPES, Matrix
-from peer.careful import Caution
 from peer.data import Cut
 from peer.errors import BROKEN, DONE, ConfigError, SolveError
 from peer.launcher import free_folder
@@ -289,11 +288,16 @@ class Simulation:
             problem=problem,
             method=experiment.method.kind,
             rule=config.step_of(experiment),
-            caution=caution_of(experiment, factor),
+            caution=config.caution_of(experiment, factor, experiment.peers),
             wire_dtype=DTYPES[experiment.transport.wire_dtype],
         )
         return cls(
-            experiment, schedule, play, _first(experiment, model, problem), alpha_of(experiment, factor), n_samples
+            experiment,
+            schedule,
+            play,
+            _first(experiment, model, problem),
+            config.alpha_of(experiment, factor),
+            n_samples,
         )
 
     def averagings(self, n: int) -> list[Averaging]:
@@ -353,21 +357,6 @@ def contraction_of(experiment: Experiment, schedule: SparseSchedule) -> float:
         return np.asarray(C @ X)
 
     return rounded_factor(contraction_by(average, schedule.n_agents, schedule.period) ** steps)
-
-
-def alpha_of(experiment: Experiment, contraction: float) -> float:
-    """As `config.alpha_of`."""
-    if experiment.method.kind != settings.NEXT:
-        return experiment.method.step_size
-    alpha = experiment.step.alpha
-    return careful.alpha_of(contraction) if isinstance(alpha, str) else alpha
-
-
-def caution_of(experiment: Experiment, contraction: float) -> Caution | None:
-    """As `config.caution_of`."""
-    if experiment.surrogate.tau != "auto" or experiment.method.kind != settings.NEXT:
-        return None
-    return Caution(experiment.peers, contraction, experiment.surrogate.kind == "partial")
 
 
 # ---- a run ---------------------------------------------------------------------------------

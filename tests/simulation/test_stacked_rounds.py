@@ -66,7 +66,7 @@ def far_from_peers(experiment: settings.Experiment, shards: Sequence[Shard] = ()
     """
     shards, ground = shards or pieces_of(experiment), config.ground(experiment)
     simulation = Simulation.of(experiment, shards)
-    assert simulation.alpha == config.alpha_of(experiment, ground)
+    assert simulation.alpha == config.alpha_of(experiment, ground.contraction)
     agents, worst = Agents.of(experiment, ground, shards), 0.0
     states = simulation.states()
     ours, theirs = next(states), agents.begun()

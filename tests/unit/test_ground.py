@@ -176,7 +176,7 @@ def chosen(mode: str, **others: Any) -> tuple[float, dict[str, str]]:
         {"peers": 8, "data": {"dataset": "wine"}, "topology": {"graph": "star"}, "run": {"mode": mode}} | others
     )
     ground = config.ground(found)
-    return config.alpha_of(found, ground), dict(config.chosen(found, ground))
+    return config.alpha_of(found, ground.contraction), dict(config.chosen(found, ground))
 
 
 @pytest.mark.parametrize("mode", ["rounds", "async"])
@@ -192,14 +192,14 @@ def test_what_is_given_is_not_chosen() -> None:
     assert chosen("rounds", **given) == (0.7, {})
     found = settings.from_tree({"data": {"dataset": "wine"}} | given)
     assert config.ground(found).contraction == 1.0, "nobody has looked"
-    assert config.caution_of(found, config.ground(found), 8) is None
+    assert config.caution_of(found, config.ground(found).contraction, 8) is None
     assert learning.surrogate_of(found, 8) == Partial(2.0, 1.0)
 
 
 @pytest.mark.parametrize(("more", "keeps"), [({}, True), ({"kind": "full"}, False), ({"blocks": "layers"}, False)])
 def test_which_surrogates_keep_the_curvature(more: dict[str, Any], keeps: bool) -> None:
     found = settings.from_tree({"data": {"dataset": "wine"}, "surrogate": more})
-    caution = config.caution_of(found, config.ground(found), 5)
+    caution = config.caution_of(found, config.ground(found).contraction, 5)
     assert caution is not None
     assert (caution.n_agents, caution.keeps) == (5, keeps)
     assert learning.surrogate_of(found, 5).kappa == (1.0 if "kind" in more else 5.0)
@@ -208,7 +208,7 @@ def test_which_surrogates_keep_the_curvature(more: dict[str, Any], keeps: bool) 
 @pytest.mark.parametrize(("mode", "weights"), [("rounds", "fdla"), ("async", "metropolis")])
 def test_where_what_a_surrogate_promises_is_not_relied_on(mode: str, weights: str) -> None:
     found = experiment(mode, weights=weights)
-    caution = config.caution_of(found, config.ground(found), 5)
+    caution = config.caution_of(found, config.ground(found).contraction, 5)
     assert caution is not None
     assert not caution.keeps
 
