@@ -107,14 +107,6 @@ class Digraph:
         """Agents that push to i, ascending."""
         return self._in.get(i, ())
 
-    def components(self) -> list[list[PeerId]]:
-        """Strongly connected components, each ascending, ordered by their smallest agent."""
-        return strong_components({i: self.out_neighbors(i) for i in range(self.n_agents)})
-
-    def is_strongly_connected(self) -> bool:
-        """Whether every agent can reach every other one along the arrows."""
-        return all(len(reached(0, way)) == self.n_agents for way in (self.out_neighbors, self.in_neighbors))
-
 
 def strong_components(rows: Rows) -> list[list[PeerId]]:
     """Strongly connected components, each ascending, ordered by their smallest agent.

@@ -75,10 +75,6 @@ class Links:
         n = self.n_agents
         return np.bincount(self.i, minlength=n) + np.bincount(self.j, minlength=n)
 
-    def graph(self) -> Graph:
-        """The same as an object."""
-        return Graph(self.n_agents, frozenset(zip(self.i.tolist(), self.j.tolist(), strict=True)))
-
     def n_components(self) -> int:
         """Connected components."""
         adjacency = sparse.csr_array((np.ones(self.size), (self.i, self.j)), shape=(self.n_agents, self.n_agents))

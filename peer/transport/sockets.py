@@ -70,7 +70,7 @@ class Transport:
         key that is not on the list ("key"); a message whose id is not that of its key ("identity"),
         or that has a larger frame than there is ("oversized"); and what `peer.door` drops.
     on_writable : callable
-        Called with a neighbor whose link has room again, after `send` or `writable` found none; may
+        Called with a neighbor whose link has room again, after `send` found none; may
         come just before `on_connect`.
     queue_messages : int
         Messages that may wait for one neighbor, on this side. `send` refuses those beyond it.
@@ -273,10 +273,6 @@ class Transport:
             self.bytes_sent += packed.n_bytes
         return sent
 
-    def writable(self, j: PeerId) -> bool:
-        """Whether `send` would take a message for peer j now; if not, `on_writable` tells when it would."""
-        return self._links.writable(j) if j in self._links else self._local.writable(j)
-
     async def serve(self, hear: Hear) -> None:
         """Hand every message to `hear`, as soon as it is here, until that says False or raises, or this is canceled.
 
@@ -302,17 +298,6 @@ class Transport:
     def look(self) -> None:
         """Hand on what is here already: who has to wait for it need not ask the event loop first."""
         self._drain(inside=not self._links)
-
-    async def receive(self) -> tuple[PeerId, list[Frame]]:
-        """The next message from anybody; one that comes just when this is canceled is lost."""
-        found: list[tuple[PeerId, list[Frame]]] = []
-
-        def hear(sender: PeerId, frames: list[Frame]) -> bool:
-            found.append((sender, frames))
-            return False
-
-        await self.serve(hear)
-        return found[0]
 
     def _drain(self, inside: bool = False) -> None:
         """Read until nothing is left, or nobody hears; now and then everything else in the event loop gets its turn.

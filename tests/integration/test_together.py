@@ -21,7 +21,7 @@ from peer.settings import split_address
 from peer.transport import Hub, Keys, Transport, joined, new_key_pair
 from tests import abuse
 from tests.integration.lab import Lab, end, events, free_addresses, metrics, same_finals, wait_until
-from tests.integration.test_transport import FRAME_BYTES, LIST, PAIRS, WAIT_S
+from tests.integration.test_transport import FRAME_BYTES, LIST, PAIRS, WAIT_S, received
 from topology import PeerId
 
 PEERS: Final = 5
@@ -160,7 +160,7 @@ class _Agent:
 
     async def hears(self) -> tuple[PeerId, list[bytes]]:
         """The next message."""
-        sender, frames = await asyncio.wait_for(self.transport.receive(), WAIT_S)
+        sender, frames = await asyncio.wait_for(received(self.transport), WAIT_S)
         return sender, [bytes(frame) for frame in frames]
 
     def says(self, j: PeerId, *frames: bytes) -> bool:
