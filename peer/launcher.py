@@ -15,6 +15,7 @@ not what bounds the start; it could pay beyond 8 processors.
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import os
 import selectors
@@ -111,6 +112,44 @@ def free_folder(parent: Path, name: str) -> Iterator[Path]:
             parent.rmdir()
 
 
+@contextmanager
+def claimed(run_dir: Path) -> Iterator[int]:
+    """Make a run directory this process's own; the descriptor that holds it, which nobody else may keep.
+
+    It is made where it is missing, and goes again if nothing came into it.
+
+    Raises
+    ------
+    ConfigError
+        Another process is at work there.
+    """
+    missing = [folder for folder in (run_dir, *run_dir.parents) if not folder.exists()]
+    while True:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        try:
+            held = os.open(run_dir, os.O_RDONLY)
+        except FileNotFoundError:  # whoever had made it has removed it
+            continue
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(held)
+            raise ConfigError("--out", f"another run is at work in {run_dir}; nothing of it was touched") from error
+        except OSError:  # a file system without locks
+            break
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(held), run_dir.stat()):
+                break
+        os.close(held)
+    try:
+        yield held
+    finally:
+        with suppress(OSError):
+            for folder in missing:
+                folder.rmdir()
+        os.close(held)
+
+
 def listeners(experiment: Experiment) -> list[socket.socket]:
     """A listening socket for every peer: at its address, or at a free port of the loopback.
 
@@ -167,26 +206,27 @@ def launch(
     Raises
     ------
     ConfigError
-        Anything that keeps the run from starting; then nothing was written.
+        Anything that keeps the run from starting, another launch at work there, too; then nothing was written.
     """
     if resume and all(history.needs_nothing(files.folder_of(run_dir, i)) for i in range(experiment.peers)):
         return Outcome(DONE, "", 0.0, finished=True)
     check_room(experiment)
     check_installed(experiment.metrics)
-    sockets = listeners(experiment)
-    try:
-        prepared = prepare.again if resume else prepare.here
-        experiment, ground, facts = prepared(with_addresses(experiment, sockets), run_dir)
-    except BaseException:
-        for listener in sockets:
-            listener.close()
-        raise
-    warm_up(experiment)
-    began = time.monotonic()
-    alike = Assignment(experiment, ground, 0, run_dir, None, facts=facts, resume=resume)
-    with _fleet(alike, sockets) as fleet, following(experiment, run_dir):
-        goes_on = experiment.run.mode == "async"
-        code, line, finished = fleet.supervise(watch(run_dir, experiment), run_dir if goes_on else None)
+    with claimed(run_dir) as held:
+        sockets = listeners(experiment)
+        try:
+            prepared = prepare.again if resume else prepare.here
+            experiment, ground, facts = prepared(with_addresses(experiment, sockets), run_dir)
+        except BaseException:
+            for listener in sockets:
+                listener.close()
+            raise
+        warm_up(experiment)
+        began = time.monotonic()
+        alike = Assignment(experiment, ground, 0, run_dir, None, facts=facts, resume=resume)
+        with _fleet(alike, sockets, held) as fleet, following(experiment, run_dir):
+            goes_on = experiment.run.mode == "async"
+            code, line, finished = fleet.supervise(watch(run_dir, experiment), run_dir if goes_on else None)
     return Outcome(code, line, time.monotonic() - began, finished)
 
 
@@ -423,8 +463,11 @@ def _without(lost: Mapping[PeerId, tuple[int, str]]) -> str:
 
 
 @contextmanager
-def _fleet(alike: Assignment, sockets: list[socket.socket]) -> Iterator[_Fleet]:
-    """Processes of all peers, whose assignments are alike but for what is each peer's own."""
+def _fleet(alike: Assignment, sockets: list[socket.socket], claim: int) -> Iterator[_Fleet]:
+    """Processes of all peers, whose assignments are alike but for what is each peer's own.
+
+    They let go of the `claim` on the run directory, for each has one on its own folder.
+    """
     experiment = alike.experiment
     keys = new_keys(experiment, None if experiment.run.mode == "async" else alike.ground.union)
     near = nearby(experiment.transport.addresses)
@@ -449,7 +492,7 @@ def _fleet(alike: Assignment, sockets: list[socket.socket]) -> Iterator[_Fleet]:
                 pipes = {peer: os.pipe() for peer in group}
                 pid = os.fork()
                 if pid == 0:
-                    close_all([held, shut, *fleet.pipes.values(), *(reader for reader, _ in pipes.values())])
+                    close_all([claim, held, shut, *fleet.pipes.values(), *(reader for reader, _ in pipes.values())])
                     close_all(end.fileno() for peer in range(group.stop, experiment.peers) for end in ends[peer])
                     os.read(gate, 1)
                     os.close(gate)

@@ -32,7 +32,7 @@ from peer import config, files, learning, memory, npz, settings, wire
 from peer.arrays import DTYPES, Matrix
 from peer.data import Cut
 from peer.errors import BROKEN, DONE, ConfigError, SolveError
-from peer.launcher import free_folder
+from peer.launcher import claimed, free_folder
 from peer.optim.chains import Chain
 from peer.optim.models import Model
 from peer.settings import Experiment, Regime, Robustness
@@ -546,7 +546,8 @@ def command(
 
     place = nullcontext(out) if out else free_folder(Path("runs"), f"{experiment.name}-simulated")
     try:
-        with place as folder, np.errstate(all="ignore"):  # what comes of it is looked at in every round
+        # what comes of it is looked at in every round
+        with place as folder, claimed(folder), np.errstate(all="ignore"):
             run(experiment, folder, tell, graph, progress)
     except SolveError as error:
         tell(f"peer simulate: {error}")

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from peer.launcher import claimed
 from tests.integration.lab import Array, Lab, end, events, free_addresses, refusal, wait_until
 
 PEERS = 3
@@ -247,6 +248,11 @@ def test_nothing_is_replaced(lab: Lab) -> None:
     experiment = lab.experiment(**_tree(lab))
     lab.launch(experiment)
     assert "found one in out" in refusal(lab.run("launch", experiment, "--out", "out"), 2)
+    for name in ("summary.json", "peers/000/log.jsonl"):  # as of a run that has not ended
+        (lab.folder / "out" / name).unlink()
+    with claimed(lab.folder / "out"):
+        for command in (("launch", "--resume", "out"), ("simulate", experiment, "--out", "out")):
+            assert "another run is at work in out" in refusal(lab.run(*command), 2)
     tree = _tree(lab, transport={"addresses": free_addresses(PEERS)})
     alone = lab.experiment("alone", **tree)
     assert "--resume" in refusal(lab.run("run", alone, "--id", "0", "--out", "out"), 2)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from peer import door, launcher, settings
+from peer.errors import ConfigError
 from peer.launcher import _Fleet, close_all, new_keys
 
 
@@ -127,3 +128,20 @@ def test_who_looks_for_a_free_folder_at_the_same_time_gets_another(tmp_path: Pat
     with launcher.free_folder(tmp_path / "none", "wdbc"):
         pass
     assert not (tmp_path / "none").exists()
+
+
+def test_two_launches_in_one_folder_are_one_too_many(tmp_path: Path) -> None:
+    """Both found no run there: one was trained on the shards of the other, or lost its own, or its record."""
+    out = tmp_path / "runs" / "wdbc"
+    with launcher.claimed(out):
+        with pytest.raises(ConfigError, match="another run is at work"), launcher.claimed(out):
+            pass
+        with pytest.raises(ConfigError, match="another run is at work"):
+            launcher.launch(experiment(), out, lambda *_: launcher.Watcher())
+        assert list(out.iterdir()) == []
+    assert not out.parent.exists()
+    with launcher.claimed(out):
+        (out / "experiment.toml").touch()
+    with launcher.claimed(out):
+        pass
+    assert list(out.iterdir()) == [out / "experiment.toml"]
