@@ -274,7 +274,11 @@ def simulate(
 @cli.command()
 @click.argument("experiment", type=FILE, shell_complete=completion.experiments)
 @with_id(required=True, says="Which peer this is,")
-@click.option("--out", type=FOLDER, help="Run directory; runs/NAME where it is not given.")
+@click.option(
+    "--out",
+    type=FOLDER,
+    help="Run directory; else, with --resume, that of EXPERIMENT, if it is a run's record; else runs/NAME.",
+)
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint in the run directory, if there is one.")
 @click.option("--stay", is_flag=True, help="When done, stay until SIGTERM: for what starts anew whatever ends.")
 @click.option("--join", metavar="tcp://[ID@]HOST:PORT", help="Without rounds: a peer that runs, to come in by.")

@@ -37,7 +37,7 @@ def run(
     me : int
         Which peer.
     out : Path or None
-        Run directory; runs/NAME where it is not given.
+        Run directory; where it is not given, with `resume` that of the file, if it is a run's record; else runs/NAME.
     resume, stay : bool
         As `Assignment`.
     join : str or None
@@ -61,7 +61,8 @@ def run(
         raise ConfigError("--id", f"expected 0 to {n_ids - 1}, found {me}")
     if me >= what.peers and contact is None and not resume:
         raise ConfigError("--join", f"expected the address of a peer that runs, for only 0 to {what.peers - 1} begin")
-    run_dir = out or Path("runs") / what.name
+    is_record = file.name == files.EXPERIMENT and files.folder_of(file.parent, me).is_dir()
+    run_dir = out or (file.parent if resume and is_record else Path("runs") / what.name)
     what = with_shards(what, run_dir, file)
     transport = what.transport
     if transport.addresses or contact is None:

@@ -340,6 +340,17 @@ def test_a_launch_goes_on_with_a_run_that_did_not_end(lab: Lab, number: signal.S
     same_finals(whole, run_dir, PEERS)
 
 
+def test_the_record_of_a_run_says_where_a_peer_of_it_goes_on(lab: Lab) -> None:
+    """It began anew in runs/NAME, or took the run that was there for its own, where a launch was told another place."""
+    lab.launch(lab.experiment(**_tree(lab, iterations=3, transport={"security": "none"})))
+    again = ("run", "out/experiment.toml", "--id", "0", "--set", "run.patience_s=0.1")
+    done = lab.run(*again, "--resume")
+    assert (done.returncode, done.stdout) == (0, "peer 0: done already; out/peers/000/final.npz\n"), done.stderr
+    assert not (lab.folder / "runs").exists()
+    refusal(lab.run(*again), 3)
+    assert (lab.folder / "runs" / "experiment").is_dir(), "a new run of an old record is another one"
+
+
 STILLBORN = """
 import os, signal, sys, time
 from pathlib import Path
