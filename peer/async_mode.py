@@ -69,9 +69,10 @@ class AsyncLife:
         self.callers: dict[PeerId, tuple[float, str]] = {}
         self.linked: dict[PeerId, str] = {}
         self.counted_bytes = 0, 0
-        self.is_new = host.assignment.contact is not None and self.last is None
         self.is_over = self.has_company = False
         n = 0 if self.last is None else int(self.last.agent["n"])
+        self.is_new = n == 0 and (host.assignment.contact is not None or self.me >= self.experiment.peers)
+        self.quiet_s = 0.0
         host.write_on(n)
         self.link()
         samples, neighbors, clock_s = host.shard.n_samples, sorted(self.linked), round(time.time(), 3)
@@ -261,6 +262,7 @@ class AsyncLife:
                 self.state = await host.threads.compute(alignment.begun, problem, self.state, host.watch)
         await host.threads.on_disk(npz.save, host.initial_path, everything(model, learned.w))
         self.membership.begin(time.monotonic())
+        self.quiet_s = time.monotonic() + self.experiment.run.departure_s
         return problem, model
 
     def first(self, problem: Problem, w: Vector, alpha: float, n_agents: int) -> agent.State:
@@ -300,15 +302,20 @@ class AsyncLife:
         """Whether all members have made all wakings of the epoch that this agent is in."""
         return self.membership.complete and self.membership.epoch == self.flows.epoch
 
+    async def begun_at(self, problem: Problem, state: agent.State, n_agents: int) -> agent.State:
+        """The state of an agent that begins where this one is: what it knew was of elsewhere, or of others."""
+        field = alignment.chosen(problem, state)
+        first = await self.host.threads.compute(self.first, field, state.w, state.alpha, n_agents)
+        return alignment.kept(state, first.changed(n=state.n, anchored=state.n))
+
     async def open_epoch(self, problem: Problem, opening: Opening) -> Problem:
         """Begin an epoch, with the problem of its members."""
         state = self.state
         assert state is not None
         problem = learning.reweighted(self.experiment, problem, opening.n_samples, len(opening.members))
-        field, n_agents = alignment.chosen(problem, state), len(opening.members)
-        first = await self.host.threads.compute(self.first, field, state.w, state.alpha, n_agents)
-        self.state = alignment.kept(state, first.changed(n=state.n, anchored=state.n))
+        self.state = await self.begun_at(problem, state, len(opening.members))
         self.assembly.open_epoch(opening, self.state)
+        self.quiet_s = time.monotonic() + self.experiment.run.departure_s
         self.link()
         members, samples = opening.members, opening.n_samples
         self.host.event("epoch", n=state.n, epoch=opening.epoch, members=members, samples=samples)
@@ -317,10 +324,16 @@ class AsyncLife:
         return problem
 
     async def rest(self) -> bool:
-        """Wait until there is something worth waking for; False where the view has changed before, or all is over."""
+        """Wait until there is something worth waking for; False where the view has changed before, or all is over.
+
+        A newcomer waits to hear where its neighbors are before it says where it is, for as long as one that lives may
+        be silent.
+        """
         loop = asyncio.get_running_loop()
         while self.assembly.opening is None and not self.is_complete:
             wakes_s = self.assembly.pace.wakes_s(self.flows.news)
+            if self.is_new and not self.flows.news:
+                wakes_s = max(wakes_s, self.quiet_s)
             if loop.time() >= wakes_s:
                 return True
             await self.host.until(self.host.changed.is_set, wakes_s)
@@ -348,12 +361,14 @@ class AsyncLife:
         self.is_new = self.is_new and not theirs
         following, caution = woken.state, self.caution_among(n_agents)
         again, watch = self.host.renewal, self.host.watch
-        if again is not None:
+        if is_new:
+            following, caution = await self.begun_at(problem, following, n_agents), None
+        elif again is not None:
             following = await self.host.threads.compute(renewal.renewed, problem, following, again, n_agents)
         if caution is not None:
             here = problem.linearized(following.anchor)
             following = await self.host.threads.compute(careful.adapted, here, woken.seen, following, caution)
-        if watch is not None:
+        if watch is not None and not is_new:
             following = await self.host.threads.compute(alignment.watched, problem, state, following, watch)
         seen, solution = woken.seen, woken.solution
         self.state = following  # who is interrupted before has not woken, after it has: nothing is awaited from here on
@@ -393,7 +408,8 @@ class AsyncLife:
             **({} if watch is None else alignment.told(seen, watch)),
             **self.host.drops.numbers,
         )
-        self.host.tell_renewal(self.state)
+        if not is_new:
+            self.host.tell_renewal(self.state)
         self.host.went_back(state, self.state)
 
     async def part(self) -> None:

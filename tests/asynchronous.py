@@ -372,7 +372,8 @@ class Peer:
         self.form = wire.Format(RUN_ID, n_ever, what.initial[me].size, "f8")
         self.state: agent.State | None = None
         self.linked: set[PeerId] = set()
-        self.is_new = contact is not None and last is None
+        self.is_new = me >= what.n_agents and (last is None or last.agent["n"] == 0)
+        self.quiet_s = 0.0
         self.is_over = self.has_company = False
         self.alive = True
         self.news = False
@@ -525,6 +526,7 @@ class Peer:
         else:
             self.state = self.first(self.what.initial[self.me], self.what.alpha, len(self.membership.members))
         self.membership.begin(self.now)
+        self.quiet_s = self.now + DEPARTURE_S
 
     def first(self, w: Vector, alpha: float, n_agents: int) -> agent.State:
         """The state at the beginning of an epoch."""
@@ -565,6 +567,7 @@ class Peer:
         yield Compute()
         self.state = self.first(state.w, state.alpha, len(opening.members)).changed(n=state.n)
         self.assembly.open_epoch(opening, self.state)
+        self.quiet_s = self.now + DEPARTURE_S
         self.stamps.clear()
         self.link()
         self.run.clock.tell(f"peer {self.me} opens epoch {opening.epoch} of {opening.members}")
@@ -576,6 +579,8 @@ class Peer:
         """Wait until there is something worth waking for; False where the view has changed before, or all is over."""
         while self.assembly.opening is None and not self.is_complete:
             wakes_s = self.assembly.pace.wakes_s(self.flows.news)
+            if self.is_new and not self.flows.news:
+                wakes_s = max(wakes_s, self.quiet_s)
             if self.now >= wakes_s:
                 return True
             yield from self.until(lambda: self.changed, wakes_s)
@@ -595,7 +600,9 @@ class Peer:
         yield Compute()
         self.is_new = self.is_new and not theirs
         caution, self.state = self.what.caution(n_agents), woken.state
-        if caution is not None:
+        if is_new:
+            self.state = self.first(woken.state.w, woken.state.alpha, n_agents).changed(n=woken.state.n)
+        elif caution is not None:
             self.state = careful.adapted(self.problem, woken.seen, woken.state, caution)
         flows.track(waking.source(self.state))
         assembly.pace.woke(began_s, self.now, news)

@@ -28,7 +28,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import Lasso, LogisticRegression, Ridge
 
-from peer import learning, settings
+from peer import learning, npz, settings
 from peer.summary import World
 from tests.integration.fleet import Fleet
 from tests.integration.lab import Array, Lab, end, events, flat, free_addresses, metrics, refusal, wait_until
@@ -378,6 +378,31 @@ def test_a_loss_a_newcomer_a_return_and_a_farewell(tmp_path: Path) -> None:
     told = come_and_go(tmp_path, "curve")
     assert len(told) == 6
     assert max(distance for _, _, distance in told) < REACHED, told
+
+
+def test_where_a_newcomer_comes_from_moves_nobody(tmp_path: Path) -> None:
+    lab, what = Lab(tmp_path), ridge(3)
+    far = {"layers.0.weight": np.full((1, INPUTS), 1e4), "layers.0.bias": np.full(1, 1e4)}
+    npz.save(tmp_path / "far.npz", far)
+    tree = {
+        "peers": 2,
+        "iterations": 1_000_000,
+        "data": {"path": lab.shards(what.shards)},
+        "topology": {"graph": "complete"},
+        "run": {"mode": "async"},
+        **what.tree,
+    }
+    tree["surrogate"] |= {"batch": 5}  # what these tell of a gradient, they tell from step to step
+    with Fleet(lab, tree, n_more=1) as fleet:
+        for peer in range(2):
+            fleet.start(peer)
+        fleet.wait_until(lambda: all(metrics(fleet.out, peer) for peer in range(2)))
+        fleet.start(2, "--set", f"model.initial={tmp_path / 'far.npz'}")
+        fleet.wait_until(lambda: len(metrics(fleet.out, 2)) > 20)
+        lines = [line for peer in range(2) for line in metrics(fleet.out, peer) if line["members"] == 3]
+        first = metrics(fleet.out, 2)[0]
+    assert first["heard"], "it has said where it is before it has heard where others are"
+    assert max(line["objective_local"] for line in lines) < 1e2
 
 
 # ---- launch --------------------------------------------------------------------------------

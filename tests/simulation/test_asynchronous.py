@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,26 @@ def test_every_run_arrives_at_the_optimum(first: int) -> None:
 def test_a_run_that_is_over_amid_faults_just_ends(first: int) -> None:
     for seed in range(first, first + CHUNK):
         assert play(seed, is_short=True).n_ended > 0
+
+
+@pytest.mark.parametrize("seed", [117, 125, 256], ids=["batches", "all samples", "batches on a star"])
+def test_where_a_newcomer_comes_from_moves_nobody(seed: int) -> None:
+    """With batches it must not go on with what these told of the gradient there: they tell it from step to step."""
+    what = scenario(seed)
+    (join,) = what.deeds
+    assert join.kind == "join"
+    elsewhere = tuple(w + 100.0 * (i == join.who) for i, w in enumerate(what.initial))
+    run = asynchronous.Run(replace(what, initial=elsewhere))
+    check, farthest = run.check, [0.0]
+
+    def checked(peer: asynchronous.Peer) -> None:
+        check(peer)
+        if peer.me != join.who and peer.state is not None:
+            farthest.append(float(np.abs(peer.state.w).max()))
+
+    run.check = checked  # type: ignore[method-assign]
+    run.play()
+    assert max(farthest) < 5.0
 
 
 def test_the_seeds_cover_what_they_are_for() -> None:
