@@ -40,8 +40,14 @@ EPS: Final = float(np.finfo(np.float64).eps)
 """Distance from 1 to the next number."""
 
 MAX_ITERATIONS: Final = 2_000
-"""Of Newton on the face; a few tens are needed, the rest is for problems of extreme condition: 1,013 were
-needed at most with Huber's loss, saturated networks, l1 and tau 1e-8."""
+"""Where many problems are solved at once; a few tens are needed, the rest is for problems of extreme condition."""
+
+TRIES: Final = 600
+"""Systems with the tau of a problem; a few tens are needed. What is not done by then goes to and fro between kinks that
+a small tau leaves far apart, and is solved by `descended`, mostly with some hundred."""
+
+LOST: Final = 1e-3
+"""A residual that no rounding leaves, but where systems are beyond its reach: steps have ended in the wrong place."""
 
 HALVINGS: Final = 200
 """Of the interval in which a step ends. Where a loss is saturated it has no curvature, and with a small tau the model's
@@ -49,6 +55,9 @@ minimizer is further away than its own by so many orders of magnitude; what is s
 
 SETTLED: Final = 1e-7
 """Of the dual slope where r is curved: so near Newton in the primal variables, which is quadratic too, is safe."""
+
+STEEPEST: Final = 1e20
+"""Of J'J beside tau, as far as `descended` helps. Beyond it a minimizer may be anywhere where no sample bends."""
 
 NO_WAY: Final = np.zeros(0)
 """In the place of one."""
@@ -114,7 +123,8 @@ def solve(
 
     Closed forms: the proximal step for first-order subproblems, one linear system for a squared
     loss, also a weighted one, with a smooth regularizer. Everything else by `proximal_newton`, with conjugate
-    gradients inside where the Jacobian is known by its products; should these not get there, with the matrix.
+    gradients inside where the Jacobian is known by its products; should these not get there, with the matrix. What is
+    lost or takes too long is begun again by `descended`.
 
     Parameters
     ----------
@@ -146,6 +156,8 @@ def solve(
         solution = proximal_newton(subproblem, regularizer, enough, here)
         if not is_direct(J) and isinstance(J, LinearMap) and J.matrix and solution.residual > enough:
             return solve(replace(subproblem, jacobian=J.matrix(), kept=None), regularizer, enough)
+        if solution.residual > enough and (solution.iterations >= TRIES or solution.residual > LOST):
+            solution = descended(subproblem, regularizer, enough, solution)
     if not (math.isfinite(solution.residual) and is_finite(solution.w)):
         raise SolveError("the surrogate has no finite solution: its data are nan or infinite")
     return solution
@@ -354,7 +366,7 @@ def proximal_newton(subproblem: Linearized, regularizer: Regularizer, tolerance:
        is saturated its curvature is no guide, and steps are too long by orders of magnitude.
     """
     lowest, systems, iterations = here.error, Systems(subproblem, regularizer), 0
-    while here.error > tolerance and iterations < MAX_ITERATIONS:
+    while here.error > tolerance and iterations < TRIES:
         accuracy = _accuracy(subproblem, regularizer, here.error, tolerance)
         if regularizer.smooth:
             target, n_systems = here.w - systems.at(here.outputs, accuracy)(here.gradient + here.penalty), 1
@@ -370,6 +382,29 @@ def proximal_newton(subproblem: Linearized, regularizer: Regularizer, tolerance:
             break  # neither measure improves any more: rounding
         here, lowest = there, min(there.error, lowest)
     return Solution(here.w, here.error, iterations, _name(subproblem.jacobian, regularizer))
+
+
+def descended(subproblem: Linearized, regularizer: Regularizer, tolerance: float, other: Solution) -> Solution:
+    """Minimizer of h + r by `proximal_newton` with tau from what J'J is, down by tens, each begun where the last ended.
+
+    Each is close enough to the next for few steps, where from the center to the last there would be a great many.
+    Where it gets no nearer than another solution does, it is that one, with the systems of both.
+    """
+    size = _size(subproblem.jacobian)
+    top = subproblem.weight * size * size / subproblem.tau
+    if not top <= STEEPEST:
+        return other
+    tens = math.ceil(math.log10(max(top, 1.0)))
+    w, iterations, solution = regularizer.nearest(subproblem.center), other.iterations, other
+    try:
+        for k in range(tens, -1, -1):
+            h = replace(subproblem, tau=subproblem.tau * 10.0**k)
+            solution = proximal_newton(h, regularizer, tolerance, Point.of(h, regularizer, w))
+            w, iterations = solution.w, iterations + solution.iterations
+    except SolveError:
+        solution = other
+    best = solution if solution.residual < other.residual else other
+    return best.changed(iterations=iterations)
 
 
 @final
@@ -549,7 +584,7 @@ def model_minimizer(model: SecondOrder, regularizer: Regularizer) -> tuple[Vecto
     by_products = isinstance(model.root, LinearMap)
     reach = np.linalg.norm(model.center) + np.linalg.norm(model.slope) / model.tau  # of what x is the proximal map of
     noise = EPS * float(_size(model.root) * reach)  # of the slope, as far as it is known
-    while systems < MAX_ITERATIONS:
+    while systems < TRIES:
         systems += 1
         white = whitened(model.root, regularizer.face(x), regularizer.whitening(x, model.tau))
         direction = -shifted_system(white.T, model.accuracy)(slope)
@@ -590,7 +625,7 @@ def _same_face(regularizer: Regularizer, x: Vector, x_next: Vector) -> bool:
 def _polished(model: SecondOrder, regularizer: Regularizer, x: Vector, systems: int) -> tuple[Vector, int]:
     """Newton on the face of x, one step where r is quadratic there; and the systems that it took in all."""
     x_next = _on_face(model, regularizer, x)
-    while not regularizer.flat and systems < MAX_ITERATIONS:
+    while not regularizer.flat and systems < TRIES:
         off, off_next = (float(np.linalg.norm(_slope_on_face(model, regularizer, point))) for point in (x, x_next))
         if not off_next < 0.5 * off:
             return (x_next if off_next < off else x), systems

@@ -10,7 +10,7 @@ import pytest
 from peer.arrays import Matrix, Vector
 from peer.errors import PeerError, SolveError
 from peer.optim.chains import mlp
-from peer.optim.losses import Huber, Logistic, Softmax, Squared, Weighted, squared_hinge
+from peer.optim.losses import Huber, Logistic, Loss, Softmax, Squared, Weighted, squared_hinge
 from peer.optim.maps import LinearMap
 from peer.optim.regularizers import L1, L2, ElasticNet, NoRegularizer, Regularizer, group_l2
 from peer.optim.solvers import (
@@ -223,6 +223,22 @@ def test_a_whole_step_far_from_the_solution_is_not_taken_for_rounding(seed: int)
     pi = 2.0 * gradient + np.abs(gradient).max() * rng.standard_normal(w.size)
     h = Partial(tau).around(w, gradient, pi, data)
     assert solve(h, group_l2(model.neurons, strength), 1e-8).residual <= 1e-8
+
+
+@pytest.mark.parametrize("seed", [21, 87, 291, 489, 999, 1574])
+def test_kinks_that_are_far_apart_are_no_trap(seed: int) -> None:
+    """With a small tau steps go to and fro between them, or end in the wrong face; not so with larger ones first."""
+    rng = np.random.default_rng(seed)
+    m, p = rng.integers(2, 9), rng.integers(3, 16)
+    J, tau = rng.choice([10.0, 100.0]) * rng.standard_normal((2 * m, p)), 10.0 ** rng.uniform(-8.0, -6.0)
+    loss: Loss = Huber(rng.standard_normal((m, 2)), 0.1) if seed % 2 else Softmax(rng.integers(0, 2, m))
+    center, outputs = rng.standard_normal(p), rng.standard_normal((m, 2))
+    slope = J.T @ loss.gradient(outputs).reshape(-1) / m
+    pi = rng.uniform(0.0, 3.0) * slope + 0.1 * rng.standard_normal(p)
+    h = Linearized(center, outputs, J, loss, 1.0 / m, pi, tau, scale=float(np.abs(slope).max()))
+    solution = solve(h, group_l2(np.arange(p) // 3, 0.3), 1e-8)
+    assert solution.residual <= 1e-8
+    assert solution.iterations <= 1_500
 
 
 @pytest.mark.parametrize("regularizer", [NoRegularizer(), L2(np.full(9, 0.1)), L1(np.full(9, 0.1))])
