@@ -38,6 +38,10 @@ AGREEMENT: Final = 1e-9
 """Relative difference up to which two ways to the same numbers agree; float32 somewhere leaves 1e-7."""
 
 
+PACKAGE: Final = Path(__file__).absolute().parents[1]
+"""Ours: what stands in its files is not the user's code."""
+
+
 class Local(Protocol):
     """A function at w with m inputs, as a library has it."""
 
@@ -367,7 +371,7 @@ class Rows:
 def told(error: BaseException, folder: Path) -> str:
     """What went wrong in the user's code, in one line: its file and line, kind of the error, first line of the text."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if "site-packages" not in frame.filename and _is_within(frame.filename, folder)]
+    own = [frame for frame in frames if _is_within(frame.filename, folder) and not _is_library(frame.filename)]
     place = f"{Path(own[-1].filename).name}, line {own[-1].lineno}: " if own else ""
     words = next(iter(str(error).strip().splitlines()), "")[:MOST_WORDS]
     return f"{place}{type(error).__name__}{': ' * bool(words)}{words}"
@@ -375,6 +379,11 @@ def told(error: BaseException, folder: Path) -> str:
 
 def _is_within(file: str, folder: Path) -> bool:
     return Path(file).absolute().is_relative_to(folder)
+
+
+def _is_library(file: str) -> bool:
+    """Whether this is installed, or is ours: a user's folder may be around both."""
+    return "site-packages" in file or _is_within(file, PACKAGE)
 
 
 def _agree(one: Matrix, other: Matrix) -> bool:

@@ -23,6 +23,7 @@ from functools import lru_cache
 from importlib.machinery import PathFinder
 from itertools import pairwise
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -165,7 +166,7 @@ def check(model: Own, x: Matrix) -> None:
 
 
 def _function(python: str, folder: str) -> tuple[Callable[..., Any], Path]:
-    """The function of this name, and the folder of its module."""
+    """The function of this name, and the folder in which its module, or that one's package, is."""
     if not NAME.fullmatch(python):
         raise ConfigError(KEY, f'expected "package.module:function", found {python!r}')
     name, _, attribute = python.partition(":")
@@ -189,7 +190,16 @@ def _function(python: str, folder: str) -> tuple[Callable[..., Any], Path]:
     function = getattr(module, attribute, None)
     if not callable(function):
         raise ConfigError(KEY, f"{python}: expected a function {attribute} in {name}, found {_kind(function)}")
-    return function, Path(getattr(module, "__file__", None) or folder).absolute().parent
+    return function, _root(module, folder)
+
+
+def _root(module: ModuleType, folder: str) -> Path:
+    """The folder in which a module, or the outermost package around it, was found."""
+    file, spec = getattr(module, "__file__", None), module.__spec__
+    if file is None or spec is None:
+        return Path(folder).absolute()
+    depth = spec.name.count(".") + (spec.submodule_search_locations is not None)
+    return Path(file).absolute().parents[depth]
 
 
 def _called(

@@ -123,6 +123,16 @@ def test_a_module_may_be_in_a_package_and_import_its_neighbors(folder: Path) -> 
     assert made(folder, "own_package.inner:plain") == mlp((4, 3, 2), "tanh")
 
 
+@pytest.mark.parametrize("module", ["own_package.models.maker", "own_package"])
+def test_what_fails_in_another_part_of_a_package_is_told_with_its_line(folder: Path, module: str) -> None:
+    (folder / "own_package" / "models").mkdir(parents=True)
+    (folder / "own_package" / "__init__.py").write_text("def made():\n    from own_helper import fails\n    fails()\n")
+    (folder / "own_package" / "models" / "maker.py").write_text("from .. import made\n")
+    (folder / "own_helper.py").write_text("\n\ndef fails():\n    raise ValueError('no such')\n")
+    with pytest.raises(ConfigError, match=r"own_helper\.py, line 4: ValueError: no such"):
+        made(folder, f"{module}:made")
+
+
 BAD = {
     "form": ("own_chains.plain", 'expected "package.module:function"'),
     "no module": ("own_chain:plain", r"expected a module own_chain in .*, found none"),
