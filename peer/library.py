@@ -309,7 +309,7 @@ class Run:
             The peer, or the run, has not ended.
         """
         if peer is None:
-            found = summary.Ends.of(self.experiment.settings, self.path)
+            found = trained.ends_of(self.experiment.settings, self.path)
             return dict(regimes.everything(found.model, found.mean))
         path = files.folder_of(self.path, peer) / files.FINAL
         try:

@@ -17,8 +17,8 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from importlib.machinery import PathFinder
 from itertools import pairwise
@@ -50,9 +50,11 @@ RESERVED: Final = ("file", "allow_pickle", "metadata", "__metadata__")
 RESERVED_GROUPS: Final = ("standardization.", "anchor.")
 """With what names begin that exported files have for other arrays."""
 
+WIDE: Final = "JAX_ENABLE_X64"
+
 JAX_ENVIRONMENT: Final = {
     "JAX_PLATFORMS": "cpu",
-    "JAX_ENABLE_X64": "1",
+    WIDE: "1",
     "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
 }
 """What JAX reads when it is imported: float64, and one thread a peer, unless the environment says otherwise."""
@@ -101,8 +103,9 @@ def fresh(
     ConfigError
         As `network`.
     """
-    function, place = _function(python, folder)
-    made = _called(python, function, place, input_shape, n_outputs, seed, alone)
+    with _wide():
+        function, place = _function(python, folder)
+        made = _called(python, function, place, input_shape, n_outputs, seed, alone)
     if isinstance(made, Chain):
         return _fitting(python, made, n_outputs)
     if "torch" in sys.modules:
@@ -129,6 +132,29 @@ def fresh(
         neurons = np.full(jaxed.first.size, IN_NONE, dtype=np.intp)
         return _named(Foreign(python, place, jaxed, input_shape, n_outputs, jaxed.layout, neurons, jaxed.first))
     raise ConfigError(KEY, f"{python}: expected {ACCEPTED}, found {type(made).__name__}")
+
+
+@contextmanager
+def _wide() -> Iterator[None]:
+    """Within, JAX has 64 bits a number, as peers have: in 32 it draws others, and a module may keep what it has drawn.
+
+    Behind it all is as it was.
+    """
+    if "jax" in sys.modules:
+        from peer.frameworks import jax_function
+
+        with jax_function.wide():
+            yield
+        return
+    was = os.environ.get(WIDE)
+    os.environ.setdefault(WIDE, JAX_ENVIRONMENT[WIDE])  # JAX reads it while it is imported
+    try:
+        yield
+    finally:
+        if was is None:
+            os.environ.pop(WIDE, None)
+            if "jax" in sys.modules:
+                sys.modules["jax"].config.update("jax_enable_x64", False)
 
 
 def is_torch(model: object) -> bool:

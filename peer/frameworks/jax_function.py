@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any, TypeAlias, final
 
 import jax
@@ -28,6 +30,11 @@ WHOLE: str = "parameters"
 def alone() -> None:
     """Numbers of 64 bits."""
     jax.config.update("jax_enable_x64", True)
+
+
+def wide() -> AbstractContextManager[None]:
+    """Within, numbers have 64 bits."""
+    return enable_x64(True)  # type: ignore[no-any-return,unused-ignore]
 
 
 def refusal_of(params: Any) -> str:  # noqa: ANN401  (a pytree)
@@ -108,7 +115,7 @@ class JaxFunction:
 
     def at(self, w: Vector, x: Tensor) -> JaxLocal:
         """The function at w, (p,), with inputs (m, ...)."""
-        with enable_x64(True):
+        with wide():
             place, inputs = jnp.array(w), jnp.asarray(x)
             return JaxLocal(self, place, inputs, np.array(self.outputs(place, inputs)))
 
@@ -117,8 +124,17 @@ class JaxFunction:
         return ""
 
     def loaded(self, w: Vector) -> tuple[Apply, Any]:
-        """The function, and these parameters, (p,), as numpy arrays in the form in which its own came."""
-        return self.apply, self.fill(w)
+        """The function, and these parameters, (p,), as numpy arrays in the form in which its own came.
+
+        What else the function has in it is of 64 bits, and so is what it computes, wherever it is called.
+        """
+
+        @wraps(self.apply)
+        def apply(params: Any, x: Any) -> Any:  # noqa: ANN401  (a pytree, arrays)
+            with wide():
+                return self.apply(params, x)
+
+        return apply, self.fill(w)
 
 
 @final
@@ -142,17 +158,17 @@ class JaxLocal:
 
     def jvp(self, v: Vector) -> Matrix:
         """J v, (m, q), of v, (p,)."""
-        with enable_x64(True):
+        with wide():
             return np.array(self.function.jvp(self.w, self.inputs, v))
 
     def vjp(self, u: Matrix) -> Vector:
         """J'u, (p,), of u, (m, q)."""
-        with enable_x64(True):
+        with wide():
             return np.array(self.function.vjp(self.w, self.inputs, u))
 
     def jacobian(self, rows: slice) -> Tensor:
         """J of these samples, (rows, q, p)."""
-        with enable_x64(True):
+        with wide():
             return np.asarray(self.function.jacobian(self.w, self.inputs[rows]))
 
 

@@ -34,6 +34,12 @@ def jax_mlp(input_shape: tuple[int, ...], n_outputs: int, seed: int) -> tuple[An
     return apply, params
 
 
+def jax_features(input_shape: tuple[int, ...], n_outputs: int, seed: int) -> tuple[Any, Any]:
+    """Outputs of random features, which are drawn and kept, but are no parameters."""
+    features = jax.random.normal(jax.random.key(seed), (math.prod(input_shape), WIDTH))
+    return (lambda params, x: jnp.tanh(x.reshape(len(x), -1) @ features) @ params), jnp.ones((WIDTH, n_outputs))
+
+
 class Recurrent(nn.Module):
     """A recurrent network over the rows of a sample: one that vmap refuses."""
 

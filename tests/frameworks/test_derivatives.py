@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -131,6 +136,36 @@ def test_a_linearized_network_predicts_in_the_users_process_which_stays_as_it_is
     laws.close(outputs, Network(Linear(expected, expected.start, 1), w).predict(x), laws.ROUNDING)
     laws.close(u, expected.at(w, x).vjp(outputs), laws.ROUNDING)
     laws.close(J, expected.at(w, x).factors().columns(slice(0, w.size)), laws.ROUNDING)
+
+
+def test_what_a_jax_function_has_drawn_is_the_same_in_the_users_process() -> None:
+    trained, x = made("jax_features"), inputs(FLAT)
+    with jax.enable_x64(False):
+        found = functions.fresh("tests.frameworks.networks:jax_features", "", FLAT, Q, 5)
+        assert isinstance(found, Foreign)
+        apply, params = found.function.loaded(trained.start)
+        outputs = np.asarray(apply(params, x))
+        assert jnp.zeros(1).dtype == np.float32
+    laws.close(outputs, trained.at(trained.start, x).outputs, laws.ROUNDING)
+
+
+def test_a_module_that_imports_jax_draws_as_in_a_run_and_the_process_stays_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "drawn.py").write_text(
+        "import jax\nfeatures = jax.random.normal(jax.random.key(1), (3, 2))\n"
+        "def network(): return (lambda params, x: x @ features * params), jax.numpy.ones(())\n"
+    )
+    script = (
+        "import os, sys, numpy as np\nfrom peer.frameworks import functions\n"
+        "model = functions.fresh('drawn:network', sys.argv[1], (3,), 2, 0)\nimport jax\n"
+        "assert jax.numpy.ones(1).dtype == np.float32 and 'JAX_ENABLE_X64' not in os.environ\n"
+        "apply, params = model.function.loaded(model.start)\nprint(np.asarray(apply(params, np.eye(3))).tolist())\n"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "JAX_ENABLE_X64"}
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    with jax.enable_x64(True):
+        assert json.loads(done.stdout) == jax.random.normal(jax.random.key(1), (3, 2)).tolist()
 
 
 def test_neurons_of_linear_and_convolutional_modules_are_known() -> None:

@@ -13,6 +13,7 @@ import torch
 
 import peer
 from peer import npz
+from peer.frameworks import functions
 from peer.optim.chains import mlp
 from tests.frameworks import networks
 from tests.frameworks.networks import WIDTH
@@ -82,6 +83,15 @@ def test_processes_end_where_those_of_the_same_chain_end(lab: Lab, name: str) ->
         assert params[0]["weight"].dtype == np.float64
         outputs = apply(params, x)
     np.testing.assert_allclose(outputs, peer.load_model(expected).predict(x), rtol=0.0, atol=1e-6)
+
+    functions.network.cache_clear()
+    n_threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        assert peer.Run(found).parameters().keys() == twins.keys()
+        assert torch.get_num_threads() == 2, "the user's process stays as it is"
+    finally:
+        torch.set_num_threads(n_threads)
 
     checked = lab.run("check", "experiment.toml")
     assert checked.returncode == 0, checked.stderr
