@@ -37,7 +37,6 @@ CHECKED: Final = 3
 AGREEMENT: Final = 1e-9
 """Relative difference up to which two ways to the same numbers agree; float32 somewhere leaves 1e-7."""
 
-
 PACKAGE: Final = Path(__file__).absolute().parents[1]
 """Ours: what stands in its files is not the user's code."""
 

@@ -51,6 +51,7 @@ RESERVED_GROUPS: Final = ("standardization.", "anchor.")
 """With what names begin that exported files have for other arrays."""
 
 WIDE: Final = "JAX_ENABLE_X64"
+"""Variable of the environment by which JAX has 64 bits a number."""
 
 JAX_ENVIRONMENT: Final = {
     "JAX_PLATFORMS": "cpu",
