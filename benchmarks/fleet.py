@@ -42,7 +42,7 @@ SAMPLED: Final = 50
 """Peers whose memory is looked at: for one the system goes through hundreds of mappings."""
 
 LOOK_S: Final = 0.005
-"""Between two looks for peers that are ready, at least; of many, a look takes as long."""
+"""Between two looks for a peer that is ready."""
 
 N_SAMPLES, N_FEATURES = 32, 10
 """Of a shard: small, so that what is measured is the peer."""
@@ -117,9 +117,10 @@ class Stopwatch(Watcher):
         self.all_forked_s = time.monotonic() - forked_s
         waiting = [folder / "log.jsonl" for folder in folders]
         while waiting and time.monotonic() - forked_s < experiment.run.patience_s:
-            began_s = time.monotonic()
-            waiting = [log for log in waiting if not (log.exists() and '"ready"' in log.read_text(encoding="utf-8"))]
-            time.sleep(max(LOOK_S, 4 * (time.monotonic() - began_s)))
+            if waiting[-1].exists() and '"ready"' in waiting[-1].read_text(encoding="utf-8"):
+                waiting.pop()  # one after the other: to read all again and again would take a processor from them
+            else:
+                time.sleep(LOOK_S)
         self.ready_s = time.monotonic() - forked_s
         self.processor_s = forking_s + sum(ready_processor_s(folder) for folder in folders)
         self.n_waiting = len(waiting)

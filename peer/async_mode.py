@@ -224,6 +224,7 @@ class AsyncLife:
             where = "first epoch" if self.last is None else f"waking {n}"
             raise NeighborsLate(n, self.absentees, loop.time() - began_s, where)
         self.host.event("ready", samples=self.membership.n_samples_total)
+        await self.host.line_up()
 
     @property
     def absentees(self) -> tuple[PeerId, ...]:

@@ -45,6 +45,8 @@ from peer.journal import Journal, claim
 from peer.learning import Learned
 from peer.messages import Message
 from peer.openmetrics import Tally
+from peer.shards import Shard
+from peer.starting_line import StartingLine
 from peer.threads import Pools, Threads
 from peer.transport import NOBODY, NOTHING, Hub, Keys, Nearby, Transport
 from topology import PeerId
@@ -94,6 +96,10 @@ class Assignment:
         From the last checkpoint; from the start where there is none yet.
     facts : Facts or None
         What whoever starts all peers has found of their shards: then they need not ask each other before round 0.
+    shard : Shard or None
+        Its samples, where whoever starts it has them at hand; None: it reads them.
+    start : StartingLine or None
+        Which the peers of one launch leave together.
     stay : bool
         When done, be there for neighbors that may need this peer still, until it is told to go.
     tell : callable
@@ -114,6 +120,8 @@ class Assignment:
     lifeline: int | None = None
     resume: bool = False
     facts: config.Facts | None = None
+    shard: Shard | None = None
+    start: StartingLine | None = None
     stay: bool = False
     tell: Callable[[str], None] = lambda line: None
     page: tuple[str, int] | None = None
@@ -192,7 +200,7 @@ class Host:
         experiment, me = assignment.experiment, assignment.me
         self.assignment, self.experiment, self.me, self.company = assignment, experiment, me, company
         self.folder = assignment.folder
-        self.shard = learning.shard_of(experiment, me)
+        self.shard = assignment.shard or learning.shard_of(experiment, me)
         self.initial = learning.initial_of(experiment, me)
         self.common = config.common_settings(experiment, assignment.ground, self.shard, me)
         self.digest = config.digest(self.common)
@@ -230,6 +238,8 @@ class Host:
         """
         assignment, me = self.assignment, self.me
         self.life = life
+        if assignment.start is not None:
+            self._opened.callback(assignment.start.leave)
         guess = replace(self.form, n_parameters=self._guess_of_parameters())
         largest = max(guess.max_flow_bytes, guess.max_frame_bytes)
         company = self.company
@@ -414,6 +424,11 @@ class Host:
         if not condition():
             self.transport.look()
         return await self.changed.until(condition, deadline_s)
+
+    async def line_up(self) -> None:
+        """Having met its neighbors, wait until all that were launched with it have, too, or take too long for that."""
+        if self.assignment.start is not None:
+            await self.assignment.start.wait(WAITING_S * self.slack)
 
     async def together(self, n: int, missing: Callable[[], Sequence[PeerId]], deadline_s: float) -> bool:
         """Wait, in round or waking n, until no peer is missing; False if the deadline passed first.

@@ -207,6 +207,7 @@ class RoundsLife:
             raise failed.exceptions[0] from None
         self.say(self.session.begin())
         self.host.event("ready", samples=roster.n_samples_total, processor_s=round(time.process_time(), 6))
+        await self.host.line_up()
 
     def learn(self) -> Learned:
         """What this agent learns, now that M and the number of classes are known.
