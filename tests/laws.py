@@ -24,17 +24,10 @@ from peer.optim.losses import Huber, Loss, SquaredHinge, Weighted
 from peer.optim.maps import LinearMap, gram_of
 from peer.optim.models import Model
 from peer.optim.regularizers import Boxed, Regularizer
-from peer.optim.solvers import (
-    SecondOrder,
-    Solution,
-    Systems,
-    descent,
-    model_minimizer,
-    model_root,
-    residual,
-    shifted_system,
-)
+from peer.optim.second_order import SecondOrder, descent, model_minimizer, model_root
+from peer.optim.solvers import Solution, residual
 from peer.optim.surrogates import Data, FirstOrder, Linearized, Subproblem, Surrogate
+from peer.optim.systems import Systems, shifted_system
 
 H: Final = 1e-5
 """Step of differences, for numbers around 1."""

@@ -31,9 +31,10 @@ from scipy import linalg
 from peer.arrays import Layout, Vector
 from peer.errors import SolveError
 from peer.optim.factors import Factors
+from peer.optim.inverses import INDEFINITE
 from peer.optim.maps import Blocks, columns_of
 from peer.optim.regularizers import Regularizer
-from peer.optim.solvers import INDEFINITE, MAX_ITERATIONS, Accuracy, Solution, solve
+from peer.optim.solvers import MAX_ITERATIONS, Accuracy, Solution, solve
 from peer.optim.stacks import Stack, newton
 from peer.optim.surrogates import Data, Linearized, Partial
 

@@ -1,7 +1,7 @@
 """What rounds have in common in which a network stays linearized at one point: J, and what systems with it are made of.
 
 A system of (5) is then (weight J'HJ + T) x = b with the same J in every round, and T = tau Id + r'' diagonal. Where H
-is constant too it is factored once for each tau; with m q < p in m q unknowns, as in `peer.optim.solvers.Systems`. What
+is constant too it is factored once for each tau; with m q < p in m q unknowns, as in `peer.optim.systems.Systems`. What
 a tau that changes from round to round costs depends on how long J stays: the eigenvalues of J'HJ, or of its dual, make
 every further tau free, and take as long as 14 to 25 factorizations (n from 50 to 2,000, one thread).
 

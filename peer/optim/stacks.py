@@ -17,10 +17,13 @@ from numpy.typing import NDArray
 
 from peer.arrays import Matrix, Vector
 from peer.errors import SolveError
+from peer.optim.inverses import INDEFINITE
 from peer.optim.losses import Loss
 from peer.optim.maps import Blocks
 from peer.optim.regularizers import Regularizer
-from peer.optim.solvers import EPS, HALVINGS, INDEFINITE, MAX_ITERATIONS, PRECISION, Accuracy, Solution
+from peer.optim.second_order import HALVINGS, PRECISION
+from peer.optim.solvers import MAX_ITERATIONS, Accuracy, Solution
+from peer.optim.systems import EPS
 
 Which: TypeAlias = NDArray[np.intp]
 """Numbers of problems."""
@@ -247,7 +250,7 @@ def _decreases(stack: Stack, begin: Points, there: Points) -> NDArray[np.bool_]:
 
 
 def descents(slopes: Callable[[Vector], Vector], n: int) -> Vector:
-    """How far to go on n lines at once, (n,): `solvers.descent` on each."""
+    """How far to go on n lines at once, (n,): `second_order.descent` on each."""
     below, above = np.zeros(n), np.ones(n)
     below[slopes(above) <= 0.0] = 1.0
     for _ in range(HALVINGS):

@@ -16,10 +16,13 @@ from scipy import linalg
 
 from peer.arrays import Matrix, Vector
 from peer.errors import SolveError
+from peer.optim.inverses import INDEFINITE
 from peer.optim.losses import Loss
 from peer.optim.maps import MAX_PRODUCTS
 from peer.optim.regularizers import Regularizer
-from peer.optim.solvers import EPS, HALVINGS, INDEFINITE, MAX_ITERATIONS, PRECISION
+from peer.optim.second_order import HALVINGS, PRECISION
+from peer.optim.solvers import MAX_ITERATIONS
+from peer.optim.systems import EPS
 from peer.stacked.chains import Stack, StackedPass
 
 FACTORED_BYTES: Final = 1 << 28
@@ -222,7 +225,7 @@ def newton(h: StackedLinearized, r: Regularizer, tolerance: float) -> Responses:
 def systems(h: StackedLinearized, r: Regularizer, outputs: Stack) -> Inverse:
     """Solver of (J'H J + T) x = b at linearized outputs, H by blocks weight B B', T = tau Id + r'', for each agent.
 
-    In p unknowns or, where J is wide, in m q (Woodbury), as `peer.optim.solvers.Systems`; by products where J is.
+    In p unknowns or, where J is wide, in m q (Woodbury), as `peer.optim.systems.Systems`; by products where J is.
     """
     diagonal = h.tau[:, None] + r.gradient(np.ones(h.center.shape[1]))  # r is quadratic, entry by entry
     rows = outputs.reshape(-1, outputs.shape[2])
@@ -330,7 +333,7 @@ def _objective(h: StackedLinearized, r: Regularizer, at: Points) -> Vector:
 
 
 def _on_line(h: StackedLinearized, r: Regularizer, w: Matrix, target: Matrix) -> Matrix:
-    """Where h + r is least between w and the target, as `peer.optim.solvers.descent` finds it, each by itself."""
+    """Where h + r is least between w and the target, as `peer.optim.second_order.descent` finds it, each by itself."""
     direction = target - w
     outputs, tangent = h.outputs_at(w), h.ahead(direction)
     linear = _dots(h.pi + h.tau[:, None] * (w - h.center), direction)

@@ -17,7 +17,8 @@ from peer.optim.chains import Chain, mlp
 from peer.optim.layers import Dense
 from peer.optim.losses import Huber, Loss, Squared, Weighted, cross_entropy, squared_hinge
 from peer.optim.regularizers import L1, L2, ElasticNet, NoRegularizer, Regularizer
-from peer.optim.solvers import SecondOrder, solve
+from peer.optim.second_order import SecondOrder
+from peer.optim.solvers import solve
 from peer.optim.surrogates import Data, Full, Linearized, Partial, Surrogate
 from tests import laws
 from tests.instances import (

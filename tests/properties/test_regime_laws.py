@@ -17,8 +17,9 @@ from peer.optim.chains import Chain, Residual, mlp
 from peer.optim.layers import Activation, Dense
 from peer.optim.models import Model
 from peer.optim.regimes import Linear, Restricted, everything, flattened, network_of, own
-from peer.optim.solvers import Systems, solve
+from peer.optim.solvers import solve
 from peer.optim.surrogates import Partial
+from peer.optim.systems import Systems
 from tests import laws
 from tests.instances import data_of, gradient_of, outputs_of, parameters_of, regularizer_of
 

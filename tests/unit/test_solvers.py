@@ -13,17 +13,10 @@ from peer.optim.chains import mlp
 from peer.optim.losses import Huber, Logistic, Loss, Softmax, Squared, Weighted, squared_hinge
 from peer.optim.maps import LinearMap
 from peer.optim.regularizers import L1, L2, ElasticNet, NoRegularizer, Regularizer, group_l2
-from peer.optim.solvers import (
-    MAX_ITERATIONS,
-    SecondOrder,
-    descent,
-    model_minimizer,
-    model_root,
-    residual,
-    shifted_system,
-    solve,
-)
+from peer.optim.second_order import SecondOrder, descent, model_minimizer, model_root
+from peer.optim.solvers import MAX_ITERATIONS, residual, solve
 from peer.optim.surrogates import Data, Full, Linearized, Partial, Subproblem
+from peer.optim.systems import shifted_system
 from tests import laws
 from tests.instances import (
     LOSSES,

@@ -11,7 +11,8 @@ from peer.errors import SolveError
 from peer.optim.chains import mlp
 from peer.optim.losses import Logistic, Squared
 from peer.optim.regularizers import L1, L2, NoRegularizer, Regularizer
-from peer.optim.solvers import MAX_ITERATIONS, Accuracy, descent, residual, solve
+from peer.optim.second_order import descent
+from peer.optim.solvers import MAX_ITERATIONS, Accuracy, residual, solve
 from peer.optim.stacks import Points, Stack, descents, model_minimizers, newton
 from tests import laws
 from tests.instances import (

@@ -7,7 +7,7 @@ import pytest
 
 from peer.optim.chains import mlp
 from peer.optim.losses import Squared
-from peer.optim.solvers import model_root
+from peer.optim.second_order import model_root
 from peer.optim.surrogates import Data, FirstOrder, Full, Partial
 from tests import laws
 from tests.instances import LOSSES, data_of, gradient_of, outputs_of, parameters_of
