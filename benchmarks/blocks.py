@@ -37,7 +37,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import get_ident
@@ -52,7 +52,7 @@ from benchmarks.agents import mixed
 from peer import agent, config, learning, memory, settings
 from peer.arrays import Matrix, Vector
 from peer.data import Cut
-from peer.optim import blocks, inverses, maps, solvers
+from peer.optim import blocks, inverses, maps, second_order, solvers, systems
 from peer.optim.maps import matrix_of
 from peer.optim.solvers import Solution, solve
 from peer.optim.surrogates import Linearized
@@ -169,7 +169,10 @@ def dense(problem: Problem, w: Vector, gradient: Vector, pi: Vector) -> tuple[li
         )
         return solve(h, problem.regularizer.restricted(place), problem.tolerance)
 
-    with patch.multiple(solvers, is_dual=lambda _: False, cholesky=timed):
+    with ExitStack() as patches:
+        for room in (second_order, solvers, systems):
+            patches.enter_context(patch.object(room, "is_dual", lambda _: False))
+        patches.enter_context(patch.object(systems, "cholesky", timed))
         return list(problem.each(over, problem.blocks)), max(spent.values())
 
 

@@ -35,7 +35,7 @@ from benchmarks.solvers import Counted, problem_of, state_of, subproblem
 from peer import agent, learning, settings
 from peer.arrays import Vector
 from peer.data import Cut
-from peer.optim import maps, solvers
+from peer.optim import maps, systems
 from peer.optim.maps import conjugate_gradients
 from peer.optim.nystrom import nystrom
 from peer.optim.solvers import Solution, solve
@@ -124,7 +124,7 @@ def counting() -> Iterator[list[int]]:
         return once
 
     with patch.multiple(
-        solvers,
+        systems,
         conjugate_gradients=lambda product, *others: conjugate_gradients(counted(product), *others),
         nystrom=lambda product, *others: nystrom(counted(product), *others),
     ):
@@ -157,14 +157,14 @@ def rounds(problems: Sequence[Problem], start: Vector, job: Job, way: tuple[floa
     return f"{count}, {1e3 * seconds / each:5.2f} ms", value
 
 
-def first_round(hidden: int, m: int, tau: float, patience: float) -> tuple[Solution, str]:
+def first_round(hidden: int, m: int, tau: float, patience: int) -> tuple[Solution, str]:
     """The first solve of an agent: its solution, and products and milliseconds."""
     problem, taken_s, n_pairs = problem_of((64, hidden, 10), "squared", m, tau), math.inf, 0
     state = state_of(problem)
     for _ in range(3):
         counted = Counted(problem.data.model.at(state.w, problem.data.inputs))
         h = subproblem(problem, state, counted.here.outputs, counted.map)
-        with patch.object(solvers, "PATIENCE", patience):
+        with patch.object(systems, "PATIENCE", patience):
             began_s = time.thread_time()
             solution = solve(h, problem.regularizer, problem.tolerance)
             taken_s = min(taken_s, time.thread_time() - began_s)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peer.arrays import Vector
-from peer.optim import solvers
+from peer.optim import systems
 from peer.optim.chains import mlp
 from peer.optim.losses import Squared
 from peer.optim.maps import LinearMap, products_of
@@ -61,7 +61,7 @@ def test_systems_that_take_long_take_fewer_products(monkeypatch: pytest.MonkeyPa
     assert isinstance(h, Linearized)
     products, found = products_of(data.at(w)), []
     for patience in (10**6, 60):
-        monkeypatch.setattr(solvers, "PATIENCE", patience)
+        monkeypatch.setattr(systems, "PATIENCE", patience)
         count = [0]
 
         def counted(x: Vector, count: list[int] = count) -> Vector:
