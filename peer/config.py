@@ -503,6 +503,7 @@ def rehearse(experiment: Experiment) -> Facts:
         learning.held_out_of(experiment, models[0], shard, sum(n_samples))
         initial.vector(models[0], experiment.seed, problem.regularizer)
         check_first_parameters(experiment, peer)
+    learning.check_codes(experiment, models[0].n_outputs, found)
     if experiment.data.test_path:
         test = shards.read(Path(experiment.data.test_path), "data.test_path")
         learning.check_test(experiment, models[0], test)

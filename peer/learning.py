@@ -30,7 +30,7 @@ from peer.optim.surrogates import Data, Full, Partial, Surrogate
 from peer.optim.tangents import Tangents, shifted
 from peer.problem import Problem
 from peer.renewal import Renewal
-from peer.settings import Experiment
+from peer.settings import REAL_TARGETS, Experiment
 from peer.shards import Shard
 from topology import PeerId
 
@@ -290,6 +290,23 @@ def codes_of(shard: Shard, q: int) -> Matrix:
     if shard.codes is not None:
         return shard.codes
     return np.array([[0.0], [1.0]]) if q == 1 else np.eye(q)
+
+
+def check_codes(experiment: Experiment, q: int, shards: Sequence[Shard]) -> None:
+    """See that a label stands for the same real targets in all shards, where the loss takes such.
+
+    Raises
+    ------
+    ConfigError
+        It does not.
+    """
+    if experiment.objective.loss not in REAL_TARGETS:
+        return
+    of_classes = [(shard, codes_of(shard, q)) for shard in shards if shard.labels is not None]
+    longest = max(of_classes, key=lambda found: len(found[1]), default=None)
+    for shard, codes in of_classes:
+        if longest is not None and not np.array_equal(codes, longest[1][: len(codes)]):
+            raise ConfigError("data.path", f"{shard.path}: expected the codes of {longest[0].path}, found others")
 
 
 def problem_of(

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from peer import shards
+from peer import config, shards
 from peer.errors import ConfigError
+from peer.settings import from_tree
 from peer.shards import Shard
 
 X = np.arange(6.0).reshape(3, 2)
@@ -152,3 +153,22 @@ def test_the_pattern_is_filled_in_plain_or_in_three_digits(tmp_path: Path) -> No
     (tmp_path / "peer-7.npz").touch()
     assert shards.path_of(pattern, 7).name == "peer-7.npz"
     assert shards.path_of(str(tmp_path / "peer-{id:04d}.npz"), 7).name == "peer-0007.npz"
+
+
+def test_a_label_stands_for_the_same_targets_in_all_shards(tmp_path: Path) -> None:
+    """A shard without its last class may leave out the last code; shards of labels alone have 0/1 codes."""
+    pattern, two = str(tmp_path / "{id}.npz"), np.array([0, 1, 1])
+
+    def rehearsed(loss: str, *codes: np.ndarray | None) -> None:
+        for peer, found in enumerate(codes):
+            labels = two if found is not None and len(found) == 2 else LABELS
+            given = {} if found is None else {"codes": found}
+            write(Path(pattern.format(id=peer)), x=X, y=labels, **given)
+        tree = {"peers": len(codes), "data": {"path": pattern}, "objective": {"loss": loss}, "model": {"outputs": 3}}
+        config.rehearse(from_tree(tree))
+
+    rehearsed("squared", np.eye(3)[:2], None, np.eye(3))
+    rehearsed("cross_entropy", np.eye(3), 2.0 * np.eye(3), None)  # which takes labels themselves
+    for loss, *others in (("squared", np.eye(3), 2.0 * np.eye(3)), ("huber", None, 2.0 * np.eye(3)[:2])):
+        with pytest.raises(ConfigError, match=r"1\.npz: expected the codes of .*0\.npz, found others"):
+            rehearsed(loss, *others)
