@@ -28,6 +28,7 @@ ROWS: Final = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3
 
 NORMS: Final = (torch.nn.modules.batchnorm._NormBase,)
 RANDOM: Final = (torch.nn.modules.dropout._DropoutNd,)
+LOOKED_UP: Final = (torch.nn.Embedding, torch.nn.EmbeddingBag)
 
 FUSED: Final = (
     (torch.backends.cuda.flash_sdp_enabled, torch.backends.cuda.enable_flash_sdp),
@@ -93,6 +94,11 @@ def refusal_of(module: Module) -> str:
             )
         if isinstance(part, RANDOM) and part.p > 0.0:
             return f"expected a function, which draws nothing at random (a dropout's p may be 0); {known}, p = {part.p}"
+        if isinstance(part, LOOKED_UP) and part.padding_idx is not None and part.weight.requires_grad:
+            return (
+                "expected an embedding without padding_idx, which drops the gradient of a row that outputs depend on "
+                f"(multiply by a mask of zeros and ones instead); {known}, padding_idx = {part.padding_idx}"
+            )
     places = {str(part.device) for part in (*module.parameters(), *module.buffers())} - {"cpu"}
     if places:
         return f"expected parameters in the processor's memory, found some on {', '.join(sorted(places))}"

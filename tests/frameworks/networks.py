@@ -217,6 +217,21 @@ def complex_numbers(input_shape: tuple[int, ...], n_outputs: int) -> nn.Module:
     return nn.Linear(math.prod(input_shape), n_outputs, dtype=torch.complex64)
 
 
+class Tokens(nn.Module):
+    """Rounded inputs, but never 0, looked up, and a linear layer."""
+
+    def __init__(self, look_up: nn.Module, out: nn.Module) -> None:
+        super().__init__()
+        self.look_up, self.out = look_up, out
+
+    def forward(self, x: Any) -> Any:
+        return self.out(self.look_up(1 + x.flatten(1).abs().long().clamp(max=4)).flatten(1))
+
+
+def padded(input_shape: tuple[int, ...], n_outputs: int) -> nn.Module:
+    return Tokens(nn.Embedding(6, 2, padding_idx=0), nn.Linear(2 * math.prod(input_shape), n_outputs))
+
+
 def lazy(input_shape: tuple[int, ...], n_outputs: int) -> nn.Module:
     return nn.LazyLinear(n_outputs)
 

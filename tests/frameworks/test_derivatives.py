@@ -196,6 +196,7 @@ def test_first_parameters_follow_from_the_seed_and_torch_goes_on_as_before() -> 
 REFUSED = {
     "batch_norm": "samples do not meet.*found BatchNorm1d at '1'",
     "dropout": "draws nothing at random.*found Dropout at '0', p = 0.25",
+    "padded": "without padding_idx.*found Embedding at 'look_up', padding_idx = 0",
     "modes": "the same function in training and evaluation",
     "counts": "found the buffer 'count', which changes when it is called",
     "within": "found the parameter 'weight', which changes when it is called",
