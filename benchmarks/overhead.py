@@ -4,8 +4,8 @@ Peers are real processes on the loopback, as `peer launch` starts them, with the
 In every other round each call into linear algebra is clocked: a pass of the network forwards, products with its
 Jacobian or its transpose (jvp, vjp), the Jacobian or its Gram matrix, products of matrices (BLAS), factorizations and
 solves (LAPACK); the clock's own time is taken off. The other rounds are as they are. Seconds are of a processor, for
-eight peers share few; waiting, for neighbors or for a processor, is in none of them. Shown are medians over rounds and
-peers of
+eight peers share few; waiting, for neighbors or for a processor, is in none of them. Shown are medians over rounds of
+the peers' means of
 
 - calls: the clocked calls of a round,
 - mathematics: (4) to (8) with the solve, all that the computing thread does for the method, as a ratio to the calls,
@@ -216,7 +216,9 @@ def clocked(assignment: Assignment) -> int | tuple[int, str]:
 @final
 @dataclass(frozen=True)
 class Took:
-    """Medians over the rounds of all peers, seconds.
+    """What a peer's round takes, seconds: means over the peers, medians of these over the rounds.
+
+    Peers' calls may differ by half, and what a round of all takes on shared processors goes by their sum.
 
     Parameters
     ----------
@@ -248,7 +250,7 @@ def measure(experiment: Experiment, folder: Path) -> Took:
         process.run = RUN
     if outcome.code:
         raise RuntimeError(outcome.line)
-    rows = np.concatenate([np.load(folder / f"rows-{peer}.npy")[WARM:] for peer in range(experiment.peers)])
+    rows = np.mean([np.load(folder / f"rows-{peer}.npy")[WARM:] for peer in range(experiment.peers)], axis=0)
     plain, inside = rows[rows[:, 0] == 0.0], rows[rows[:, 0] == 1.0]
     return Took(float(np.median(inside[:, 2])), *(float(np.median(plain[:, k])) for k in (1, 3, 4, 5)))
 
