@@ -17,7 +17,8 @@ with rho by which averaging shrinks a disagreement in the mean, until a tenth is
     (b)  tau_i[n] = alpha[n] c_i[n] L_i[n],
          L_i[n] = max( I s ||J'BJ v||/||v||, v three powers of J'BJ on grad g_i;        what the agent's data say
                        I ||d_i|| / ||w_i[n] - w_i[n-1]||;                                what it has come across
-                       I ||y_i[n]|| / max(1, ||w_i[n]||);                                no step beyond the known
+                       I ||y_i[n]|| / max(1, ||w_i[n]||),                                no step beyond the known,
+                       ||w_i[n] - prox_r(w_i[n] - I y_i[n])||_inf / max(1, ||w_i[n]||);  where r alone pulls, either
                        0.9 L_i[n-1] )
 
 where B is the second derivative of the loss, and d_i how grad g_i has changed from w_i[n-1] to w_i[n]; or how y_i has,
@@ -103,6 +104,9 @@ class Curved(Protocol):
 
     def steepness(self, n: int, w: Vector, direction: Vector) -> float:
         """Largest curvature that is seen of s J'BJ from a direction, >= 0."""
+
+    def stationarity(self, w: Vector, gradient: Vector) -> float:
+        """||w - prox_r(w - gradient)||_inf."""
 
 
 @final
@@ -192,5 +196,6 @@ def eased(care: float, eagerness: float, is_shorter: bool, pace: float, most: fl
 
 def _steepest(problem: Curved, state: State, n_agents: int) -> float:
     known = n_agents * problem.steepness(state.n, state.w, state.gradient)
-    size = length(state.y) or largest(state.y)  # squares of what is below 1e-162 are 0
-    return max(known, n_agents * size / max(1.0, length(state.w)))
+    size = n_agents * (length(state.y) or largest(state.y))  # squares of what is below 1e-162 are 0
+    pulled = problem.stationarity(state.w, n_agents * state.y)
+    return max(known, max(size, pulled) / max(1.0, length(state.w)))

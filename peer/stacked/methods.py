@@ -204,7 +204,9 @@ class Play:
         sizes = _lengths(state.y)
         faint = sizes == 0.0
         sizes[faint] = np.abs(state.y[faint]).max(axis=1, initial=0.0)  # squares of what is below 1e-162 are 0
-        return np.maximum(known, caution.n_agents * sizes / np.maximum(1.0, _lengths(state.w)))
+        off = state.w - self.problem.regularizer.prox(state.w - caution.n_agents * state.y, 1.0)
+        pulled: Vector = np.abs(off).max(axis=1, initial=0.0)
+        return np.maximum(known, np.maximum(caution.n_agents * sizes, pulled) / np.maximum(1.0, _lengths(state.w)))
 
 
 def _lengths(x: Matrix) -> NDArray[np.float64]:

@@ -94,12 +94,18 @@ def test_shares_are_rounded_as_peers_round_them() -> None:
     assert far_from_peers(experiment_of(changes)) < 1e-5  # the last bits of rounded numbers are not the same
 
 
-def test_an_agent_whose_losses_are_all_but_nothing_stays_with_the_others() -> None:
+@pytest.mark.parametrize(
+    ("loss", "regularizer", "kind"),
+    [("cross_entropy", "none", "full"), ("cross_entropy", "l2", "partial"), ("squared_hinge", "l2", "partial")],
+)
+def test_an_agent_whose_losses_are_all_but_nothing_stays_with_the_others(
+    loss: str, regularizer: str, kind: str
+) -> None:
     """Logistic losses of samples as they came, in the thousands: their gradients have squares that vanish."""
     changes = {
         "model": {"hidden": []},
-        "objective": {"loss": "cross_entropy", "regularizer": "none"},
-        "surrogate": {"kind": "full"},
+        "objective": {"loss": loss, "regularizer": regularizer},
+        "surrogate": {"kind": kind},
         "topology": {"graph": "complete"},
     }
     experiment, rng = experiment_of(changes), np.random.default_rng(1)

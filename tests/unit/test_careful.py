@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import final
 
@@ -14,13 +15,13 @@ from sklearn.datasets import load_breast_cancer, load_wine
 
 from peer import agent
 from peer.agent import State
-from peer.arrays import Vector
+from peer.arrays import Labels, Vector
 from peer.careful import BEGIN, FADES, LEAST_CARE, TIRES, Caution, adapted, alpha_of, begun, eased
 from peer.optim.chains import mlp
-from peer.optim.losses import Squared, cross_entropy, squared_hinge
-from peer.optim.regularizers import L2
+from peer.optim.losses import Loss, Squared, cross_entropy, squared_hinge
+from peer.optim.regularizers import L1, L2, ElasticNet, Regularizer, group_l2
 from peer.optim.steps import Constant
-from peer.optim.surrogates import Data, Full, Partial
+from peer.optim.surrogates import Data, Full, Partial, Surrogate
 from peer.problem import Problem
 from tests.instances import data_of, exchange, parameters_of
 from tests.laws import matrix
@@ -34,12 +35,16 @@ from topology.weights import contraction, contraction_in_step, lazy_metropolis, 
 @final
 @dataclass(frozen=True)
 class Slope:
-    """A problem of which nothing is known but one curvature."""
+    """A problem of which nothing is known but one curvature, and how far off it is."""
 
     curvature: float
+    off: float = 0.0
 
     def steepness(self, n: int, w: Vector, direction: Vector) -> float:
         return self.curvature
+
+    def stationarity(self, w: Vector, gradient: Vector) -> float:
+        return self.off
 
 
 def state(w: list[float], gradient: list[float], y: list[float], **others: float) -> State:
@@ -105,6 +110,7 @@ def test_the_first_tau_by_hand() -> None:
     assert begun(Slope(3.0), first, Caution(4, 0.5, keeps=True)).tau == 0.2 * BEGIN * 12.0
     assert begun(Slope(0.0), first, Caution(4, 0.5, keeps=True)).tau == 0.2 * BEGIN * 4.0
     assert begun(Slope(3.0), first, Caution(4, 0.5, keeps=False)).tau == BEGIN * 12.0
+    assert begun(Slope(0.0, 50.0), first, Caution(4, 0.5, keeps=True)).tau == 0.2 * BEGIN * 10.0
 
 
 @pytest.mark.parametrize("size", [1e-150, 1e-163, 1e-200, 1e-250])
@@ -235,6 +241,31 @@ def test_agents_whose_samples_are_all_beyond_the_margin_do_not_kick_the_others()
     mean = np.mean([one.w for one in states], axis=0)
     reached, least = (whole.value(w) + strength.value(w) for w in (mean, optimum))
     assert reached == pytest.approx(least, rel=0.01)
+
+
+@pytest.mark.parametrize("surrogate", [Partial(1.0, 3.0), Full(1.0)], ids=["partial", "full"])
+@pytest.mark.parametrize(
+    "regularizer",
+    [
+        L1(np.array([0.01, 0.01, 0.0])),
+        L2(np.array([0.1, 0.1, 0.0])),
+        ElasticNet(np.array([0.01, 0.01, 0.0]), np.array([0.01, 0.01, 0.0])),
+        group_l2(np.array([0, 0, -1]), 0.01),
+    ],
+    ids=["l1", "l2", "elastic net", "groups"],
+)
+@pytest.mark.parametrize("labels", [squared_hinge, cross_entropy], ids=["hinge", "logistic"])
+def test_an_agent_whose_loss_has_nothing_to_say_at_first_is_not_carried_away_by_the_penalty(
+    labels: Callable[[Labels, int], Loss], regularizer: Regularizer, surrogate: Surrogate
+) -> None:
+    """Parameters that were trained before: its samples are all beyond the margin, or their losses next to nothing."""
+    x, w = np.array([[600.0, 500.0], [500.0, 700.0]]), np.array([0.6, 0.3, 0.1])
+    data = Data(mlp((2, 1), "tanh"), x, labels(np.array([1, 1]), 1), 1.0 / 6.0)
+    problem = Problem(data, regularizer, surrogate, 1e-8)
+    first = begun(problem, agent.initial(problem, w, 0.2), Caution(3, 0.5, keeps=True))
+    solution = agent.propose(problem, first, 3).solution
+    assert solution.residual <= 1e-8
+    assert np.abs(solution.w - w).max() < 2.0
 
 
 @pytest.mark.parametrize(("n_agents", "n_rounds"), [(4, 38), (8, 154)])
