@@ -35,7 +35,7 @@ from peer.errors import BROKEN, DONE, ConfigError, SolveError
 from peer.launcher import claimed, free_folder
 from peer.optim.chains import Chain
 from peer.optim.models import Model
-from peer.settings import Experiment, Regime, Robustness
+from peer.settings import Experiment, Robustness
 from peer.shards import Shard
 from peer.stacked import chains
 from peer.stacked.methods import Averaging, Play, State
@@ -64,13 +64,16 @@ def check(experiment: Experiment) -> None:
         Names the first such setting.
     """
     surrogate, objective, model, run = experiment.surrogate, experiment.objective, experiment.model, experiment.run
-    is_next = experiment.method.kind == settings.NEXT
-    bounded = (objective.lower, objective.upper) != (-math.inf, math.inf)
-    smooth = objective.regularizer in ("none", "l2") and not bounded
+    is_next, regime, data = experiment.method.kind == settings.NEXT, experiment.regime, experiment.data
+    smooth = objective.regularizer in ("none", "l2")
+    wall = ("upper", objective.upper) if math.isinf(objective.lower) else ("lower", objective.lower)
+    penalty = ("regularizer", objective.regularizer) if math.isinf(wall[1]) else wall
     needs: Sequence[tuple[str, str, object, bool]] = (
         ("run.mode", '"rounds"', run.mode, run.mode == "rounds"),
         ("method.kind", f"one of {', '.join(METHODS)}", experiment.method.kind, experiment.method.kind in METHODS),
-        ("regime", "none", experiment.regime.kind, experiment.regime == Regime()),
+        ("regime.kind", "full", regime.kind, regime.kind == "full"),
+        ("regime.trainable", "[]", list(regime.trainable), not regime.trainable),
+        ("regime.relinearize_every", "1", regime.relinearize_every, regime.relinearize_every == 1),
         ("model.python", "layers", model.python, not model.python),
         ("model.inner_product", "euclidean", model.inner_product, model.inner_product == "euclidean"),
         ("surrogate.gradient", "backprop", surrogate.gradient, surrogate.gradient == "backprop"),
@@ -80,15 +83,16 @@ def check(experiment: Experiment) -> None:
         ("objective.tangent_strength", "0", objective.tangent_strength, not objective.tangent_strength),
         ("objective.regularizer", "none, l2, l1 or elastic_net", "group_l2", objective.regularizer != "group_l2"),
         (
-            "objective.lower" if bounded else "objective.regularizer",
+            f"objective.{penalty[0]}",
             'none or l2 without bounds with surrogate.kind = "partial"; "full" takes others',
-            objective.lower if bounded else objective.regularizer,
-            smooth or not is_next or surrogate.kind == "full",
+            penalty[1],
+            (smooth and math.isinf(wall[1])) or not is_next or surrogate.kind == "full",
         ),
         ("robustness", "no clipping", experiment.robustness.clip_w, experiment.robustness == Robustness()),
         ("compression.kind", "none", experiment.compression_kind, experiment.compression_kind == "none"),
         ("run.tolerance", "0", run.tolerance, not run.tolerance),
-        ("data.validation_fraction", "no samples held out", "some", not experiment.holds_out),
+        ("data.validation_fraction", "0", data.validation_fraction, not data.validation_fraction),
+        ("data.validation_path", "none", data.validation_path, not data.validation_path),
         ("topology.weights", f"one of {', '.join(sparse.RULES)}", FDLA, experiment.topology.weights != FDLA),
         ("topology.consensus", "plain", CHEBYSHEV, experiment.topology.consensus != CHEBYSHEV),
     )
