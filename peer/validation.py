@@ -1,8 +1,8 @@
 """Stopping early on samples that nobody trains on, without a coordinator, and which parameters are the result then.
 
-Each agent holds out a part of its shard, see `peer.shards`. With V_i the mean loss over these samples, times the
-agent's part m_i/M of what is trained on, the network's validation loss is sum_i V_i(w_i), and x_i tracks the mean of
-its terms as y_i does that of the gradients:
+Each agent holds out a part of its shard, see `peer.shards`. With V_i the mean loss over these samples, each times its
+weight if they have such, times the agent's part m_i/M of what is trained on, the network's validation loss is sum_i
+V_i(w_i), and x_i tracks the mean of its terms as y_i does that of the gradients:
 
     x_i[n+1] = sum_j c_ij x_j[n] + V_i(w_i[n+1]) - V_i(w_i[n]),   x_i[0] = V_i(w_i[0]),
 

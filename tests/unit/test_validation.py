@@ -233,10 +233,11 @@ def test_files_of_held_out_samples_that_cannot_be_used(
 
 
 def test_the_validation_loss_is_a_mean_with_the_weight_of_what_is_trained_on(tmp_path: Path) -> None:
-    """Sum over the peers: m_i/M times the mean over what i holds out, whatever `scale` is."""
+    """Sum over the peers: m_i/M times the mean over what i holds out with its weights, whatever `scale` is."""
     rng = np.random.default_rng(1)
     for peer, m in enumerate((10, 6)):
-        np.savez(tmp_path / f"{peer}.npz", x=rng.normal(size=(m, 1)), y=rng.normal(size=(m, 1)))
+        weight = np.arange(m) * peer + 1.0 - peer
+        np.savez(tmp_path / f"{peer}.npz", x=rng.normal(size=(m, 1)), y=rng.normal(size=(m, 1)), weight=weight)
     experiment = from_tree(
         {
             "peers": 2,
@@ -254,7 +255,8 @@ def test_the_validation_loss_is_a_mean_with_the_weight_of_what_is_trained_on(tmp
         assert held is not None
         assert shard.held_out is not None
         assert shard.held_out.targets is not None
+        assert shard.held_out.weights is not None
         errors = 0.5 * (shard.held_out.x @ [[0.5]] - 0.25 - shard.held_out.targets) ** 2
         total += validation.loss(held, w, 0)
-        expected += shard.n_samples / 11 * float(np.mean(errors))
+        expected += shard.n_samples / 11 * float(np.mean(shard.held_out.weights * errors[:, 0]))
     assert total == pytest.approx(expected, rel=1e-14)
