@@ -120,6 +120,14 @@ class Actor:
         """Whether no round is left to be done; so it is for all agents, or for none."""
         return state.n >= self.n_rounds or bool(self.stopped(state))
 
+    def result(self, state: State) -> Vector:
+        """Parameters that the run has come to, (p,), within bounds if there are any.
+
+        Means are out of them by rounding, and by more with weights that may be negative, or where agents say less than
+        all to each other.
+        """
+        return self.problem.regularizer.nearest(validation.result(state))
+
     # ---- a round ---------------------------------------------------------------------------
 
     def proposed(self, state: State) -> Proposal:

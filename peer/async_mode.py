@@ -295,7 +295,8 @@ class AsyncLife:
         self.membership.know()
         if every:
             await self.host.threads.on_disk(self.keep, self.snapshot(self.state))
-        await self.host.threads.on_disk(npz.save, self.host.folder / files.FINAL, everything(model, self.state.w))
+        end = everything(model, problem.regularizer.nearest(self.state.w))
+        await self.host.threads.on_disk(npz.save, self.host.folder / files.FINAL, end)
         self.host.event("done", n=self.state.n, epoch=self.flows.epoch, members=self.flows.members)
 
     @property

@@ -382,6 +382,9 @@ def batches_of(
     return Batches(experiment.seed, me, n_samples, b, refresh or -(-n_samples_total // (n_agents * b)))
 
 
+ROUNDING: Final = 1e-12
+"""By which given parameters may be out of bounds, relative or beside 1: means of some that are at a bound may be."""
+
 FEEDBACK: Final = 4
 """What is drawn from the seed: with 0 are the first parameters, with 1 which peer has which samples, with 2 and 3 data
 of known laws."""
@@ -500,10 +503,11 @@ class Initial:
         w = regimes.own(model, self.everything(regimes.network_of(model), seed))
         if not self.parts:
             return regularizer.nearest(w)
-        if (outside := w != regularizer.nearest(w)).any():
+        nearest = regularizer.nearest(w)
+        if (outside := np.abs(w - nearest) > ROUNDING * np.maximum(1.0, np.abs(w))).any():
             found = f"{np.count_nonzero(outside)} outside, the first of them {w[outside][0]}"
             raise ConfigError("model.initial", f"{self.path}: expected parameters within the bounds, found {found}")
-        return w
+        return nearest
 
 
 def initial_of(experiment: Experiment, me: PeerId) -> Initial:

@@ -243,7 +243,7 @@ class RoundsLife:
             elif state.n % every == 0 or actor.is_through(state):
                 await self.host.threads.on_disk(self.keep, self.snapshot(state))
                 self.rounds.floor = state.n * self.n_steps
-        end = everything(learned.model, validation.result(state))
+        end = everything(learned.model, actor.result(state))
         await self.host.threads.on_disk(npz.save, self.host.folder / files.FINAL, end)
         stopped, kept = actor.stopped(state), {"kept": state.best_n} if state.kept.size else {}
         self.host.event("done", n=state.n, stopped=stopped or "iterations", **kept)

@@ -242,8 +242,8 @@ def run(experiment: Experiment, ground: Ground, run_dir: Path, look: Callable[[]
                 one.round(time_s=time.monotonic() - began_s, **agents.line(i, last))
             look()
         states = agents.begun() if last is None else last.after
-        for folder, state in zip(folders, states, strict=True):
-            npz.save(folder / files.FINAL, everything(agents.model, validation.result(state)))
+        for folder, actor, state in zip(folders, agents.actors, states, strict=True):
+            npz.save(folder / files.FINAL, everything(agents.model, actor.result(state)))
         kept = {"kept": states[0].best_n} if states[0].kept.size else {}
         log("done", n=states[0].n, stopped=agents.actors[0].stopped(states[0]) or "iterations", **kept)
         log("end", code=DONE, problem="", absent=(), dropped={})

@@ -22,7 +22,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from peer import config, settings, validation
+from peer import config, settings
 from peer.arrays import Labels, Matrix, Vector
 from peer.data import Cut, classes_of
 from peer.errors import ConfigError
@@ -141,7 +141,7 @@ class _Estimator(BaseEstimator):
         for done in agents.play():
             states = done.after
             curve.append(agents.n_agents * float(np.mean([state.objective for state in done.before])))
-        found = np.array([validation.result(state) for state in states])
+        found = np.array([actor.result(state) for actor, state in zip(agents.actors, states, strict=True)])
         self.n_agents_, self.n_iter_, self.loss_curve_ = agents.n_agents, states[0].n, curve
         self.network_ = Network(agents.model, found.mean(axis=0))
         self.disagreement_ = float(np.mean(np.sum((found - self.network_.w) ** 2, axis=1)))

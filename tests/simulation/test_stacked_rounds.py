@@ -114,3 +114,15 @@ def test_an_agent_whose_losses_are_all_but_nothing_stays_with_the_others(
     negative = np.tile(-450.0 * first[:3] / np.dot(first[:3], first[:3]), (8, 1))
     shards[0] = Shard(Path(), negative, None, np.zeros(8, dtype=np.int64), None, None)
     assert far_from_peers(experiment, shards) < 1e-12
+
+
+@pytest.mark.parametrize(
+    "changes", [{"topology": {"graph": "star", "weights": "fdla"}}, {"compression": {"kind": "top-k"}}]
+)
+def test_what_a_run_comes_to_is_within_bounds_where_means_are_not(changes: dict[str, Any]) -> None:
+    experiment = experiment_of({"iterations": 5, "objective": {"lower": 0.0, "upper": 0.2}} | changes)
+    agents = Agents.of(experiment, config.ground(experiment), pieces_of(experiment))
+    *_, last = agents.play()
+    found = [(state.w, actor.result(state)) for actor, state in zip(agents.actors, last.after, strict=True)]
+    assert any((w != result).any() for w, result in found)
+    assert all(((result >= 0.0) & (result <= 0.2)).all() for _, result in found)

@@ -148,6 +148,17 @@ def test_initial_parameters_of_files_are_those_of_each_agent(tmp_path: Path) -> 
     np.testing.assert_array_equal(each.w, given)
 
 
+def test_initial_parameters_are_out_of_bounds_by_rounding_at_most(tmp_path: Path) -> None:
+    """Means of parameters that are at a bound may be so."""
+    given = {"layers.0.weight": np.full((1, 4), np.nextafter(0.1, 1.0)), "layers.0.bias": np.zeros(1)}
+    overrides = [f"model.initial={tmp_path / 'w.npz'}", "model.hidden=[]", "surrogate.kind=full", "objective.upper=0.1"]
+    npz.save(tmp_path / "w.npz", given)
+    assert Simulation.of(experiment_of(*overrides)).w.max() == 0.1
+    npz.save(tmp_path / "w.npz", given | {"layers.0.bias": np.array([0.1001])})
+    with pytest.raises(ConfigError, match=r"within the bounds, found 1 outside, the first of them 0\.1001"):
+        Simulation.of(experiment_of(*overrides))
+
+
 def test_bytes_are_those_of_whole_shares_over_all_links() -> None:
     one, two = (Simulation.of(experiment_of(f"topology.consensus_steps={k}")) for k in (1, 2))
     p = one.play.problem.n_parameters
