@@ -257,6 +257,7 @@ class AsyncLife:
             samples = sum(last.standings[j].n_samples for j in members)
             problem = learning.reweighted(self.experiment, problem, samples, len(members))
         else:
+            self.is_new = self.is_new or self.membership.comes_late
             alpha = config.alpha_of(self.experiment, host.assignment.ground.contraction)
             self.state = await host.threads.compute(self.first, problem, learned.w, alpha, len(self.membership.members))
             if host.watch is not None:

@@ -84,6 +84,8 @@ class Membership:
     ----------
     away_since_s : float or None
         Since when this peer, which has returned, or was asleep for long, waits to be heard of; None while it does not.
+    had_begun : bool
+        Whether an earlier process of this peer took part, of which this one knows nothing but that.
     changed : set of int
         Peers whose standings have changed since they were told last; whoever tells them takes them out.
     """
@@ -96,6 +98,7 @@ class Membership:
     fresh: bool = True
     began: bool = field(default=False, init=False)
     away_since_s: float | None = field(default=None, init=False)
+    had_begun: bool = field(default=False, init=False)
     standings: dict[PeerId, Standing] = field(default_factory=dict, init=False)
     changed: set[PeerId] = field(default_factory=set, init=False)
     _agreed: Agreed | None = field(default=None, init=False)
@@ -161,6 +164,14 @@ class Membership:
         epoch = self.epoch
         return tuple(j for j in self.members if self.standings[j].over != epoch)
 
+    @property
+    def comes_late(self) -> bool:
+        """Whether others have trained already when this peer, of which an earlier process took part, begins anew.
+
+        Members begin together: where there was no earlier one they are only faster.
+        """
+        return self.had_begun and any(standing.n for standing in self.standings.values())
+
     def view(self, settings: Mapping[str, str], peers: Collection[PeerId] = ()) -> View:
         """What to say now: of all peers that are known, or of these and this one."""
         told = {j: self.standings[j] for j in {*peers, self.me}} if peers else dict(self.standings)
@@ -217,7 +228,7 @@ class Membership:
             mine = mine.changed(incarnation=theirs.incarnation + 1)
         generation = max(mine.generation, theirs.generation)
         if self.fresh and theirs.incarnation >= 0 and theirs.instance != mine.instance:
-            generation, self.fresh = max(generation, theirs.generation + 1), False
+            generation, self.fresh, self.had_begun = max(generation, theirs.generation + 1), False, True
         if generation % 2 != mine.generation % 2:
             generation += 1
         self._put(self.me, mine.changed(generation=generation))

@@ -524,6 +524,7 @@ class Peer:
             members = self.flows.members
             self.reweight(sum(last.standings[j].n_samples for j in members), len(members))
         else:
+            self.is_new = self.is_new or self.membership.comes_late
             self.state = self.first(self.what.initial[self.me], self.what.alpha, len(self.membership.members))
         self.membership.begin(self.now)
         self.quiet_s = self.now + DEPARTURE_S

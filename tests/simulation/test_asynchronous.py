@@ -20,6 +20,7 @@ from peer.optim.regularizers import L2
 from tests import asynchronous
 from tests.asynchronous import CALM, STORMY, optimum, play, scenario
 from tests.rounding import drift
+from topology import PeerId
 
 SEEDS, N_SHORT = range(300, 340), 20
 """Of 40 in a row these cover everything; `make simulate` plays 2,000."""
@@ -55,6 +56,29 @@ def test_where_a_newcomer_comes_from_moves_nobody(seed: int) -> None:
         if peer.me != join.who and peer.state is not None:
             farthest.append(float(np.abs(peer.state.w).max()))
 
+    run.check = checked  # type: ignore[method-assign]
+    run.play()
+    assert max(farthest) < 5.0
+
+
+@pytest.mark.parametrize("seed", [16, 28, 282], ids=["batches", "lasso", "all samples"])
+def test_where_one_begins_anew_that_has_no_checkpoint_moves_nobody(seed: int) -> None:
+    what = scenario(seed)
+    run = asynchronous.Run(what)
+    start, check, farthest = run.start, run.check, [0.0]
+
+    def started(i: PeerId, newest: bool = False) -> None:
+        again, run.disk[i] = run.starts[i] > 0, []
+        start(i, newest)
+        if again:
+            run.peers[i].what = replace(what, initial=tuple(w + 100.0 for w in what.initial))
+
+    def checked(peer: asynchronous.Peer) -> None:
+        check(peer)
+        if run.starts[peer.me] == 1 and peer.state is not None:
+            farthest.append(float(np.abs(peer.state.w).max()))
+
+    run.start = started  # type: ignore[method-assign]
     run.check = checked  # type: ignore[method-assign]
     run.play()
     assert max(farthest) < 5.0

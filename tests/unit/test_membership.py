@@ -345,6 +345,25 @@ def test_a_process_that_knows_nothing_of_its_pushes_begins_another_epoch() -> No
     assert again.standings[1].generation == generation
 
 
+def test_who_begins_anew_among_trained_members_comes_late() -> None:
+    a, b = peer(0, 2), peer(1, 2)
+    met(a, b)
+    assert not b.comes_late
+    early = peer(1, 2, incarnation=1)
+    tell(early, a)
+    assert not early.comes_late, "nobody has woken yet"
+    a.woke(1, 0)
+    tell(b, a)
+    assert not b.comes_late, "the others are faster, no more"
+    late = peer(1, 2, incarnation=1)
+    tell(late, a)
+    assert late.comes_late
+    resumed = peer(1, 2, incarnation=1)
+    resumed.restore(b.standings, 0)
+    tell(resumed, a)
+    assert not resumed.comes_late
+
+
 def test_a_process_that_goes_on_from_a_checkpoint_stays_in_the_epoch() -> None:
     a, b = peer(0, 2), peer(1, 2)
     met(a, b)
