@@ -357,8 +357,8 @@ class RoundsLife:
 
     @property
     def absent(self) -> Sequence[PeerId]:
-        """Neighbors that may need this peer still."""
-        return self.session.absent
+        """Neighbors that may need this peer still; none where without checkpoints neither of them can come back."""
+        return self.session.absent if self.experiment.run.checkpoint_every else ()
 
     def snapshot(self, state: agent.State) -> Checkpoint:
         """Checkpoint at the start of a round."""
@@ -388,6 +388,6 @@ class RoundsLife:
             here = self.session.heard.difference(self.session.said_bye) | ({offender} - {None})
             await self.host.until(lambda: self.greeted >= here, asyncio.get_running_loop().time() + FAREWELL_S)
             self.say(self.session.part(line))
-        absent = self.session.absent if code == DONE else ()
+        absent = self.absent if code == DONE else ()
         self.host.event("end", code=code, problem=line, absent=absent, **self.host.drops.numbers)
         self.host.journal.check()

@@ -168,6 +168,30 @@ def test_whoever_gave_up_can_be_resumed_and_finds_those_who_were_done(lab: Lab) 
     same_finals(launched, lab.folder / "out", PEERS)
 
 
+def test_without_checkpoints_nobody_needs_whoever_is_done(lab: Lab) -> None:
+    """Peer 0 meets peer 1 in round 0 only; whoever is lost later has nothing to go on from, and peer 0 none to give."""
+    rounds = 400
+    schedule = lab.schedule([[(0, 1), (1, 2)]] + [[(1, 2)]] * (rounds - 1))
+    tree: dict[str, Any] = {
+        "iterations": rounds,
+        "topology": {"schedule": "file", "path": schedule},
+        "run": {"patience_s": 2.0, "checkpoint_every": 0},
+    }
+    experiment = _experiment(lab, **tree)
+    processes = [_start(lab, experiment, peer, *(["--stay"] if peer == 0 else [])) for peer in range(PEERS)]
+    wait_until(lambda: len(metrics(lab.folder / "out", 2)) > 20, processes[2])
+    os.killpg(processes[2].pid, signal.SIGKILL)
+    assert end(processes[2])[0] == -signal.SIGKILL
+    assert len(metrics(lab.folder / "out", 2)) < rounds, "it was killed too late to show anything"
+    assert end(processes[1])[0] == 3
+    wait_until(lambda: events(lab.folder / "out", 0)[-1]["event"] == "end", processes[0])
+    with pytest.raises(subprocess.TimeoutExpired):
+        processes[0].wait(0.5)
+    assert end(processes[0], signal.SIGTERM) == (0, "")
+    again = lab.run("run", experiment, "--id", "0", "--out", "out", "--resume")
+    assert (again.returncode, again.stdout[:20]) == (0, "peer 0: done already"), again.stderr
+
+
 def test_something_else_at_a_neighbors_address_is_outlived(lab: Lab) -> None:
     addresses = free_addresses(PEERS)
     assert lab.run("keys", "keys", "--peers", str(PEERS)).returncode == 0
