@@ -6,7 +6,7 @@ Nothing of the package is imported before it is asked for.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import ClassVar, Final, final
 
@@ -85,7 +85,7 @@ def runs(context: click.Context, parameter: click.Parameter, begun: str) -> list
 
     found = []
     for name, path in _entries(begun):
-        if (path / files.EXPERIMENT).exists():
+        if _holds((path / files.EXPERIMENT).exists):
             found.append(CompletionItem(name.removesuffix("/"), help="a run"))
         elif name.endswith("/"):
             found.append(CompletionItem(name))
@@ -108,11 +108,18 @@ def overrides(context: click.Context, parameter: click.Parameter, begun: str) ->
 def _entries(begun: str) -> Iterator[tuple[str, Path]]:
     """What a folder has that begins so: names as they are typed, folders with a slash at the end."""
     head, _, start = begun.rpartition("/")
-    folder = Path(f"{head}/" if "/" in begun else ".").expanduser()
     try:
-        paths = sorted(folder.iterdir())
-    except OSError:
+        paths = sorted(Path(f"{head}/" if "/" in begun else ".").expanduser().iterdir())
+    except (OSError, RuntimeError):  # it cannot be listed; or it is the home of nobody
         return
     for path in paths:
         if path.name.startswith(start) and (start or not path.name.startswith(".")):
-            yield f"{head}/{path.name}"[0 if "/" in begun else 1 :] + "/" * path.is_dir(), path
+            yield f"{head}/{path.name}"[0 if "/" in begun else 1 :] + "/" * _holds(path.is_dir), path
+
+
+def _holds(question: Callable[[], bool]) -> bool:
+    """Whether a path is what is asked for, as far as this user may see."""
+    try:
+        return question()
+    except OSError:
+        return False

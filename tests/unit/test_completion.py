@@ -46,6 +46,20 @@ def test_commands_files_runs_and_settings_are_offered(folder: Path) -> None:
     assert offered("launch --set", "surrogate.kin") == ["surrogate.kind="]
 
 
+def test_what_may_not_be_seen_is_no_run_and_nobody_has_no_home(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stat = Path.stat
+
+    def looked(path: Path, **how: bool) -> os.stat_result:
+        if path.parent.name == "others":
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path, **how)
+
+    (folder / "others").mkdir()
+    monkeypatch.setattr(Path, "stat", looked)
+    assert offered("export", "") == ["more/", "others/", "runs/"]
+    assert offered("export", "~nobody-at-all/") == offered("launch", "~nobody-at-all/") == []
+
+
 def test_values_of_settings_are_words_of_their_own_to_bash(folder: Path) -> None:
     assert offered("launch --set surrogate.kind", "=") == ["partial", "full"]
     assert offered("launch --set surrogate.kind =", "p") == ["partial"]
