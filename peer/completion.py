@@ -106,14 +106,17 @@ def overrides(context: click.Context, parameter: click.Parameter, begun: str) ->
 
 
 def _entries(begun: str) -> Iterator[tuple[str, Path]]:
-    """What a folder has that begins so: names as they are typed, folders with a slash at the end."""
+    """What a folder has that begins so: names as they are typed, folders with a slash at the end.
+
+    But for names that no line can hold: in other bytes than UTF-8, or with a line's end.
+    """
     head, _, start = begun.rpartition("/")
     try:
         paths = sorted(Path(f"{head}/" if "/" in begun else ".").expanduser().iterdir())
     except (OSError, RuntimeError):  # it cannot be listed; or it is the home of nobody
         return
     for path in paths:
-        if path.name.startswith(start) and (start or not path.name.startswith(".")):
+        if path.name.startswith(start) and path.name.isprintable() and (start or not path.name.startswith(".")):
             yield f"{head}/{path.name}"[0 if "/" in begun else 1 :] + "/" * _holds(path.is_dir), path
 
 

@@ -60,6 +60,13 @@ def test_what_may_not_be_seen_is_no_run_and_nobody_has_no_home(folder: Path, mon
     assert offered("export", "~nobody-at-all/") == offered("launch", "~nobody-at-all/") == []
 
 
+def test_names_that_no_line_can_hold_are_not_offered(folder: Path) -> None:
+    for name in (b"in-latin-\xe4.toml", b"two\nlines.toml"):
+        Path(os.fsdecode(name)).touch()
+    Path("zwölf.toml").touch()
+    assert offered("launch", "") == ["mine.toml", "more/", "runs/", "zwölf.toml"]
+
+
 def test_values_of_settings_are_words_of_their_own_to_bash(folder: Path) -> None:
     assert offered("launch --set surrogate.kind", "=") == ["partial", "full"]
     assert offered("launch --set surrogate.kind =", "p") == ["partial"]
