@@ -61,8 +61,8 @@ HANDSHAKES_PER_S, BURST_HANDSHAKES = 5, 20
 
 UNREAD_FRAMES, UNREAD_BYTES = 16, 2_000_000
 """Largest frames, and bytes beside, that may have come over a connection and not have been read, as parts of a message
-that is not whole, or while this process did something else. A message has three; all that a peer catches up after a
-crash may come at once, but is read meanwhile."""
+that is not whole, or while this process did something else. A message has three; what a peer catches up after a crash
+may come at once, and counts beside, for it may come faster than it is read."""
 
 LOOK_S: Final = 0.25
 """Between two looks at what comes over the connections: what a fast line can bring meanwhile fits any host."""
@@ -175,12 +175,18 @@ class Door:
     drop : callable
         Called with what was dropped: connections that said nothing ("half-open") or something else
         ("handshake"), that there were too many of these ("crowd"), and whoever sent too much ("flood").
+
+    Attributes
+    ----------
+    catch_up_bytes : int
+        That may come over a connection at once for a peer that was resumed: all that it may have missed.
     """
 
     n_listed: int
     max_frame_bytes: int
     drop: Callable[[RemoteError], None]
     is_shut: bool = field(default=False, init=False)
+    catch_up_bytes: int = field(default=0, init=False)
     _listener: int | None = field(default=None, init=False)
     _connections: dict[int, _Connection] = field(default_factory=dict, init=False)
     _unheard: set[int] = field(default_factory=set, init=False)
@@ -306,10 +312,10 @@ class Door:
         connection = self._connections.get(fd)
         if connection is None or connection.cut:
             return
-        received = _bytes_received(fd)
+        received, most = _bytes_received(fd), UNREAD_BYTES + UNREAD_FRAMES * self.max_frame_bytes + self.catch_up_bytes
         if connection.base == UNKNOWN:
             connection.base, connection.read = received, 0
-        elif received - connection.base - connection.read > UNREAD_BYTES + UNREAD_FRAMES * self.max_frame_bytes:
+        elif received - connection.base - connection.read > most:
             self.refuse(fd, connection.sender, "more than can be read, or a message without an end", now)
 
     # ---- the listening socket --------------------------------------------------------------

@@ -259,6 +259,7 @@ class Host:
             n_links=len(links),
         )
         self._opened.callback(self.transport.abandon)
+        self.transport.expect(largest, self.missed_bytes(guess))
         self.transport.bind(addresses.bind_of(self.experiment, me, assignment.address), assignment.listener)
         if self.experiment.run.publish:
             address = settings.published_at(self.experiment.run.publish, me)
@@ -492,11 +493,18 @@ class Host:
         )
         self.watch = found.watch
         self.form = replace(self.form, n_parameters=model.layout.size)
-        self.transport.expect(self.form.max_flow_bytes)
+        self.transport.expect(self.form.max_flow_bytes, self.missed_bytes(self.form))
         n_entries = self.shard.n_samples * model.n_outputs * model.layout.size
         if 8 * n_entries >= memory.LARGE_BYTES:  # of J, or of what is made in its place
             memory.keep()
         return found
+
+    def missed_bytes(self, form: wire.Format) -> int:
+        """Of all shares of a neighbor that a peer may have missed which goes on from a checkpoint."""
+        experiment = self.experiment
+        if experiment.run.mode != "rounds" or not self.resumes:
+            return 0
+        return experiment.run.checkpoint_every * experiment.topology.consensus_steps * wire.share_bytes(form)
 
     def tell_renewal(self, state: State) -> None:
         """Journal that, and why, an agent has linearized its network by its own choice before a round or waking."""

@@ -121,9 +121,10 @@ class Arrivals:
             raise ConfigError("transport.addresses", problem) from error
         nearby.bind(self._router)
 
-    def expect(self, max_frame_bytes: int) -> None:
+    def expect(self, max_frame_bytes: int, catch_up_bytes: int) -> None:
         """From now on a frame is at most so large; what libzmq takes from the network stays as it was."""
         self._max_frame_bytes = self.door.max_frame_bytes = max_frame_bytes
+        self.door.catch_up_bytes = catch_up_bytes
 
     def close(self, linger: int | None) -> None:
         """Receive no more."""

@@ -245,9 +245,12 @@ class Transport:
 
     # ---- frames ----------------------------------------------------------------------------
 
-    def expect(self, max_frame_bytes: int) -> None:
-        """From now on a frame is at most so large; what libzmq takes from the network stays as it was."""
-        self._arrivals.expect(max_frame_bytes)
+    def expect(self, max_frame_bytes: int, catch_up_bytes: int = 0) -> None:
+        """From now on a frame is at most so large; what libzmq takes from the network stays as it was.
+
+        So many bytes may come from a neighbor at once, beside what is usual: all that this peer, resumed, has missed.
+        """
+        self._arrivals.expect(max_frame_bytes, catch_up_bytes)
 
     def pack(self, frames: Sequence[Frame]) -> Packed:
         """Frames ready to be sent, to several neighbors if need be.

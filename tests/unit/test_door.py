@@ -204,6 +204,19 @@ def test_whoever_brings_more_than_is_read_is_cut_off_before_the_next_look(guarde
 
 
 @linux
+def test_all_that_a_resumed_peer_has_missed_may_come_at_once(guarded: Guarded) -> None:
+    far, near = guarded.connect()
+    guarded.door.catch_up_bytes = 3_000_000
+    guarded.comes(far, near, MOST + 3_000_000)
+    guarded.door.check(near.fileno(), 1.0)
+    with open_still(far, near):
+        assert not guarded.dropped
+    guarded.comes(far, near, 1)
+    guarded.door.check(near.fileno(), 2.0)
+    assert guarded.causes == {("flood", None): 1}
+
+
+@linux
 def test_whoever_is_read_may_bring_any_number_of_bytes(guarded: Guarded) -> None:
     far, near = guarded.connect()
     for n in range(50):

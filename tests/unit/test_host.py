@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from peer import host as host_module
+from peer import wire
 from peer.changes import Changes
 from peer.host import STOPPED_S, Host
 from peer.threads import Threads
@@ -124,3 +125,16 @@ def test_the_wall_clock_is_asked_only_for_what_people_read_and_for_the_times_of_
         "async_mode.py": 1,  # when a peer started
         "__main__.py": 1,  # how old a file is
     }
+
+
+@pytest.mark.parametrize(
+    ("mode", "resumes", "shares"), [("rounds", True, 60), ("rounds", False, 0), ("async", True, 0)]
+)
+def test_who_goes_on_from_a_checkpoint_in_rounds_may_have_missed_all_shares_since(
+    mode: str, resumes: bool, shares: int
+) -> None:
+    run, topology = SimpleNamespace(mode=mode, checkpoint_every=20), SimpleNamespace(consensus_steps=3)
+    host: Any = SimpleNamespace(experiment=SimpleNamespace(run=run, topology=topology), resumes=resumes)
+    form = wire.Format("run", 2, 1_000, "f8")
+    assert Host.missed_bytes(host, form) == shares * wire.share_bytes(form)
+    assert wire.share_bytes(form) > 2 * 8 * 1_000
