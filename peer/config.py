@@ -535,7 +535,7 @@ def record(experiment: Experiment, ground: Ground, run_dir: Path) -> None:
     npz.replace(run_dir / files.SCHEDULE, lambda file: file.writelines(f"{line}\n".encode() for line in lines))
     if isinstance(ground.weights, Fastest):
         text = weights_text(ground.weights)
-        npz.replace(run_dir / "weights.jsonl", lambda file: file.write(text.encode()))
+        npz.replace(run_dir / files.WEIGHTS, lambda file: file.write(text.encode()))
     # last and at once: who finds it, finds everything
     npz.replace(run_dir / files.EXPERIMENT, lambda file: file.write(settings.to_toml(tree).encode()))
 

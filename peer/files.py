@@ -15,6 +15,12 @@ EXPERIMENT: Final = "experiment.toml"
 SCHEDULE: Final = "schedule.jsonl"
 """Who meets whom, round by round."""
 
+WEIGHTS: Final = "weights.jsonl"
+"""Of each link, where they are no formula."""
+
+RECORD: Final = (EXPERIMENT, SCHEDULE, WEIGHTS)
+"""What is written before peers start."""
+
 SUMMARY: Final = "summary.json"
 """What a run has come to."""
 

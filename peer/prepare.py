@@ -33,6 +33,9 @@ def here(experiment: Experiment, run_dir: Path) -> tuple[Experiment, config.Grou
     """
     if any((run_dir / name).exists() for name in (files.PEERS, files.SUMMARY, files.ROUNDS)):
         raise ConfigError("--out", f"expected a folder without a run, found one in {run_dir}; nothing is replaced")
+    for name in files.RECORD:  # as `peer init` names the user's own file, or `topology save` in the README
+        if (run_dir / name).exists():
+            raise ConfigError("--out", f"expected a folder without {name}, found one in {run_dir}; nothing is replaced")
     settings.check_text(str(run_dir.absolute()), "--out")
     ground, there, cut = aside(config.ground, experiment), run_dir.exists(), run_dir / "shards"
     shards_there = cut.exists()

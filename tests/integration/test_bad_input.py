@@ -258,6 +258,15 @@ def test_nothing_is_replaced(lab: Lab) -> None:
     assert "--resume" in refusal(lab.run("run", alone, "--id", "0", "--out", "out"), 2)
 
 
+@pytest.mark.parametrize("name", ["experiment.toml", "schedule.jsonl", "weights.jsonl"])
+def test_a_launch_into_the_users_own_folder_leaves_his_files_alone(lab: Lab, name: str) -> None:
+    experiment = lab.experiment("mine", **_tree(lab))
+    (lab.folder / name).write_text("my own")
+    assert f"without {name}, found one in ." in refusal(lab.run("launch", experiment, "--out", "."), 2)
+    assert (lab.folder / name).read_text() == "my own"
+    assert not (lab.folder / "peers").exists()
+
+
 COMMANDS: dict[str, tuple[list[str], list[str]]] = {
     "no such command": (["lunch"], ["lunch"]),
     "no such option": (["launch", "--speed"], ["--speed"]),
