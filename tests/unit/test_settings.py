@@ -105,6 +105,7 @@ def test_a_value_where_a_table_belongs() -> None:
 def test_ranges(key: str) -> None:
     """Both ends are accepted as far as they are finite; nothing beyond, and no nan or infinity."""
     low, high, accepted = settings.RANGES[key]
+    assert math.isinf(high) or ">" not in accepted, "who is above the upper end is told of it"
     whole = isinstance(settings.flat(Experiment())[key], int)
     beyond = [low - 1, high + 1] if math.isfinite(high) else [low - 1]
     if key in ("surrogate.tau", "step.alpha", "objective.huber_delta", "data.separation", "method.step_size"):
