@@ -38,7 +38,7 @@ def read(path: Path, overrides: Sequence[str] = ()) -> Experiment:
         Names the file or key, what was expected and what was found.
     """
     try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+        tree = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors begin with a mark
     except OSError as error:
         raise ConfigError(str(path), f"expected an experiment file, found: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -307,6 +307,12 @@ def test_files_that_are_no_experiment(content: bytes | None, problem: str, tmp_p
     assert "\n" not in str(refusal.value)
 
 
+def test_a_file_of_an_editor_that_marks_its_bytes_and_ends_lines_with_two(tmp_path: Path) -> None:
+    path = tmp_path / "experiment.toml"
+    path.write_bytes(b'\xef\xbb\xbfname = "here"\r\n[data]\r\ndataset = "wine"\r\n')
+    assert settings.read(path).name == "here"
+
+
 def test_a_folder_is_no_experiment(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="expected an experiment file"):
         settings.read(tmp_path)
