@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import resource
@@ -36,6 +37,9 @@ def main() -> None:
     """Entry point. One BLAS thread a peer, unless the environment says otherwise: peers share the cores."""
     for library in ("OPENBLAS", "OMP", "MKL", "VECLIB_MAXIMUM"):
         os.environ.setdefault(f"{library}_NUM_THREADS", "1")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that is no UTF-8: a name, or a bar, must not end a run
+            stream.reconfigure(errors="backslashreplace")
     if os.getpid() == 1:  # of a container, which the system spares a signal that is not handled
         signal.signal(signal.SIGTERM, lambda number, frame: os._exit(128 + number))
     try:
@@ -703,7 +707,8 @@ def compose(
     rehearsed(what)  # what would stop the containers, stops here
     context = build if build is not None else "." * Path("Dockerfile").exists()
     containers = composing.Containers(image, context, memory, cpus)
-    click.echo(composing.text(what, experiment, containers, Path.cwd(), overrides), nl=False)
+    text = composing.text(what, experiment, containers, Path.cwd(), overrides)
+    click.echo(text.encode(), nl=False)  # as below
     return DONE
 
 

@@ -121,7 +121,8 @@ class Progress(Watcher):
             what = "begun" if len(self._last) == len(current) else "begun the new epoch"
             return f"{len(current)} of {n_peers} peers have {what}   {elapsed:.0f} s"
         filled = BAR * min(n, total) // total
-        bar = "━" * filled + "─" * (BAR - filled)
+        done, left = "=-" if self._console.options.ascii_only else "━─"
+        bar = done * filled + left * (BAR - filled)
         lines = current.values()
         objective = sum(line["objective_estimate"] for line in lines) / len(lines)
         residual = max(line["residual"] for line in lines)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -265,6 +266,18 @@ def test_a_launch_into_the_users_own_folder_leaves_his_files_alone(lab: Lab, nam
     assert f"without {name}, found one in ." in refusal(lab.run("launch", experiment, "--out", "."), 2)
     assert (lab.folder / name).read_text() == "my own"
     assert not (lab.folder / "peers").exists()
+
+
+def test_a_terminal_that_lacks_letters_ends_no_run(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    experiment = lab.experiment("ä", **_tree(lab, transport={"security": "curve"}))
+    done = lab.run("launch", experiment, "--out", "out∂")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "=" * 24 + " round 5/5" in done.stdout
+    assert "out\\u2202/summary.json" in done.stdout
+    line = [sys.executable, "-m", "peer", "compose", str(experiment)]
+    composed = subprocess.run(line, cwd=lab.folder, capture_output=True, check=True, timeout=60)
+    assert "./ä.toml" in composed.stdout.decode()
 
 
 COMMANDS: dict[str, tuple[list[str], list[str]]] = {
