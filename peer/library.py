@@ -377,6 +377,9 @@ def launch(
     what = Experiment.load() if experiment is None else experiment
     place = nullcontext(Path(out)) if out is not None else free_folder(Path("runs"), what.settings.name)
     with place as run_dir, TemporaryDirectory() as folder:
+        there = next(part for part in (run_dir, *run_dir.parents) if part.exists())
+        if not there.is_dir():  # its progress would be looked for below it
+            raise ConfigError("out", f"expected a folder, found a file at {there}")
         if (run_dir / files.PEERS).exists():  # else its progress would be shown before the launch is refused
             raise ConfigError("out", f"expected a folder without a run, found one in {run_dir}; nothing is replaced")
         path = Path(folder) / files.EXPERIMENT

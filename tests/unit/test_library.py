@@ -170,6 +170,14 @@ def test_exit_codes_are_errors(code: int, kind: type[BaseException]) -> None:
     assert type(found.value) is kind
 
 
+def test_a_file_is_no_run_directory(tmp_path: Path) -> None:
+    taken = tmp_path / "taken"
+    taken.touch()
+    for out in (taken, taken / "run"):
+        with pytest.raises(ConfigError, match=f"out: expected a folder, found a file at {taken}"):
+            library.launch(None, out)
+
+
 def test_a_notebook_replaces_the_line(tmp_path: Path) -> None:
     lines: list[str] = []
     console = Console(file=io.StringIO(), force_terminal=True)
