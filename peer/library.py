@@ -375,6 +375,8 @@ def launch(
         A peer was lost, or neighbors stayed late.
     """
     what = Experiment.load() if experiment is None else experiment
+    if not isinstance(what, Experiment):
+        raise TypeError(f"expected an Experiment, as Experiment.load(path) reads one, found {what!r}")
     place = nullcontext(Path(out)) if out is not None else free_folder(Path("runs"), what.settings.name)
     with place as run_dir, TemporaryDirectory() as folder:
         there = next(part for part in (run_dir, *run_dir.parents) if part.exists())

@@ -178,6 +178,11 @@ def test_a_file_is_no_run_directory(tmp_path: Path) -> None:
             library.launch(None, out)
 
 
+def test_a_path_is_no_experiment() -> None:
+    with pytest.raises(TypeError, match=r"Experiment\.load\(path\) reads one, found 'digits\.toml'"):
+        library.launch("digits.toml")  # type: ignore[arg-type]
+
+
 def test_a_notebook_replaces_the_line(tmp_path: Path) -> None:
     lines: list[str] = []
     console = Console(file=io.StringIO(), force_terminal=True)
