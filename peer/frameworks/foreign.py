@@ -377,7 +377,8 @@ def told(error: BaseException, folder: Path) -> str:
 
 
 def _is_within(file: str, folder: Path) -> bool:
-    return Path(file).absolute().is_relative_to(folder)
+    """Whether a file is in a folder; <frozen importlib._bootstrap> and its like are none."""
+    return not file.startswith("<") and Path(file).absolute().is_relative_to(folder)
 
 
 def _is_library(file: str) -> bool:
