@@ -384,8 +384,7 @@ class _Fleet:
         stopped_s: float | None = None
         interrupted: list[int] = []
         first: dict[PeerId, tuple[int, str]] = {}
-        for number in process.SIGNALS:
-            signal.signal(number, lambda number, _: interrupted.append(number))
+        before = {one: signal.signal(one, lambda number, _: interrupted.append(number)) for one in process.SIGNALS}
         signal.pthread_sigmask(signal.SIG_UNBLOCK, process.SIGNALS)
         next_look_s, watcher = 0.0, _Steady(watcher)
         with selectors.DefaultSelector() as selector:
@@ -406,6 +405,8 @@ class _Fleet:
                 if stopped_s is not None and time.monotonic() - stopped_s > GRACE_S:
                     self._signal(signal.SIGKILL)
         watcher.close()
+        for number, handler in before.items():  # what follows may take long, and nobody would look at `interrupted`
+            signal.signal(number, handler)
         refused = {peer: end for peer, end in self.ended.items() if end[0] in (BAD_INPUT, BROKEN)}
         if interrupted and refused:
             return *_verdict(refused), False

@@ -301,6 +301,8 @@ def _run(experiment: Experiment, run_dir: Path, simulate: bool, watcher: launche
         outcome = launcher.launch(experiment, run_dir, lambda *_: watcher)
         if not outcome.finished:
             return outcome.code, outcome.line
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)  # what is through is summarized, whatever comes
         seconds = outcome.seconds
     found = summary.of_run(settings.read(run_dir / files.EXPERIMENT), run_dir, seconds)
     text = json.dumps(found | ({"simulated": True} if simulate else {}), indent=2) + "\n"

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from peer import door, launcher, settings
+from peer import door, launcher, process, settings
 from peer.errors import ConfigError
 from peer.launcher import _Fleet, close_all, new_keys
 
@@ -76,6 +76,14 @@ def test_a_process_that_ends_without_a_word_has_its_code() -> None:
     for peer in (4, 5, 6):
         fleet._collect(peer)
     assert set(fleet.ended.values()) == {(7, "")}
+
+
+def test_who_interrupts_what_follows_the_peers_is_heard() -> None:
+    """Central training, which may take long, went on through Ctrl-C and SIGTERM."""
+    before = [signal.getsignal(number) for number in process.SIGNALS]
+    fleet = forked({4: b"0 ", 5: b"0 ", 6: b"0 "}, 0)
+    assert fleet.supervise(launcher.Watcher(), None) == (0, "", True)
+    assert [signal.getsignal(number) for number in process.SIGNALS] == before
 
 
 def on_a_ring(**transport: Any) -> settings.Experiment:
