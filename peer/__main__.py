@@ -37,9 +37,7 @@ def main() -> None:
     """Entry point. One BLAS thread a peer, unless the environment says otherwise: peers share the cores."""
     for library in ("OPENBLAS", "OMP", "MKL", "VECLIB_MAXIMUM"):
         os.environ.setdefault(f"{library}_NUM_THREADS", "1")
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a terminal that is no UTF-8: a name, or a bar, must not end a run
-            stream.reconfigure(errors="backslashreplace")
+    open_streams()
     if os.getpid() == 1:  # of a container, which the system spares a signal that is not handled
         signal.signal(signal.SIGTERM, lambda number, frame: os._exit(128 + number))
     try:
@@ -62,9 +60,22 @@ def main() -> None:
         code = BAD_INPUT
     for stream in (sys.stdout, sys.stderr):
         with suppress(BrokenPipeError):  # nobody reads any more
-            if stream is not None:  # closed from the beginning
-                stream.flush()
+            stream.flush()
     os._exit(code if isinstance(code, int) else DONE)  # a computation that was interrupted may still run on its thread
+
+
+def open_streams() -> None:
+    """Streams that were closed from the beginning lead nowhere: their descriptors would be those of sockets and pipes.
+
+    In this order, for each gets the lowest descriptor that is free. And a name, or a bar, on a terminal that is no
+    UTF-8 ends no run.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8"))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def check_address_space() -> None:

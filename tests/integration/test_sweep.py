@@ -5,8 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tests.integration.lab import TIMEOUT_S, Lab, end, events, refusal, same_finals, wait_until
 
@@ -90,6 +94,15 @@ def test_a_sweep_that_is_interrupted_says_how_to_go_on(lab: Lab) -> None:
     assert (sweep.returncode, errors) == (130, "")
     assert "seed=3: interrupted" in shown
     assert "2 of 2 cells are missing; the same command goes on with them" in shown
+
+
+@pytest.mark.parametrize("closed", ["<&- >&- 2>&-", "2>&-"])
+def test_a_sweep_ends_as_ever_without_streams(lab: Lab, closed: str) -> None:
+    """Its cells could not flush what was closed from the beginning, and failed."""
+    line = ["sh", "-c", f'exec "$0" -m peer sweep "$1" --seeds 2 --out out {closed}', sys.executable]
+    found = subprocess.run([*line, str(experiment(lab, 5))], cwd=lab.folder, timeout=TIMEOUT_S, check=False)
+    assert found.returncode == 0
+    assert [cell["status"] for cell in cells(lab.folder / "out").values()] == ["done"] * 2
 
 
 def test_what_is_no_sweep_touches_nothing(lab: Lab) -> None:
