@@ -357,14 +357,14 @@ class _Steady(Watcher):
 class _Fleet:
     """Processes by peer, and the pipe of each peer on which its end is reported: "0 ", or "3 what went wrong".
 
-    And whether they keep checkpoints.
+    And the run directory, if they keep checkpoints there.
     """
 
     pids: dict[PeerId, int]
     pipes: dict[PeerId, int]
     ended: dict[PeerId, tuple[int, str]]
     codes: dict[int, int] = field(default_factory=dict)
-    keeps: bool = True
+    kept_in: Path | None = None
 
     def supervise(self, watcher: Watcher, goes_on_in: Path | None) -> tuple[int, str, bool]:
         """Wait for all; when one is lost, end the others.
@@ -411,7 +411,7 @@ class _Fleet:
         if interrupted and refused:
             return *_verdict(refused), False
         if interrupted:
-            return INTERRUPTED, _interrupted(self.ended) if self.keeps else "interrupted", False
+            return INTERRUPTED, _interrupted(self.ended, self.kept_in) if self.kept_in else "interrupted", False
         lost = {peer: end for peer, end in self.ended.items() if end[0] != DONE}
         if lost and not first and len(lost) < len(self.ended):
             return LOST, _without(lost), True
@@ -449,8 +449,10 @@ def _verdict(failed: Mapping[PeerId, tuple[int, str]]) -> tuple[int, str]:
     return LOST, f"peer {peer} was lost: {line or f'exit code {code}'}"
 
 
-def _interrupted(ended: Mapping[PeerId, tuple[int, str]]) -> str:
+def _interrupted(ended: Mapping[PeerId, tuple[int, str]], run_dir: Path) -> str:
     """What is there to go on with."""
+    if not all((files.folder_of(run_dir, peer) / files.CHECKPOINT).exists() for peer in ended):
+        return "interrupted before every peer had begun"
     killed = sorted(peer for peer, (code, _) in ended.items() if code < 0)
     if not killed:
         return "interrupted; every peer has written a checkpoint"
@@ -479,7 +481,7 @@ def _fleet(alike: Assignment, sockets: list[socket.socket], claim: int) -> Itera
     near = nearby(experiment.transport.addresses)
     few = _few_samples(experiment)
     ends = [[listener, *one.open] for listener, one in zip(sockets, near, strict=True)]
-    fleet = _Fleet({}, {}, {}, keeps=experiment.run.checkpoint_every > 0)
+    fleet = _Fleet({}, {}, {}, kept_in=alike.run_dir if experiment.run.checkpoint_every else None)
     lifeline, held = os.pipe()  # its end tells the peers that this process is gone, however it went
     given = replace(alike, lifeline=lifeline)
     seen, in_line = os.pipe()

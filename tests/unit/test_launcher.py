@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from peer import door, launcher, process, settings
+from peer import door, files, launcher, process, settings
 from peer.errors import ConfigError
 from peer.launcher import _Fleet, close_all, new_keys
 
@@ -84,6 +84,15 @@ def test_who_interrupts_what_follows_the_peers_is_heard() -> None:
     fleet = forked({4: b"0 ", 5: b"0 ", 6: b"0 "}, 0)
     assert fleet.supervise(launcher.Watcher(), None) == (0, "", True)
     assert [signal.getsignal(number) for number in process.SIGNALS] == before
+
+
+def test_who_was_interrupted_before_it_had_begun_has_written_no_checkpoint(tmp_path: Path) -> None:
+    ended = {0: (130, "interrupted"), 1: (130, "interrupted")}
+    for peer, line in (0, "interrupted before every peer had begun"), (1, "interrupted; every peer has written a"):
+        path = files.folder_of(tmp_path, peer) / files.CHECKPOINT
+        path.parent.mkdir(parents=True)
+        path.touch()
+        assert launcher._interrupted(ended, tmp_path).startswith(line)
 
 
 def on_a_ring(**transport: Any) -> settings.Experiment:
