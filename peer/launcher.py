@@ -331,7 +331,7 @@ class Watcher:
 
 
 @final
-class _Steady(Watcher):
+class Steady(Watcher):
     """One that tells another one, for as long as that can show what it is told: a display ends no run."""
 
     def __init__(self, watcher: Watcher) -> None:
@@ -386,7 +386,7 @@ class _Fleet:
         first: dict[PeerId, tuple[int, str]] = {}
         before = {one: signal.signal(one, lambda number, _: interrupted.append(number)) for one in process.SIGNALS}
         signal.pthread_sigmask(signal.SIG_UNBLOCK, process.SIGNALS)
-        next_look_s, watcher = 0.0, _Steady(watcher)
+        next_look_s, watcher = 0.0, Steady(watcher)
         with selectors.DefaultSelector() as selector:
             for peer, pipe in self.pipes.items():
                 selector.register(pipe, selectors.EVENT_READ, peer)

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from peer import files, history, npz, settings, summary, trained
 from peer.errors import BAD_INPUT, BROKEN, DONE, INTERRUPTED, ConfigError, PeerError, SolveError
-from peer.launcher import TICK_S, Watcher, free_folder
+from peer.launcher import TICK_S, Steady, Watcher, free_folder
 from peer.optim import regimes
 from peer.settings import Experiment as Settings
 from topology import PeerId
@@ -396,7 +396,7 @@ def _launched(arguments: Sequence[str], what: Experiment, run_dir: Path, progres
         line = [sys.executable, "-m", "peer", "launch", *arguments]
         with said.open("wb") as errors:
             process = subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors)
-        watcher = _watcher(run_dir, what) if progress else Watcher()
+        watcher = Steady(_watcher(run_dir, what)) if progress else Watcher()
         try:
             code = _wait(process, watcher)
         finally:

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
 from tests.integration.lab import TIMEOUT_S, Lab, same_finals
+
+UNREAD = """
+from peer import Experiment, console, launch
+
+console.PLAIN_S = 0.0  # it shows its progress at every look
+launch(Experiment.load("experiment.toml"), "api")
+"""
 
 SCRIPT = """
 import threading
@@ -53,3 +61,15 @@ def test_a_script_launches_and_reads_runs(lab: Lab) -> None:
     assert "nan or infinite" in shown[-1]
     assert not (lab.folder / "never").exists()
     same_finals(lab.folder / "api", lab.launch(lab.folder / "experiment.toml"), 4)
+
+
+def test_a_script_trains_on_when_nobody_reads_what_is_shown(lab: Lab) -> None:
+    """As behind `| head`: the launch was ended in the middle, and the script with it."""
+    lab.experiment(peers=4, iterations=40, data={"path": lab.four_shards()}, model={"hidden": [3]})
+    reader, writer = os.pipe()
+    os.close(reader)
+    line = [sys.executable, "-c", UNREAD]
+    done = subprocess.run(line, cwd=lab.folder, stdout=writer, stderr=subprocess.PIPE, timeout=TIMEOUT_S, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert (lab.folder / "api" / "summary.json").exists()
