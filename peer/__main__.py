@@ -260,7 +260,8 @@ def sweep(
     from peer import sweep_view
     from peer.console import screen
 
-    sweep_view.show(screen(), plan, results, folder)
+    with suppress(BrokenPipeError, SystemExit):  # of rich, where nobody reads any more
+        sweep_view.show(screen(), plan, results, folder)
     return sweep_run.exit_code(results)
 
 

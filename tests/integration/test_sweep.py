@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.lab import TIMEOUT_S, Lab, end, events, refusal, same_finals, wait_until
+from tests.integration.lab import TIMEOUT_S, Lab, command, end, events, refusal, same_finals, wait_until
 
 PEERS = 3
 
@@ -103,6 +104,16 @@ def test_a_sweep_ends_as_ever_without_streams(lab: Lab, closed: str) -> None:
     found = subprocess.run([*line, str(experiment(lab, 5))], cwd=lab.folder, timeout=TIMEOUT_S, check=False)
     assert found.returncode == 0
     assert [cell["status"] for cell in cells(lab.folder / "out").values()] == ["done"] * 2
+
+
+def test_a_sweep_ends_as_ever_when_nobody_reads_what_is_shown(lab: Lab) -> None:
+    """As behind `| head`: its exit code was 1."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    line = command("sweep", experiment(lab, 5), "--simulate", "--out", "out")
+    found = subprocess.run(line, cwd=lab.folder, stdout=writer, stderr=subprocess.PIPE, timeout=TIMEOUT_S, check=False)
+    os.close(writer)
+    assert (found.returncode, found.stderr) == (0, b"")
 
 
 def test_what_is_no_sweep_touches_nothing(lab: Lab) -> None:
