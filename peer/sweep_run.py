@@ -299,8 +299,8 @@ def _run(experiment: Experiment, run_dir: Path, simulate: bool, watcher: launche
         seconds = simulation.run(experiment, ground, run_dir, watcher.look)
     else:
         outcome = launcher.launch(experiment, run_dir, lambda *_: watcher)
-        if not outcome.finished:
-            return outcome.code, outcome.line
+        if not outcome.finished:  # bad input was found before the first peer: the host has refused one something
+            return LOST if outcome.code == BAD_INPUT else outcome.code, outcome.line
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)  # what is through is summarized, whatever comes
         seconds = outcome.seconds

@@ -17,8 +17,8 @@ import tomli_w
 from rich.console import Console
 
 from peer import console as consoles
-from peer import history, settings, sweep, sweep_run, sweep_view
-from peer.errors import ConfigError
+from peer import history, launcher, settings, sweep, sweep_run, sweep_view
+from peer.errors import BAD_INPUT, BROKEN, LOST, ConfigError
 from peer.files import folder_of
 from peer.sweep import Cell, Plan, Result, Spread
 from tests.rundir import metrics
@@ -295,6 +295,17 @@ def test_the_parent_that_is_gone_ends_a_run(monkeypatch: pytest.MonkeyPatch) -> 
     assert not ended
     sweep_run._Parent(-1).look()
     assert [pid for pid, _ in ended] == [os.getpid()]
+
+
+@pytest.mark.parametrize(("code", "again"), [(BAD_INPUT, True), (LOST, True), (BROKEN, False)])
+def test_what_the_host_has_refused_a_peer_is_tried_again(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, again: bool
+) -> None:
+    """A cell whose peers had found the disk full counted as broken down, also when there was room again."""
+    outcome = launcher.Outcome(code, "peer 0: cannot use checkpoint.npz: No space left on device", 1.0, finished=False)
+    monkeypatch.setattr(launcher, "launch", lambda *_: outcome)
+    found, line = sweep_run._run(plan(path).cells[0].experiment, tmp_path, False, launcher.Watcher())
+    assert (found not in sweep_run.FINAL, line) == (again, outcome.line)
 
 
 def test_a_sweep_has_nothing_in_memory_that_peers_must_not_have() -> None:
