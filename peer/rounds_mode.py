@@ -94,6 +94,9 @@ class RoundsLife:
         if shard.n_samples != before:
             found = f"{shard.path}: expected the {before} samples of a moment ago, found {shard.n_samples}"
             raise ConfigError("data.path", found)
+        if shard.n_classes > facts.n_classes:
+            found = f"labels below {facts.n_classes}, as a moment ago, found {shard.n_classes - 1}"
+            raise ConfigError("data.path", f"{shard.path}: expected {found}")
         self.session.roster.restore(dict(enumerate(facts.n_samples)), facts.n_classes)
 
     @property

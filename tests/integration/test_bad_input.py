@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from peer.launcher import claimed
-from tests.integration.lab import Array, Lab, end, events, free_addresses, refusal, wait_until
+from tests.integration.lab import TIMEOUT_S, Array, Lab, end, events, free_addresses, refusal, wait_until
 
 PEERS = 3
 
@@ -82,6 +82,28 @@ def test_a_bad_shard_is_named(lab: Lab, damage: Callable[..., None], words: list
     line = refusal(lab.run("launch", experiment, "--out", "out"), 2)
     assert all(word in line for word in words), line
     assert not (lab.folder / "out").exists()
+
+
+LATER = """
+import numpy as np
+from peer import __main__, launcher
+
+def change(experiment):
+    with np.load("shards/peer-2.npz") as arrays:
+        x, y = arrays["x"], arrays["y"]
+    np.savez("shards/peer-2.npz", x=x, y=y + 7)
+
+launcher.warm_up = change
+__main__.main()
+"""
+
+
+def test_labels_that_are_others_once_they_were_checked_are_named(lab: Lab) -> None:
+    """The peer and its neighbors had networks of different sizes, and waited for each other."""
+    path = lab.experiment(peers=4, iterations=5, data={"path": lab.four_shards()}, model={"hidden": [3]})
+    line = [sys.executable, "-c", LATER, "launch", str(path), "--out", "out"]
+    done = subprocess.run(line, cwd=lab.folder, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    assert "peer-2.npz: expected labels below 3, as a moment ago, found 9" in refusal(done, 2)
 
 
 def test_a_standalone_peer_names_its_bad_shard(lab: Lab) -> None:
