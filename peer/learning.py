@@ -300,13 +300,13 @@ def check_codes(experiment: Experiment, q: int, shards: Sequence[Shard]) -> None
     ConfigError
         It does not.
     """
-    if experiment.objective.loss not in REAL_TARGETS:
-        return
     of_classes = [(shard, codes_of(shard, q)) for shard in shards if shard.labels is not None]
-    longest = max(of_classes, key=lambda found: len(found[1]), default=None)
+    if experiment.objective.loss not in REAL_TARGETS or not of_classes:
+        return
+    fullest, all_codes = max(of_classes, key=lambda found: len(found[1]))
     for shard, codes in of_classes:
-        if longest is not None and not np.array_equal(codes, longest[1][: len(codes)]):
-            raise ConfigError("data.path", f"{shard.path}: expected the codes of {longest[0].path}, found others")
+        if not np.array_equal(codes, all_codes[: len(codes)]):
+            raise ConfigError("data.path", f"{shard.path}: expected the codes of {fullest.path}, found others")
 
 
 def problem_of(
